@@ -1,0 +1,70 @@
+"""The exceptions a user can meet, each with its exit code.
+
+    NormBenchError            1   something a user can understand and act on
+    ├── ConfigError           2   a config file, flag or option is wrong
+    │   └── UnknownNameError  2   a norm, model, dataset, ... that does not exist
+    ├── EnvironmentProblem    3   the machine lacks something
+    │   ├── DataError         3   the data set is missing, damaged or cannot be fetched
+    │   ├── DeviceError       3   the requested device is not there
+    │   └── FolderError       3   a folder cannot be written, or another process is writing it
+    └── RunError              1   a recorded run cannot be read
+
+The command line prints the message and exits with the code; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NormBenchError(Exception):
+    """A problem a user can understand and act on."""
+
+    exit_code = 1
+
+
+class ConfigError(NormBenchError, ValueError):
+    """A config file, a flag or a layer option is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError):
+    """A name that is not in a registry; the message lists what is, nearest first."""
+
+    def __init__(self, kind: str, name: object, allowed: Iterable[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.allowed = tuple(allowed)
+        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.allowed)}")
+
+
+class EnvironmentProblem(NormBenchError):
+    """The machine lacks something: data, a device, a writable folder."""
+
+    exit_code = 3
+
+
+class DataError(EnvironmentProblem):
+    """The data set is missing, damaged or cannot be fetched."""
+
+
+class DeviceError(EnvironmentProblem):
+    """The requested device is not there."""
+
+
+class FolderError(EnvironmentProblem):
+    """A folder cannot be written, or another process is writing it."""
+
+
+class RunError(NormBenchError):
+    """A recorded run cannot be read."""
+
+
+def suggestion(name: object, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'gn'? Allowed: bn, gn, ..."`` for a name that is not among `allowed`."""
+    names = tuple(allowed)
+    nearest = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return f"{hint} Allowed: {', '.join(names)}"

@@ -1,0 +1,62 @@
+"""The networks that host the norms: a literal registry, importable without torch.
+
+Every model takes ``norm``, a `NormFactory`, and never a norm's name. To add one: write it in a file beside this one and
+add a line to `MODELS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from normbench.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from normbench.norms import NormFactory
+
+OptionValue = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One network: ``build(norm=factory, num_classes=10, **options)``, ``(N, 3, 32, 32)`` in, ``(N, 10)`` out."""
+
+    build: str
+    label: str
+    description: str
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    """Its options with their defaults."""
+
+
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        "norm_resnet": Model(
+            build="normresnet:NormResNet",
+            label="NormResNet",
+            description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
+        ),
+    }
+)
+
+
+def build_model(name: str, *, norm: NormFactory, **options: OptionValue) -> nn.Module:
+    """Build the model called `name` with `norm`.
+
+    Raises:
+        UnknownNameError: `name` is not a model, or an option is not one of its options.
+        ConfigError: the norm cannot be built for the model's channels, or an option's value is not allowed.
+    """
+    if name not in MODELS:
+        raise UnknownNameError("model", name, MODELS)
+    model = MODELS[name]
+    for option in options:
+        if option not in model.options:
+            raise UnknownNameError(f"option of model {name!r}:", option, model.options or ("(it has none)",))
+    module, _, attribute = model.build.partition(":")
+    network: nn.Module = getattr(importlib.import_module(f"normbench.models.{module}"), attribute)(norm=norm, **options)
+    return network

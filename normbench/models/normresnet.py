@@ -1,0 +1,37 @@
+"""NormResNet, the network of the tutorial that NormBench grew from."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from normbench.norms import NormFactory
+
+CHANNELS_AND_STRIDES = ((64, 1), (128, 2), (256, 2), (512, 2))
+
+
+class NormResNet(nn.Module):
+    """Four 3x3 convolutions without bias, each followed by norm and ReLU; global average pooling; a linear layer.
+
+    ``(N, 3, H, W)`` -> ``(N, num_classes)``. With bn 1,557,066 parameters. (The name is the tutorial's; it has no
+    residual connections.)
+    """
+
+    def __init__(self, *, norm: NormFactory, num_classes: int = 10) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        in_channels = 3
+        for out_channels, stride in CHANNELS_AND_STRIDES:
+            blocks += [
+                norm.conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+                norm.norm_act(out_channels),
+            ]
+            in_channels = out_channels
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits, ``(N, num_classes)``."""
+        features = self.features(images).mean(dim=(2, 3))  # (N, 512, H/8, W/8) -> (N, 512)
+        logits: torch.Tensor = self.classifier(features)
+        return logits

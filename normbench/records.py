@@ -1,0 +1,205 @@
+"""What a run leaves on disk: the row types, the file names, and how to read a folder back.
+
+    runs/<experiment>/
+      experiment.yaml            the resolved experiment
+      <norm>-<model>-bs64-s0-<hash8>/
+        config.yaml              RunConfig: everything that decides the outcome
+        environment.json         versions, device, commit, argv
+        metrics.jsonl            one EpochRow a line, appended
+        steps.csv                step,loss: one line a training step
+        status.json              Status
+        summary.json             Summary, written last
+        loss_curve.png, table.md
+      report/                    tables and figures over all runs
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from normbench.config import RunConfig
+from normbench.errors import RunError
+
+EXPERIMENT_FILE = "experiment.yaml"
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+STEPS_FILE = "steps.csv"
+STATUS_FILE = "status.json"
+SUMMARY_FILE = "summary.json"
+CHECKPOINT_FILE = "checkpoint.pt"
+REPORT_FOLDER = "report"
+
+State = Literal["running", "completed", "diverged", "failed", "interrupted"]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EpochRow(_Row):
+    """One epoch. Losses are means over images, in nats; accuracies are fractions from 0 to 1."""
+
+    epoch: int
+    """1 for the first."""
+    num_steps: int
+    """Optimizer steps since the start of training."""
+    train_loss: float
+    train_accuracy: float
+    """Over the training batches as they came, so of a network that was still changing."""
+    test_loss: float
+    test_accuracy: float
+    train_seconds: float
+    """Time of the training steps alone: no evaluation, compilation or warm-up."""
+    test_seconds: float
+    learning_rate: float
+    """Of the epoch's last step."""
+
+
+class Status(_Row):
+    """Where a run stands. Times are UTC, ISO 8601."""
+
+    state: State
+    reason: str | None = None
+    """Why a run diverged, failed or was interrupted, in a sentence."""
+    started_at: str
+    ended_at: str | None = None
+    pid: int
+
+
+class Summary(_Row):
+    """The run's result. `test_*` are those of the last epoch, never of the best."""
+
+    test_accuracy: float
+    test_loss: float
+    train_accuracy: float
+    train_loss: float
+    num_epochs: int
+    num_steps: int
+    num_parameters: int
+    train_seconds: float
+    epoch_seconds: float
+    """Median over epochs of `EpochRow.train_seconds`."""
+    startup_seconds: float
+    """From the run's start to its first timed step: building, moving data, compilation, capture, warm-up."""
+    peak_memory_mib: float | None
+    """Peak device memory allocated while training; on a CPU the process's peak resident size. None where unknown."""
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as read from its folder; what is not there yet is None or empty."""
+
+    folder: Path
+    config: RunConfig
+    status: Status
+    epochs: tuple[EpochRow, ...]
+    step_losses: NDArray[np.float64]
+    """Loss of each training step in order."""
+    summary: Summary | None
+    environment: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """All runs of one experiment folder, in the order of the experiment's norms, then seeds."""
+
+    folder: Path
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read one run folder, finished or not.
+
+    Raises:
+        RunError: a file that every run has is missing or cannot be understood.
+    """
+    try:
+        config = RunConfig.model_validate(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        status = Status.model_validate_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        summary_file = folder / SUMMARY_FILE
+        summary = Summary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
+        environment_file = folder / ENVIRONMENT_FILE
+        environment = json.loads(environment_file.read_text(encoding="utf-8")) if environment_file.exists() else {}
+        return RunRecord(
+            folder, config, status, _read_epochs(folder / METRICS_FILE), _read_steps(folder / STEPS_FILE), summary, environment
+        )
+    except (OSError, ValidationError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{folder}: not a readable run folder: {error}") from error
+
+
+def read_experiment(folder: Path) -> ExperimentRecord:
+    """Read all run folders under `folder`.
+
+    Raises:
+        RunError: there is none, or one cannot be understood.
+    """
+    run_folders = sorted(path.parent for path in folder.glob(f"*/{STATUS_FILE}"))
+    if not run_folders:
+        raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
+    runs = [read_run(path) for path in run_folders]
+    order = _norm_order(folder / EXPERIMENT_FILE)
+    runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
+    return ExperimentRecord(folder, tuple(runs))
+
+
+def _norm_order(experiment_file: Path) -> dict[str, int]:
+    """Return the position of each norm's label in the experiment's own order; empty where it is not recorded."""
+    if not experiment_file.exists():
+        return {}
+    norms = yaml.safe_load(experiment_file.read_text(encoding="utf-8")).get("norms", [])
+    return {norm.get("label") or norm["name"]: position for position, norm in enumerate(norms)}
+
+
+def _read_epochs(path: Path) -> tuple[EpochRow, ...]:
+    """Read the rows, leaving out a last line that a killed process cut off."""
+    if not path.exists():
+        return ()
+    text = path.read_text(encoding="utf-8")
+    complete = text[: text.rfind("\n") + 1]
+    return tuple(EpochRow.model_validate_json(line) for line in complete.splitlines() if line)
+
+
+def _read_steps(path: Path) -> NDArray[np.float64]:
+    """Read the losses, leaving out a last line that a killed process cut off."""
+    if not path.exists():
+        return np.empty(0)
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    return np.array([float(line.partition(",")[2]) for line in lines])
