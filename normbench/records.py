@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +124,8 @@ class ExperimentRecord:
 
     folder: Path
     runs: tuple[RunRecord, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What experiment.yaml says (norms, seeds, baseline, ...); empty where it is not recorded."""
 
     @property
     def name(self) -> str:
@@ -174,17 +176,23 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
     runs = [read_run(path) for path in run_folders]
-    order = _norm_order(folder / EXPERIMENT_FILE)
+    settings = _read_settings(folder / EXPERIMENT_FILE)
+    order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
-    return ExperimentRecord(folder, tuple(runs))
+    return ExperimentRecord(folder, tuple(runs), settings)
 
 
-def _norm_order(experiment_file: Path) -> dict[str, int]:
-    """Return the position of each norm's label in the experiment's own order; empty where it is not recorded."""
+def _read_settings(experiment_file: Path) -> dict[str, Any]:
+    """Return the experiment's resolved settings; empty where they are not recorded."""
     if not experiment_file.exists():
         return {}
-    norms = yaml.safe_load(experiment_file.read_text(encoding="utf-8")).get("norms", [])
-    return {norm.get("label") or norm["name"]: position for position, norm in enumerate(norms)}
+    try:
+        settings = yaml.safe_load(experiment_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{experiment_file}: cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{experiment_file}: not a mapping of settings")
+    return settings
 
 
 def _read_epochs(path: Path) -> tuple[EpochRow, ...]:
