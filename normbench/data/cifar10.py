@@ -1,0 +1,95 @@
+"""CIFAR-10: 60,000 colour photographs of 32x32 pixels in ten classes.
+
+A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from normbench.data.formats import NUM_TEST, NUM_TRAIN, Arrays, format_name, read_arrays
+from normbench.data.images import EvalSplit, ImageDataset, check_count, class_balanced_order
+from normbench.data.locate import find_cifar10
+from normbench.errors import UnknownNameError
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
+"""``x_train.mean(axis=(0, 1, 2)) / 255``, to four places. For reading only: training uses Normalize(0.5, 0.5)."""
+CHANNEL_STD = (0.2470, 0.2435, 0.2616)
+"""``x_train.std(axis=(0, 1, 2)) / 255``, to four places: over all pixels of all training images."""
+
+NUM_VAL = 5_000
+SHUFFLE_SEED = 10
+"""Of the shuffles behind `eval_split`, `num_train` and `num_test`: fixed, so that no run's seed changes the images."""
+
+
+def load_cifar10(
+    data_dir: Path | None = None,
+    *,
+    eval_split: EvalSplit = "test",
+    num_train: int | None = None,
+    num_test: int | None = None,
+) -> ImageDataset:
+    """Load CIFAR-10 from where `locate.find_cifar10` finds it.
+
+    Args:
+        data_dir: the only folder to look in, if given.
+        eval_split: ``test``: train on 50,000, evaluate on the 10,000 test images. ``val``: train on 45,000 and evaluate
+            on the other 5,000 training images, 500 a class and the same ones always; the test images are not used.
+        num_train: take only so many training images, equally many of each class (give or take one) and always the same.
+        num_test: the same for the images evaluated on.
+
+    Raises:
+        ConfigError: an option's value is not allowed.
+        DataError: CIFAR-10 is missing or damaged.
+    """
+    if eval_split not in ("test", "val"):
+        raise UnknownNameError("eval_split of dataset 'cifar10'", eval_split, ("test", "val"))
+    uses_val = eval_split == "val"
+    for option, count, maximum in (
+        ("num_train", num_train, NUM_TRAIN - NUM_VAL if uses_val else NUM_TRAIN),
+        ("num_test", num_test, NUM_VAL if uses_val else NUM_TEST),
+    ):
+        if count is not None:
+            check_count(option, count, maximum)
+
+    path = find_cifar10(data_dir)
+    arrays = read_arrays(path)
+    if uses_val:
+        arrays = _hold_out(arrays)
+    arrays = _first(arrays, num_train, num_test)
+    return ImageDataset(
+        name="cifar10",
+        **arrays._asdict(),
+        class_names=CLASS_NAMES,
+        source=f"{path} ({format_name(path)})",
+        is_synthetic=False,
+        eval_split=eval_split,
+    )
+
+
+def _hold_out(arrays: Arrays) -> Arrays:
+    """Replace the test images by 5,000 of the training images, and leave those out of training."""
+    is_held_out = np.zeros(len(arrays.y_train), bool)
+    is_held_out[class_balanced_order(arrays.y_train, SHUFFLE_SEED)[:NUM_VAL]] = True
+    return Arrays(
+        x_train=arrays.x_train[~is_held_out],
+        y_train=arrays.y_train[~is_held_out],
+        x_test=arrays.x_train[is_held_out],
+        y_test=arrays.y_train[is_held_out],
+    )
+
+
+def _first(arrays: Arrays, num_train: int | None, num_test: int | None) -> Arrays:
+    """Keep the first images of a class-balanced shuffle."""
+    x_train, y_train, x_test, y_test = arrays
+    if num_train is not None:
+        order = class_balanced_order(y_train, SHUFFLE_SEED)[:num_train]
+        x_train, y_train = x_train[order], y_train[order]
+    if num_test is not None:
+        order = class_balanced_order(y_test, SHUFFLE_SEED)[:num_test]
+        x_test, y_test = x_test[order], y_test[order]
+    return Arrays(x_train, y_train, x_test, y_test)
