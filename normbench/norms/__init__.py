@@ -7,7 +7,8 @@ beside this one, and add one entry to `catalog.NORMS`.
 
 from __future__ import annotations
 
-from normbench.norms.catalog import NORMS, WEIGHTS, Norm, Option, Weight
+from normbench.norms.catalog import NORMS, WEIGHTS
+from normbench.norms.entry import Norm, Option, Weight
 from normbench.norms.factory import NormFactory, make_norm
 
 __all__ = ["NORMS", "WEIGHTS", "Norm", "NormFactory", "Option", "Weight", "make_norm"]

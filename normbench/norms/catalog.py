@@ -7,77 +7,33 @@ defaults; a test holds both against the builder's signature. `(N, C, H, W)` is t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
-Kind = Literal["norm", "norm_act", "none"]
-OptionValue = bool | int | float | str | None
+from normbench.norms.entry import Norm, Option, Weight
 
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option of a norm: its default, and what it does and allows in a line."""
-
-    default: OptionValue
-    help: str
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Norm:
-    """One normalization method.
-
-    `build` is called as ``build(num_channels, **options)`` and returns a module that maps ``(N, C, H, W)`` to the same
-    shape, dtype and memory format. Kind ``norm_act`` contains its activation: the model drops its own, and the builder
-    takes ``activation: bool`` to leave it out where a block adds before activating.
-    """
-
-    build: str
-    label: str
-    full_name: str
-    kind: Kind
-    axes: str
-    learnable_per_channel: str
-    running_state: str
-    train_eval_differ: bool
-    batch_dependent: bool
-    year: int | None
-    paper: str
-    arxiv: str | None
-    options: Mapping[str, Option] = field(default_factory=dict)
-
-    @property
-    def replaces_activation(self) -> bool:
-        """Whether the model must leave out the activation that would follow."""
-        return self.kind == "norm_act"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weight:
-    """A reparametrisation of convolution weights, written ``norm+key`` (``gn+ws``) and composing with any norm.
-
-    `build` is called as ``build(in_channels, out_channels, kernel_size, *, stride, padding, bias)``.
-    """
-
-    build: str
-    label: str
-    full_name: str
-    year: int
-    paper: str
-    arxiv: str
-
-
-_EPS = Option(default=1e-5, help="added to the variance, > 0")
-_AFFINE = Option(default=True, help="learn a scale and a shift per channel")
+_EPS = Option(type=float, default=1e-5, above=0, help="added to the variance")
+_AFFINE = Option(type=bool, default=True, help="learn a scale and a shift per channel")
+_MOMENTUM = Option(
+    type=float, default=0.1, minimum=0, maximum=1, help="weight of the new batch in the running statistics"
+)
+_GROUPS = Option(type=int, default=4, minimum=1, help="number of groups; must divide the channels")
+_GROUPS_UP_TO_32 = Option(
+    type=int,
+    default=None,
+    minimum=1,
+    help="number of groups; must divide the channels; null: their largest divisor up to 32",
+)
+_GROUP_SIZE = Option(
+    type=int, default=None, minimum=1, instead_of="groups", help="channels per group, in place of groups"
+)
 
 NORMS: Mapping[str, Norm] = MappingProxyType(
     {
+        # batch family
         "bn": Norm(
             build="batch:batch_norm",
             label="BN",
             full_name="Batch Normalization",
-            kind="norm",
             axes="N, H, W",
             learnable_per_channel="2 (scale, shift)",
             running_state="mean, variance",
@@ -86,63 +42,457 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             year=2015,
             paper="Ioffe & Szegedy, Batch Normalization",
             arxiv="1502.03167",
+            options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE},
+        ),
+        "bn_nostats": Norm(
+            build="batch:batch_norm_without_running_statistics",
+            label="BN (batch statistics)",
+            full_name="Batch Normalization with batch statistics in evaluation too",
+            axes="N, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            batch_dependent=True,
+            year=2015,
+            paper="Ioffe & Szegedy, Batch Normalization",
+            arxiv="1502.03167",
+            options={"eps": _EPS, "affine": _AFFINE},
+        ),
+        "ghost_bn": Norm(
+            build="batch:GhostBatchNorm",
+            label="Ghost BN",
+            full_name="Ghost Batch Normalization",
+            axes="N/K, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2017,
+            paper="Hoffer, Hubara & Soudry, Train longer, generalize better",
+            arxiv="1705.08741",
             options={
+                "norm_batch_size": Option(type=int, default=32, minimum=1, help="samples that are normalized together"),
                 "eps": _EPS,
-                "momentum": Option(default=0.1, help="weight of the new batch in the running statistics, 0 to 1"),
+                "momentum": _MOMENTUM,
                 "affine": _AFFINE,
             },
         ),
+        "brn": Norm(
+            build="renorm:BatchRenorm",
+            label="BRN",
+            full_name="Batch Renormalization",
+            axes="N, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, standard deviation",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2017,
+            paper="Ioffe, Batch Renormalization",
+            arxiv="1702.03275",
+            options={
+                "r_max": Option(type=float, default=3.0, minimum=1, help="last limit of the scale correction r"),
+                "d_max": Option(type=float, default=5.0, minimum=0, help="last limit of the shift correction d"),
+                "ramp_start": Option(
+                    type=float, default=1 / 16, minimum=0, below=1, help="fraction of training spent as plain BN"
+                ),
+                "r_ramp_end": Option(
+                    type=float, default=1 / 2, above=0, maximum=1, help="fraction of training where r_max is reached"
+                ),
+                "d_ramp_end": Option(
+                    type=float, default=5 / 16, above=0, maximum=1, help="fraction of training where d_max is reached"
+                ),
+                "eps": Option(type=float, default=1e-3, above=0, help="added to the variance"),
+                "momentum": Option(
+                    type=float,
+                    default=0.01,
+                    minimum=0,
+                    maximum=1,
+                    help="weight of the new batch in the running statistics",
+                ),
+                "affine": _AFFINE,
+            },
+        ),
+        "frozen_bn": Norm(
+            build="batch:FrozenBatchNorm",
+            label="Frozen BN",
+            full_name="Batch Normalization with fixed statistics, scale and shift",
+            axes="none",
+            learnable_per_channel="0",
+            running_state="mean, variance, scale, shift (all fixed)",
+            year=2015,
+            paper="Ioffe & Szegedy, Batch Normalization; fixed as in detection fine-tuning",
+            arxiv="1502.03167",
+            options={"eps": _EPS},
+        ),
+        "custom_bn": Norm(
+            build="custom:CustomBatchNorm",
+            label="BN (written out)",
+            full_name="Batch Normalization written out from its formula, for teaching",
+            axes="N, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2015,
+            paper="Ioffe & Szegedy, Batch Normalization",
+            arxiv="1502.03167",
+            options={"eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        # layer family
         "ln": Norm(
             build="group:layer_norm",
             label="LN (GroupNorm(1, C))",
             full_name="Layer Normalization as GroupNorm(1, C): statistics over C, H, W, affine per channel",
-            kind="norm",
             axes="C, H, W",
             learnable_per_channel="2 (scale, shift)",
-            running_state="none",
-            train_eval_differ=False,
-            batch_dependent=False,
             year=2016,
             paper="Ba, Kiros & Hinton, Layer Normalization; per-channel affine as in Wu & He 2018",
             arxiv="1607.06450",
             options={"eps": _EPS, "affine": _AFFINE},
         ),
+        "ln_chw": Norm(
+            build="layer:LayerNormCHW",
+            label="LN (C, H, W)",
+            full_name="Layer Normalization over C, H, W with a scale and a shift per element",
+            axes="C, H, W",
+            learnable_per_channel="2 H W (scale, shift per element)",
+            needs_size=True,
+            year=2016,
+            paper="Ba, Kiros & Hinton, Layer Normalization",
+            arxiv="1607.06450",
+            options={
+                "eps": _EPS,
+                "affine": Option(type=bool, default=True, help="learn a scale and a shift per element"),
+            },
+        ),
+        "ln2d": Norm(
+            build="layer:layer_norm_2d",
+            label="LN2d",
+            full_name="Layer Normalization over the channels at each position, as in ConvNeXt",
+            axes="C",
+            learnable_per_channel="2 (scale, shift)",
+            year=2022,
+            paper="Liu et al., A ConvNet for the 2020s",
+            arxiv="2201.03545",
+            options={"eps": Option(type=float, default=1e-6, above=0, help="added to the variance"), "affine": _AFFINE},
+        ),
+        "rms2d": Norm(
+            build="layer:RMSNorm2d",
+            label="RMSNorm2d",
+            full_name="RMSNorm over the channels at each position",
+            axes="C",
+            learnable_per_channel="1 (scale)",
+            year=2019,
+            paper="Zhang & Sennrich, Root Mean Square Layer Normalization",
+            arxiv="1910.07467",
+            options={
+                "eps": Option(type=float, default=1e-6, above=0, help="added to the mean square"),
+                "affine": Option(type=bool, default=True, help="learn a scale per channel"),
+            },
+        ),
+        "pono": Norm(
+            build="layer:positional_norm",
+            label="PONO",
+            full_name="Positional Normalization",
+            axes="C",
+            learnable_per_channel="0",
+            year=2019,
+            paper="Li, Wu, Weinberger & Belongie, Positional Normalization",
+            arxiv="1907.04312",
+            options={"eps": _EPS},
+        ),
+        # instance and group
         "in": Norm(
-            build="instance:instance_norm",
+            build="group:instance_norm",
             label="IN",
             full_name="Instance Normalization",
-            kind="norm",
             axes="H, W",
             learnable_per_channel="0 (2 with affine)",
-            running_state="none",
-            train_eval_differ=False,
-            batch_dependent=False,
             year=2016,
             paper="Ulyanov, Vedaldi & Lempitsky, Instance Normalization",
             arxiv="1607.08022",
-            options={"eps": _EPS, "affine": Option(default=False, help="learn a scale and a shift per channel")},
+            options={
+                "eps": _EPS,
+                "affine": Option(type=bool, default=False, help="learn a scale and a shift per channel"),
+            },
         ),
         "gn": Norm(
             build="group:group_norm",
             label="GN",
             full_name="Group Normalization",
-            kind="norm",
             axes="C/G, H, W",
             learnable_per_channel="2 (scale, shift)",
-            running_state="none",
-            train_eval_differ=False,
-            batch_dependent=False,
             year=2018,
             paper="Wu & He, Group Normalization",
             arxiv="1803.08494",
+            options={"groups": _GROUPS, "group_size": _GROUP_SIZE, "eps": _EPS, "affine": _AFFINE},
+        ),
+        "group_rms": Norm(
+            build="group:GroupRMSNorm",
+            label="Group RMSNorm",
+            full_name="RMSNorm over groups of channels",
+            axes="C/G, H, W",
+            learnable_per_channel="1 (scale), 2 with shift",
+            year=2019,
+            paper="Zhang & Sennrich, Root Mean Square Layer Normalization; groups as in Wu & He 2018",
+            arxiv="1910.07467",
             options={
-                "groups": Option(default=4, help="number of groups; must divide the channels"),
-                "group_size": Option(default=None, help="channels per group, in place of groups"),
+                "groups": _GROUPS,
+                "group_size": _GROUP_SIZE,
+                "eps": Option(type=float, default=1e-5, above=0, help="added to the mean square"),
+                "affine": Option(type=bool, default=True, help="learn a scale per channel"),
+                "shift": Option(type=bool, default=False, help="with affine, learn a shift per channel too"),
+            },
+        ),
+        # mixtures
+        "sn": Norm(
+            build="mixture:SwitchableNorm",
+            label="SN",
+            full_name="Switchable Normalization",
+            axes="H, W; C, H, W; N, H, W",
+            learnable_per_channel="2 (scale, shift), and 6 a layer (logits)",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2018,
+            paper="Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization",
+            arxiv="1806.10779",
+            options={
+                "use_bn": Option(
+                    type=bool, default=True, help="mix in batch statistics; if false, the batch has no part"
+                ),
                 "eps": _EPS,
+                "momentum": _MOMENTUM,
                 "affine": _AFFINE,
+            },
+        ),
+        "bin": Norm(
+            build="mixture:BatchInstanceNorm",
+            label="BIN",
+            full_name="Batch-Instance Normalization",
+            axes="N, H, W; H, W",
+            learnable_per_channel="3 (scale, shift, gate)",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2018,
+            paper="Nam & Kim, Batch-Instance Normalization for Adaptively Style-Invariant Neural Networks",
+            arxiv="1805.07925",
+            options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE},
+        ),
+        "ibn": Norm(
+            build="mixture:IBNa",
+            label="IBN-a",
+            full_name="IBN-a: Instance Normalization of some channels, Batch Normalization of the rest",
+            axes="H, W; N, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2018,
+            paper="Pan, Luo, Shi & Tang, Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net",
+            arxiv="1807.09441",
+            options={
+                "ratio": Option(
+                    type=float, default=0.5, above=0, below=1, help="share of the channels with instance statistics"
+                ),
+                "eps": _EPS,
+                "momentum": _MOMENTUM,
+                "affine": _AFFINE,
+            },
+        ),
+        "bcn": Norm(
+            build="mixture:BatchChannelNorm",
+            label="BCN",
+            full_name="Batch-Channel Normalization",
+            axes="N, H, W; C/G, H, W",
+            learnable_per_channel="2 (scale, shift), and 2 per group",
+            running_state="mean, variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2019,
+            paper="Qiao et al., Rethinking Normalization and Elimination Singularity in Neural Networks",
+            arxiv="1911.09738",
+            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        # norm and activation in one
+        "frn": Norm(
+            build="frn:FilterResponseNorm",
+            label="FRN+TLU",
+            full_name="Filter Response Normalization with thresholded linear unit",
+            kind="norm_act",
+            axes="H, W",
+            learnable_per_channel="3 (scale, shift, threshold)",
+            year=2019,
+            paper="Singh & Krishnan, Filter Response Normalization Layer",
+            arxiv="1911.09737",
+            options={
+                "learnable_eps": Option(type=bool, default=False, help="add the size of one learned number to eps"),
+                "eps": Option(type=float, default=1e-6, above=0, help="added to the mean square"),
+            },
+        ),
+        "evonorm_b0": Norm(
+            build="evonorm:evonorm_b0",
+            label="EvoNorm-B0",
+            full_name="EvoNorm-B0",
+            kind="norm_act",
+            axes="N, H, W; H, W",
+            learnable_per_channel="3 (scale, shift, v1)",
+            running_state="variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        "evonorm_b1": Norm(
+            build="evonorm:evonorm_b1",
+            label="EvoNorm-B1",
+            full_name="EvoNorm-B1",
+            kind="norm_act",
+            axes="N, H, W; H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        "evonorm_b2": Norm(
+            build="evonorm:evonorm_b2",
+            label="EvoNorm-B2",
+            full_name="EvoNorm-B2",
+            kind="norm_act",
+            axes="N, H, W; H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="variance",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        "evonorm_s0": Norm(
+            build="evonorm:evonorm_s0",
+            label="EvoNorm-S0",
+            full_name="EvoNorm-S0",
+            kind="norm_act",
+            axes="C/G, H, W",
+            learnable_per_channel="3 (scale, shift, v1)",
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
+        ),
+        "evonorm_s1": Norm(
+            build="evonorm:evonorm_s1",
+            label="EvoNorm-S1",
+            full_name="EvoNorm-S1",
+            kind="norm_act",
+            axes="C/G, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
+        ),
+        "evonorm_s2": Norm(
+            build="evonorm:evonorm_s2",
+            label="EvoNorm-S2",
+            full_name="EvoNorm-S2",
+            kind="norm_act",
+            axes="C/G, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            year=2020,
+            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+            arxiv="2004.02967",
+            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
+        ),
+        # no statistics of the batch or the image
+        "dyt": Norm(
+            build="pointwise:DynamicTanh",
+            label="DyT",
+            full_name="Dynamic Tanh",
+            axes="none",
+            learnable_per_channel="2 (scale, shift), and 1 a layer (alpha)",
+            year=2025,
+            paper="Zhu, Chen, He, LeCun & Liu, Transformers without Normalization",
+            arxiv="2503.10622",
+            options={"alpha": Option(type=float, default=0.5, above=0, help="first value of the learned alpha")},
+        ),
+        "derf": Norm(
+            build="pointwise:DynamicErf",
+            label="Derf",
+            full_name="Dynamic erf",
+            axes="none",
+            learnable_per_channel="2 (scale, shift), and 2 a layer (alpha, s)",
+            year=2025,
+            paper="Chen, Lu, Zhu, Sun & Liu, Stronger Normalization-Free Transformers",
+            arxiv="2512.10938",
+            options={"alpha": Option(type=float, default=0.5, above=0, help="first value of the learned alpha")},
+        ),
+        "lrn": Norm(
+            build="pointwise:LocalResponseNorm",
+            label="LRN",
+            full_name="Local Response Normalization",
+            axes="C/n",
+            learnable_per_channel="0",
+            year=2012,
+            paper="Krizhevsky, Sutskever & Hinton, ImageNet Classification with Deep Convolutional Neural Networks",
+            arxiv=None,
+            options={
+                "size": Option(type=int, default=5, minimum=1, help="channels that the sum of squares covers"),
+                "alpha": Option(type=float, default=1e-4, minimum=0, help="factor of the mean square"),
+                "beta": Option(type=float, default=0.75, minimum=0, help="exponent"),
+                "k": Option(type=float, default=1.0, above=0, help="added to the scaled mean square"),
+            },
+        ),
+        "none": Norm(
+            build="pointwise:no_norm",
+            label="none",
+            full_name="No normalization",
+            kind="none",
+            axes="none",
+            learnable_per_channel="0 (2 with affine)",
+            year=None,
+            paper="Fixup: Zhang, Dauphin & Ma 2019, arXiv 1901.09321. SkipInit: De & Smith 2020, arXiv 2002.10444",
+            arxiv=None,
+            options={
+                "init": Option(
+                    type=str,
+                    default="default",
+                    choices=("default", "fixup", "skipinit"),
+                    help="how a residual net starts without norms",
+                ),
+                "affine": Option(type=bool, default=False, help="learn a scale and a shift per channel"),
             },
         ),
     }
 )
 
-WEIGHTS: Mapping[str, Weight] = MappingProxyType({})
+WEIGHTS: Mapping[str, Weight] = MappingProxyType(
+    {
+        "ws": Weight(
+            build="weights:StandardizedConv2d",
+            label="WS",
+            full_name="Weight Standardization",
+            learnable_per_channel="none of its own",
+            year=2019,
+            paper="Qiao, Wang, Liu, Shen & Yuille, Micro-Batch Training with Batch-Channel Normalization and Weight "
+            "Standardization",
+            arxiv="1903.10520",
+        ),
+        "sws": Weight(
+            build="weights:ScaledStandardizedConv2d",
+            label="SWS",
+            full_name="Scaled Weight Standardization",
+            learnable_per_channel="1 (gain)",
+            year=2021,
+            paper="Brock, De & Smith, Characterizing Signal Propagation to Close the Performance Gap in "
+            "Unnormalized ResNets",
+            arxiv="2101.08692",
+        ),
+    }
+)

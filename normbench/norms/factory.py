@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from normbench.errors import ConfigError, UnknownNameError
-from normbench.norms.catalog import NORMS, WEIGHTS, Norm, OptionValue, Weight
+from normbench.norms.catalog import NORMS, WEIGHTS
+from normbench.norms.entry import Norm, OptionValue, Weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,9 @@ class NormFactory:
     """Builds one norm for any number of channels; what every model takes.
 
     Calling it returns the layer itself, ``(N, C, H, W)`` in and out. Models mostly want `norm_act`, which includes the
-    activation that follows, and `norm_only`, for the places of a residual net where none follows.
+    activation that follows, and `norm_only`, for the places of a residual net where none follows. All three take the
+    ``size`` of their input, (H, W) or one number for a square: a norm with parameters per pixel (`ln_chw`) needs it,
+    the others do not look at it. All three raise `ConfigError` where the options do not fit.
     """
 
     name: str
@@ -27,51 +30,72 @@ class NormFactory:
     weight: Weight | None = None
     options: Mapping[str, OptionValue] = field(default_factory=dict)
 
-    def __call__(self, num_channels: int) -> nn.Module:
-        """Build the layer for `num_channels`; raises `ConfigError` where the options do not fit."""
-        return self._build(num_channels, **self.options)
+    def __call__(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
+        """Build the layer for `num_channels`, with its activation if it contains one."""
+        return self._build(num_channels, size, **self.options)
 
     @property
     def replaces_activation(self) -> bool:
         """Whether the layer contains the activation that would follow it."""
         return self.norm.replaces_activation
 
-    def norm_act(self, num_channels: int) -> nn.Module:
+    @property
+    def residual_init(self) -> str:
+        """How a residual net starts: ``default``, or without a norm ``fixup`` or ``skipinit`` (option `init`)."""
+        return str(self.options.get("init", "default"))
+
+    def norm_act(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer followed by ReLU, or alone where it contains its own activation."""
         from torch import nn
 
-        layer = self(num_channels)
-        return layer if self.replaces_activation else nn.Sequential(layer, nn.ReLU(inplace=True))
+        layer = self(num_channels, size=size)
+        if self.replaces_activation:
+            return layer
+        # In place only on a tensor that the norm made: without a norm it would overwrite the block's own input.
+        return nn.Sequential(layer, nn.ReLU(inplace=self.norm.kind != "none"))
 
-    def norm_only(self, num_channels: int) -> nn.Module:
+    def norm_only(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer without any activation, for the end of a residual branch."""
         if not self.replaces_activation:
-            return self(num_channels)
-        return self._build(num_channels, **self.options, activation=False)
+            return self(num_channels, size=size)
+        return self._build(num_channels, size, **self.options, activation=False)
 
     def conv2d(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0, bias: bool = False
-    ) -> nn.Module:
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+    ) -> nn.Conv2d:
         """Build the convolution that precedes the norm, weight-standardised where the name says so (``gn+ws``)."""
-        if self.weight is None:
-            from torch import nn
+        from torch import nn
 
-            return nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
-        build = _load(self.weight.build)
-        return build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        build = nn.Conv2d if self.weight is None else _load(self.weight.build)
+        conv = build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        return cast("nn.Conv2d", conv)
 
-    def _build(self, num_channels: int, **options: Any) -> nn.Module:
+    def _build(self, num_channels: int, size: int | tuple[int, int] | None, **options: Any) -> nn.Module:
         if num_channels < 1:
             raise ConfigError(f"{self.name}: num_channels must be at least 1, not {num_channels}")
-        return _load(self.norm.build)(num_channels, **options)
+        if self.norm.needs_size:
+            if size is None:
+                raise ConfigError(
+                    f"{self.name} has parameters per pixel, so the image size must be given where the layer is built: "
+                    "norm(num_channels, size=8) for 8x8"
+                )
+            options["size"] = (size, size) if isinstance(size, int) else tuple(size)
+        return cast("nn.Module", _load(self.norm.build)(num_channels, **options))
 
 
 def make_norm(name: str, **options: OptionValue) -> NormFactory:
-    """Return the factory of the norm called `name` (a key of `NORMS`, optionally with ``+ws``).
+    """Return the factory of the norm called `name` (a key of `NORMS`, optionally with ``+ws`` or ``+sws``).
 
     Raises:
-        UnknownNameError: `name` is not a norm.
-        ConfigError: an option is not one of the norm's, or its value is not allowed.
+        UnknownNameError: `name` is not a norm, or an option is not one of its options.
+        ConfigError: an option's value is not allowed.
     """
     base, plus, weight = name.partition("+")
     if base not in NORMS:
@@ -79,13 +103,18 @@ def make_norm(name: str, **options: OptionValue) -> NormFactory:
     if plus and weight not in WEIGHTS:
         raise UnknownNameError("weight method", weight, WEIGHTS)
     norm = NORMS[base]
-    for option in options:
+    for option, value in options.items():
         if option not in norm.options:
             raise UnknownNameError(f"option of norm {base!r}:", option, norm.options or ("(it has none)",))
+        specification = norm.options[option]
+        specification.check(f"{base}: {option}", value)
+        other = specification.instead_of
+        if other is not None and value is not None and options.get(other) is not None:
+            raise ConfigError(f"{base}: give one of {other} and {option}, not both")
     return NormFactory(name, norm, WEIGHTS[weight] if plus else None, dict(options))
 
 
-def _load(target: str) -> Callable[..., nn.Module]:
+def _load(target: str) -> Callable[..., object]:
     """Import ``"family_file:function"`` from this package."""
     module, _, function = target.partition(":")
-    return cast("Callable[..., nn.Module]", getattr(importlib.import_module(f"normbench.norms.{module}"), function))
+    return cast("Callable[..., object]", getattr(importlib.import_module(f"normbench.norms.{module}"), function))

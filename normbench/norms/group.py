@@ -2,24 +2,96 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch.nn import functional as F
 
-from normbench.norms.options import check_eps, resolve_groups
+from normbench.norms.affine import AffineNorm
+from normbench.norms.options import resolve_groups
+from normbench.norms.precision import (
+    group_channels,
+    like_input,
+    require_several_values,
+    ungroup_statistic,
+    widen,
+)
+
+
+class GroupNorm(AffineNorm):
+    """Group Normalization (Wu & He 2018, arXiv 1803.08494): mean and biased variance over (C/G, H, W).
+
+    With one group it is Layer Normalization with a per-channel affine, with C groups Instance Normalization.
+    """
+
+    def __init__(
+        self, num_channels: int, *, num_groups: int, name: str = "gn", eps: float = 1e-5, affine: bool = True
+    ) -> None:
+        super().__init__(num_channels, eps=eps, affine=affine)
+        self.name = name
+        self.num_groups = num_groups
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized `x`; raises `ValueError` where a group has a single value."""
+        require_several_values(self.name, x[0].numel() // self.num_groups, x)
+        values = widen(x)
+        weight = None if self.weight is None else self.weight.to(values.dtype)
+        bias = None if self.bias is None else self.bias.to(values.dtype)
+        return like_input(F.group_norm(values, self.num_groups, weight, bias, self.eps), x)
+
+    def extra_repr(self) -> str:
+        """Say what `print(model)` shows of the layer."""
+        return f"{super().extra_repr()}, num_groups={self.num_groups}"
 
 
 def group_norm(
     num_channels: int, *, groups: int | None = 4, group_size: int | None = None, eps: float = 1e-5, affine: bool = True
-) -> nn.Module:
-    """Group Normalization (Wu & He 2018, arXiv 1803.08494): mean and biased variance over (C/G, H, W).
+) -> GroupNorm:
+    """Group Normalization (arXiv 1803.08494); `group_size` takes the place of `groups` when given.
 
-    `group_size` takes the place of `groups` when given.
+    Raises:
+        ConfigError: the groups do not divide the channels.
     """
-    check_eps("gn", eps)
-    num_groups = resolve_groups("gn", num_channels, groups if group_size is None else None, group_size)
-    return nn.GroupNorm(num_groups, num_channels, eps=eps, affine=affine)
+    num_groups = resolve_groups("gn", num_channels, groups, group_size)
+    return GroupNorm(num_channels, num_groups=num_groups, eps=eps, affine=affine)
 
 
-def layer_norm(num_channels: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
+def layer_norm(num_channels: int, *, eps: float = 1e-5, affine: bool = True) -> GroupNorm:
     """Layer Normalization over (C, H, W) with a per-channel affine, which is GroupNorm(1, C) (arXiv 1607.06450)."""
-    check_eps("ln", eps)
-    return nn.GroupNorm(1, num_channels, eps=eps, affine=affine)
+    return GroupNorm(num_channels, num_groups=1, name="ln", eps=eps, affine=affine)
+
+
+def instance_norm(num_channels: int, *, eps: float = 1e-5, affine: bool = False) -> GroupNorm:
+    """Instance Normalization (Ulyanov, Vedaldi & Lempitsky 2016, arXiv 1607.08022): statistics over (H, W).
+
+    Equal to `torch.nn.InstanceNorm2d`, which unlike this layer loses the channels_last format.
+    """
+    return GroupNorm(num_channels, num_groups=num_channels, name="in", eps=eps, affine=affine)
+
+
+class GroupRMSNorm(AffineNorm):
+    """RMS normalization of channel groups: ``y = x / sqrt(mean square over (C/G, H, W) + eps) * scale``.
+
+    RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) with the groups of GN (arXiv 1803.08494); `shift` adds a shift.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        groups: int | None = 4,
+        group_size: int | None = None,
+        eps: float = 1e-5,
+        affine: bool = True,
+        shift: bool = False,
+    ) -> None:
+        super().__init__(num_channels, eps=eps, affine=affine, shift=shift)
+        self.num_groups = resolve_groups("group_rms", num_channels, groups, group_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` divided by the root mean square of its group."""
+        grouped = group_channels(widen(x), self.num_groups)
+        mean_square = grouped.square().mean(dim=(2, 3, 4), keepdim=True)
+        return self.normalize(x, None, ungroup_statistic(mean_square, grouped.shape[2]))
+
+    def extra_repr(self) -> str:
+        """Say what `print(model)` shows of the layer."""
+        return f"{super().extra_repr()}, num_groups={self.num_groups}"

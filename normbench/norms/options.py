@@ -1,28 +1,29 @@
-"""Checks that several norms share; each says what is wrong and what is allowed."""
+"""How many groups a norm's options mean for a number of channels."""
 
 from __future__ import annotations
 
 from normbench.errors import ConfigError
 
 
-def check_eps(norm: str, eps: float) -> None:
-    """Raise `ConfigError` unless `eps` is a positive number."""
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps > 0:
-        raise ConfigError(f"{norm}: eps must be a number > 0, not {eps!r}")
-
-
-def resolve_groups(norm: str, num_channels: int, groups: int | None, group_size: int | None) -> int:
-    """Return the number of groups that `groups` or `group_size` means for `num_channels`.
+def resolve_groups(
+    norm: str, num_channels: int, groups: int | None, group_size: int | None, *, default: int | None = None
+) -> int:
+    """Return the number of groups: by `group_size` if given, else by `groups`, else `default`.
 
     Raises:
-        ConfigError: both or neither are given, or they do not divide the channels; the message lists what does.
+        ConfigError: they do not divide the channels, or nothing is given; the message lists what is allowed.
     """
-    if (groups is None) == (group_size is None):
-        raise ConfigError(f"{norm}: give one of groups and group_size, not both or neither")
-    name, value = ("groups", groups) if group_size is None else ("group_size", group_size)
-    allowed = [n for n in range(1, num_channels + 1) if num_channels % n == 0]
-    if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
+    name, value = ("group_size", group_size) if group_size is not None else ("groups", groups)
+    if value is None and default is not None:
+        return default
+    allowed = [divisor for divisor in range(1, num_channels + 1) if num_channels % divisor == 0]
+    if value not in allowed:
         raise ConfigError(
             f"{norm}: {name}={value!r} does not divide {num_channels} channels. Allowed: {', '.join(map(str, allowed))}"
         )
-    return value if group_size is None else num_channels // value
+    return num_channels // value if group_size is not None else value
+
+
+def largest_divisor(num_channels: int, at_most: int = 32) -> int:
+    """Return the largest divisor of `num_channels` that is at most `at_most`."""
+    return max(divisor for divisor in range(1, at_most + 1) if num_channels % divisor == 0)

@@ -1,0 +1,161 @@
+"""EvoNorm (Liu, Brock, Simonyan & Le 2020, arXiv 2004.02967): norm and activation found as one by search.
+
+The B series uses batch statistics, the S series groups of channels of one sample. In all of them the activation sees
+`x` as it came, not normalized. Without `activation` a layer is its scale and shift alone, as in the authors' code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from normbench.norms.affine import AffineNorm, per_channel
+from normbench.norms.options import largest_divisor, resolve_groups
+from normbench.norms.precision import (
+    group_channels,
+    like_input,
+    require_several_values,
+    ungroup_statistic,
+    widen,
+)
+from normbench.norms.running import pool_moments, update_average
+
+
+class EvoNormB(AffineNorm):
+    """EvoNorm-B0, B1 or B2: ``y = x / max(sqrt(batch_var + eps), other) * scale + shift``.
+
+    `other` is, with variance and mean square over (H, W) of one sample: B0 ``v1 * x + sqrt(var + eps)`` with a learned
+    v1 per channel, 1 at first; B1 ``(x + 1) * sqrt(mean_square + eps)``; B2 ``sqrt(mean_square + eps) - x``. The
+    running average keeps the biased variance, as the authors' code does.
+    """
+
+    running_var: torch.Tensor
+
+    def __init__(
+        self, num_channels: int, *, version: int, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True
+    ) -> None:
+        super().__init__(num_channels, eps=eps)
+        self.version = version
+        self.momentum = momentum
+        self.activation = activation
+        self.v1 = nn.Parameter(torch.ones(num_channels)) if activation and version == 0 else None
+        if activation:
+            self.register_buffer("running_var", torch.ones(num_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized and activated `x`; raises `ValueError` in training on one value per channel."""
+        if not self.activation:
+            return like_input(self.rescale(widen(x)), x)
+        variance, mean = torch.var_mean(widen(x), dim=(2, 3), correction=0, keepdim=True)  # (N, C, 1, 1)
+        if self.training:
+            require_several_values(f"evonorm_b{self.version}", x.numel() // self.num_channels, x)
+            _, batch_variance = pool_moments(mean, variance, dim=0)
+            update_average(self.running_var, batch_variance, self.momentum)
+        else:
+            batch_variance = per_channel(self.running_var)
+        batch_deviation = torch.sqrt(batch_variance + self.eps)
+        if self.v1 is not None:
+            other = per_channel(self.v1) * x + torch.sqrt(variance + self.eps)
+        else:
+            root_mean_square = torch.sqrt(variance + mean.square() + self.eps)
+            other = (x + 1) * root_mean_square if self.version == 1 else root_mean_square - x
+        return like_input(self.rescale(x / torch.maximum(batch_deviation, other)), x)
+
+
+class EvoNormS(AffineNorm):
+    """EvoNorm-S0, S1 or S2: ``y = x * sigmoid(v1 * x) / deviation * scale + shift``.
+
+    `deviation` is, over (C/G, H, W), ``sqrt(var + eps)`` for S0 and S1 and ``sqrt(mean_square + eps)`` for S2. v1 is
+    learned per channel for S0, 1 at first, and is 1 for S1 and S2. Groups: 32, or the largest divisor of the channels
+    below that, as in the authors' code.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        version: int,
+        groups: int | None = None,
+        group_size: int | None = None,
+        eps: float = 1e-5,
+        activation: bool = True,
+    ) -> None:
+        super().__init__(num_channels, eps=eps)
+        self.name = f"evonorm_s{version}"
+        self.version = version
+        self.activation = activation
+        self.num_groups = resolve_groups(
+            self.name, num_channels, groups, group_size, default=largest_divisor(num_channels)
+        )
+        self.v1 = nn.Parameter(torch.ones(num_channels)) if activation and version == 0 else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized and activated `x`; raises `ValueError` where a group has a single value."""
+        values = widen(x)
+        if not self.activation:
+            return like_input(self.rescale(values), x)
+        require_several_values(self.name, x[0].numel() // self.num_groups, x)
+        grouped = group_channels(values, self.num_groups)
+        if self.version == 2:
+            squared_deviation = grouped.square().mean(dim=(2, 3, 4), keepdim=True)
+        else:
+            squared_deviation = grouped.var(dim=(2, 3, 4), correction=0, keepdim=True)
+        inverse = torch.rsqrt(ungroup_statistic(squared_deviation, grouped.shape[2]) + self.eps)  # (N, C, 1, 1)
+        activated = F.silu(values) if self.v1 is None else values * torch.sigmoid(per_channel(self.v1) * values)
+        return like_input(self.rescale(activated * inverse), x)
+
+    def extra_repr(self) -> str:
+        """Say what `print(model)` shows of the layer."""
+        return f"{self.num_channels}, eps={self.eps}, num_groups={self.num_groups}"
+
+
+def evonorm_b0(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
+    """EvoNorm-B0 (arXiv 2004.02967)."""
+    return EvoNormB(num_channels, version=0, eps=eps, momentum=momentum, activation=activation)
+
+
+def evonorm_b1(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
+    """EvoNorm-B1 (arXiv 2004.02967)."""
+    return EvoNormB(num_channels, version=1, eps=eps, momentum=momentum, activation=activation)
+
+
+def evonorm_b2(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
+    """EvoNorm-B2 (arXiv 2004.02967)."""
+    return EvoNormB(num_channels, version=2, eps=eps, momentum=momentum, activation=activation)
+
+
+def evonorm_s0(
+    num_channels: int,
+    *,
+    groups: int | None = None,
+    group_size: int | None = None,
+    eps: float = 1e-5,
+    activation: bool = True,
+) -> EvoNormS:
+    """EvoNorm-S0 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
+    return EvoNormS(num_channels, version=0, groups=groups, group_size=group_size, eps=eps, activation=activation)
+
+
+def evonorm_s1(
+    num_channels: int,
+    *,
+    groups: int | None = None,
+    group_size: int | None = None,
+    eps: float = 1e-5,
+    activation: bool = True,
+) -> EvoNormS:
+    """EvoNorm-S1 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
+    return EvoNormS(num_channels, version=1, groups=groups, group_size=group_size, eps=eps, activation=activation)
+
+
+def evonorm_s2(
+    num_channels: int,
+    *,
+    groups: int | None = None,
+    group_size: int | None = None,
+    eps: float = 1e-5,
+    activation: bool = True,
+) -> EvoNormS:
+    """EvoNorm-S2 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
+    return EvoNormS(num_channels, version=2, groups=groups, group_size=group_size, eps=eps, activation=activation)
