@@ -1,0 +1,100 @@
+"""How a shape is cut into programs: a fixed rule, so that nothing is tuned or timed while a graph is captured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_TILE = 16384
+"""Elements of the largest tile a program holds in registers: 32 for each of 512 threads."""
+LOOP_TILE = 8192
+"""Elements of a tile that a program loops over, with accumulators of the same size."""
+PROGRAMS = 256
+"""Programs that fill the device: about two for each of its multiprocessors."""
+MIN_CHANNELS = 16
+"""Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Tiles and programs for statistics over rows: `chunks` is 1 where each program takes all rows of its groups."""
+
+    group_size: int
+    group_pad: int
+    blocks: int
+    """Programs side by side over the channels."""
+    block_c: int
+    block_r: int
+    chunks: int
+    """Programs one after another over the rows of a sample; over 1 takes two launches."""
+    chunk_rows: int
+    split: bool
+    one_tile: bool
+    block_p: int
+    """Chunks merged at a time."""
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class PositionPlan:
+    """Tiles and programs for statistics over channels."""
+
+    block_c: int
+    block_r: int
+    tiles: int
+    programs: int
+    """Programs of the backward pass, each with its share of the parameters' gradients."""
+    num_warps: int
+
+
+def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_samples: bool) -> GroupPlan:
+    """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
+    group_size = channels // groups
+    group_pad = power_of_two(group_size)
+    lanes = groups * group_pad
+    rows_pad = power_of_two(rows)
+
+    # The widest tile of whole rows that still gives the device enough programs.
+    block_c = min(max(group_pad, MIN_CHANNELS), power_of_two(lanes))
+    while block_c < lanes and rows_pad * block_c * 2 <= MAX_TILE and samples * ceil_div(lanes, block_c * 2) >= PROGRAMS:
+        block_c *= 2
+    one_tile = rows_pad * block_c <= MAX_TILE
+    programs = samples * ceil_div(lanes, block_c)
+    if (one_tile or programs >= PROGRAMS) and not (across_samples and samples > 1):
+        block_r = rows_pad if one_tile else max(1, LOOP_TILE // block_c)
+        warps = num_warps(block_r * block_c)
+        blocks = ceil_div(lanes, block_c)
+        return GroupPlan(group_size, group_pad, blocks, block_c, block_r, 1, rows, False, one_tile, 1, warps)
+
+    block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
+    blocks = ceil_div(lanes, block_c)
+    block_r = min(max(1, LOOP_TILE // block_c), rows_pad)
+    chunks = max(1, min(ceil_div(rows, block_r), PROGRAMS // (samples * blocks)))
+    chunk_rows = ceil_div(ceil_div(rows, chunks), block_r) * block_r
+    chunks = ceil_div(rows, chunk_rows)
+    parts = chunks * (samples if across_samples else 1)
+    block_p = min(power_of_two(parts), max(1, LOOP_TILE // 2 // block_c))
+    warps = num_warps(block_r * block_c)
+    return GroupPlan(group_size, group_pad, blocks, block_c, block_r, chunks, chunk_rows, True, False, block_p, warps)
+
+
+def plan_positions(positions: int, channels: int) -> PositionPlan:
+    """Choose tiles for `positions` of all samples together."""
+    block_c = power_of_two(channels)
+    block_r = min(max(1, LOOP_TILE // 2 // block_c), power_of_two(positions))
+    tiles = ceil_div(positions, block_r)
+    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), num_warps(block_r * block_c))
+
+
+def num_warps(elements: int) -> int:
+    """Return the warps for a tile: about 32 elements a thread, at most 16 warps."""
+    return min(max(power_of_two(elements) // 1024, 1), 16)
+
+
+def power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least `n`."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Return ``a / b`` rounded up."""
+    return -(-a // b)

@@ -1,0 +1,51 @@
+"""The formulas of `NormActSpec` in plain torch, for any float dtype: what the kernels are tested against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normbench.kernels.spec import NormActSpec
+
+
+def norm_act(
+    x: Tensor,
+    spec: NormActSpec,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return what `kernels.norm_act` computes; `statistics` (mean, variance; each ``(C,)``) replace those of `x`."""
+    mean, var = moments(x, spec) if statistics is None else (per_channel(statistics[0], 0.0), per_channel(statistics[1], 1.0))
+    scale, shift = per_channel(weight, 1.0), per_channel(bias, 0.0)
+    rstd = torch.rsqrt(var + spec.eps)
+    if spec.activation == "gate":
+        return x * torch.sigmoid(per_channel(extra, 1.0) * x) * rstd * scale + shift
+    y = (x - mean) * rstd * scale + shift
+    if spec.activation == "relu":
+        return y.relu()
+    return torch.maximum(y, torch.as_tensor(per_channel(extra, 0.0))) if spec.activation == "tlu" else y
+
+
+def moments(x: Tensor, spec: NormActSpec) -> tuple[Tensor, Tensor]:
+    """Return the mean (zero where not centered) and the second moment about it, broadcastable to `x`."""
+    n, c, h, w = x.shape
+    groups = spec.num_groups(c)
+    grouped = x.reshape(n, groups, c // groups, h, w)
+    axes = {"sample": (2, 3, 4), "batch": (0, 2, 3, 4), "position": (2,)}[spec.scope]
+    mean = grouped.mean(axes, keepdim=True) if spec.centered else grouped.new_zeros((1,) * 5)
+    var = (grouped - mean).square().mean(axes, keepdim=True)
+    return _ungroup(mean, grouped), _ungroup(var, grouped)
+
+
+def per_channel(parameter: Tensor | None, default: float) -> Tensor | float:
+    """Return a ``(C,)`` parameter shaped to broadcast over ``(N, C, H, W)``, or its default."""
+    return default if parameter is None else parameter[:, None, None]
+
+
+def _ungroup(statistic: Tensor, grouped: Tensor) -> Tensor:
+    """Shape a statistic of ``(N, G, C/G, H, W)`` to broadcast over ``(N, C, H, W)``."""
+    n, groups, group_size, h, w = grouped.shape
+    spread = statistic.expand(statistic.shape[0], groups, group_size, *statistic.shape[3:])
+    return spread.reshape(statistic.shape[0], groups * group_size, *statistic.shape[3:])

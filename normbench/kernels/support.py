@@ -1,0 +1,57 @@
+"""Where the kernels can run; imports torch but not Triton."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from normbench.kernels.spec import NormActSpec
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_CHANNELS = 4096
+"""Lanes of the widest tile: a group, or all channels of a position."""
+MAX_ELEMENTS = 2**31 - 1
+"""Offsets are 32-bit."""
+
+
+def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
+    """See `normbench.kernels.unsupported_reason`."""
+    if not (x.is_cuda or interpreting()):
+        return f"no fused kernels on {x.device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return "fused kernels need compute capability 8.0"
+    if x.dtype not in DTYPES:
+        return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
+    if x.ndim != 4 or x.numel() == 0:
+        return f"fused kernels take (N, C, H, W) with at least one element, not {tuple(x.shape)}"
+    if not is_dense(x):
+        return "input is neither contiguous nor channels_last"
+    n, c, h, w = x.shape
+    if x.numel() > MAX_ELEMENTS:
+        return f"{x.numel()} elements exceed 32-bit offsets"
+    groups = spec.num_groups(c)
+    if c % groups:
+        return f"{groups} groups do not divide {c} channels"
+    if c // groups > MAX_CHANNELS:
+        return f"groups of {c // groups} channels exceed a tile's {MAX_CHANNELS}"
+    if spec.scope == "position" and spec.activation not in ("none", "relu"):
+        return f"no fused kernel for statistics by position with {spec.activation}"
+    values = {"sample": c // groups * h * w, "batch": n * h * w, "position": c}[spec.scope]
+    if values == 1 and spec.centered:
+        return "statistics of a single value"
+    return None
+
+
+def is_dense(x: Tensor) -> bool:
+    """Return whether `x` is contiguous in one of the two memory formats."""
+    return x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
+
+
+def interpreting() -> bool:
+    """Return whether Triton interprets kernels on the CPU, as tests do (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
