@@ -1,18 +1,31 @@
-"""What an experiment is: frozen, validated models of the YAML file, and the loader that says where it is wrong."""
+"""What an experiment is: frozen, validated models of a config file. `loader.py` reads the files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
-Options = Mapping[str, Value]
+Options = Mapping[StrictStr, Value]
+Device = Literal["cpu", "cuda", "mps"]
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _name_only(value: object) -> object:
@@ -20,15 +33,22 @@ def _name_only(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _count_or_list(value: object) -> object:
+    """Let ``seeds: 3`` stand for ``seeds: [0, 1, 2]``."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return tuple(range(value))
+    return value
+
+
 class NormConfig(_Frozen):
     """A norm to compare: its key in the registry, options, and how tables call it."""
 
     name: StrictStr
     options: Options = {}
-    label: StrictStr | None = None
-    """How tables and legends call it; the registry's label, with options that differ from the defaults, if absent."""
-    train: Mapping[str, Any] = {}
-    """Training settings of this norm alone (a learning rate tuned for it, say); overrides the experiment's `train`."""
+    label: StrictStr | None = Field(None, min_length=1, max_length=40)
+    """How tables and legends call it; if absent, the registry's label with the options given here."""
+    train: Mapping[StrictStr, Any] = {}
+    """Training settings of this norm alone (a learning rate tuned for it, say); they override the experiment's."""
 
 
 class ModelConfig(_Frozen):
@@ -48,12 +68,13 @@ class DatasetConfig(_Frozen):
 class TrainConfig(_Frozen):
     """How a network is trained; the defaults are the tutorial's protocol."""
 
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(5, ge=1, strict=True)
+    batch_size: int = Field(64, ge=1, strict=True)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0, alias="lr")
+    learning_rate: float = Field(1e-3, gt=0)
+    """Written `lr` or `learning_rate`."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD (with Nesterov's correction); Adam and AdamW do not use it."""
+    """Of SGD, with Nesterov's correction; Adam and AdamW do not use it."""
     weight_decay: float = Field(0.0, ge=0)
     """Applied to parameters of two or more dimensions; scales, shifts and biases are never decayed."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
@@ -64,14 +85,55 @@ class TrainConfig(_Frozen):
     augment: Literal["none", "crop_flip"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """`auto`: bf16 autocast on CUDA and on CPUs with bf16 arithmetic, fp32 otherwise."""
+    """`auto`: bf16 autocast on CUDA and on CPUs that compute in bf16, fp32 otherwise."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
-    """`auto`: a CUDA graph of the whole step on CUDA, eager otherwise."""
+    """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out_lr(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "lr" in data:
+            if "learning_rate" in data:
+                raise ValueError("lr and learning_rate are the same setting; give one of them")
+            return {("learning_rate" if key == "lr" else key): value for key, value in data.items()}
+        return data
 
 
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_name_only)]
 DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
+
+
+class ExperimentConfig(_Frozen):
+    """One comparison: every norm is trained with every seed under the same protocol."""
+
+    name: StrictStr = Field(pattern=NAME_PATTERN)
+    """The experiment's folder under runs/; the config file's name if absent."""
+    norms: tuple[NormEntry, ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], BeforeValidator(_count_or_list)] = Field(
+        (0,), min_length=1
+    )
+    """A number of seeds, or a list. Image order and augmentation depend on the seed and never on the norm."""
+    model: ModelEntry = ModelConfig()
+    dataset: DatasetEntry = DatasetConfig()
+    train: TrainConfig = TrainConfig()
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    baseline: StrictStr | None = None
+    """The norm (its label or name) that differences and relative times refer to; bn where it takes part."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_singular(cls, data: Any) -> Any:
+        """Let a run's own config (``norm:``, ``seed:``) be an experiment of one run."""
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        for singular, plural in (("norm", "norms"), ("seed", "seeds")):
+            if singular in data:
+                if plural in data:
+                    raise ValueError(f"{singular} and {plural} say the same thing; give one of them")
+                data[plural] = [data.pop(singular)]
+        return data
 
 
 class RunConfig(_Frozen):
@@ -82,7 +144,7 @@ class RunConfig(_Frozen):
     dataset: DatasetEntry
     train: TrainConfig
     seed: int = Field(ge=0)
-    device: Literal["cpu", "cuda", "mps"]
+    device: Device
 
     @property
     def label(self) -> str:

@@ -6,7 +6,9 @@
     ├── EnvironmentProblem    3   the machine lacks something
     │   ├── DataError         3   the data set is missing, damaged or cannot be fetched
     │   ├── DeviceError       3   the requested device is not there
-    │   └── FolderError       3   a folder cannot be written, or another process is writing it
+    │   └── FolderError       3   a folder cannot be written
+    │       └── FolderBusyError   another process is writing it
+    ├── DivergedError         1   a training loss is not finite
     └── RunError              1   a recorded run cannot be read
 
 The command line prints the message and exits with the code; anything else is a bug and keeps its traceback.
@@ -55,7 +57,15 @@ class DeviceError(EnvironmentProblem):
 
 
 class FolderError(EnvironmentProblem):
-    """A folder cannot be written, or another process is writing it."""
+    """A folder cannot be written."""
+
+
+class FolderBusyError(FolderError):
+    """Another process is writing the folder."""
+
+
+class DivergedError(NormBenchError):
+    """A training loss is not finite."""
 
 
 class RunError(NormBenchError):

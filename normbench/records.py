@@ -40,6 +40,7 @@ STEPS_FILE = "steps.csv"
 STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
+ERROR_FILE = "error.txt"
 REPORT_FOLDER = "report"
 
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
@@ -95,7 +96,7 @@ class Summary(_Row):
     startup_seconds: float
     """From the run's start to its first timed step: building, moving data, compilation, capture, warm-up."""
     peak_memory_mib: float | None
-    """Peak device memory allocated while training; on a CPU the process's peak resident size. None where unknown."""
+    """Peak memory that the run added to the resident data set: device memory, or the process's on a CPU. None: unknown."""
     images_per_second: float
 
 

@@ -1,0 +1,22 @@
+"""Flags that several commands share, and how they become settings of a config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Set any config field, such as train.lr=0.01.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")]
+EngineOption = Annotated[str | None, typer.Option(help="auto, eager, graph or compile.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="Folder that holds CIFAR-10.", show_default=False)]
+RunsDirOption = Annotated[Path, typer.Option(envvar="NORMBENCH_RUNS_DIR", help="Folder for the results.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Redo runs that are completed.")]
+RetryOption = Annotated[bool, typer.Option("--retry", help="Also redo runs that failed or diverged.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs with id and state; train nothing.")]
+KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

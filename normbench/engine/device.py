@@ -1,0 +1,188 @@
+"""The device a run uses: choosing it, what it can do, waiting for it, its memory, and its description."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from normbench.errors import ConfigError, DeviceError
+
+DeviceName = Literal["cpu", "cuda", "mps"]
+Precision = Literal["fp32", "tf32", "bf16"]
+Engine = Literal["eager", "graph", "compile"]
+
+
+def resolve_device(requested: str) -> DeviceName:
+    """Return the device type for ``auto|cpu|cuda|mps``.
+
+    Raises:
+        DeviceError: the requested device is not there; the message says what is.
+    """
+    available: dict[str, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    names: tuple[DeviceName, ...] = ("cuda", "mps", "cpu")
+    if requested == "auto":
+        return next(name for name in names if available[name])
+    for name in names:
+        if name == requested and available[name]:
+            return name
+    here = ", ".join(name for name in names if available[name])
+    raise DeviceError(f"device {requested!r} is not available here (torch {torch.__version__}). Available: {here}")
+
+
+def resolve_precision(requested: str, device: DeviceName) -> Precision:
+    """Return the precision for ``auto|fp32|tf32|bf16`` on `device`.
+
+    `auto` is bf16 on CUDA, and on a CPU only where the processor computes in bf16.
+
+    Raises:
+        ConfigError: tf32 away from CUDA.
+    """
+    if requested == "auto":
+        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "bf16" if device == "cpu" and cpu_computes_bf16() else "fp32"
+    if requested == "tf32" and device != "cuda":
+        raise ConfigError(f"precision tf32 exists on cuda only, not on {device}. Allowed: auto, fp32, bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+    return next(name for name in precisions if name == requested)
+
+
+def resolve_engine(requested: str, device: DeviceName) -> Engine:
+    """Return the engine for ``auto|eager|graph|compile`` on `device`.
+
+    Raises:
+        ConfigError: graph away from CUDA.
+    """
+    if requested == "auto":
+        return "graph" if device == "cuda" else "eager"
+    if requested == "graph" and device != "cuda":
+        raise ConfigError(f"engine graph is a CUDA graph and exists on cuda only, not on {device}. Allowed: auto, eager, compile")
+    engines: tuple[Engine, ...] = ("eager", "graph", "compile")
+    return next(name for name in engines if name == requested)
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this processor has bf16 arithmetic (AVX512-BF16 or AMX), not only bf16 storage."""
+    flags = _cpu_flags()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def set_precision(precision: Precision, device: DeviceName) -> None:
+    """Set the float32 arithmetic of matrix products and convolutions; bf16 comes from autocast on top."""
+    if device == "cuda":
+        mode = "ieee" if precision == "fp32" else "tf32"
+        torch.backends.cuda.matmul.fp32_precision = mode
+        torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = True
+
+
+def synchronize(device: DeviceName) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+class MemoryMeter:
+    """Peak memory that a run adds to what was there before it: parameters, activations, optimizer, workspace.
+
+    On CUDA the allocator's peak; on Linux CPUs the peak resident size of the process; None elsewhere.
+    """
+
+    def __init__(self, device: DeviceName) -> None:
+        self._device = device
+        self._before = 0
+        if device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+        elif device == "cpu" and _reset_peak_resident():
+            self._before = _resident_bytes("VmRSS")
+
+    def peak_mib(self) -> float | None:
+        """Return the peak in MiB since the meter was made."""
+        if self._device == "cuda":
+            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+        if self._device == "cpu" and self._before:
+            return max(0, _resident_bytes("VmHWM") - self._before) / 2**20
+        return None
+
+
+def describe(device: DeviceName) -> dict[str, Any]:
+    """Return versions and hardware, as `environment.json` and `normbench env` show them."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": str(torch.__version__),
+        "device": device,
+        "device_name": _cpu_name(),
+        "cpu": _cpu_name(),
+        "num_threads": torch.get_num_threads(),
+        "cpu_computes_bf16": cpu_computes_bf16(),
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        facts |= {
+            "device_name": properties.name,
+            "device_memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "num_devices": torch.cuda.device_count(),
+        }
+    return facts
+
+
+def _cpu_name() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> frozenset[str]:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _resident_bytes(field: str) -> int:
+    """Return ``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _reset_peak_resident() -> bool:
+    """Start a new peak of the resident size (Linux); return whether that is possible."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def autocast(device: DeviceName, precision: Precision) -> torch.autocast:
+    """Return the context in which the forward pass runs.
+
+    The cast weights are not cached: a cache would outlive a captured graph's memory.
+    """
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+

@@ -1,0 +1,67 @@
+"""The optimizer: which parameters decay, which learn at another rate, and how its state is kept and put back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import nn
+
+from normbench.config import TrainConfig
+from normbench.norms.training import learning_rate_factors
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> torch.optim.Optimizer:
+    """Return the optimizer of `model`, with one fused kernel for all parameters of a group.
+
+    Parameters of two or more dimensions decay; others never do. A group's `learning_rate_factor` multiplies the scheduled
+    rate; its `lr` is a tensor, so that a captured graph can change it.
+    """
+    factors = learning_rate_factors(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        decay = train.weight_decay if parameter.ndim >= 2 else 0.0
+        groups[decay, factors.get(name, 1.0)].append(parameter)
+    device = next(model.parameters()).device
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": decay,
+            "learning_rate_factor": factor,
+            "lr": torch.tensor(train.learning_rate * factor, device=device),
+        }
+        for (decay, factor), parameters in groups.items()
+    ]
+    if train.optimizer == "sgd":
+        nesterov = train.momentum > 0
+        return torch.optim.SGD(settings, lr=train.learning_rate, momentum=train.momentum, nesterov=nesterov, fused=True)
+    optimizer = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+    return optimizer(settings, lr=train.learning_rate, fused=True, capturable=capturable)
+
+
+class Snapshot:
+    """The state of a model and its optimizer, to put back after warm-up steps have changed it.
+
+    Putting back writes into the same tensors, because a captured graph refers to them.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._model_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self._optimizer_state = {
+            parameter: {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+            for parameter, state in optimizer.state.items()
+        }
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the state back; optimizer state that did not exist then becomes zero, its initial value."""
+        for name, tensor in self._model.state_dict().items():
+            tensor.copy_(self._model_state[name])
+        for parameter, state in self._optimizer.state.items():
+            before = self._optimizer_state.get(parameter, {})
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    value.copy_(before[name]) if name in before else value.zero_()
+        self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,34 @@
+"""Learning-rate schedules: the rate of every step, known before the first."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+Schedule = Literal["constant", "cosine", "one_cycle"]
+
+_DEFAULT_WARMUP: dict[Schedule, float] = {"constant": 0.0, "cosine": 0.0, "one_cycle": 0.3}
+
+
+def learning_rates(schedule: Schedule, peak: float, num_steps: int, warmup_fraction: float | None = None) -> torch.Tensor:
+    """Return the learning rate of each step, ``(num_steps,)`` float32.
+
+    With ``w = warmup_fraction * num_steps``, step `s` has ``peak * (s + 1) / w`` while ``s + 1 < w``, and then, with
+    ``t = (s - w) / (num_steps - w)``: ``peak`` (constant), ``peak * (1 + cos(pi t)) / 2`` (cosine), or
+    ``peak * (1 - t)`` (one_cycle).
+    """
+    warmup = (_DEFAULT_WARMUP[schedule] if warmup_fraction is None else warmup_fraction) * num_steps
+    rates = []
+    for step in range(num_steps):
+        done = max(0.0, step - warmup) / (num_steps - warmup)
+        if step + 1 < warmup:
+            rates.append(peak * (step + 1) / warmup)
+        elif schedule == "cosine":
+            rates.append(peak * (1 + math.cos(math.pi * done)) / 2)
+        elif schedule == "one_cycle":
+            rates.append(peak * (1 - done))
+        else:
+            rates.append(peak)
+    return torch.tensor(rates, dtype=torch.float32)

@@ -1,0 +1,73 @@
+"""From a run's config to the objects that train: norm, model, images. Runs where torch is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from normbench.config import RunConfig, Value
+from normbench.data import load_dataset
+from normbench.data.batches import DeviceImages
+from normbench.data.images import ImageDataset
+from normbench.data.randomness import derive_seed
+from normbench.engine.device import DeviceName
+from normbench.errors import ConfigError
+from normbench.models import build_model
+from normbench.norms import make_norm
+
+
+def build_run_model(config: RunConfig) -> nn.Module:
+    """Build the run's model on the CPU, initialised from its seed.
+
+    Norms start from constants, so layers that two norms share start equal.
+    """
+    norm = make_norm(config.norm.name, **config.norm.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "initialization"))
+        return build_model(config.model.name, norm=norm, **config.model.options)
+
+
+def check_model(config: RunConfig) -> None:
+    """Build the model and push one batch through it on the meta device: shapes without memory or arithmetic.
+
+    Raises:
+        ConfigError: an option does not fit, or the norm cannot work at one of the model's sizes.
+    """
+    with torch.device("meta"):
+        model = build_run_model(config)
+        images = torch.empty(config.train.batch_size, 3, 32, 32)
+    try:
+        model.train()(images)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"{config.norm.name} does not work in {config.model.name} at batch size {config.train.batch_size}: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None) -> ImageDataset:
+    return load_dataset(name, data_dir=data_dir, **dict(options))
+
+
+@lru_cache(maxsize=1)
+def _move(
+    name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None, device: DeviceName
+) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    dataset = _load(name, options, data_dir)
+    target = torch.device(device)
+    return (
+        DeviceImages(dataset.x_train, dataset.y_train, target, channels_last=True),
+        DeviceImages(dataset.x_test, dataset.y_test, target, channels_last=True),
+        dataset,
+    )
+
+
+def load_images(
+    name: str, options: Mapping[str, Value], data_dir: Path | None, device: DeviceName
+) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    """Return the training and test images on the device; the last ones asked for stay there for the next run."""
+    return _move(name, tuple(sorted(options.items(), key=lambda item: item[0])), data_dir, device)

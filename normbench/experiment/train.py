@@ -1,0 +1,116 @@
+"""Training one planned run: what happens in the worker process, as a stream of events."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from normbench.config import RunConfig, Value
+from normbench.engine.device import describe, set_precision
+from normbench.engine.events import EngineFellBack, RunEvent, Started, StepsDone
+from normbench.engine.trainer import Trainer
+from normbench.errors import NormBenchError
+from normbench.experiment.build import build_run_model, load_images
+
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
+def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, device: str) -> Iterator[str]:
+    """Load the data set and move it to the device; yield where it came from.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
+
+
+def train_run(config: RunConfig, data_dir: Path | None, checkpoint: Path, resume: bool, keep: bool) -> Iterator[RunEvent]:
+    """Train the run and yield its events; when closed early, save a checkpoint to go on from.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        OutOfMemoryError: the device's memory does not hold the run.
+    """
+    device, precision, engine = config.device, config.train.precision, config.train.engine
+    assert precision != "auto"
+    assert engine != "auto"
+    gc.collect()  # the run before may hold device memory in cycles
+    set_precision(precision, device)
+    train_images, test_images, dataset = load_images(config.dataset.name, config.dataset.options, data_dir, device)
+    trainer = Trainer(
+        build_run_model(config),
+        train_images,
+        test_images,
+        config.train,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        engine=engine,
+    )
+    if resume:
+        _load_checkpoint(trainer, checkpoint)
+    facts = describe(device) | {
+        "precision": precision,
+        "engine": engine,
+        "memory_format": "channels_last",
+        "dataset": dataset.name,
+        "dataset_source": dataset.source,
+        "eval_split": dataset.eval_split,
+        "is_synthetic": dataset.is_synthetic,
+    }
+    yield Started(trainer.num_epochs_done, trainer.num_steps_done, facts)
+    saved_at = time.monotonic()
+    fell_back = False
+    try:
+        for event in trainer.run():
+            if trainer.step.fallback_reason and not fell_back:
+                fell_back = True
+                yield EngineFellBack(trainer.step.fallback_reason)
+            yield event
+            if isinstance(event, StepsDone) and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+                _save_checkpoint(trainer, checkpoint)
+                saved_at = time.monotonic()
+    except GeneratorExit:
+        _save_checkpoint(trainer, checkpoint)
+        raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(config, error) from error
+    if keep:
+        _save_checkpoint(trainer, checkpoint)
+
+
+class OutOfMemoryError(NormBenchError):
+    """The device's memory does not hold the run. The batch size is never changed silently: it changes a norm's result."""
+
+    def __init__(self, config: RunConfig, error: Exception) -> None:
+        detail = str(error).splitlines()[0]
+        super().__init__(f"out of memory on {config.device} at batch size {config.train.batch_size}: {detail}")
+
+
+def _save_checkpoint(trainer: Trainer, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        torch.save(trainer.state_dict(), partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _load_checkpoint(trainer: Trainer, path: Path) -> None:
+    try:
+        trainer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be read ({str(error).splitlines()[0]}). Train the run anew with --force"
+        ) from error
+
+
+class CheckpointError(NormBenchError):
+    """A checkpoint cannot be written or read."""
