@@ -40,6 +40,21 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="NormResNet",
             description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
         ),
+        "resnet18": Model(
+            build="resnet:resnet18",
+            label="ResNet-18",
+            description="torchvision's ResNet-18 with a CIFAR stem: a 3x3 convolution of stride 1, no pooling",
+        ),
+        "preact_resnet18": Model(
+            build="preact_resnet:PreActResNet18",
+            label="PreAct ResNet-18",
+            description="norm and activation before each convolution; the fair host of FRN and EvoNorm",
+        ),
+        "resnet9": Model(
+            build="resnet9:ResNet9",
+            label="ResNet-9",
+            description="the small residual net of fast CIFAR-10 training (DAWNBench)",
+        ),
     }
 )
 

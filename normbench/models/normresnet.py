@@ -5,26 +5,30 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.models.residual import check_residual_init
 from normbench.norms import NormFactory
 
 CHANNELS_AND_STRIDES = ((64, 1), (128, 2), (256, 2), (512, 2))
+NO_BRANCHES = "it has no residual branches; preact_resnet18 and resnet18 have"
 
 
 class NormResNet(nn.Module):
     """Four 3x3 convolutions without bias, each followed by norm and ReLU; global average pooling; a linear layer.
 
-    ``(N, 3, H, W)`` -> ``(N, num_classes)``. With bn 1,557,066 parameters. (The name is the tutorial's; it has no
-    residual connections.)
+    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``; other image sizes fit all norms but those with an affine per position.
+    With bn 1,557,066 parameters. (The name is the tutorial's; it has no residual connections.)
     """
 
     def __init__(self, *, norm: NormFactory, num_classes: int = 10) -> None:
+        check_residual_init("norm_resnet", norm, reason_against={"fixup": NO_BRANCHES, "skipinit": NO_BRANCHES})
         super().__init__()
         blocks: list[nn.Module] = []
-        in_channels = 3
+        in_channels, size = 3, 32
         for out_channels, stride in CHANNELS_AND_STRIDES:
+            size //= stride
             blocks += [
                 norm.conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-                norm.norm_act(out_channels),
+                norm.norm_act(out_channels, size=size),
             ]
             in_channels = out_channels
         self.features = nn.Sequential(*blocks)

@@ -1,0 +1,85 @@
+"""torchvision's ResNet-18 with any norm, for 32x32 images.
+
+He, Zhang, Ren & Sun 2015, "Deep Residual Learning for Image Recognition", arXiv 1512.03385. Its attributes keep
+torchvision's names, `bn1` included, so that weights can be exchanged.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from normbench.models.residual import ScalarBias, branch_scale, check_residual_init, conv2d, initialise
+from normbench.norms import NormFactory
+
+
+class _Place(nn.Module):
+    """Stands where torchvision asks for a norm, until its role and image size are known."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.num_channels = num_channels
+
+
+def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
+    """Build torchvision's ResNet-18 with a CIFAR stem: a 3x3 convolution of stride 1 and no pooling.
+
+    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 11,173,962 parameters.
+
+    A norm that contains its activation takes the place of norm and ReLU in the stem and in the middle of each branch;
+    at the end of a branch and on shortcuts it comes without its activation. The ReLU that follows each addition is the
+    block's, not a norm's, and stays: a sum of branches is not a norm's output.
+    """
+    check_residual_init("resnet18", norm)
+    network = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=_Place)
+    size = 32
+    network.conv1 = norm.conv2d(3, 64, 3, padding=1, bias=False)
+    network.bn1 = _before_relu(norm, 64, size)
+    network.maxpool = nn.Identity()
+    branches = []
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        for position, block in enumerate(stage):
+            size //= block.stride
+            _fill(block, norm, size)
+            branches.append((block.conv1, block.conv2))
+            if norm.replaces_activation:
+                # torchvision uses one ReLU twice in a block; without the first, the second moves behind the block.
+                block.relu = nn.Identity()
+                stage[position] = nn.Sequential(block, nn.ReLU(inplace=True))
+    if norm.replaces_activation:
+        network.relu = nn.Identity()
+    initialise(network, norm=norm, branches=branches, classifier=network.fc)
+    return network
+
+
+def _fill(block: BasicBlock, norm: NormFactory, size: int) -> None:
+    """Put the norm's convolutions and layers into one block, whose output is `size` pixels wide."""
+    channels = block.bn1.num_channels
+    block.conv1 = _rebuild(block.conv1, norm)
+    block.bn1 = _before_relu(norm, channels, size)
+    block.conv2 = _rebuild(block.conv2, norm)
+    block.bn2 = _end_of_branch(norm, channels, size)
+    if block.downsample is not None:
+        block.downsample = nn.Sequential(_rebuild(block.downsample[0], norm), norm.norm_only(channels, size=size))
+
+
+def _before_relu(norm: NormFactory, num_channels: int, size: int) -> nn.Module:
+    layer = norm(num_channels, size=size)
+    return nn.Sequential(ScalarBias(), layer) if norm.residual_init == "fixup" else layer
+
+
+def _end_of_branch(norm: NormFactory, num_channels: int, size: int) -> nn.Module:
+    layer = norm.norm_only(num_channels, size=size)
+    if norm.residual_init == "default":
+        return layer
+    scaled = nn.Sequential(layer, branch_scale(norm))
+    # Fixup's bias before the ReLU behind the addition
+    return scaled.append(ScalarBias()) if norm.residual_init == "fixup" else scaled
+
+
+def _rebuild(conv: nn.Conv2d, norm: NormFactory) -> nn.Module:
+    """Build the norm's convolution with the shape of `conv`."""
+    kernel_size = conv.kernel_size[0]
+    return conv2d(
+        norm, conv.in_channels, conv.out_channels, kernel_size, stride=conv.stride[0], padding=kernel_size // 2
+    )
