@@ -1,0 +1,225 @@
+"""Comparison tables as text: terminal, Markdown, LaTeX (booktabs), CSV, TSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from normbench.report.cells import NOTHING, Column, columns
+from normbench.report.paired import Comparison
+from normbench.report.tables import Row, Table
+
+if TYPE_CHECKING:
+    import rich.table
+
+SCHEMA_VERSION = 1
+
+
+def render_terminal(table: Table) -> rich.table.Table:
+    """Return the table for a rich console; one narrower than `terminal_width` wraps cells and cuts none."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
+    shown.title = Text(table.title, style="bold")
+    shown.caption = Text("\n".join([table.caption, *table.notes]), style="dim")
+    for column in columns(table):
+        texts = [column.cell(row) for row in table.rows]
+        header = _fold(column.header, max((len(text) for text in texts), default=0))
+        shown.add_column(Text(header), justify=column.align, overflow="fold")
+    for row in table.rows:
+        style = "bold" if row.is_resolved_best else ""
+        shown.add_row(*(Text(column.cell(row), style=style) for column in columns(table)))
+    return shown
+
+
+def terminal_width(table: Table) -> int:
+    """Return the columns a console needs so that no cell of `table` wraps."""
+    from rich.console import Console
+
+    return Console(width=100_000).measure(render_terminal(table)).maximum
+
+
+def _fold(header: str, width: int) -> str:
+    """Break a header into lines as narrow as its column's cells, words kept whole."""
+    return "\n".join(textwrap.wrap(header, max(width, *(len(word) for word in header.split()))))
+
+
+def to_text(tables: Sequence[Table]) -> str:
+    """Return the tables as plain text that lines up, for a pipe or a log."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    for table in tables:
+        width = terminal_width(table)
+        Console(file=buffer, width=width, color_system=None, force_terminal=False).print(render_terminal(table))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as GitHub Markdown, padded so that the source lines up too."""
+    return "\n".join(f"## {_markdown(table.title)}\n\n{markdown_table(table)}" for table in tables)
+
+
+def markdown_table(table: Table) -> str:
+    """Return one table with its caption and notes, without a heading."""
+    shown = columns(table)
+    cells = [[_markdown(column.header) for column in shown]]
+    for row in table.rows:
+        texts = [_markdown(column.cell(row)) for column in shown]
+        cells.append([f"**{text}**" if row.is_resolved_best else text for text in texts])
+    widths = [max(3, *(len(line[index]) for line in cells)) for index in range(len(shown))]
+    rule = [
+        "-" * (width - 1) + (":" if column.align == "right" else "-")
+        for width, column in zip(widths, shown, strict=True)
+    ]
+    padded = [
+        [_pad(text, width, column) for text, width, column in zip(line, widths, shown, strict=True)] for line in cells
+    ]
+    lines = [f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]]
+    notes = "".join(f"- {_markdown(note)}\n" for note in table.notes)
+    return "\n".join(lines) + f"\n\n{_markdown(table.caption)}\n" + (f"\n{notes}" if notes else "")
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    r"""Return the tables for LaTeX; they need ``\usepackage{booktabs}``."""
+    return "\n".join(_latex_table(table) for table in tables)
+
+
+def _latex_table(table: Table) -> str:
+    shown = columns(table)
+    body = []
+    for row in table.rows:
+        texts = [_latex(column.cell(row)) for column in shown]
+        body.append(" & ".join(rf"\textbf{{{text}}}" if row.is_resolved_best else text for text in texts) + r" \\")
+    caption = " ".join([table.caption, *(f"{note}." for note in table.notes)])
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table*}",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"  \caption{{{_latex(caption)}}}",
+            rf"  \begin{{tabular}}{{{''.join('l' if column.align == 'left' else 'r' for column in shown)}}}",
+            r"    \toprule",
+            "    " + " & ".join(_latex(column.header) for column in shown) + r" \\",
+            r"    \midrule",
+            *(f"    {line}" for line in body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def to_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Return flat rows of raw numbers, the same keys in each: for CSV files and data frames."""
+    paths = list(dict.fromkeys(path for table in tables for path in table.varied))
+    return [_record(table, row, paths) for table in tables for row in table.rows]
+
+
+def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
+    accuracy, time = row.accuracy, row.epoch_seconds
+    difference = row.comparison.difference.estimate if row.comparison else None
+    return {
+        "norm": row.norm,
+        "label": row.label,
+        **{path: row.fields.get(path) for path in paths},
+        "test_accuracy": accuracy.mean if accuracy else None,
+        "test_accuracy_low": accuracy.low if accuracy else None,
+        "test_accuracy_high": accuracy.high if accuracy else None,
+        "test_accuracy_std": accuracy.std if accuracy else None,
+        "num_completed": row.num_completed,
+        "num_planned": row.num_planned,
+        "runs": row.runs,
+        "baseline": table.baseline,
+        "difference": difference.mean if difference else None,
+        "difference_low": difference.low if difference else None,
+        "difference_high": difference.high if difference else None,
+        "num_pairs": difference.n if difference else None,
+        **_tests(row.comparison),
+        "best_rank": row.rank[0] if row.rank else None,
+        "worst_rank": row.rank[1] if row.rank else None,
+        "epoch_seconds_median": time.median if time else None,
+        "epoch_seconds_mad": time.mad if time else None,
+        "relative_time": row.relative_time,
+        "num_parameters": row.num_parameters,
+        "peak_memory_mib": row.peak_memory_mib,
+        **{key: table.environment.get(key) for key in ("device", "device_name", "torch", "cuda", "precision")},
+    }
+
+
+def _tests(comparison: Comparison | None) -> dict[str, Any]:
+    return {
+        "t_p": comparison.difference.t_p if comparison else None,
+        "holm_p": comparison.holm_p if comparison else None,
+        "sign_flip_p": comparison.difference.sign_flip_p if comparison else None,
+        "cohens_dz": comparison.difference.cohens_dz if comparison else None,
+        "verdict": comparison.verdict if comparison else None,
+        "seeds_to_resolve": comparison.seeds_to_resolve if comparison else None,
+    }
+
+
+def to_csv(tables: Sequence[Table], delimiter: str = ",") -> str:
+    """Return raw numbers, accuracies as fractions; a header line, then a line a row."""
+    records = to_records(tables)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, records[0] if records else (), delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def to_tsv(tables: Sequence[Table]) -> str:
+    """Return what `to_csv` returns, separated by tabs."""
+    return to_csv(tables, "\t")
+
+
+def to_json(tables: Sequence[Table]) -> str:
+    """Return everything the tables hold as JSON."""
+    return (
+        json.dumps({"schema_version": SCHEMA_VERSION, "tables": [_plain(table) for table in tables]}, indent=2) + "\n"
+    )
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    plain = asdict(table)
+    for row, values in zip(table.rows, plain["rows"], strict=True):
+        values["is_resolved_best"] = row.is_resolved_best
+    return plain
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = MappingProxyType(
+    {"text": to_text, "md": to_markdown, "latex": to_latex, "csv": to_csv, "tsv": to_tsv, "json": to_json}
+)
+
+
+def _pad(text: str, width: int, column: Column) -> str:
+    return text.rjust(width) if column.align == "right" else text.ljust(width)
+
+
+_MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\|*_<`["})
+_LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    }
+)  # fmt: skip
+
+
+def _markdown(text: str) -> str:
+    return text.translate(_MARKDOWN_ESCAPES)
+
+
+def _latex(text: str) -> str:
+    if text == NOTHING:
+        return "--"
+    escaped = text.translate(_LATEX_ESCAPES)
+    return f"${escaped[0]}${escaped[1:]}" if escaped[:1] in ("+", "-") and len(escaped) > 1 else escaped

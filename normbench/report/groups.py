@@ -1,0 +1,187 @@
+"""Which runs belong together: repeats of one configuration, and what was measured under equal conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from normbench.errors import UnknownNameError
+from normbench.records import ExperimentRecord, RunRecord, State
+
+Scalar = bool | int | float | str | None
+Fields = Mapping[str, Scalar]
+"""A configuration by dotted path: ``train.batch_size`` -> 64."""
+
+ENVIRONMENT_KEYS = ("device_name", "torch", "cuda", "precision", "memory_format")
+DEFAULT_BASELINE = "bn"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration, which differ in nothing but the seed."""
+
+    label: str
+    """How tables and legends call the norm; unique among groups of the same setting."""
+    norm: str
+    """The norm's key, by which figures choose its style."""
+    fields: Fields
+    setting: tuple[tuple[str, Scalar], ...]
+    """Everything but norm and seed; groups are compared with each other where these are equal."""
+    runs: tuple[RunRecord, ...]
+    num_planned: int
+    """Runs that the experiment asks for; at least those that were started."""
+
+    @property
+    def completed(self) -> tuple[RunRecord, ...]:
+        """The runs that enter means."""
+        return tuple(run for run in self.runs if run.status.state == "completed" and run.summary is not None)
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy by seed, of completed runs only."""
+        return {run.config.seed: run.summary.test_accuracy for run in self.completed if run.summary is not None}
+
+    @property
+    def states(self) -> Counter[State]:
+        """How many runs are in which state."""
+        return Counter(run.status.state for run in self.runs)
+
+    @property
+    def count_text(self) -> str:
+        """Write the runs as ``4/5, 1 diverged``."""
+        rest = [f"{count} {state}" for state, count in sorted(self.states.items()) if state != "completed"]
+        if not_started := self.num_planned - len(self.runs):
+            rest.append(f"{not_started} not started")
+        return ", ".join([f"{len(self.completed)}/{self.num_planned}", *rest])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Groups measured on the same device with the same software: what may stand in one table."""
+
+    environment: Mapping[str, str]
+    groups: tuple[Group, ...]
+    varied: tuple[str, ...]
+    """Dotted paths of the fields, other than the norm's, that differ between groups."""
+    baseline: str | None
+    """Label of the norm that the others are compared with."""
+
+    @property
+    def by_setting(self) -> list[tuple[Group, ...]]:
+        """The groups that may be compared with each other, numbers of the setting in increasing order."""
+        found: dict[tuple[tuple[str, Scalar], ...], list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(group.setting, []).append(group)
+        return [tuple(found[setting]) for setting in sorted(found, key=_order_of_setting)]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """All runs of all groups."""
+        return [run for group in self.groups for run in group.runs]
+
+
+def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple[Section, ...]:
+    """Sort an experiment's runs into sections and groups; more than one section where the measurements do not mix.
+
+    Raises:
+        UnknownNameError: `baseline` is given and no run has that norm.
+    """
+    if baseline is not None:
+        names = dict.fromkeys(name for run in experiment.runs for name in (run.config.label, run.config.norm.name))
+        if baseline not in names:
+            raise UnknownNameError("baseline norm", baseline, names)
+    wanted = baseline or experiment.settings.get("baseline") or DEFAULT_BASELINE
+    by_environment: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    for run, environment in zip(experiment.runs, _environments(experiment.runs), strict=True):
+        by_environment.setdefault(environment, []).append(run)
+    seeds = experiment.settings.get("seeds", ())
+    num_seeds = len(seeds) if isinstance(seeds, list | tuple) and len(by_environment) == 1 else 0
+    overridden = _overridden(experiment)
+    return tuple(
+        _section(dict(environment), runs, overridden, num_seeds, wanted) for environment, runs in by_environment.items()
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Return nested mappings as one, keyed by dotted path."""
+    flat: dict[str, Scalar] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str | None) else str(value)
+    return flat
+
+
+def _order_of_setting(setting: tuple[tuple[str, Scalar], ...]) -> list[tuple[float, str]]:
+    """Order numbers by size and before words."""
+    return [
+        (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in setting
+    ]
+
+
+def _environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]:
+    """Return what each run was measured on; a run that recorded nothing counts with the others of its device."""
+    found = [
+        tuple((key, str(run.environment[key])) for key in ENVIRONMENT_KEYS if run.environment.get(key) is not None)
+        for run in runs
+    ]
+    common: dict[str, tuple[tuple[str, str], ...]] = {}
+    for run, environment in zip(runs, found, strict=True):
+        if environment:
+            common.setdefault(run.config.device, environment)
+    return [
+        (("device", run.config.device), *(environment or common.get(run.config.device, ())))
+        for run, environment in zip(runs, found, strict=True)
+    ]
+
+
+def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
+    """Return the training fields that some norm sets for itself: they belong to the norm, not to the setting."""
+    own = [norm.get("train") or {} for norm in experiment.settings.get("norms", []) if isinstance(norm, Mapping)]
+    own += [run.config.norm.train for run in experiment.runs]
+    return frozenset(f"train.{'learning_rate' if key == 'lr' else key}" for train in own for key in train)
+
+
+def _section(
+    environment: Mapping[str, str],
+    runs: Iterable[RunRecord],
+    overridden: frozenset[str],
+    num_seeds: int,
+    baseline: str,
+) -> Section:
+    members: dict[tuple[tuple[str, Scalar], ...], list[RunRecord]] = {}
+    for run in runs:
+        fields = flatten(run.config.model_dump(exclude={"seed"}))
+        members.setdefault(tuple(sorted(fields.items())), []).append(run)
+    keys = sorted({path for fields in members for path, _ in fields if not path.startswith("norm.")})
+    varied = tuple(key for key in keys if len({dict(fields).get(key) for fields in members}) > 1)
+    shared = [key for key in varied if key not in overridden]
+    groups = []
+    used: set[tuple[object, str]] = set()
+    for items, group_runs in members.items():
+        fields = dict(items)
+        setting = tuple((key, fields.get(key)) for key in shared)
+        label = _unique_label(group_runs[0], {name for where, name in used if where == setting})
+        used.add((setting, label))
+        num_planned = max(len(group_runs), num_seeds)
+        groups.append(Group(label, group_runs[0].config.norm.name, fields, setting, tuple(group_runs), num_planned))
+    labels = [group.label for group in groups]
+    by_name = [group.label for group in groups if group.norm == baseline]
+    resolved = baseline if baseline in labels else by_name[0] if by_name else None
+    return Section(environment, tuple(groups), varied, resolved)
+
+
+def _unique_label(run: RunRecord, taken: set[str]) -> str:
+    """Return the norm's label, with its options, then a number, where another group has the same."""
+    label = run.config.label
+    if label in taken and run.config.norm.options:
+        options = ", ".join(f"{name}={value}" for name, value in run.config.norm.options.items())
+        label = f"{label} ({options})"
+    unique = label
+    number = 2
+    while unique in taken:
+        unique, number = f"{label} #{number}", number + 1
+    return unique

@@ -1,0 +1,179 @@
+"""Comparisons of norms that share their seeds: paired differences, tests, verdicts and ranks.
+
+Runs of one seed see the same images in the same order, so the difference of two norms is taken seed by seed: what the
+seed does to both cancels. docs/statistics.md states the formulas and the rule of the verdict, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normbench.report.stats import CONFIDENCE, Estimate, summarize, t_quantile
+
+Verdict = Literal["better", "worse", "equivalent", "not resolved"]
+Scores = Mapping[int, float]
+"""Seed -> test accuracy, of completed runs only."""
+
+MARGIN = 0.005
+"""Differences smaller than this (0.5 points of accuracy) count as equivalent."""
+MIN_SEEDS = 3
+"""Below this no verdict is given: at n = 2 two differences that happen to be close would decide."""
+MAX_EXACT_SEEDS = 16
+"""Up to here the sign-flip test enumerates all 2**n flips; beyond, it draws `NUM_RANDOM_FLIPS`."""
+NUM_RANDOM_FLIPS = 100_000
+POWER = 0.8
+MAX_SEEDS = 1000
+"""`seeds_to_resolve` looks no further."""
+_NO_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Candidate minus baseline over the seeds that both completed, as a fraction of test images."""
+
+    estimate: Estimate
+    t_p: float | None
+    """Two-sided p of the paired t test; None for one seed or without any spread."""
+    sign_flip_p: float
+    cohens_dz: float | None
+    """Mean difference in units of the differences' standard deviation."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known about a candidate against the baseline."""
+
+    difference: PairedDifference
+    holm_p: float | None
+    """`t_p` adjusted for the number of norms compared; None where no verdict can be given."""
+    verdict: Verdict
+    seeds_to_resolve: int | None
+    """Seeds that would settle an open verdict if mean and spread stay as they are; None if settled or unknown."""
+
+
+def paired_difference(candidate: Scores, baseline: Scores) -> PairedDifference | None:
+    """Return the difference over common seeds; None where there is no common seed."""
+    seeds = sorted(candidate.keys() & baseline.keys())
+    differences = np.array([candidate[seed] - baseline[seed] for seed in seeds], dtype=np.float64)
+    estimate = summarize(list(differences))
+    if estimate is None:
+        return None
+    has_spread = estimate.std is not None and estimate.std > _NO_SPREAD
+    dz = estimate.mean / estimate.std if has_spread and estimate.std else None
+    t_p = _two_sided_p(dz * np.sqrt(estimate.n), estimate.n - 1) if dz is not None else None
+    return PairedDifference(estimate, t_p, sign_flip_p(differences), dz)
+
+
+def sign_flip_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
+    """Return the two-sided p of the sign-flip test: the share of sign patterns with a mean at least as far from 0.
+
+    Exact up to `MAX_EXACT_SEEDS` differences, where the smallest possible value is 2 / 2**n.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = values.size
+    if n <= MAX_EXACT_SEEDS:
+        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        return float(np.mean(_as_far_as(signs @ values, values.sum())))
+    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(NUM_RANDOM_FLIPS, n))
+    return float((1 + np.sum(_as_far_as(signs @ values, values.sum()))) / (1 + NUM_RANDOM_FLIPS))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's step-down adjustment of `p_values`, in their order (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def compare_to_baseline(
+    candidates: Mapping[str, Scores], baseline: Scores, margin: float = MARGIN
+) -> dict[str, Comparison]:
+    """Compare each candidate with the baseline; candidates without a common seed are left out."""
+    differences = {name: paired_difference(scores, baseline) for name, scores in candidates.items()}
+    known = {name: difference for name, difference in differences.items() if difference is not None}
+    testable = [name for name, difference in known.items() if difference.estimate.n >= MIN_SEEDS]
+    adjusted = dict(zip(testable, holm([_p_or_one(known[name]) for name in testable]), strict=True))
+    return {name: _judge(difference, adjusted.get(name), len(testable), margin) for name, difference in known.items()}
+
+
+def _judge(difference: PairedDifference, holm_p: float | None, num_tests: int, margin: float) -> Comparison:
+    estimate, std = difference.estimate, difference.estimate.std
+    if holm_p is None or std is None or std <= _NO_SPREAD:
+        return Comparison(difference, holm_p, "not resolved", None)
+    if holm_p < 1 - CONFIDENCE:
+        return Comparison(difference, holm_p, "better" if estimate.mean > 0 else "worse", None)
+    simultaneous = 1 - (1 - CONFIDENCE) / num_tests
+    half_width = t_quantile(simultaneous, estimate.n - 1) * std / np.sqrt(estimate.n)
+    if abs(estimate.mean) + half_width < margin:
+        return Comparison(difference, holm_p, "equivalent", None)
+    return Comparison(difference, holm_p, "not resolved", seeds_to_resolve(estimate.mean, std, num_tests, margin))
+
+
+def seeds_to_resolve(mean: float, std: float, num_tests: int = 1, margin: float = MARGIN) -> int | None:
+    """Return how many seeds would give a verdict with 80 % power, were `mean` and `std` the truth.
+
+    None where more than `MAX_SEEDS` would be needed.
+    """
+    distance = max(abs(mean), margin - abs(mean))
+    enough = np.flatnonzero(_planning_widths(num_tests) * std <= distance)
+    return MIN_SEEDS + int(enough[0]) if enough.size else None
+
+
+@lru_cache(maxsize=256)
+def _planning_widths(num_tests: int) -> NDArray[np.float64]:
+    """Return ``(t[1 - alpha / (2 num_tests)] + t[power]) / sqrt(n)`` for n = MIN_SEEDS ... MAX_SEEDS."""
+    from scipy.stats import t
+
+    n = np.arange(MIN_SEEDS, MAX_SEEDS + 1)
+    quantiles = t.ppf(1 - (1 - CONFIDENCE) / (2 * num_tests), n - 1) + t.ppf(POWER, n - 1)
+    return np.asarray(quantiles / np.sqrt(n), dtype=np.float64)
+
+
+def rank_ranges(scores: Mapping[str, Scores]) -> dict[str, tuple[int, int]]:
+    """Return the ranks (1 is best) that each norm may hold, at a joint confidence of 95 %.
+
+    All pairs are compared by the paired t test with Holm's adjustment. A norm's best rank is one more than the number
+    of norms resolved to be better; its worst leaves out those resolved to be worse. Norms without any score are left
+    out.
+    """
+    names = [name for name, by_seed in scores.items() if by_seed]
+    pairs = list(combinations(names, 2))
+    differences = [paired_difference(scores[first], scores[second]) for first, second in pairs]
+    adjusted = holm([_p_or_one(difference) for difference in differences])
+    num_better = dict.fromkeys(names, 0)
+    num_worse = dict.fromkeys(names, 0)
+    for (first, second), difference, p in zip(pairs, differences, adjusted, strict=True):
+        if difference is not None and p < 1 - CONFIDENCE:
+            winner, loser = (first, second) if difference.estimate.mean > 0 else (second, first)
+            num_better[loser] += 1
+            num_worse[winner] += 1
+    return {name: (1 + num_better[name], len(names) - num_worse[name]) for name in names}
+
+
+def _p_or_one(difference: PairedDifference | None) -> float:
+    """Return the t test's p where there are seeds enough to go by it, else 1."""
+    if difference is None or difference.t_p is None or difference.estimate.n < MIN_SEEDS:
+        return 1.0
+    return difference.t_p
+
+
+def _as_far_as(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
+    """Say which sums are at least as far from 0 as the observed one, whatever rounding did to equal ones."""
+    return np.abs(sums) >= abs(observed) * (1 - 1e-12) - 1e-15
+
+
+def _two_sided_p(statistic: float, degrees_of_freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(2 * t.sf(abs(statistic), degrees_of_freedom))

@@ -1,0 +1,89 @@
+"""Estimates with their uncertainty; docs/statistics.md states each formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its Student-t interval; `low` and `high` are None where one value allows no interval."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    std: float | None
+    """Sample standard deviation (n - 1 in the denominator)."""
+
+    @property
+    def half_width(self) -> float | None:
+        """What stands after the ±."""
+        return None if self.high is None else self.high - self.mean
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median and the median absolute deviation from it, which outliers do not move."""
+
+    median: float
+    mad: float
+    n: int
+
+
+def summarize(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
+    """Return the mean of `values` with its two-sided Student-t interval; None for no values.
+
+    Raises:
+        ValueError: a value is not finite; whoever counts diverged runs must leave them out first.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a mean over runs takes finite values only")
+    if array.size == 0:
+        return None
+    mean = float(array.mean())
+    if array.size == 1:
+        return Estimate(mean, None, None, 1, None)
+    std = float(array.std(ddof=1))
+    half_width = t_quantile(confidence, array.size - 1) * std / np.sqrt(array.size)
+    return Estimate(mean, float(mean - half_width), float(mean + half_width), int(array.size), std)
+
+
+def median_and_mad(values: Sequence[float]) -> Spread | None:
+    """Return the median of `values` and their median absolute deviation; None for no values."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return None
+    median = float(np.median(array))
+    return Spread(median, float(np.median(np.abs(array - median))), int(array.size))
+
+
+def mean_band(
+    curves: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return the mean curve ``(points,)`` of ``(runs, points)`` and the half width of its pointwise t interval.
+
+    The half width is None for a single run.
+    """
+    array = np.asarray(curves, dtype=np.float64)
+    mean = array.mean(axis=0)
+    num_runs = array.shape[0]
+    if num_runs < 2:
+        return mean, None
+    return mean, t_quantile(confidence, num_runs - 1) * array.std(axis=0, ddof=1) / np.sqrt(num_runs)
+
+
+@lru_cache(maxsize=256)
+def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
+    """Return q such that a Student-t variable lies within ±q with probability `confidence`."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + confidence / 2, degrees_of_freedom))
