@@ -148,7 +148,7 @@ def add_legend(
         handles=[*handles, *extra],
         loc="outside lower center" if several else "outside right upper",
         ncols=4 if several else 1,
-        title=("; " if several else "\n").join(explanation),
+        title="; ".join(explanation).replace("\n", " ") if several else "\n".join(explanation),
         title_fontsize=7,
         alignment="left",
     )

@@ -13,7 +13,7 @@ from normbench.records import RunRecord
 from normbench.report.figures import Panel, add_legend, figure_style, line_style, new_figure, panel_styles
 from normbench.report.groups import Group
 from normbench.report.palette import Style
-from normbench.report.stats import mean_band
+from normbench.report.stats import mean_band, summarize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Curve = NDArray[np.float64]
 
-SMOOTHING = 0.02
+SMOOTHING = 0.03
 """Width of the moving average as a share of the longest run."""
 MAX_CLEAR_LINES = 8
 """With more norms in a panel, thin lines and bands would hide the means and are left out."""
@@ -47,7 +47,7 @@ def loss_curves(shown: Sequence[Panel]) -> Figure:
             _label(axes, "iteration", "training loss (nats)")
             if not any(run.step_losses.size for run in _runs([panel])):
                 _say_empty(axes)
-        explanation = [f"thick: moving average over {SMOOTHING:.0%} of the steps"]
+        explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
         if few:
             explanation += ["thin: loss of each step, mean over seeds", *_explain_band(shown)]
         add_legend(figure, shown, explanation, extra=_end_marks(shown))
@@ -65,14 +65,18 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
         for axes, panel in zip(all_axes, shown, strict=False):
             for group in panel.groups:
                 _draw_accuracy(axes, group, chosen[group.norm, group.label], few)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            if not few:
+                _draw_last_intervals(axes, panel)
+            last = max((len(run.epochs) for run in _runs([panel])), default=1)
+            ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, max(2, last))
+            axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
             _label(axes, "epoch", "test accuracy (%)")
             if not any(run.epochs for run in _runs([panel])):
                 _say_empty(axes)
-        if all_axes and any(run.epochs for run in _runs(shown)):
-            low, high = all_axes[0].get_ylim()
-            all_axes[0].set_ylim(max(low, -2.0), min(high, 102.0))
-        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else ())]
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -2.0), min(high, 102.0))
+        last = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
+        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (last,))]
         add_legend(figure, shown, explanation, extra=_end_marks(shown))
         return figure
 
@@ -166,6 +170,21 @@ def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
         if run not in group.completed and run.epochs:
             accuracies = np.array([100 * epoch.test_accuracy for epoch in run.epochs])
             _draw_unfinished(axes, run, style, np.arange(1.0, accuracies.size + 1), accuracies, top=100.0)
+
+
+def _draw_last_intervals(axes: Axes, panel: Panel) -> None:
+    """Draw the interval of each norm's last accuracy side by side right of the curves; the means keep the scale."""
+    limits = axes.get_ylim()
+    last = max((len(run.epochs) for run in _runs([panel])), default=1)
+    chosen = panel_styles([panel])
+    step = 0.25 * max(1, last - 1) / len(panel.groups)
+    for position, group in enumerate(panel.groups, start=1):
+        estimate = summarize(list(group.accuracies.values()))
+        if estimate is not None and estimate.half_width is not None:
+            x, mean, half_width = last + position * step, 100 * estimate.mean, 100 * estimate.half_width
+            color = chosen[group.norm, group.label].color
+            axes.errorbar([x], [mean], yerr=[half_width], color=color, marker="_", capsize=0, linewidth=1)
+    axes.set_ylim(*limits)
 
 
 def _draw_unfinished(axes: Axes, run: RunRecord, style: Style, x: Curve, y: Curve, top: float) -> None:

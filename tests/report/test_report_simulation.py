@@ -1,0 +1,80 @@
+"""What docs/statistics.md claims about coverage and error rates, checked by simulation (seeded, vectorised)."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from normbench.report.paired import compare_to_baseline, rank_ranges
+from normbench.report.stats import mean_band
+
+NUM_EXPERIMENTS = 40_000
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_t_intervals_cover_95_percent(n: int) -> None:
+    runs = np.random.default_rng(n).normal(0.75, 0.005, size=(n, NUM_EXPERIMENTS))
+    mean, half_width = mean_band(runs)
+    assert half_width is not None
+    assert np.mean(np.abs(mean - 0.75) <= half_width) == pytest.approx(0.95, abs=0.005)
+
+
+def test_a_nominal_95_percent_bootstrap_covers_only_75_percent_of_three_runs() -> None:
+    """Why intervals here are Student's: of the 27 resamples 1 repeats the least run, so the interval is min to max."""
+    runs = np.random.default_rng(0).normal(0.75, 0.005, size=(3, NUM_EXPERIMENTS))
+    resamples = np.stack([runs[list(index)].mean(axis=0) for index in product(range(3), repeat=3)])
+    low, high = np.quantile(resamples, [0.025, 0.975], axis=0, method="inverted_cdf")
+    assert np.mean((low <= 0.75) & (high >= 0.75)) == pytest.approx(1 - 2 / 2**3, abs=0.01)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+def _heavy_tailed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_t(3, shape)
+
+
+def _skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return -rng.exponential(1.0, shape)
+
+
+@pytest.mark.parametrize("noise", [_normal, _heavy_tailed, _skewed])
+@pytest.mark.parametrize("n", [3, 5])
+def test_equal_norms_are_called_different_in_at_most_5_percent_of_experiments(noise, n: int) -> None:  # type: ignore[no-untyped-def]
+    """Family-wise: any of three norms called better or worse. Accuracies are shares of 10,000 images, as real ones."""
+    num_experiments = 1000
+    rng = np.random.default_rng([n, len(noise.__name__)])
+    accuracies = np.round(0.75 + 0.004 * noise(rng, (num_experiments, 4, n)), 4)
+    false_alarms = 0
+    for experiment in accuracies:
+        baseline, *others = (dict(enumerate(row)) for row in experiment)
+        found = compare_to_baseline({str(index): other for index, other in enumerate(others)}, baseline)
+        false_alarms += any(comparison.verdict in ("better", "worse") for comparison in found.values())
+    # 0.05 and three standard errors of 1000 Bernoulli trials
+    assert false_alarms / num_experiments <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / num_experiments)
+
+
+def test_norms_that_differ_by_the_margin_are_called_equivalent_in_at_most_5_percent_of_experiments() -> None:
+    num_experiments = 1000
+    rng = np.random.default_rng(5)
+    false_equivalents = 0
+    for experiment in rng.normal(0.75, 0.0015, size=(num_experiments, 3, 5)):
+        baseline, *others = (dict(enumerate(row)) for row in experiment)
+        shifted = {str(index): {seed: score + 0.005 for seed, score in o.items()} for index, o in enumerate(others)}
+        found = compare_to_baseline(shifted, baseline, margin=0.005)
+        false_equivalents += any(comparison.verdict == "equivalent" for comparison in found.values())
+    assert false_equivalents / num_experiments <= 0.05
+
+
+def test_rank_ranges_hold_all_true_ranks_in_95_percent_of_experiments() -> None:
+    num_experiments = 500
+    rng = np.random.default_rng(6)
+    truth = np.array([0.76, 0.75, 0.748, 0.74])
+    missed = 0
+    for experiment in truth[:, None] + rng.normal(0, 0.003, size=(num_experiments, 4, 5)):
+        ranges = rank_ranges({str(index): dict(enumerate(row)) for index, row in enumerate(experiment)})
+        missed += any(not low <= rank <= high for rank, (low, high) in enumerate(ranges.values(), start=1))
+    assert missed / num_experiments <= 0.05
