@@ -1,0 +1,121 @@
+"""``normbench inspect``: what norms do to one tensor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from normbench.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from normbench.inspection.measure import Shape
+    from normbench.norms import NormFactory
+
+
+def inspect(
+    norms: Annotated[
+        list[str] | None, typer.Argument(metavar="[NORM]...", help="Norms to look at; all if left out.")
+    ] = None,
+    norm_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the norms that have it, such as groups=2."),
+    ] = None,
+    shape: Annotated[str, typer.Option(metavar="N,C,H,W", help="Shape of the tensor.")] = "4,4,32,32",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the tensor's numbers.")] = 0,
+    against: Annotated[
+        str | None, typer.Option(metavar="NORM", help="Show one norm and this one side by side.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only draw which of N, C, H, W each norm averages over, as .png or .pdf."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Feed a tensor of uniform numbers through norms: what they average over, learn, remember and keep for backward.
+
+    Examples: normbench inspect bn ln in gn; normbench inspect custom_bn --against bn; normbench inspect --plot axes.png
+    """
+    from normbench.errors import ConfigError
+    from normbench.norms import NORMS
+
+    names = norms or list(NORMS)
+    factories = _factories(names, norm_option or [])
+    if plot is not None:
+        from normbench.inspection.picture import draw_norms
+
+        draw_norms(names, plot)
+        print(plot)
+        return
+    sizes = _parse_shape(shape)
+    if against is None:
+        _inspect(factories, sizes, seed, json_output, all_of_them=not norms)
+        return
+    if norms is None or len(norms) != 1:
+        raise ConfigError("--against compares one norm with another: normbench inspect custom_bn --against bn")
+    from normbench.cli.inspect_tables import print_agreement
+    from normbench.inspection.agreement import compare_norms
+    from normbench.norms import make_norm
+
+    agreement = compare_norms(factories[0], make_norm(against), sizes, seed=seed)
+    if json_output:
+        print(
+            json.dumps({"schema_version": 1, "seed": seed, **asdict(agreement), "agrees": agreement.agrees}, indent=2)
+        )
+    else:
+        print_agreement(agreement)
+
+
+def _inspect(factories: list[NormFactory], shape: Shape, seed: int, json_output: bool, *, all_of_them: bool) -> None:
+    """Measure and print; a norm of the whole registry that does not fit the shape is a line, a named one an error."""
+    from normbench.cli.inspect_tables import print_inspections
+    from normbench.errors import ConfigError
+    from normbench.inspection.measure import inspect_norm
+
+    inspections, refusals = [], []
+    for factory in factories:
+        try:
+            inspections.append(inspect_norm(factory, shape, seed=seed))
+        except ConfigError as error:
+            if not all_of_them:
+                raise
+            refusals.append(str(error))
+    if json_output:
+        rows = [asdict(inspection) for inspection in inspections]
+        print(json.dumps({"schema_version": 1, "seed": seed, "norms": rows, "refused": refusals}, indent=2))
+    else:
+        print_inspections(inspections, refusals)
+
+
+def _factories(names: list[str], options: list[str]) -> list[NormFactory]:
+    """Build a factory for each name, with those of the given options that it has; each option must have a taker."""
+    from normbench.errors import UnknownNameError
+    from normbench.loader import parse_options
+    from normbench.norms import make_norm
+
+    given = parse_options("--norm-option", options)
+    known = {option for name in names for option in make_norm(name).norm.options}
+    for option in given:
+        if option not in known:
+            raise UnknownNameError("--norm-option", option, sorted(known))
+    factories = []
+    for name in names:
+        own = {option: value for option, value in given.items() if option in make_norm(name).norm.options}
+        factories.append(make_norm(name, **own))
+    return factories
+
+
+def _parse_shape(text: str) -> Shape:
+    """Read ``4,4,32,32``."""
+    from normbench.errors import ConfigError
+
+    try:
+        samples, channels, height, width = (int(size) for size in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--shape {text!r} must be four whole numbers N,C,H,W, such as 4,4,32,32") from None
+    if min(samples, channels, height, width) < 1:
+        raise ConfigError(f"--shape {text!r}: each size must be at least 1")
+    return samples, channels, height, width

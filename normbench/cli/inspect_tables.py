@@ -1,0 +1,182 @@
+"""The tables of ``normbench inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from normbench.cli.console import print_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from normbench.inspection.agreement import Agreement
+    from normbench.inspection.measure import Inspection, Range
+
+NEAR_ZERO = 5e-4
+
+
+def print_inspections(inspections: Sequence[Inspection], refusals: Sequence[str]) -> None:
+    """Print what each norm does to its output, what it holds, and what evaluation changes."""
+    if inspections:
+        _print_moments(inspections)
+        _print_holdings(inspections)
+    if any(inspection.evaluation for inspection in inspections):
+        _print_evaluation(inspections)
+    if refusals:
+        _notes("Left out:", refusals)
+
+
+def _print_moments(inspections: Sequence[Inspection]) -> None:
+    samples, channels, height, width = inspections[0].shape
+    table = _table(
+        f"Output in training, for an input of shape ({samples}, {channels}, {height}, {width}), uniform on [0, 1)",
+        "norm", "over", "values", "mean", "variance", "unbiased", "mean square",
+    )  # fmt: skip
+    for inspection in inspections:
+        for row, moments in enumerate(inspection.output):
+            table.add_row(
+                "" if row else inspection.norm,
+                moments.axes,
+                str(moments.num_values),
+                _range(moments.mean),
+                _range(moments.variance),
+                _range(moments.unbiased_variance) if moments.unbiased_variance else "-",
+                _range(moments.mean_square),
+            )
+    print_table(table)
+    _notes("", [*_explain_moments(inspections)])
+
+
+def _explain_moments(inspections: Sequence[Inspection]) -> Iterator[str]:
+    """Yield what the numbers of the first table mean, as far as these norms need it."""
+    yield "a…b: lowest and highest over all sets of values that share a statistic; `values` is the size of one set."
+    moments_of = [(inspection.norm, moments) for inspection in inspections for moments in inspection.output]
+    centered = {moments.num_values: norm for norm, moments in reversed(moments_of) if _is_near(moments.mean, 0)}
+    if ratios := [f"{m}/{m - 1} = {m / (m - 1):.5f} ({norm})" for m, norm in sorted(centered.items()) if m > 1]:
+        yield (
+            "variance: the biased one, divided by m values. Norms divide by its root, so it comes out as "
+            "var / (var + eps), just below 1. The unbiased one, divided by m - 1, is larger by m / (m - 1): "
+            f"{', '.join(ratios[:3])}."
+        )
+    rms = [norm for norm, moments in moments_of if _is_near(moments.mean_square, 1) and not _is_near(moments.mean, 0)]
+    if rms:
+        yield f"Divided by the root mean square, without subtracting the mean: {', '.join(dict.fromkeys(rms))}."
+    if with_activation := [inspection.norm for inspection in inspections if inspection.replaces_activation]:
+        yield f"With their own activation in this output: {', '.join(with_activation)}."
+
+
+def _is_near(values: Range, target: float) -> bool:
+    """Whether all values are within a hundredth of `target`."""
+    return max(abs(values.low - target), abs(values.high - target)) < 0.01
+
+
+def _print_holdings(inspections: Sequence[Inspection]) -> None:
+    table = _table("What it holds", "norm", "learned", "state", "kept for backward (x input)")
+    for inspection in inspections:
+        table.add_row(
+            inspection.norm,
+            f"{inspection.num_parameters}: {_shapes(inspection.parameters)}" if inspection.parameters else "-",
+            _shapes(inspection.state) or "-",
+            f"{inspection.kept_bytes / 1024:.1f} KiB ({inspection.kept_bytes / inspection.input_bytes:.2f})",
+        )
+    print_table(table)
+    _notes(
+        "",
+        [
+            "kept for backward: what autograd saves in eager mode, each storage once; the input counts, parameters and "
+            "buffers do not."
+        ],
+    )
+
+
+def _print_evaluation(inspections: Sequence[Inspection]) -> None:
+    table = _table(
+        "Evaluation mode after one training batch", "norm", "running statistics", "output mean", "output variance"
+    )
+    for inspection in inspections:
+        if inspection.evaluation:
+            state = ", ".join(f"{name} {_range(values)}" for name, values in inspection.evaluation.state.items())
+            output = inspection.evaluation.output
+            table.add_row(inspection.norm, state, _range(output.mean), _range(output.variance))
+    print_table(table)
+    _notes(
+        "",
+        [
+            "Evaluation normalizes with the running statistics, which start at 0 and 1 and have moved by `momentum` of "
+            "the way to one batch's mean and unbiased variance; hence an output that is not yet near 0 and 1."
+        ],
+    )
+
+
+def print_agreement(agreement: Agreement) -> None:
+    """Print two norms side by side, with the largest difference of each tensor."""
+    table = _table(
+        f"{agreement.left} against {agreement.right}, shape {agreement.shape}",
+        "tensor (first values)", agreement.left, agreement.right, "largest difference",
+    )  # fmt: skip
+    for tensor in agreement.compared:
+        table.add_row(
+            tensor.quantity,
+            _values(tensor.left),
+            _values(tensor.right),
+            f"{tensor.largest_difference:.1e}{'' if tensor.agrees else '  DIFFERENT'}",
+        )
+    print_table(table)
+    for name, only in ((agreement.left, agreement.only_left), (agreement.right, agreement.only_right)):
+        if only:
+            _notes("", [f"only in {name}: {', '.join(only)}"])
+    worst = max(tensor.largest_difference for tensor in agreement.compared)
+    verdict = "equal up to float32 rounding" if agreement.agrees else "not the same"
+    _notes("", [f"Largest difference of all: {worst:.1e}. {agreement.left} and {agreement.right} are {verdict}."])
+
+
+def _table(title: str, *header: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        *header,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.columns[0].no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _notes(heading: str, lines: Sequence[str]) -> None:
+    """Print lines of explanation, wrapped to the terminal."""
+    import shutil
+    import textwrap
+
+    width = min(shutil.get_terminal_size().columns, 110)
+    if heading:
+        print(heading)
+    for line in lines:
+        print(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  "))
+    print()
+
+
+def _range(values: Range) -> str:
+    """Write ``0.96…1.03``, or the middle where both are the same to two decimals."""
+    low, high = values.low, values.high
+    extreme = max(low, high, key=abs)
+    if abs(extreme) < NEAR_ZERO:
+        return f"{extreme:.0e}"
+    if round(low, 2) == round(high, 2):
+        return f"{extreme if round(low, 2) == 0 else (low + high) / 2:.4f}"
+    return f"{low:.2f}…{high:.2f}"
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, shape)) or '1'}" for name, shape in shapes.items())
+
+
+def _values(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

@@ -1,0 +1,53 @@
+"""From the registry to the picture of what each norm averages over. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from normbench.errors import ConfigError, FolderError
+from normbench.norms import NORMS, Norm
+from normbench.report.cubes import Extent, Extents, Panel, draw_cubes
+from normbench.report.figures import save_figure
+
+SUFFIXES = (".png", ".pdf")
+UNUSUAL_CAPTIONS = {
+    "ibn": "H, W for half of the channels  +  N, H, W for the others",
+    "lrn": "C/n: neighboring channels",
+    "frozen_bn": "fixed statistics",
+    "none": "no normalization",
+}
+
+
+def draw_norms(names: Iterable[str], path: Path) -> None:
+    """Draw the norms called `names` into `path`, a .png or .pdf file.
+
+    Raises:
+        ConfigError: the file is of another kind.
+        FolderError: it cannot be written.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"--plot {path}: the name must end in {' or '.join(SUFFIXES)}")
+    figure = draw_cubes([panel(name, NORMS[name]) for name in names])
+    try:
+        save_figure(figure, path.with_suffix(""), (path.suffix,))
+    except OSError as error:
+        raise FolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def panel(name: str, norm: Norm) -> Panel:
+    """Return what the picture shows of one norm."""
+    sets = tuple(extents(axes) for axes in norm.axis_sets)
+    caption = UNUSUAL_CAPTIONS.get(name) or "  +  ".join(", ".join(axes) for axes in norm.axis_sets) or "no statistics"
+    return Panel(norm.label, caption, sets)
+
+
+def extents(axes: tuple[str, ...]) -> Extents:
+    """Return how far a set reaches that runs over `axes`, one of `Norm.axis_sets`."""
+
+    def along(axis: str) -> Extent:
+        if axis in axes:
+            return "all"
+        return "part" if any(part.startswith(f"{axis}/") for part in axes) else "one"
+
+    return Extents(along("N"), along("C"), along("H"))
