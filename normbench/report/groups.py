@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,29 +159,31 @@ def _section(
     keys = sorted({path for fields in members for path, _ in fields if not path.startswith("norm.")})
     varied = tuple(key for key in keys if len({dict(fields).get(key) for fields in members}) > 1)
     shared = [key for key in varied if key not in overridden]
-    groups = []
-    used: set[tuple[object, str]] = set()
-    for items, group_runs in members.items():
-        fields = dict(items)
-        setting = tuple((key, fields.get(key)) for key in shared)
-        label = _unique_label(group_runs[0], {name for where, name in used if where == setting})
-        used.add((setting, label))
-        num_planned = max(len(group_runs), num_seeds)
-        groups.append(Group(label, group_runs[0].config.norm.name, fields, setting, tuple(group_runs), num_planned))
-    labels = [group.label for group in groups]
+    found = [(dict(items), group_runs) for items, group_runs in members.items()]
+    settings = [tuple((key, fields.get(key)) for key in shared) for fields, _ in found]
+    labels = _unique_labels([group_runs[0] for _, group_runs in found], settings)
+    groups = tuple(
+        Group(
+            label, group_runs[0].config.norm.name, fields, setting, tuple(group_runs), max(len(group_runs), num_seeds)
+        )
+        for (fields, group_runs), setting, label in zip(found, settings, labels, strict=True)
+    )
     by_name = [group.label for group in groups if group.norm == baseline]
     resolved = baseline if baseline in labels else by_name[0] if by_name else None
-    return Section(environment, tuple(groups), varied, resolved)
+    return Section(environment, groups, varied, resolved)
 
 
-def _unique_label(run: RunRecord, taken: set[str]) -> str:
-    """Return the norm's label, with its options, then a number, where another group has the same."""
-    label = run.config.label
-    if label in taken and run.config.norm.options:
-        options = ", ".join(f"{name}={value}" for name, value in run.config.norm.options.items())
-        label = f"{label} ({options})"
-    unique = label
-    number = 2
-    while unique in taken:
-        unique, number = f"{label} #{number}", number + 1
-    return unique
+def _unique_labels(runs: Sequence[RunRecord], settings: Sequence[Hashable]) -> list[str]:
+    """Return the norms' labels; where two of a setting are the same, with options, then numbers."""
+    labels = [run.config.label for run in runs]
+    counts = Counter(zip(settings, labels, strict=True))
+    for index, (run, setting) in enumerate(zip(runs, settings, strict=True)):
+        if counts[setting, labels[index]] > 1 and run.config.norm.options:
+            options = ", ".join(f"{name}={value}" for name, value in run.config.norm.options.items())
+            labels[index] = f"{labels[index]} ({options})"
+    used: Counter[tuple[Hashable, str]] = Counter()
+    for index, setting in enumerate(settings):
+        used[setting, labels[index]] += 1
+        if (number := used[setting, labels[index]]) > 1:
+            labels[index] = f"{labels[index]} #{number}"
+    return labels

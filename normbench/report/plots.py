@@ -75,8 +75,8 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
                 _say_empty(axes)
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -2.0), min(high, 102.0))
-        last = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
-        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (last,))]
+        bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
+        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (bars,))]
         add_legend(figure, shown, explanation, extra=_end_marks(shown))
         return figure
 

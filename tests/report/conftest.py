@@ -60,9 +60,8 @@ def make_run(
         "device": device,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    recorded = ENVIRONMENT if environment is None else environment
-    if recorded:
-        (folder / "environment.json").write_text(json.dumps(recorded))
+    if environment != {}:  # empty: the run died before recording it
+        (folder / "environment.json").write_text(json.dumps(ENVIRONMENT | (environment or {})))
     if epochs_done is None:
         epochs_done = epochs if state == "completed" else max(0, epochs - 2)
     num_steps = diverge_at if diverge_at is not None else epochs_done * steps_per_epoch

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from normbench.records import read_experiment
+from normbench.report.formats import (
+    FORMATS,
+    SCHEMA_VERSION,
+    render_terminal,
+    terminal_width,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+    to_text,
+    to_tsv,
+)
+from normbench.report.tables import Table, comparison_tables
+
+NASTY = "gn_50% |*x*| \\ & <b> $#{~^"
+
+
+@pytest.fixture
+def tables(tutorial: Path, new_run: Callable[..., Path]) -> tuple[Table, ...]:
+    new_run(tutorial, "gn", 0, label=NASTY[:40], state="failed", reason="disk | full_100%", folder_name="nasty")
+    return comparison_tables(read_experiment(tutorial))
+
+
+def test_markdown_lines_up_and_keeps_its_columns(tables: tuple[Table, ...]) -> None:
+    lines = [line for line in to_markdown(tables).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 5
+    assert len({len(line) for line in lines}) == 1
+    assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
+    assert "0/3, 1 failed, 2 not started" in lines[-1]
+
+
+def test_plain_text_lines_up_and_cuts_nothing(tables: tuple[Table, ...]) -> None:
+    text = to_text(tables)
+    rows = [line for line in text.splitlines() if line.lstrip().startswith(("bn ", "ln ", "in ", "gn "))]
+    assert len(rows) == 4
+    starts = {line.index("1,55") for line in rows}
+    assert len(starts) == 1
+    assert "…" not in text
+    for table in tables:
+        for row in table.rows:
+            assert row.label in text
+            assert row.runs in text
+
+
+def test_a_narrow_terminal_wraps_and_cuts_nothing(tables: tuple[Table, ...]) -> None:
+    console = Console(file=io.StringIO(), width=60, color_system=None)
+    console.print(render_terminal(tables[0]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert terminal_width(tables[0]) > 60
+    assert max(map(len, text.splitlines())) <= 60
+    assert "…" not in text
+
+
+def test_csv_holds_raw_numbers(tables: tuple[Table, ...]) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
+    bn = rows[0]
+    estimate = tables[0].rows[0].accuracy
+    assert estimate is not None
+    assert float(bn["test_accuracy"]) == estimate.mean
+    assert float(bn["test_accuracy_low"]) == estimate.low
+    assert (bn["verdict"], bn["difference"]) == ("", "")
+    assert rows[1]["verdict"] == "worse"
+    assert rows[-1]["label"] == NASTY[:40]
+    assert rows[-1]["test_accuracy"] == ""
+    assert list(csv.DictReader(io.StringIO(to_tsv(tables)), delimiter="\t")) == rows
+
+
+def test_json_holds_everything_under_a_schema_version(tables: tuple[Table, ...]) -> None:
+    content = json.loads(to_json(tables))
+    assert content["schema_version"] == SCHEMA_VERSION
+    (table,) = content["tables"]
+    assert table["rows"][0]["accuracy"]["n"] == 3
+    assert table["rows"][1]["comparison"]["difference"]["estimate"]["mean"] < 0
+    assert [row["is_resolved_best"] for row in table["rows"]] == [True, False, False, False, False]
+
+
+def test_latex_is_booktabs_escaped_and_bold_only_where_resolved(tables: tuple[Table, ...]) -> None:
+    latex = to_latex(tables)
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert [line for line in body if r"\textbf" in line] == [body[0]]
+    assert r"gn\_50\% |*x*| \textbackslash{} \& <b> \$\#\{\textasciitilde{}\textasciicircum{}" in body[-1]
+    assert r"disk | full\_100\%" in latex
+    num_columns = latex.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert {line.replace(r"\&", "").count("&") + 1 for line in body} == {len(num_columns)}
+    assert latex.isascii()
+
+
+def test_every_format_takes_an_experiment_in_which_nothing_completed(
+    tmp_path: Path, new_run: Callable[..., Path]
+) -> None:
+    new_run(tmp_path, "bn", 0, state="running", epochs_done=0)
+    tables = comparison_tables(read_experiment(tmp_path))
+    for write in FORMATS.values():
+        assert "bn" in write(tables)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from normbench.records import read_experiment
+from normbench.report.figures import Panel, figure_bytes, panels, save_figure
+from normbench.report.groups import sections
+from normbench.report.palette import COLORS, STYLES, style, styles
+from normbench.report.plots import accuracy_curves, finite_part, loss_curves, smooth, smoothing_window, thin_out
+
+NewRun = Callable[..., Path]
+
+
+def panels_of(folder: Path) -> list[Panel]:
+    return panels(sections(read_experiment(folder)))
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_norm_has_its_own_style() -> None:
+    assert len(set(STYLES.values())) == len(STYLES)
+    assert {entry.color for entry in STYLES.values()} <= set(COLORS)
+    assert len({style(key).color for key in ("bn", "ln", "in", "gn")}) == 4
+    assert len({style(key).dash for key in ("bn", "ln", "in", "gn")}) == 4
+
+
+def test_an_unknown_norm_always_gets_the_same_free_style() -> None:
+    assert style("my_norm") == style("my_norm")
+    assert style("my_norm") not in STYLES.values()
+
+
+def test_variants_keep_the_norms_color_and_differ_otherwise() -> None:
+    found = styles([("gn", "gn"), ("gn", "gn-8"), ("bn", "bn")])
+    first, second = found["gn", "gn"], found["gn", "gn-8"]
+    assert first == STYLES["gn"]
+    assert first.color == second.color
+    assert first.dash != second.dash
+    assert first.marker != second.marker
+
+
+def _lightness_and_hue(color: str, deuteranopia: np.ndarray) -> np.ndarray:
+    """CIELAB of an sRGB color as someone without green cones sees it."""
+    srgb = np.array([int(color[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(deuteranopia @ linear, 0, 1)
+    rgb_to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    ratio = rgb_to_xyz @ seen / np.array([0.9505, 1.0, 1.089])
+    root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
+
+
+def test_the_tutorials_four_are_far_apart_for_the_color_blind() -> None:
+    # Machado, Oliveira & Fernandes 2009, severity 1.0
+    deuteranopia = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
+    protanopia = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+    for matrix in (np.eye(3), deuteranopia, protanopia):
+        seen = [_lightness_and_hue(style(key).color, matrix) for key in ("bn", "ln", "in", "gn")]
+        distances = [np.linalg.norm(a - b) for index, a in enumerate(seen) for b in seen[:index]]
+        assert min(distances) > 12
+
+
+def test_smoothing_is_a_centered_mean_that_starts_at_the_first_loss() -> None:
+    losses = np.random.default_rng(0).normal(size=50)
+    smoothed = smooth(losses, 7)
+    assert smoothed[0] == pytest.approx(losses[0])
+    assert smoothed[1] == pytest.approx(losses[:3].mean())
+    assert smoothed[20] == pytest.approx(losses[17:24].mean())
+    assert smoothed[-1] == pytest.approx(losses[-4:].mean())
+    assert smoothing_window(3910) % 2 == 1
+    assert smooth(losses, smoothing_window(5)) == pytest.approx(losses)
+
+
+def test_thinning_keeps_ends_and_extremes() -> None:
+    losses = np.random.default_rng(0).normal(size=20_000)
+    steps, kept = thin_out(losses, 1000)
+    assert kept.size <= 1002
+    assert (kept.min(), kept.max()) == (losses.min(), losses.max())
+    assert (steps[0], steps[-1]) == (1, losses.size)
+    assert np.array_equal(kept, losses[steps.astype(int) - 1])
+    assert finite_part(np.array([1.0, 2.0, np.inf, 3.0])).tolist() == [1.0, 2.0]
+
+
+def test_loss_figure_draws_the_mean_of_the_seeds_and_says_what_it_shows(tutorial: Path) -> None:
+    figure = loss_curves(panels_of(tutorial))
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "training loss (nats)")
+    assert legend_texts(figure) == ["bn, n=3", "ln, n=3", "in, n=3", "gn, n=3"]
+    assert "95 % t interval" in figure.legends[0].get_title().get_text()
+    runs = [run.step_losses for run in read_experiment(tutorial).runs if run.config.norm.name == "gn"]
+    expected = np.mean([smooth(losses, smoothing_window(losses.size)) for losses in runs], axis=0)
+    thick = next(
+        line
+        for line in axes.lines
+        if to_hex(line.get_color()).upper() == style("gn").color and line.get_linewidth() > 1
+    )
+    steps, drawn = np.asarray(thick.get_xdata()), np.asarray(thick.get_ydata())
+    assert drawn == pytest.approx(expected[steps.astype(int) - 1])
+    assert len(axes.collections) == 4  # a band each
+
+
+def test_a_diverged_run_ends_in_a_cross_within_the_axes(tmp_path: Path, new_run: NewRun) -> None:
+    for seed in range(2):
+        new_run(tmp_path, "bn", seed)
+    new_run(tmp_path, "ln", 0, state="diverged", reason="nan", diverge_at=1500)
+    figure = loss_curves(panels_of(tmp_path))
+    (axes,) = figure.axes
+    (cross,) = (line for line in axes.lines if line.get_marker() == "x")
+    assert float(np.asarray(cross.get_xdata())[0]) == 1499  # its last finite loss
+    assert float(np.asarray(cross.get_ydata())[0]) <= axes.get_ylim()[1] < 3
+    assert legend_texts(figure) == ["bn, n=2", "ln, n=0, 1 diverged", "diverged there"]
+
+
+def test_accuracy_figure_draws_means_in_percent_by_epoch(tmp_path: Path, new_run: NewRun) -> None:
+    for seed in range(3):
+        new_run(tmp_path, "bn", seed, epochs=4, steps_per_epoch=5)
+    (axes,) = accuracy_curves(panels_of(tmp_path)).axes
+    runs = read_experiment(tmp_path).runs
+    expected = 100 * np.mean([[epoch.test_accuracy for epoch in run.epochs] for run in runs], axis=0)
+    assert np.asarray(axes.lines[0].get_ydata()) == pytest.approx(expected)
+    assert axes.get_xticks().tolist() == [1, 2, 3, 4]
+    assert axes.get_ylabel() == "test accuracy (%)"
+
+
+def test_settings_get_panels_of_their_own(tmp_path: Path, new_run: NewRun) -> None:
+    for batch_size in (128, 16):
+        for norm in ("bn", "gn"):
+            new_run(tmp_path, norm, 0, steps_per_epoch=40, train={"batch_size": batch_size})
+    figure = loss_curves(panels_of(tmp_path))
+    assert [axes.get_title() for axes in figure.axes] == ["batch size 16", "batch size 128"]
+    assert legend_texts(figure) == ["bn, n=1", "gn, n=1"]
+
+
+@pytest.mark.parametrize("draw", [loss_curves, accuracy_curves])
+def test_thirty_norms_and_nothing_at_all_can_be_drawn(
+    tmp_path: Path, new_run: NewRun, draw: Callable[[list[Panel]], Figure]
+) -> None:
+    for norm in list(STYLES)[:30]:
+        for seed in range(2):
+            new_run(tmp_path / "many", norm, seed, steps_per_epoch=10)
+    new_run(tmp_path / "none", "bn", 0, state="running", epochs_done=0)
+    assert len(legend_texts(draw(panels_of(tmp_path / "many")))) == 30
+    figure = draw(panels_of(tmp_path / "none"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["nothing recorded"]
+    assert figure_bytes(draw([]), "png")
+
+
+def test_files_depend_on_nothing_but_their_content(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path / "x", "bn", 0, steps_per_epoch=10)
+    shown = panels_of(tmp_path / "x")
+    for kind in ("png", "pdf", "svg"):
+        assert figure_bytes(loss_curves(shown), kind) == figure_bytes(loss_curves(shown), kind)
+    paths = save_figure(loss_curves(shown), tmp_path / "loss")
+    assert [path.name for path in paths] == ["loss.png", "loss.pdf"]
+    assert b"/Type3" not in paths[1].read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_global_state_is_touched(tmp_path: Path, new_run: NewRun) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    new_run(tmp_path, "bn", 0, steps_per_epoch=10)
+    figure_bytes(loss_curves(panels_of(tmp_path)), "png")
+    assert dict(matplotlib.rcParams) == before
