@@ -62,7 +62,8 @@ class GhostBatchNorm(AffineNorm):
             return self._normalize_chunks(rest, 1)
         if len(rest) == 0:
             return self._normalize_chunks(whole, num_whole)
-        return torch.cat((self._normalize_chunks(whole, num_whole), self._normalize_chunks(rest, 1)))
+        y = torch.cat((self._normalize_chunks(whole, num_whole), self._normalize_chunks(rest, 1)))
+        return like_input(y, x)
 
     def _normalize_chunks(self, x: torch.Tensor, num_chunks: int) -> torch.Tensor:
         """Normalize `x` in equal chunks of consecutive samples, all at once."""
@@ -77,7 +78,7 @@ class GhostBatchNorm(AffineNorm):
     def _update_averages(self, average: torch.Tensor, chunk_values: torch.Tensor) -> None:
         """Update by each chunk's value in turn, written as one weighted sum: the last chunk weighs most."""
         values = chunk_values.detach().flatten(1).to(average.dtype)  # (K, C)
-        newer_chunks = torch.arange(len(values) - 1, -1, -1, device=values.device)
+        newer_chunks = torch.arange(len(values) - 1, -1, -1, device=values.device, dtype=values.dtype)
         shares = self.momentum * (1 - self.momentum) ** newer_chunks  # (K,)
         average.mul_((1 - self.momentum) ** len(values)).add_((shares[:, None] * values).sum(0))
 

@@ -311,7 +311,18 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             year=2019,
             paper="Qiao et al., Rethinking Normalization and Elimination Singularity in Neural Networks",
             arxiv="1911.09738",
-            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS, "momentum": _MOMENTUM},
+            options={
+                "groups": Option(
+                    type=int,
+                    default=None,
+                    minimum=1,
+                    help="number of groups; must divide the channels; null: their largest divisor up to 32 that leaves "
+                    "two channels a group",
+                ),
+                "group_size": _GROUP_SIZE,
+                "eps": _EPS,
+                "momentum": _MOMENTUM,
+            },
         ),
         # norm and activation in one
         "frn": Norm(

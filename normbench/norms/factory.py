@@ -32,7 +32,7 @@ class NormFactory:
 
     def __call__(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer for `num_channels`, with its activation if it contains one."""
-        return self._build(num_channels, size, **self.options)
+        return self._build(num_channels, size, self.options)
 
     @property
     def replaces_activation(self) -> bool:
@@ -58,7 +58,7 @@ class NormFactory:
         """Build the layer without any activation, for the end of a residual branch."""
         if not self.replaces_activation:
             return self(num_channels, size=size)
-        return self._build(num_channels, size, **self.options, activation=False)
+        return self._build(num_channels, size, {**self.options, "activation": False})
 
     def conv2d(
         self,
@@ -77,7 +77,7 @@ class NormFactory:
         conv = build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         return cast("nn.Conv2d", conv)
 
-    def _build(self, num_channels: int, size: int | tuple[int, int] | None, **options: Any) -> nn.Module:
+    def _build(self, num_channels: int, size: int | tuple[int, int] | None, options: Mapping[str, Any]) -> nn.Module:
         if num_channels < 1:
             raise ConfigError(f"{self.name}: num_channels must be at least 1, not {num_channels}")
         if self.norm.needs_size:
@@ -86,7 +86,7 @@ class NormFactory:
                     f"{self.name} has parameters per pixel, so the image size must be given where the layer is built: "
                     "norm(num_channels, size=8) for 8x8"
                 )
-            options["size"] = (size, size) if isinstance(size, int) else tuple(size)
+            options = {**options, "size": (size, size) if isinstance(size, int) else tuple(size)}
         return cast("nn.Module", _load(self.norm.build)(num_channels, **options))
 
 

@@ -133,6 +133,8 @@ class BatchChannelNorm(nn.Module):
     """Batch-Channel Normalization (Qiao et al. 2019, arXiv 1911.09738): BN, then GN with an affine per group.
 
     The large-batch form, with the batch statistics of BN. The paper pairs it with weight standardization (``bcn+ws``).
+    Groups: by default 32, or the largest divisor of the channels below that which leaves two channels a group, since
+    the second normalization of a single channel would undo the first.
     """
 
     def __init__(
@@ -145,7 +147,8 @@ class BatchChannelNorm(nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        self.num_groups = resolve_groups("bcn", num_channels, groups, group_size, default=largest_divisor(num_channels))
+        default = largest_divisor(num_channels, at_most=max(1, min(32, num_channels // 2)))
+        self.num_groups = resolve_groups("bcn", num_channels, groups, group_size, default=default)
         self.eps = eps
         self.batch_norm = nn.BatchNorm2d(num_channels, eps=eps, momentum=momentum)
         self.group_weight = nn.Parameter(torch.ones(self.num_groups))

@@ -1,0 +1,149 @@
+"""Norm and activation in one kernel where the device has one, and the layers themselves everywhere else."""
+
+from __future__ import annotations
+
+import copy
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import nn
+
+from normbench import kernels
+from normbench.kernels import NormActSpec
+from normbench.kernels.spec import Activation
+from normbench.norms.evonorm import EvoNormS
+from normbench.norms.frn import FilterResponseNorm
+from normbench.norms.group import GroupNorm, GroupRMSNorm
+from normbench.norms.layer import LayerNorm2d, RMSNorm2d
+
+
+class FusedNormAct(nn.Sequential):
+    """A norm layer and the ReLU after it, if any: ``Sequential(layer, ReLU)``, with the same parameters and keys.
+
+    `forward` runs the fused kernel where there is one and the layers where there is none; `path` says which ran last,
+    ``"fused"`` or ``"native: <reason>"``.
+    """
+
+    def __init__(self, layer: nn.Module, activation: nn.ReLU | None = None) -> None:
+        super().__init__(*(layer,) if activation is None else (layer, activation))
+        self.path = "native: not run yet"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized and activated `x`, ``(N, C, H, W)``."""
+        reason = self.native_reason(x)
+        self.path = "fused" if reason is None else f"native: {reason}"
+        if reason is not None:
+            y: torch.Tensor = super().forward(x)
+            return y
+        layer, spec = self[0], self.spec
+        assert spec is not None
+        if not isinstance(layer, nn.BatchNorm2d):
+            return kernels.norm_act(x, spec, layer.weight, layer.bias, extra_parameter(layer))  # type: ignore[arg-type]
+        return kernels.norm_act(
+            x,
+            spec,
+            layer.weight,
+            layer.bias,
+            running_mean=layer.running_mean,
+            running_var=layer.running_var,
+            num_batches_tracked=layer.num_batches_tracked,
+            momentum=layer.momentum or 0.0,
+            use_running=not layer.training and layer.track_running_stats,
+        )
+
+    @property
+    def spec(self) -> NormActSpec | None:
+        """What the kernels are asked for, or None where no kernel computes this layer."""
+        return fused_spec(self[0], relu=len(self) == 2)
+
+    def native_reason(self, x: torch.Tensor) -> str | None:
+        """Return in a line why `x` takes the layers, or None where it takes the kernel."""
+        layer, spec = self[0], self.spec
+        if spec is None:
+            return f"no fused kernel for {type(layer).__name__}"
+        if torch.compiler.is_compiling():
+            return "torch.compile fuses the layers itself"
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self):
+            return "a hook watches the layer"
+        if isinstance(layer, nn.BatchNorm2d) and not layer.training and layer.track_running_stats:
+            learned = (x, layer.weight, layer.bias)
+            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in learned):
+                return "no fused gradient through running statistics"
+        return kernels.unsupported_reason(x, spec)
+
+
+def fused_spec(layer: nn.Module, *, relu: bool) -> NormActSpec | None:
+    """Return what kernel computes `layer`, followed by ReLU where `relu`, or None. Subclasses are other layers."""
+    after: Activation = "relu" if relu else "none"
+    kind = type(layer)
+    if kind is nn.BatchNorm2d and isinstance(layer, nn.BatchNorm2d) and layer.momentum is not None:
+        return NormActSpec(scope="batch", activation=after, eps=layer.eps)
+    if kind is GroupNorm and isinstance(layer, GroupNorm):
+        return NormActSpec(scope="sample", groups=layer.num_groups, activation=after, eps=layer.eps)
+    if kind is GroupRMSNorm and isinstance(layer, GroupRMSNorm):
+        return NormActSpec(scope="sample", groups=layer.num_groups, centered=False, activation=after, eps=layer.eps)
+    if kind is LayerNorm2d and isinstance(layer, LayerNorm2d):
+        return NormActSpec(scope="position", activation=after, eps=layer.eps)
+    if kind is RMSNorm2d and isinstance(layer, RMSNorm2d):
+        return NormActSpec(scope="position", centered=False, activation=after, eps=layer.eps)
+    if relu:
+        return None
+    if kind is FilterResponseNorm and isinstance(layer, FilterResponseNorm) and layer.learned_eps is None:
+        threshold: Activation = "none" if layer.tau is None else "tlu"
+        groups = layer.num_channels
+        return NormActSpec(scope="sample", groups=groups, centered=False, activation=threshold, eps=layer.eps)
+    if kind is EvoNormS and isinstance(layer, EvoNormS) and layer.activation:
+        groups, centered = layer.num_groups, layer.version != 2
+        return NormActSpec(scope="sample", groups=groups, centered=centered, activation="gate", eps=layer.eps)
+    return None
+
+
+def extra_parameter(layer: nn.Module) -> torch.Tensor | None:
+    """Return the third parameter of a norm that contains its activation: tau or v1."""
+    if isinstance(layer, FilterResponseNorm):
+        return layer.tau
+    return layer.v1 if isinstance(layer, EvoNormS) else None
+
+
+def norm_paths(model: nn.Module) -> dict[str, str]:
+    """Return for each fusable layer of `model`, by name, the path that its last forward took."""
+    return {name: module.path for name, module in model.named_modules() if isinstance(module, FusedNormAct)}
+
+
+def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> int:
+    """Compile at once, on all processor cores, the kernels that training `model` on `images` will launch.
+
+    Triton would otherwise compile them one after another in the first step. `dtype` is that of the activations
+    (bfloat16 under autocast); `images`, ``(N, C, H, W)`` on the model's device, give shape and memory format only.
+    Returns the number of layers compiled for; 0 where the layers run natively.
+    """
+    on_meta = copy.deepcopy(model).to("meta")
+    inputs: list[tuple[FusedNormAct, torch.Tensor]] = []
+    for module in on_meta.modules():
+        if isinstance(module, FusedNormAct):
+            module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
+    with torch.no_grad():
+        on_meta(images.to("meta"))
+    jobs = []
+    for module, x in inputs:
+        like_x = torch.empty_like(x, dtype=dtype, device=images.device)
+        if module.spec is not None and kernels.unsupported_reason(like_x, module.spec) is None:
+            jobs.append((module, like_x))
+    if jobs:
+        from normbench.kernels.functions import Parameters, compile_for
+
+        def compile_layer(job: tuple[FusedNormAct, torch.Tensor]) -> None:
+            module, x = job
+            layer, spec = module[0], module.spec
+            assert spec is not None
+            scratch = (
+                None if parameter is None else torch.zeros_like(parameter, device=x.device)
+                for parameter in (layer.weight, layer.bias, extra_parameter(layer))
+            )
+            running = getattr(layer, "running_mean", None) is not None
+            compile_for(x, spec, Parameters(*scratch), running=running)
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(compile_layer, jobs))
+    return len(jobs)
