@@ -154,14 +154,20 @@ def read_run(folder: Path) -> RunRecord:
         RunError: a file that every run has is missing or cannot be understood.
     """
     try:
-        config = RunConfig.model_validate(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        config = RunConfig.model_validate(_load_yaml(folder / CONFIG_FILE))
         status = Status.model_validate_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
         summary_file = folder / SUMMARY_FILE
         summary = Summary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
         environment_file = folder / ENVIRONMENT_FILE
         environment = json.loads(environment_file.read_text(encoding="utf-8")) if environment_file.exists() else {}
         return RunRecord(
-            folder, config, status, _read_epochs(folder / METRICS_FILE), _read_steps(folder / STEPS_FILE), summary, environment
+            folder,
+            config,
+            status,
+            _read_epochs(folder / METRICS_FILE),
+            _read_steps(folder / STEPS_FILE),
+            summary,
+            environment,
         )
     except (OSError, ValidationError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: not a readable run folder: {error}") from error
@@ -183,12 +189,18 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     return ExperimentRecord(folder, tuple(runs), settings)
 
 
+def _load_yaml(path: Path) -> Any:
+    """Parse a file by libyaml where PyYAML has it: ten times faster, which a thousand runs notice."""
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+
+
 def _read_settings(experiment_file: Path) -> dict[str, Any]:
     """Return the experiment's resolved settings; empty where they are not recorded."""
     if not experiment_file.exists():
         return {}
     try:
-        settings = yaml.safe_load(experiment_file.read_text(encoding="utf-8"))
+        settings = _load_yaml(experiment_file)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RunError(f"{experiment_file}: cannot be read: {error}") from error
     if not isinstance(settings, dict):

@@ -60,15 +60,26 @@ class Comparison:
 
 def paired_difference(candidate: Scores, baseline: Scores) -> PairedDifference | None:
     """Return the difference over common seeds; None where there is no common seed."""
-    seeds = sorted(candidate.keys() & baseline.keys())
-    differences = np.array([candidate[seed] - baseline[seed] for seed in seeds], dtype=np.float64)
+    differences = _differences(candidate, baseline)
     estimate = summarize(list(differences))
     if estimate is None:
         return None
-    has_spread = estimate.std is not None and estimate.std > _NO_SPREAD
-    dz = estimate.mean / estimate.std if has_spread and estimate.std else None
-    t_p = _two_sided_p(dz * np.sqrt(estimate.n), estimate.n - 1) if dz is not None else None
-    return PairedDifference(estimate, t_p, sign_flip_p(differences), dz)
+    dz = estimate.mean / estimate.std if estimate.std is not None and estimate.std > _NO_SPREAD else None
+    return PairedDifference(estimate, _paired_t_p(estimate), sign_flip_p(differences), dz)
+
+
+def _differences(candidate: Scores, baseline: Scores) -> NDArray[np.float64]:
+    seeds = sorted(candidate.keys() & baseline.keys())
+    return np.array([candidate[seed] - baseline[seed] for seed in seeds], dtype=np.float64)
+
+
+def _paired_t_p(estimate: Estimate) -> float | None:
+    """Return the two-sided p of the t test that the mean difference is 0."""
+    from scipy.special import stdtr
+
+    if estimate.std is None or estimate.std <= _NO_SPREAD:
+        return None
+    return float(2 * stdtr(estimate.n - 1, -abs(estimate.mean) / estimate.std * np.sqrt(estimate.n)))
 
 
 def sign_flip_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
@@ -103,7 +114,7 @@ def compare_to_baseline(
     differences = {name: paired_difference(scores, baseline) for name, scores in candidates.items()}
     known = {name: difference for name, difference in differences.items() if difference is not None}
     testable = [name for name, difference in known.items() if difference.estimate.n >= MIN_SEEDS]
-    adjusted = dict(zip(testable, holm([_p_or_one(known[name]) for name in testable]), strict=True))
+    adjusted = dict(zip(testable, holm([_p_or_one(known[name].estimate) for name in testable]), strict=True))
     return {name: _judge(difference, adjusted.get(name), len(testable), margin) for name, difference in known.items()}
 
 
@@ -133,10 +144,10 @@ def seeds_to_resolve(mean: float, std: float, num_tests: int = 1, margin: float 
 @lru_cache(maxsize=256)
 def _planning_widths(num_tests: int) -> NDArray[np.float64]:
     """Return ``(t[1 - alpha / (2 num_tests)] + t[power]) / sqrt(n)`` for n = MIN_SEEDS ... MAX_SEEDS."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n = np.arange(MIN_SEEDS, MAX_SEEDS + 1)
-    quantiles = t.ppf(1 - (1 - CONFIDENCE) / (2 * num_tests), n - 1) + t.ppf(POWER, n - 1)
+    quantiles = stdtrit(n - 1, 1 - (1 - CONFIDENCE) / (2 * num_tests)) + stdtrit(n - 1, POWER)
     return np.asarray(quantiles / np.sqrt(n), dtype=np.float64)
 
 
@@ -149,31 +160,24 @@ def rank_ranges(scores: Mapping[str, Scores]) -> dict[str, tuple[int, int]]:
     """
     names = [name for name, by_seed in scores.items() if by_seed]
     pairs = list(combinations(names, 2))
-    differences = [paired_difference(scores[first], scores[second]) for first, second in pairs]
-    adjusted = holm([_p_or_one(difference) for difference in differences])
+    estimates = [summarize(list(_differences(scores[first], scores[second]))) for first, second in pairs]
+    adjusted = holm([_p_or_one(estimate) for estimate in estimates])
     num_better = dict.fromkeys(names, 0)
     num_worse = dict.fromkeys(names, 0)
-    for (first, second), difference, p in zip(pairs, differences, adjusted, strict=True):
-        if difference is not None and p < 1 - CONFIDENCE:
-            winner, loser = (first, second) if difference.estimate.mean > 0 else (second, first)
+    for (first, second), estimate, p in zip(pairs, estimates, adjusted, strict=True):
+        if estimate is not None and p < 1 - CONFIDENCE:
+            winner, loser = (first, second) if estimate.mean > 0 else (second, first)
             num_better[loser] += 1
             num_worse[winner] += 1
     return {name: (1 + num_better[name], len(names) - num_worse[name]) for name in names}
 
 
-def _p_or_one(difference: PairedDifference | None) -> float:
-    """Return the t test's p where there are seeds enough to go by it, else 1."""
-    if difference is None or difference.t_p is None or difference.estimate.n < MIN_SEEDS:
-        return 1.0
-    return difference.t_p
+def _p_or_one(estimate: Estimate | None) -> float:
+    """Return the paired t test's p where there are seeds enough to go by it, else 1."""
+    p = _paired_t_p(estimate) if estimate is not None and estimate.n >= MIN_SEEDS else None
+    return 1.0 if p is None else p
 
 
 def _as_far_as(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
     """Say which sums are at least as far from 0 as the observed one, whatever rounding did to equal ones."""
     return np.abs(sums) >= abs(observed) * (1 - 1e-12) - 1e-15
-
-
-def _two_sided_p(statistic: float, degrees_of_freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(2 * t.sf(abs(statistic), degrees_of_freedom))

@@ -84,6 +84,6 @@ def mean_band(
 @lru_cache(maxsize=256)
 def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
     """Return q such that a Student-t variable lies within ±q with probability `confidence`."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, at a tenth of the import time
 
-    return float(t.ppf(0.5 + confidence / 2, degrees_of_freedom))
+    return float(stdtrit(degrees_of_freedom, 0.5 + confidence / 2))
