@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from normbench.kernels.spec import NormActSpec
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 __all__ = ["NormActSpec", "norm_act", "unsupported_reason"]
@@ -56,9 +55,12 @@ def norm_act(
     Raises:
         ValueError: `unsupported_reason` has a reason, or an argument does not go with `spec`.
     """
-    from normbench.kernels import functions
+    from normbench.kernels.functions import Parameters, Running
+    from normbench.kernels.functions import norm_act as launch
 
-    running: tuple[torch.Tensor, torch.Tensor] | None = None
+    running = None
     if running_mean is not None and running_var is not None:
-        running = (running_mean, running_var)
-    return functions.norm_act(x, spec, weight, bias, extra, running, num_batches_tracked, momentum, use_running)
+        running = Running(running_mean, running_var, num_batches_tracked, momentum, use_running)
+    elif use_running:
+        raise ValueError("use_running needs running_mean and running_var")
+    return launch(x, spec, Parameters(weight, bias, extra), running)

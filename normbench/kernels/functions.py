@@ -6,16 +6,24 @@ Imported only where Triton is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
-from normbench.kernels.plan import GroupPlan, plan_groups, plan_positions
+from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import unsupported_reason
+
+
+class Parameters(NamedTuple):
+    """Learned parameters, each ``(C,)`` or absent; also their gradients."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    extra: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -27,41 +35,27 @@ class Running:
     num_batches: Tensor | None
     momentum: float
     frozen: bool
+    """Normalize by them, rather than update them."""
 
 
-def norm_act(
-    x: Tensor,
-    spec: NormActSpec,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    running: tuple[Tensor, Tensor] | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float,
-    use_running: bool,
-) -> Tensor:
+def norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None) -> Tensor:
     """See `normbench.kernels.norm_act`."""
     reason = unsupported_reason(x, spec)
     if reason is not None:
         raise ValueError(reason)
-    if (running is not None or use_running) and spec.scope != "batch":
+    if running is not None and spec.scope != "batch":
         raise ValueError(f"running statistics go with the scope 'batch', not {spec.scope!r}")
-    if extra is not None and spec.activation not in ("tlu", "gate"):
+    if parameters.extra is not None and spec.activation not in ("tlu", "gate"):
         raise ValueError(f"activation {spec.activation!r} takes no extra parameter")
-    state = None
-    if running is not None:
-        state = Running(*running, num_batches_tracked, momentum, use_running)
-    elif use_running:
-        raise ValueError("use_running needs running_mean and running_var")
     y: Tensor
     if spec.scope == "position":
-        y = PositionNormAct.apply(x, weight, bias, spec)
-    elif use_running:
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, extra)):
-            raise ValueError("no gradient through running statistics here; use torch.no_grad()")
-        y, _, _ = group_forward(x, spec, weight, bias, extra, state)
+        y = PositionNormAct.apply(x, *parameters, spec)
+    elif running is not None and running.frozen:
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
+            raise ValueError("no gradient through running statistics; use torch.no_grad()")
+        y, _, _ = group_forward(x, spec, parameters, running)
     else:
-        y = GroupNormAct.apply(x, weight, bias, extra, spec, state)
+        y = GroupNormAct.apply(x, *parameters, spec, running)
     return y
 
 
@@ -79,150 +73,158 @@ class GroupNormAct(torch.autograd.Function):
         running: Running | None,
     ) -> Tensor:
         """Return the output and keep `x` and the statistics."""
-        y, mean, rstd = group_forward(x, spec, weight, bias, extra, running)
+        y, mean, rstd = group_forward(x, spec, Parameters(weight, bias, extra), running)
         ctx.spec = spec
         ctx.save_for_backward(x, mean, rstd, weight, bias, extra)
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of the three parameters."""
-        return (*group_backward(grad, *ctx.saved_tensors, ctx.spec), None, None)
+        x, mean, rstd, *parameters = ctx.saved_tensors
+        dx, gradients = group_backward(grad, x, mean, rstd, ctx.spec, Parameters(*parameters))
+        return (dx, *gradients, None, None)
 
 
 class PositionNormAct(torch.autograd.Function):
     """Scope ``position``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, spec: NormActSpec) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, spec: NormActSpec
+    ) -> Tensor:
         """Return the output and keep `x`."""
-        n, channels, h, w = x.shape
-        plan = plan_positions(n * h * w, channels)
-        y = torch.empty_like(x)
-        position_kernels.position_forward[(plan.tiles,)](
-            x, y, weight, bias, spec.eps, n * h * w, h * w, channels,
-            CHANNELS_LAST=is_channels_last(x), CENTERED=spec.centered, ACTIVATION=spec.activation,
-            BLOCK_R=plan.block_r, BLOCK_C=plan.block_c, num_warps=plan.num_warps,
-        )  # fmt: skip
         ctx.spec = spec
         ctx.save_for_backward(x, weight, bias)
-        return y
+        return position_forward(x, spec, Parameters(weight, bias, extra))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of x, weight and bias."""
+        """Return the gradients of x and of the parameters."""
         x, weight, bias = ctx.saved_tensors
-        spec: NormActSpec = ctx.spec
-        n, channels, h, w = x.shape
-        plan = plan_positions(n * h * w, channels)
-        dx = torch.empty_like(x)
-        sums = None
-        if weight is not None or bias is not None:
-            sums = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
-        position_kernels.position_backward[(plan.programs,)](
-            x, like(grad, x), dx, weight, bias, sums, spec.eps, n * h * w, h * w, channels,
-            CHANNELS_LAST=is_channels_last(x), CENTERED=spec.centered, ACTIVATION=spec.activation,
-            BLOCK_R=plan.block_r, BLOCK_C=plan.block_c, num_warps=plan.num_warps,
-        )  # fmt: skip
-        d_bias, d_weight = (None, None) if sums is None else sums.sum(0)
-        return dx, None if weight is None else d_weight, None if bias is None else d_bias, None
+        dx, gradients = position_backward(grad, x, ctx.spec, Parameters(weight, bias, None))
+        return (dx, *gradients, None)
 
 
 def group_forward(
-    x: Tensor,
-    spec: NormActSpec,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    running: Running | None,
+    x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
     samples, rows, channels, groups, plan = layout(x, spec)
     across = spec.scope == "batch"
-    kept = 1 if across else samples
+    kept = (1 if across else samples, groups)
     y = torch.empty_like(x)
+    mean = x.new_empty(kept, dtype=torch.float32) if spec.centered else None
+    rstd = x.new_empty(kept, dtype=torch.float32)
     frozen = running is not None and running.frozen
-    mean = x.new_empty((kept, groups), dtype=torch.float32) if spec.centered else None
-    rstd = x.new_empty((kept, groups), dtype=torch.float32)
-    updated = (None, None, None, 0.0)
+    updated: tuple[Tensor | None, Tensor | None, Tensor | None, float] = (None, None, None, 0.0)
     if running is not None and not frozen:
         updated = (running.mean, running.var, running.num_batches, running.momentum)
-    tile = tile_arguments(x, spec, plan)
     shape = (rows, channels, groups, plan.blocks)
     grid = (samples * plan.chunks * plan.blocks,)
+    tile = group_tile(x, spec, plan)
+    code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec)}
     if not plan.split and not frozen:
         group_kernels.whole_forward[grid](
-            x, y, mean, rstd, weight, bias, extra, *updated, spec.eps, *shape,
-            ACTIVATION=spec.activation, EXTRA=extra_default(spec), ONE_TILE=plan.one_tile, **tile,
-        )  # fmt: skip
+            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile
+        )
         return y, mean, rstd
 
-    chunking = (plan.chunks, plan.chunk_rows)
-    if running is not None and running.frozen:
-        part_mean, part_var, merged = running.mean, running.var, (1, 1, rows)
+    chunking = (plan.chunks, plan.chunk_tiles)
+    if running is not None and frozen:
+        part_mean, part_var = running.mean, running.var
+        merged = (1, 1, rows)
     else:
-        part_mean = x.new_empty((samples * plan.chunks, groups), dtype=torch.float32) if spec.centered else None
-        part_var = x.new_empty((samples * plan.chunks, groups), dtype=torch.float32)
+        parts = (samples * plan.chunks, groups)
+        part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
+        merged = (plan.chunks * (samples if across else 1), plan.chunks, plan.chunk_tiles * plan.block_r)
         group_kernels.split_statistics[grid](x, part_mean, part_var, *shape, *chunking, **tile)
-        merged = (plan.chunks * (samples if across else 1), *chunking)
     group_kernels.split_forward[grid](
-        x, y, part_mean, part_var, mean, rstd, weight, bias, extra, *updated, spec.eps, *shape, *chunking, *merged,
-        ACROSS=across, ACTIVATION=spec.activation, EXTRA=extra_default(spec), BLOCK_P=plan.block_p, **tile,
+        x, y, part_mean, part_var, mean, rstd, *parameters, *updated, spec.eps, *shape, *chunking, *merged,
+        ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
     )  # fmt: skip
     return y, mean, rstd
 
 
 def group_backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor | None,
-    rstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    spec: NormActSpec,
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, weight, bias and extra."""
+    grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
+) -> tuple[Tensor, Parameters]:
+    """Return the gradients of x and of the parameters."""
     samples, rows, channels, groups, plan = layout(x, spec)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
-    terms = 2 if extra is None else 3
-    learnable = any(parameter is not None for parameter in (weight, bias, extra))
-    tile = tile_arguments(x, spec, plan)
-    code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec), "TERMS": terms}
+    terms = 2 if parameters.extra is None else 3
+    learnable = any(parameter is not None for parameter in parameters)
     shape = (rows, channels, groups, plan.blocks)
     grid = (samples * plan.chunks * plan.blocks,)
+    tile = group_tile(x, spec, plan)
+    code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec), "TERMS": terms}
     sums = None
-    if plan.split:
-        parts = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
-        chunking = (plan.chunks, plan.chunk_rows)
-        group_kernels.split_gradients[grid](
-            x, dy, parts, mean, rstd, weight, bias, extra, *shape, *chunking, ACROSS=across, **code, **tile
-        )
-        totals = x.new_empty((terms, channels), dtype=torch.float32) if across and learnable else None
-        group_kernels.split_backward[grid](
-            x, dy, dx, parts, mean, rstd, weight, bias, extra, totals, *shape, *chunking,
-            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
-        )  # fmt: skip
-        sums = totals if across or not learnable else parts.sum(0)
-    else:
+    if not plan.split:
         shares = x.new_empty((samples, terms, channels), dtype=torch.float32) if learnable else None
         group_kernels.whole_backward[grid](
-            x, dy, dx, mean, rstd, weight, bias, extra, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile
+            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile
         )
         if shares is not None:
             sums = shares[0] if samples == 1 else shares.sum(0)
-    if sums is None:
-        return dx, None, None, None
-    return (
-        dx,
-        None if weight is None else sums[1],
-        None if bias is None else sums[0],
-        None if extra is None else sums[2],
+    else:
+        chunking = (plan.chunks, plan.chunk_tiles)
+        shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
+        group_kernels.split_gradients[grid](
+            x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile
+        )
+        # Where samples share their statistics, the kernel merges the shares of all anyway.
+        sums = x.new_empty((terms, channels), dtype=torch.float32) if across and learnable else None
+        group_kernels.split_backward[grid](
+            x, dy, dx, shares, mean, rstd, *parameters, sums, *shape, *chunking,
+            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
+        )  # fmt: skip
+        if learnable and not across:
+            sums = shares.sum(0)
+    return dx, gradients_from(sums, parameters)
+
+
+def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Tensor:
+    """Return the output."""
+    n, channels, h, w = x.shape
+    plan = plan_positions(n * h * w, channels)
+    y = torch.empty_like(x)
+    position_kernels.position_forward[(plan.tiles,)](
+        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
     )
+    return y
+
+
+def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Parameters]:
+    """Return the gradients of x and of the parameters."""
+    n, channels, h, w = x.shape
+    plan = plan_positions(n * h * w, channels)
+    dx = torch.empty_like(x)
+    weight, bias, _ = parameters
+    shares = None
+    if weight is not None or bias is not None:
+        shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
+    position_kernels.position_backward[(plan.programs,)](
+        x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
+    )
+    return dx, gradients_from(None if shares is None else shares.sum(0), parameters)
+
+
+def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
+    """Compile all that `norm_act` and its gradient launch on tensors like these, by launching it on scratch memory."""
+    if spec.scope == "position":
+        position_backward(position_forward(x, spec, parameters), x, spec, parameters)
+        return
+    states: list[Running | None] = [None]
+    if running:
+        mean, var = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
+        states = [Running(mean, var, x.new_zeros((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
+    for state in states:
+        y, mean_kept, rstd = group_forward(x, spec, parameters, state)
+    group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
 def layout(x: Tensor, spec: NormActSpec) -> tuple[int, int, int, int, GroupPlan]:
@@ -234,7 +236,7 @@ def layout(x: Tensor, spec: NormActSpec) -> tuple[int, int, int, int, GroupPlan]
     return samples, rows, channels, groups, plan_groups(samples, rows, channels, groups, across_samples=across)
 
 
-def tile_arguments(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
+def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
     """Return the compile-time arguments that all group kernels take."""
     return {
         "CHANNELS_LAST": is_channels_last(x),
@@ -245,6 +247,30 @@ def tile_arguments(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, A
         "BLOCK_C": plan.block_c,
         "num_warps": plan.num_warps,
     }
+
+
+def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str, Any]:
+    """Return the compile-time arguments of the position kernels."""
+    return {
+        "CHANNELS_LAST": is_channels_last(x),
+        "CENTERED": spec.centered,
+        "ACTIVATION": spec.activation,
+        "BLOCK_R": plan.block_r,
+        "BLOCK_C": plan.block_c,
+        "num_warps": plan.num_warps,
+    }
+
+
+def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
+    """Pick from ``(terms, C)``, in the order bias, weight, extra, the gradients of the parameters that there are."""
+    if sums is None:
+        return Parameters(None, None, None)
+    weight, bias, extra = parameters
+    return Parameters(
+        None if weight is None else sums[1],
+        None if bias is None else sums[0],
+        None if extra is None else sums[2],
+    )
 
 
 def extra_default(spec: NormActSpec) -> float:

@@ -18,14 +18,21 @@ from normbench.kernels.tiles import (
     group_sum,
     load_parameter,
     merge_statistics,
+    merge_sums,
     output,
+    row_gradients,
     row_statistics,
+    store_dx,
+    store_sums,
     tile_statistics,
     update_running,
 )
 
+# Whether these are 1 or divisible by 16 would only multiply the compilations.
+UNSPECIALIZED = ["blocks", "chunks", "chunk_tiles", "parts", "merged_chunks", "merged_rows"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def whole_forward(
     x, y, mean_out, rstd_out, weight, bias, extra, running_mean, running_var, num_batches, momentum, eps,
     rows, channels, groups, blocks,
@@ -71,7 +78,7 @@ def whole_forward(
     update_running(running_mean, running_var, num_batches, momentum, mean, var, count, channel, first, block == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def whole_backward(
     x, dy, dx, mean_in, rstd_in, weight, bias, extra, sums,
     rows, channels, groups, blocks,
@@ -128,17 +135,17 @@ def whole_backward(
         store_sums(sums, sample, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def split_statistics(
-    x, part_mean, part_var, rows, channels, groups, blocks, chunks, chunk_rows,
+    x, part_mean, part_var, rows, channels, groups, blocks, chunks, chunk_tiles,
     CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Write mean and variance of each (sample, chunk of rows, group)."""
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
-    row_begin = part % chunks * chunk_rows
-    row_end = tl.minimum(row_begin + chunk_rows, rows)
+    row_begin = part % chunks * chunk_tiles * BLOCK_R
+    row_end = tl.minimum(row_begin + chunk_tiles * BLOCK_R, rows)
     channel, group, valid, first = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
     row_stride = channels if CHANNELS_LAST else 1
     column = channel if CHANNELS_LAST else channel * rows
@@ -151,24 +158,24 @@ def split_statistics(
     tl.store(part_var + part * groups + group, var, mask=first)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def split_forward(
     x, y, part_mean, part_var, mean_out, rstd_out, weight, bias, extra, running_mean, running_var, num_batches,
-    momentum, eps, rows, channels, groups, blocks, chunks, chunk_rows, parts, merged_chunks, merged_rows,
+    momentum, eps, rows, channels, groups, blocks, chunks, chunk_tiles, parts, merged_chunks, merged_rows,
     ACROSS: tl.constexpr, CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
     EXTRA: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Merge `parts` partial statistics and apply them to one chunk of rows.
+    """Merge `parts` partial statistics, over all samples where ACROSS, and apply them to one chunk of rows.
 
-    ACROSS merges over all samples. The merged parts may be chunked differently from the rows applied to here: running
-    statistics are one part.
+    The parts may be chunked differently from the rows here: running statistics are a single one.
     """
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
     sample = part // chunks
     chunk = part % chunks
-    row_end = tl.minimum((chunk + 1) * chunk_rows, rows)
+    row_begin = chunk * chunk_tiles * BLOCK_R
+    row_end = tl.minimum(row_begin + chunk_tiles * BLOCK_R, rows)
     channel, group, valid, first = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
     row_stride = channels if CHANNELS_LAST else 1
     column = channel if CHANNELS_LAST else channel * rows
@@ -184,7 +191,7 @@ def split_forward(
     b = load_parameter(bias, channel, valid, 0.0, BLOCK_C)[None, :]
     e = load_parameter(extra, channel, valid, EXTRA, BLOCK_C)[None, :]
     lane = tl.arange(0, BLOCK_R)
-    for start in range(chunk * chunk_rows, row_end, BLOCK_R):
+    for start in range(row_begin, row_end, BLOCK_R):
         inside = (start + lane < row_end)[:, None] & valid[None, :]
         at = (start + lane)[:, None] * row_stride + column[None, :]
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
@@ -201,9 +208,9 @@ def split_forward(
         update_running(running_mean, running_var, num_batches, momentum, mean, var, count, channel, first, block == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def split_gradients(
-    x, dy, part_sums, mean_in, rstd_in, weight, bias, extra, rows, channels, groups, blocks, chunks, chunk_rows,
+    x, dy, part_sums, mean_in, rstd_in, weight, bias, extra, rows, channels, groups, blocks, chunks, chunk_tiles,
     ACROSS: tl.constexpr, CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
     EXTRA: tl.constexpr, TERMS: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -212,8 +219,8 @@ def split_gradients(
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
     sample = part // chunks
-    row_begin = part % chunks * chunk_rows
-    row_end = tl.minimum(row_begin + chunk_rows, rows)
+    row_begin = part % chunks * chunk_tiles * BLOCK_R
+    row_end = tl.minimum(row_begin + chunk_tiles * BLOCK_R, rows)
     channel, group, valid, _ = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
     row_stride = channels if CHANNELS_LAST else 1
     column = channel if CHANNELS_LAST else channel * rows
@@ -233,10 +240,10 @@ def split_gradients(
     store_sums(part_sums, part, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def split_backward(
     x, dy, dx, part_sums, mean_in, rstd_in, weight, bias, extra, sums,
-    rows, channels, groups, blocks, chunks, chunk_rows, parts,
+    rows, channels, groups, blocks, chunks, chunk_tiles, parts,
     ACROSS: tl.constexpr, CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
     EXTRA: tl.constexpr, TERMS: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -245,8 +252,8 @@ def split_backward(
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
     sample = part // chunks
-    row_begin = part % chunks * chunk_rows
-    row_end = tl.minimum(row_begin + chunk_rows, rows)
+    row_begin = part % chunks * chunk_tiles * BLOCK_R
+    row_end = tl.minimum(row_begin + chunk_tiles * BLOCK_R, rows)
     channel, group, valid, _ = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
     row_stride = channels if CHANNELS_LAST else 1
     column = channel if CHANNELS_LAST else channel * rows
@@ -272,76 +279,11 @@ def split_backward(
         mean_bias, mean_weight, CENTERED, ACTIVATION, BLOCK_R,
     )  # fmt: skip
     # All programs have the same totals; those of the first part write them.
-    if sums is not None:
-        if part == 0:  # noqa: SIM102 (one is decided when compiling, the other on the device)
+    if sums is not None:  # noqa: SIM102
+        if part == 0:  # its own `if`: decided on the device, the other when compiling
             total_extra = sum_bias
             if TERMS == 3:
-                total_extra = merge_sums(part_sums, 2, first_part, parts, channels, channel, valid, TERMS, BLOCK_P, BLOCK_C)
+                total_extra = merge_sums(
+                    part_sums, 2, first_part, parts, channels, channel, valid, TERMS, BLOCK_P, BLOCK_C
+                )
             store_sums(sums, 0, channels, channel, valid, sum_bias, sum_weight, total_extra, TERMS)
-
-
-@triton.jit
-def row_gradients(
-    x, dy, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e,
-    ACTIVATION: tl.constexpr, TERMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Return the sums over rows of the gradients of bias, weight and (TERMS == 3) extra, per channel."""
-    lane = tl.arange(0, BLOCK_R)
-    sum_bias = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    sum_weight = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    sum_extra = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    for start in range(row_begin, row_end, BLOCK_R):
-        inside = (start + lane < row_end)[:, None] & valid[None, :]
-        at = (start + lane)[:, None] * row_stride + column[None, :]
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-        _, _, to_bias, to_weight, to_extra = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
-        sum_bias += to_bias
-        sum_weight += to_weight
-        if TERMS == 3:
-            sum_extra += to_extra
-    return tl.sum(sum_bias, axis=0), tl.sum(sum_weight, axis=0), tl.sum(sum_extra, axis=0)
-
-
-@triton.jit
-def store_dx(
-    x, dy, dx, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e, mean_bias, mean_weight,
-    CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr,
-):  # fmt: skip
-    """Write dx of rows [row_begin, row_end)."""
-    lane = tl.arange(0, BLOCK_R)
-    for start in range(row_begin, row_end, BLOCK_R):
-        inside = (start + lane < row_end)[:, None] & valid[None, :]
-        at = (start + lane)[:, None] * row_stride + column[None, :]
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-        normalized, direct, _, _, _ = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
-        direct -= normalized * mean_weight
-        if CENTERED and ACTIVATION != "gate":
-            direct -= mean_bias
-        tl.store(dx + at, direct * rstd, mask=inside)
-
-
-@triton.jit
-def store_sums(sums, part, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS: tl.constexpr):
-    """Write one part of ``(parts, TERMS, channels)``."""
-    at = sums + part * TERMS * channels + channel
-    tl.store(at, sum_bias, mask=valid)
-    tl.store(at + channels, sum_weight, mask=valid)
-    if TERMS == 3:
-        tl.store(at + 2 * channels, sum_extra, mask=valid)
-
-
-@triton.jit
-def merge_sums(
-    part_sums, term, first_part, parts, channels, channel, valid,
-    TERMS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Return one term of ``(parts, TERMS, channels)`` summed over `parts` parts, always in the same order."""
-    lane = tl.arange(0, BLOCK_P)
-    total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in range(0, parts, BLOCK_P):
-        part = start + lane
-        at = ((first_part + part) * TERMS + term)[:, None] * channels + channel[None, :]
-        total += tl.load(part_sums + at, mask=(part < parts)[:, None] & valid[None, :], other=0.0)
-    return tl.sum(total, axis=0)

@@ -16,7 +16,7 @@ MIN_CHANNELS = 16
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Tiles and programs for statistics over rows: `chunks` is 1 where each program takes all rows of its groups."""
+    """Tiles and programs for statistics over rows."""
 
     group_size: int
     group_pad: int
@@ -24,11 +24,12 @@ class GroupPlan:
     """Programs side by side over the channels."""
     block_c: int
     block_r: int
-    chunks: int
-    """Programs one after another over the rows of a sample; over 1 takes two launches."""
-    chunk_rows: int
     split: bool
+    """Programs share the rows of a sample, in `chunks` of `chunk_tiles` tiles; two launches."""
     one_tile: bool
+    """One tile holds all rows."""
+    chunks: int
+    chunk_tiles: int
     block_p: int
     """Chunks merged at a time."""
     num_warps: int
@@ -58,23 +59,27 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
     while block_c < lanes and rows_pad * block_c * 2 <= MAX_TILE and samples * ceil_div(lanes, block_c * 2) >= PROGRAMS:
         block_c *= 2
     one_tile = rows_pad * block_c <= MAX_TILE
-    programs = samples * ceil_div(lanes, block_c)
-    if (one_tile or programs >= PROGRAMS) and not (across_samples and samples > 1):
-        block_r = rows_pad if one_tile else max(1, LOOP_TILE // block_c)
-        warps = num_warps(block_r * block_c)
-        blocks = ceil_div(lanes, block_c)
-        return GroupPlan(group_size, group_pad, blocks, block_c, block_r, 1, rows, False, one_tile, 1, warps)
-
-    block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
+    shared = across_samples and samples > 1
+    split = shared or not (one_tile or samples * ceil_div(lanes, block_c) >= PROGRAMS)
+    if split:
+        block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
     blocks = ceil_div(lanes, block_c)
-    block_r = min(max(1, LOOP_TILE // block_c), rows_pad)
-    chunks = max(1, min(ceil_div(rows, block_r), PROGRAMS // (samples * blocks)))
-    chunk_rows = ceil_div(ceil_div(rows, chunks), block_r) * block_r
-    chunks = ceil_div(rows, chunk_rows)
-    parts = chunks * (samples if across_samples else 1)
-    block_p = min(power_of_two(parts), max(1, LOOP_TILE // 2 // block_c))
-    warps = num_warps(block_r * block_c)
-    return GroupPlan(group_size, group_pad, blocks, block_c, block_r, chunks, chunk_rows, True, False, block_p, warps)
+    block_r = rows_pad if one_tile and not split else min(max(1, LOOP_TILE // block_c), rows_pad)
+    tiles = ceil_div(rows, block_r)
+    chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
+    return GroupPlan(
+        group_size=group_size,
+        group_pad=group_pad,
+        blocks=blocks,
+        block_c=block_c,
+        block_r=block_r,
+        split=split,
+        one_tile=one_tile and not split,
+        chunks=ceil_div(tiles, chunk_tiles),
+        chunk_tiles=chunk_tiles,
+        block_p=max(1, LOOP_TILE // 4 // block_c),
+        num_warps=num_warps(block_r * block_c),
+    )
 
 
 def plan_positions(positions: int, channels: int) -> PositionPlan:
@@ -86,8 +91,8 @@ def plan_positions(positions: int, channels: int) -> PositionPlan:
 
 
 def num_warps(elements: int) -> int:
-    """Return the warps for a tile: about 32 elements a thread, at most 16 warps."""
-    return min(max(power_of_two(elements) // 1024, 1), 16)
+    """Return the warps for a tile: 16 elements a thread, in the largest tiles 32."""
+    return min(max(elements // 512, 1), 16)
 
 
 def power_of_two(n: int) -> int:

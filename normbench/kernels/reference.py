@@ -17,7 +17,9 @@ def norm_act(
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return what `kernels.norm_act` computes; `statistics` (mean, variance; each ``(C,)``) replace those of `x`."""
-    mean, var = moments(x, spec) if statistics is None else (per_channel(statistics[0], 0.0), per_channel(statistics[1], 1.0))
+    mean, var = moments(x, spec)
+    if statistics is not None:
+        mean, var = (statistic[:, None, None] for statistic in statistics)
     scale, shift = per_channel(weight, 1.0), per_channel(bias, 0.0)
     rstd = torch.rsqrt(var + spec.eps)
     if spec.activation == "gate":
@@ -46,6 +48,4 @@ def per_channel(parameter: Tensor | None, default: float) -> Tensor | float:
 
 def _ungroup(statistic: Tensor, grouped: Tensor) -> Tensor:
     """Shape a statistic of ``(N, G, C/G, H, W)`` to broadcast over ``(N, C, H, W)``."""
-    n, groups, group_size, h, w = grouped.shape
-    spread = statistic.expand(statistic.shape[0], groups, group_size, *statistic.shape[3:])
-    return spread.reshape(statistic.shape[0], groups * group_size, *statistic.shape[3:])
+    return statistic.expand(-1, *grouped.shape[1:3], -1, -1).flatten(1, 2)

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """What all Triton kernels share: channel lanes, statistics of tiles, the activation and its gradient.
 
-A layer sees its input as (samples, rows, channels), where a row is a position of the image. A program works on tiles of
-``(BLOCK_R, BLOCK_C)``. Lanes are channels: a group of GROUP_SIZE channels takes GROUP_PAD lanes, the next power of two,
-and a tile holds whole groups. Values of a group stand in each of its lanes, so that all arithmetic is plain broadcasting.
+A layer sees its input as (samples, rows, channels), where a row is a position of the image. A program works on tiles
+of ``(BLOCK_R, BLOCK_C)``. Lanes are channels: a group of GROUP_SIZE channels takes GROUP_PAD lanes, the next power of
+two, and a tile holds whole groups. A group's value stands in each of its lanes, so that all arithmetic broadcasts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def row_statistics(
     CENTERED: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Return mean and variance over rows [row_begin, row_end): Welford's update in every lane, merged once at the end."""
+    """Return mean and variance over rows [row_begin, row_end): Welford's update in every lane, merged at the end."""
     lane = tl.arange(0, BLOCK_R)
     mean = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     distance2 = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
@@ -156,9 +156,10 @@ def output(x, mean, rstd, weight, bias, extra, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def gradient_terms(x, dy, mean, rstd, weight, bias, extra, ACTIVATION: tl.constexpr):
-    """Return the normalized input, its gradient with the statistics held fixed, and the summands of the gradients
-    of bias, weight and extra. Where the output equals the threshold, the threshold takes the gradient.
-    """  # fmt: skip
+    """Return the normalized input, its gradient at fixed statistics, and what bias, weight and extra sum up.
+
+    Where the output equals the threshold, the threshold takes the gradient.
+    """
     normalized = (x - mean) * rstd
     if ACTIVATION == "gate":
         sigmoid = tl.sigmoid(extra * x)
@@ -177,3 +178,70 @@ def gradient_terms(x, dy, mean, rstd, weight, bias, extra, ACTIVATION: tl.conste
         to_extra = dy - to_bias
         direct = to_bias * weight
     return normalized, direct, to_bias, to_weight, to_extra
+
+
+@triton.jit
+def row_gradients(
+    x, dy, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e,
+    ACTIVATION: tl.constexpr, TERMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Return the sums over rows of the gradients of bias, weight and (TERMS == 3) extra, per channel."""
+    lane = tl.arange(0, BLOCK_R)
+    sum_bias = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    sum_weight = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    sum_extra = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    for start in range(row_begin, row_end, BLOCK_R):
+        inside = (start + lane < row_end)[:, None] & valid[None, :]
+        at = (start + lane)[:, None] * row_stride + column[None, :]
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        _, _, to_bias, to_weight, to_extra = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
+        sum_bias += to_bias
+        sum_weight += to_weight
+        if TERMS == 3:
+            sum_extra += to_extra
+    return tl.sum(sum_bias, axis=0), tl.sum(sum_weight, axis=0), tl.sum(sum_extra, axis=0)
+
+
+@triton.jit
+def store_dx(
+    x, dy, dx, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e, mean_bias, mean_weight,
+    CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Write dx of rows [row_begin, row_end)."""
+    lane = tl.arange(0, BLOCK_R)
+    for start in range(row_begin, row_end, BLOCK_R):
+        inside = (start + lane < row_end)[:, None] & valid[None, :]
+        at = (start + lane)[:, None] * row_stride + column[None, :]
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
+        normalized, direct, _, _, _ = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
+        direct -= normalized * mean_weight
+        if CENTERED and ACTIVATION != "gate":
+            direct -= mean_bias
+        tl.store(dx + at, direct * rstd, mask=inside)
+
+
+@triton.jit
+def store_sums(sums, part, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS: tl.constexpr):
+    """Write one part of ``(parts, TERMS, channels)``."""
+    at = sums + part * TERMS * channels + channel
+    tl.store(at, sum_bias, mask=valid)
+    tl.store(at + channels, sum_weight, mask=valid)
+    if TERMS == 3:
+        tl.store(at + 2 * channels, sum_extra, mask=valid)
+
+
+@triton.jit
+def merge_sums(
+    part_sums, term, first_part, parts, channels, channel, valid,
+    TERMS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Return one term of ``(parts, TERMS, channels)`` summed over `parts` parts, always in the same order."""
+    lane = tl.arange(0, BLOCK_P)
+    total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    for start in range(0, parts, BLOCK_P):
+        part = start + lane
+        at = ((first_part + part) * TERMS + term)[:, None] * channels + channel[None, :]
+        total += tl.load(part_sums + at, mask=(part < parts)[:, None] & valid[None, :], other=0.0)
+    return tl.sum(total, axis=0)

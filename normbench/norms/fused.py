@@ -33,18 +33,19 @@ class FusedNormAct(nn.Sequential):
         """Return the normalized and activated `x`, ``(N, C, H, W)``."""
         reason = self.native_reason(x)
         self.path = "fused" if reason is None else f"native: {reason}"
-        if reason is not None:
-            y: torch.Tensor = super().forward(x)
-            return y
         layer, spec = self[0], self.spec
-        assert spec is not None
+        if reason is not None or spec is None:
+            for module in self:
+                x = module(x)
+            return x
+        weight, bias, extra = parameters(layer)
         if not isinstance(layer, nn.BatchNorm2d):
-            return kernels.norm_act(x, spec, layer.weight, layer.bias, extra_parameter(layer))  # type: ignore[arg-type]
+            return kernels.norm_act(x, spec, weight, bias, extra)
         return kernels.norm_act(
             x,
             spec,
-            layer.weight,
-            layer.bias,
+            weight,
+            bias,
             running_mean=layer.running_mean,
             running_var=layer.running_var,
             num_batches_tracked=layer.num_batches_tracked,
@@ -66,10 +67,9 @@ class FusedNormAct(nn.Sequential):
             return "torch.compile fuses the layers itself"
         if any(module._forward_hooks or module._forward_pre_hooks for module in self):
             return "a hook watches the layer"
-        if isinstance(layer, nn.BatchNorm2d) and not layer.training and layer.track_running_stats:
-            learned = (x, layer.weight, layer.bias)
-            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in learned):
-                return "no fused gradient through running statistics"
+        frozen = isinstance(layer, nn.BatchNorm2d) and not layer.training and layer.track_running_stats
+        if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
+            return "no fused gradient through running statistics"
         return kernels.unsupported_reason(x, spec)
 
 
@@ -99,11 +99,10 @@ def fused_spec(layer: nn.Module, *, relu: bool) -> NormActSpec | None:
     return None
 
 
-def extra_parameter(layer: nn.Module) -> torch.Tensor | None:
-    """Return the third parameter of a norm that contains its activation: tau or v1."""
-    if isinstance(layer, FilterResponseNorm):
-        return layer.tau
-    return layer.v1 if isinstance(layer, EvoNormS) else None
+def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Return weight, bias and, of a norm that contains its activation, tau or v1."""
+    third = {FilterResponseNorm: "tau", EvoNormS: "v1"}.get(type(layer), "")
+    return getattr(layer, "weight", None), getattr(layer, "bias", None), getattr(layer, third, None)
 
 
 def norm_paths(model: nn.Module) -> dict[str, str]:
@@ -137,10 +136,7 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype) ->
             module, x = job
             layer, spec = module[0], module.spec
             assert spec is not None
-            scratch = (
-                None if parameter is None else torch.zeros_like(parameter, device=x.device)
-                for parameter in (layer.weight, layer.bias, extra_parameter(layer))
-            )
+            scratch = (None if p is None else torch.zeros_like(p, device=x.device) for p in parameters(layer))
             running = getattr(layer, "running_mean", None) is not None
             compile_for(x, spec, Parameters(*scratch), running=running)
 
