@@ -1,0 +1,1 @@
+"""Which norm to choose: a decision tree with its evidence, stored as data. Needs no torch."""

@@ -1,0 +1,207 @@
+"""What the advice rests on: results of others, each with where it stands and how it was read there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One result. `basis` is how it was read: in the text or code of the source, its abstract, or off a plot."""
+
+    text: str
+    source: str
+    basis: Literal["text", "abstract", "plot"] = "text"
+
+
+_GN_PAPER = "Wu & He 2018, arXiv 1803.08494"
+_SN_README = "README of the Switchable Normalization code (arXiv 1806.10779)"
+
+EVIDENCE: Mapping[str, Evidence] = MappingProxyType(
+    {
+        "gn_sweep": Evidence(
+            "ImageNet, ResNet-50, top-1 error in % at 32, 16, 8, 4, 2 images per GPU: BN 23.6, 23.7, 24.8, 27.3, 34.7; "
+            "GN 24.1, 24.2, 24.0, 24.2, 24.1.",
+            _GN_PAPER,
+        ),
+        "gn_all_norms": Evidence(
+            "ImageNet, ResNet-50, 32 images per GPU, top-1 error in %: BN 23.6, GN 24.1, LN as GroupNorm(1, C) 25.3, "
+            "IN 28.4.",
+            _GN_PAPER,
+        ),
+        "gn_renorm": Evidence(
+            "ImageNet, ResNet-50, 4 images per GPU, top-1 error in %: BN 27.3, Batch Renormalization 26.3, GN 24.2.",
+            _GN_PAPER,
+        ),
+        "gn_detection": Evidence(
+            "COCO detection: GN gains 1.1 box AP over frozen BN (C4 backbone), up to 2.2 on a long schedule.", _GN_PAPER
+        ),
+        "gn_regularization": Evidence(
+            "CIFAR-10, ResNet, 400 epochs: GN(8) reaches 7.3 % test error at a training error near 0, about 1.3 points "
+            "behind BN; explained there by BN's regularization.",
+            "ppwwyyxx/GroupNorm-reproduce, Cifar10-ResNet-TensorFlow",
+        ),
+        "sn_batches": Evidence(
+            "ImageNet, ResNet-50, the same 16 images: top-1 accuracy of BN 76.2 % on one GPU, 65.3 % as 2 on each of "
+            "8.",
+            _SN_README,
+        ),
+        "sn_small": Evidence(
+            "ImageNet, ResNet-50, 8 GPUs with 2 images each, top-1 accuracy in %: BN 65.3, GN 75.9, SN 75.6; with 32 "
+            "images each: BN 76.4, GN 75.9, SN 76.9.",
+            _SN_README,
+        ),
+        "gn_ws": Evidence(
+            "ImageNet with 1 image per GPU: GN+WS has 23.72 % top-1 error with ResNet-50 and 22.10 % with ResNet-101.",
+            "README of the Weight Standardization code (arXiv 1903.10520)",
+        ),
+        "gn_ws_bars": Evidence(
+            "ImageNet top-1 accuracy in %: ResNet-50 GN 75.2, BN 75.7, GN+WS 76.3; ResNet-101 75.2, 77.6, 77.9.",
+            "Weight Standardization, arXiv 1903.10520",
+            "plot",
+        ),
+        "bit": Evidence(
+            "Big Transfer pre-trains at scale with standardized convolutions and GN(32).",
+            "code of Big Transfer (BiT), bit_pytorch/models.py",
+        ),
+        "cifar_resnet20": Evidence(
+            "CIFAR-10, ResNet-20, batch 128, test accuracy in %: BN 92.2 (sd 0.22, 5 runs), GN(8) 90.3, IN 90.4 (1 run "
+            "each).",
+            "code of Online Normalization (arXiv 1905.05894), ExpReproducibility.md",
+        ),
+        "cifar_batch8": Evidence(
+            "CIFAR-10, ResNet-14: BN loses nothing at batch 8 against batch 128, since its statistics run over N*H*W "
+            "values.",
+            "HarmanDotpy's report on normalization for CIFAR-10",
+        ),
+        "cifar_none": Evidence(
+            "CIFAR-10, ResNet-14, test accuracy in %: BN 87.8 to 87.9, GN 85.8, IN 84.7, no norm 84.9.",
+            "HarmanDotpy's report on normalization for CIFAR-10",
+        ),
+        "speed_runs": Evidence(
+            "The fastest CIFAR-10 trainings use BN with its scale frozen at 1.", "code of airbench and hlb-CIFAR10"
+        ),
+        "evonorm_batches": Evidence(
+            "ImageNet, ResNet-50, 8 workers, top-1 accuracy in % at 128 and 4 images each: BN 76.1, 70.7; GN 75.4, "
+            "75.7; EvoNorm-S0 77.4, 77.5.",
+            "Liu et al. 2020, arXiv 2004.02967, figure 1",
+            "plot",
+        ),
+        "evonorm_preact": Evidence(
+            "The official code refuses EvoNorm unless the ResNet is pre-activation.", "tensorflow/tpu, resnet_model.py"
+        ),
+        "evonorm_timm": Evidence(
+            "ImageNet, ResNetV2-50d at 288 pixels, modern recipe, top-1 accuracy in %: GN 81.96, EvoNorm-S0 82.02.",
+            "timm, results-imagenet.csv",
+        ),
+        "frn_recipe": Evidence(
+            "ImageNet, ResNet-50 with the usual blocks, top-1 error in %: BN 23.6, FRN 24.0; with a cosine schedule "
+            "23.0, 23.2. FRN's gain did not carry over.",
+            "ppwwyyxx/FRN-on-common-ImageNet-baseline, README",
+        ),
+        "eval_gap": Evidence(
+            "At batch 2 on ImageNet, correcting only the statistics of evaluation gains 6.18 points.",
+            "EvalNorm, arXiv 1904.06031",
+            "abstract",
+        ),
+        "ghost": Evidence(
+            "Ghost BN helps with small and medium batches too, not only with large ones.",
+            "Summers & Dinneen 2019, arXiv 1906.03548",
+            "abstract",
+        ),
+        "ghost_smoothness": Evidence(
+            "GhostNorm makes the loss less smooth and yet generalizes better.",
+            "Dimitriou & Arandjelovic 2020, arXiv 2007.08554",
+            "abstract",
+        ),
+        "convnext": Evidence(
+            "ConvNeXt on ImageNet, top-1 accuracy in %: BN 81.4, LN over channels 81.5; LN put straight into the "
+            "original ResNet is not optimal.",
+            "Liu et al. 2022, arXiv 2201.03545",
+        ),
+        "dyt_convnext": Evidence(
+            "ImageNet top-1 accuracy in %: ConvNeXt-B LN 83.7, DyT 83.7; ConvNeXt-L LN 84.3, DyT 84.4.",
+            "README of the DyT code (arXiv 2503.10622)",
+        ),
+        "dyt_vit": Evidence(
+            "ImageNet top-1 accuracy in %: ViT-B LN 82.3, DyT 82.5; ViT-L LN 83.1, DyT 83.6.",
+            "README of the DyT code (arXiv 2503.10622)",
+        ),
+        "derf_vit": Evidence(
+            "ImageNet top-1 accuracy in %: Derf 82.8 with ViT-B, 83.8 with ViT-L; no result for convolutional nets.",
+            "README of the Derf code (arXiv 2512.10938)",
+        ),
+        "instance_style": Evidence(
+            "IN removes the contrast of the single image, in training and at test time.",
+            "Ulyanov, Vedaldi & Lempitsky 2016, arXiv 1607.08022",
+            "abstract",
+        ),
+        "ibn": Evidence(
+            "ImageNet top-1 error in %, BN to IBN-a: ResNet-18 30.24 to 29.17, ResNet-50 24.27 to 22.54, ResNet-101 "
+            "22.48 to 21.39.",
+            "README of the IBN-Net code (arXiv 1807.09441)",
+        ),
+        "bin": Evidence(
+            "CIFAR-10, ResNet-110, test accuracy in %: BN 93.72 ± 0.18, BIN 94.29 ± 0.09.",
+            "code of Batch-Instance Normalization (arXiv 1805.07925)",
+        ),
+        "adapt_statistics": Evidence(
+            "ImageNet-C, ResNet-50: 76.7 to 62.2 mCE (lower is better) by adapting BN's statistics to the corrupted "
+            "images.",
+            "Schneider et al. 2020, arXiv 2006.16971",
+            "abstract",
+        ),
+        "adapt_few": Evidence(
+            "ImageNet-C, ResNet-50: 39.2 to 48.7 % top-1 accuracy with BN statistics from a few images, 32 for "
+            "example.",
+            "Benz et al. 2020, arXiv 2010.03630",
+            "abstract",
+        ),
+        "batch_leaks": Evidence(
+            "What BN takes as its batch is a choice of design; statistics of the batch pass information between "
+            "samples.",
+            "Wu & Johnson 2021, arXiv 2105.07576",
+            "abstract",
+        ),
+        "per_sample_gradients": Evidence(
+            "BN updates its running statistics in place, which functional per-sample transforms do not allow; GN is a "
+            "way out.",
+            "PyTorch documentation, Patching Batch Norm",
+        ),
+        "opacus": Evidence(
+            "Opacus turns BN into GN with gcd(32, C) groups for differentially private training.",
+            "pytorch/opacus, issue 567",
+            "abstract",
+        ),
+        "federated_bn": Evidence(
+            "Federated training: BN outperforms GN in many settings; the exceptions are very different clients and "
+            "frequent communication.",
+            "Zhong, Chen & Chao 2023, arXiv 2303.06530",
+            "abstract",
+        ),
+        "federated_gn": Evidence(
+            "Federated training on clients with different data: GN and LN consistently outperform BN.",
+            "Casella et al. 2023, arXiv 2303.10630",
+            "abstract",
+        ),
+        "skipinit": Evidence(
+            "BN scales residual branches down by about the root of the depth; a learned scalar that starts at 0 does "
+            "it without a norm.",
+            "De & Smith 2020, arXiv 2002.10444",
+            "abstract",
+        ),
+        "nfnet": Evidence(
+            "ImageNet top-1 accuracy without norms, with scaled weight standardization: 83.6 % (NFNet-F0) to 86.0 % "
+            "(F5).",
+            "README of the NFNets code (arXiv 2102.06171)",
+        ),
+        "fixup": Evidence(
+            "CIFAR-10, Wide ResNet with Fixup, mixup and cutout: 97.7 % without any norm.",
+            "Zhang, Dauphin & Ma 2019, arXiv 1901.09321",
+            "abstract",
+        ),
+    }
+)

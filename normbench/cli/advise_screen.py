@@ -1,0 +1,127 @@
+"""What ``normbench advise`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from normbench.advice.own_runs import NormResult
+    from normbench.advice.tree import Question, Recommendation
+    from normbench.advice.walk import Walk
+
+MAX_WIDTH = 100
+_BASIS = {"text": "", "abstract": "; abstract or summary", "plot": "; read off a plot"}
+
+
+def print_recommendation(
+    result: Walk, answers: Mapping[str, str], recommendation: Recommendation, own: Sequence[NormResult]
+) -> None:
+    """Print the norm, the way to it, its evidence, what to avoid, how to try it, and the user's own results."""
+    from normbench.advice.evidence import EVIDENCE
+    from normbench.advice.walk import command, config_lines, full_name
+
+    console = _console()
+    details = [f"{name} {value}" for name, value in recommendation.options.items()]
+    details += [recommendation.form] if recommendation.form else []
+    name = ", ".join([full_name(recommendation.norm), *details])
+    console.print(f"[bold green]{recommendation.norm}[/]  {name}")
+    console.print(recommendation.because)
+    _rows(
+        console, "Path",
+        ((f"--{step.question.name} {answers[step.question.name]}", step.branch.label) for step in result.steps),
+    )  # fmt: skip
+    _heading(console, "Evidence")
+    for key in recommendation.evidence:
+        found = EVIDENCE[key]
+        _rows(console, "", [("-", f"{found.text} [dim]({found.source}{_BASIS[found.basis]})[/]")])
+    _rows(console, "Avoid", recommendation.avoid)
+    _rows(console, "Compare with", ((norm, full_name(norm)) for norm in recommendation.also))
+    _heading(console, "Before judging")
+    _rows(console, "", [("-", recommendation.hint)])
+    _heading(console, "Try it" if answers["task"] == "classification" else "Try it, on image classification")
+    for line in (command(recommendation), "", "# or all of them, as lines of a config for `normbench compare FILE`:"):
+        print(f"  {line}".rstrip())
+    for line in config_lines(recommendation).splitlines():
+        print(f"  {line}")
+    if own:
+        _print_own(console, recommendation.norm, own)
+
+
+def print_tree() -> None:
+    """Print the whole decision tree."""
+    from rich.tree import Tree
+
+    from normbench.advice.tree import TREE
+
+    root = Tree(f"[bold]{TREE.asks}[/] [dim]--{TREE.name}[/]", guide_style="dim")
+    _grow(root, TREE)
+    _console().print(root)
+
+
+def _grow(tree: Tree, question: Question) -> None:
+    from normbench.advice.tree import Recommendation
+
+    for branch in question.branches:
+        answer = branch.label if question.is_number else f"{branch.answer}: {branch.label}"
+        then = branch.then
+        if isinstance(then, Recommendation):
+            tree.add(f"{answer} → [bold green]{then.norm}[/]{f' {then.form}' if then.form else ''}")
+        else:
+            _grow(tree.add(f"{answer}. [bold]{then.asks}[/] [dim]--{then.name}[/]"), then)
+
+
+def _print_own(console: Console, recommended: str, own: Sequence[NormResult]) -> None:
+    """Print the user's own mean accuracies, a table for each setting."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from normbench.cli.console import print_table
+
+    settings = dict.fromkeys((row.device, row.setting) for row in own)
+    for device, setting in settings:
+        title = ", ".join(part for part in (f"Your runs: {own[0].experiment}", setting, device) if part)
+        table = Table("norm", "test accuracy (%)", "runs", "", box=SIMPLE_HEAD, pad_edge=False, title=title)
+        table.title_justify, table.title_style = "left", "bold"
+        rows = [row for row in own if (row.device, row.setting) == (device, setting)]
+        for row in rows:
+            spread = "" if row.standard_deviation is None else f" ± {100 * row.standard_deviation:.2f}"
+            mark = "recommended above" if row.norm == recommended else ""
+            table.add_row(row.label, f"{100 * row.mean_test_accuracy:.2f}{spread}", str(row.num_runs), mark)
+        console.print()
+        print_table(table)
+        if recommended not in {row.norm for row in rows}:
+            console.print(f"{recommended} is not among these runs.")
+    console.print(
+        "[dim]± is the standard deviation between seeds; without it there is one run, and no spread is known.[/]"
+    )
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
+
+
+def _rows(console: Console, heading: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print pairs in two columns, indented, under a heading."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for left, right in rows:
+        grid.add_row(f"  {left}", right)
+    if grid.row_count:
+        if heading:
+            _heading(console, heading)
+        console.print(grid)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.width = min(console.width, MAX_WIDTH)
+    return console

@@ -1,0 +1,152 @@
+"""The tree as data: every way ends in something that exists, builds, and is backed by evidence."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from normbench.advice.evidence import EVIDENCE
+from normbench.advice.tree import Recommendation
+from normbench.advice.walk import Step, choose, command, config_lines, full_name, paths, questions, walk
+from normbench.config import NormConfig
+from normbench.errors import ConfigError, UnknownNameError
+from normbench.models import MODELS, build_model
+from normbench.norms import NORMS, WEIGHTS, make_norm
+
+PATHS = list(paths())
+
+
+def name_of(path: tuple[Step, ...]) -> str:
+    return "/".join(step.branch.answer for step in path)
+
+
+def leaf(path: tuple[Step, ...]) -> Recommendation:
+    end = path[-1].branch.then
+    assert isinstance(end, Recommendation)
+    return end
+
+
+def answers(path: tuple[Step, ...]) -> dict[str, str]:
+    """Answer each question on the path: a number by the largest that its branch covers."""
+    return {
+        step.question.name: str(step.branch.up_to or 5000) if step.question.is_number else step.branch.answer
+        for step in path
+    }
+
+
+EXPECTED = {
+    "classification/iid/resnet/1-4/yes": "bn",
+    "classification/iid/resnet/1-4/no": "gn+ws",
+    "classification/iid/resnet/5-15": "bn",
+    "classification/iid/resnet/16-1023": "bn",
+    "classification/iid/resnet/1024+": "ghost_bn",
+    "classification/iid/preact/1-4": "evonorm_s0",
+    "classification/iid/preact/5-15": "bn",
+    "classification/iid/preact/16-1023": "bn",
+    "classification/iid/preact/1024+": "ghost_bn",
+    "classification/iid/convnext": "ln2d",
+    "classification/iid/no-norm": "none",
+    "classification/transfer": "gn+ws",
+    "classification/shifted": "ibn",
+    "classification/corrupted": "bn",
+    "classification/streaming": "gn",
+    "classification/private": "gn",
+    "classification/federated": "gn",
+    "classification/unknown": "sn",
+    "detection/yes": "frozen_bn",
+    "detection/no": "gn",
+    "style": "in",
+    "sequence": "ln2d",
+    "generation/image": "in",
+    "generation/noise": "gn",
+}
+
+
+def test_the_tree_has_exactly_these_ways() -> None:
+    assert {name_of(path): leaf(path).norm for path in PATHS} == EXPECTED
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_answers_lead_to_the_leaf(path: tuple[Step, ...]) -> None:
+    result = walk(answers(path))
+    assert result.end is leaf(path)
+    assert [step.branch for step in result.steps] == [step.branch for step in path]
+    unanswered = dict(list(answers(path).items())[:-1])
+    assert walk(unanswered).end is path[-1].question
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_every_norm_named_exists_and_every_result_is_known(path: tuple[Step, ...]) -> None:
+    recommendation = leaf(path)
+    for norm in (recommendation.norm, *recommendation.also, *(norm for norm, _ in recommendation.avoid)):
+        base, plus, weight = norm.partition("+")
+        assert base in NORMS
+        assert not plus or weight in WEIGHTS
+        assert full_name(norm)
+    assert recommendation.evidence
+    assert set(recommendation.evidence) <= set(EVIDENCE)
+    assert recommendation.norm not in recommendation.also
+    assert recommendation.model in MODELS
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_config_lines_are_valid_and_build(path: tuple[Step, ...]) -> None:
+    recommendation = leaf(path)
+    config = yaml.safe_load(config_lines(recommendation))
+    norms = [NormConfig.model_validate({"name": norm} if isinstance(norm, str) else norm) for norm in config["norms"]]
+    assert "bn" in {norm.name for norm in norms}
+    assert NormConfig(name=recommendation.norm, options=recommendation.options) == norms[-1]
+    with torch.device("meta"):
+        for norm in norms:
+            build_model(config["model"], norm=make_norm(norm.name, **norm.options))
+
+
+def test_the_command_carries_norm_options_and_model() -> None:
+    recommendation = walk({"task": "classification", "data": "iid", "architecture": "preact", "batch-size": "2"}).end
+    assert isinstance(recommendation, Recommendation)
+    expected = "normbench train --norm evonorm_s0 --norm-option group_size=16 --model preact_resnet18"
+    assert command(recommendation) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "answer"),
+    [(1, "1-4"), (4, "1-4"), (5, "5-15"), (15, "5-15"), (16, "16-1023"), (1023, "16-1023"), (1024, "1024+")],
+)
+def test_batch_sizes_fall_into_their_range(size: int, answer: str) -> None:
+    question = walk({"task": "classification", "data": "iid", "architecture": "preact"}).end
+    assert not isinstance(question, Recommendation)
+    assert choose(question, str(size)).answer == answer
+
+
+def test_wrong_answers_are_explained() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'detection'"):
+        walk({"task": "detecting"})
+    with pytest.raises(ConfigError, match="whole number"):
+        walk({"task": "classification", "data": "iid", "architecture": "preact", "batch-size": "none"})
+
+
+def test_a_question_asked_twice_on_a_way_would_be_answered_blindly() -> None:
+    for path in PATHS:
+        names = [step.question.name for step in path]
+        assert len(names) == len(set(names))
+    assert set(questions()) == {
+        "task", "data", "architecture", "batch-size", "distributed", "pretrained", "source"
+    }  # fmt: skip
+
+
+def test_every_result_is_used_and_says_where_it_stands() -> None:
+    used = {key for path in PATHS for key in leaf(path).evidence}
+    assert used == set(EVIDENCE)
+    for evidence in EVIDENCE.values():
+        assert re.search(r"arXiv \d{4}\.\d{5}|README|code of|/|report|documentation|\.csv", evidence.source)
+
+
+def test_advice_needs_no_torch() -> None:
+    code = (
+        "import sys; from normbench.cli.advise import advise; "
+        "from normbench.advice import walk, own_runs; walk.walk({}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
