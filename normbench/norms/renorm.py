@@ -77,11 +77,27 @@ class BatchRenorm(AffineNorm, TrainingAware):
 
     def _correction(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return r and d, ``(1, C, 1, 1)``."""
-        running_std = per_channel(self.running_std)
+        running_mean, running_std = per_channel(_snapshot(self.running_mean)), per_channel(_snapshot(self.running_std))
         r = torch.clamp(std / running_std, 1 / self.r_limit, self.r_limit)
-        d = torch.clamp((mean - per_channel(self.running_mean)) / running_std, -self.d_limit, self.d_limit)
+        d = torch.clamp((mean - running_mean) / running_std, -self.d_limit, self.d_limit)
         return r, d
 
     def extra_repr(self) -> str:
         """Say what `print(model)` shows of the layer."""
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
+
+
+@torch.library.custom_op("normbench::snapshot", mutates_args=())
+def _snapshot(values: torch.Tensor) -> torch.Tensor:
+    """Copy `values` in a way that torch.compile cannot see into.
+
+    The gradient needs r, which stems from the running statistics before their update. torch.compile may recompute r in
+    the backward pass, from the updated ones: gradients were silently wrong by 6e-5 (torch 2.15; pytorch pull request
+    197039 describes the cause). It never recomputes a custom operator.
+    """
+    return values.clone()
+
+
+@_snapshot.register_fake
+def _(values: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(values)
