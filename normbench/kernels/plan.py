@@ -8,6 +8,11 @@ MAX_TILE = 16384
 """Elements of the largest tile a program holds in registers: 32 for each of 512 threads."""
 LOOP_TILE = 8192
 """Elements of a tile that a program loops over, with accumulators of the same size."""
+POSITION_TILE = 4096
+"""Elements of a tile for statistics over channels."""
+THREAD_ELEMENTS = 16
+"""Elements of a tile for each thread, until there are MAX_WARPS."""
+MAX_WARPS = 16
 PROGRAMS = 256
 """Programs that fill the device: about two for each of its multiprocessors."""
 MIN_CHANNELS = 16
@@ -85,14 +90,14 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
 def plan_positions(positions: int, channels: int) -> PositionPlan:
     """Choose tiles for `positions` of all samples together."""
     block_c = power_of_two(channels)
-    block_r = min(max(1, LOOP_TILE // 2 // block_c), power_of_two(positions))
+    block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
     return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), num_warps(block_r * block_c))
 
 
 def num_warps(elements: int) -> int:
-    """Return the warps for a tile: 16 elements a thread, in the largest tiles 32."""
-    return min(max(elements // 512, 1), 16)
+    """Return the warps for a tile."""
+    return min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
 
 
 def power_of_two(n: int) -> int:
