@@ -176,6 +176,21 @@ def _parse_value(text: str, origin: str) -> Any:
         loader.dispose()
 
 
+def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
+    """Return ``["groups=8", ...]`` as a mapping.
+
+    Raises:
+        ConfigError: an entry is not ``name=value``.
+    """
+    parsed = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"{flag} {option}: write it as name=value, for example {flag} groups=8")
+        parsed[name.strip()] = _parse_value(text, f"{flag} {option}")
+    return parsed
+
+
 def _assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: Any, origin: str) -> None:
     """Set the value at a dotted path (``train.lr``, ``norms.0.label``), making sections on the way."""
     path: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from normbench import __version__
-from normbench.cli import advise, compare, data, env, inspect, listing, plots, train
+from normbench.cli import compare, env, listing, plots, train
 from normbench.errors import NormBenchError
 
 _EPILOG = (
@@ -65,11 +65,11 @@ def _root(
 app.command()(train.train)
 app.command()(compare.compare)
 app.command()(plots.plots)
-app.command()(inspect.inspect)
-app.command()(advise.advise)
+#app.command()(inspect.inspect)
+#app.command()(advise.advise)
 app.command()(env.env)
 app.add_typer(listing.app, name="list")
-app.add_typer(data.app, name="data")
+#app.add_typer(data.app, name="data")
 
 
 def main() -> None:

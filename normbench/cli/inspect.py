@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def inspect(
     norms: Annotated[
-        list[str] | None, typer.Argument(metavar="[NORM]...", help="Norms to look at; all if left out.")
+        list[str] | None, typer.Argument(metavar="NORM", help="Norms to look at; all if left out.")
     ] = None,
     norm_option: Annotated[
         list[str] | None,

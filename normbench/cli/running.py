@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench.cli.display import Display, make_display
-from normbench.errors import ConfigError, suggestion
+from normbench.cli.console import note, print_table
+from normbench.cli.display import make_display
+from normbench.errors import ConfigError, RunError, suggestion
 from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
 from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
@@ -66,7 +66,7 @@ def execute(loaded: LoadedConfig, options: RunOptions) -> int:
             first.dataset.name, first.dataset.options, options.data_dir, first.device,
         )  # fmt: skip
         if len(plans) < len(drafts):
-            print(f"normbench: {len(drafts) - len(plans)} repeated runs left out", file=sys.stderr)
+            note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
         write_experiment(folder, resolved_experiment(loaded.experiment, plans))
         statuses = _run(folder, plans, workers, options)
     finally:
@@ -101,22 +101,32 @@ def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: Run
     )
     try:
         with display:
-            statuses = runner.run(plans)
-    except BaseException:
-        _report(folder, display, plans)
-        raise
-    _report(folder, display, plans)
-    return statuses
+            return runner.run(plans)
+    finally:
+        _report(folder)
 
 
-def _report(folder: Path, display: Display, plans: Sequence[RunPlan]) -> None:
-    """Write the report over what is recorded, also after an interrupt, and print its table."""
+def _report(folder: Path) -> None:
+    """Write the report over what is recorded, also after an interrupt, and print its tables and where it is."""
+    from normbench.records import REPORT_FOLDER, read_experiment
+    from normbench.report import write_report
+    from normbench.report.formats import render_terminal
+    from normbench.report.tables import comparison_tables
+
+    try:
+        written = write_report(folder)
+    except RunError:
+        return  # nothing was recorded
+    except OSError as error:
+        note(f"normbench: {folder / REPORT_FOLDER}: the report cannot be written: {error.strerror}")
+        return
+    for table in comparison_tables(read_experiment(folder)):
+        print_table(render_terminal(table))
+    print("\n".join(str(path) for path in written))
 
 
 def _print_dry_run(folder: Path, plans: Sequence[RunPlan]) -> None:
     from rich.table import Table
-
-    from normbench.cli.console import print_table
 
     table = Table("run", "norm", "seed", "state", title=f"{folder}: {len(plans)} runs")
     for plan in plans:

@@ -39,7 +39,7 @@ def resolve_device(requested: str) -> DeviceName:
 def resolve_precision(requested: str, device: DeviceName) -> Precision:
     """Return the precision for ``auto|fp32|tf32|bf16`` on `device`.
 
-    `auto` is bf16 on CUDA, and on a CPU only where the processor computes in bf16.
+    `auto` is bf16 on CUDA and fp32 elsewhere: on CPUs, bf16 autocast has measured no faster (docs/performance.md).
 
     Raises:
         ConfigError: tf32 away from CUDA.
@@ -47,7 +47,7 @@ def resolve_precision(requested: str, device: DeviceName) -> Precision:
     if requested == "auto":
         if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16"
-        return "bf16" if device == "cpu" and cpu_computes_bf16() else "fp32"
+        return "fp32"
     if requested == "tf32" and device != "cuda":
         raise ConfigError(f"precision tf32 exists on cuda only, not on {device}. Allowed: auto, fp32, bf16")
     precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -66,12 +66,6 @@ def resolve_engine(requested: str, device: DeviceName) -> Engine:
         raise ConfigError(f"engine graph is a CUDA graph and exists on cuda only, not on {device}. Allowed: auto, eager, compile")
     engines: tuple[Engine, ...] = ("eager", "graph", "compile")
     return next(name for name in engines if name == requested)
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this processor has bf16 arithmetic (AVX512-BF16 or AMX), not only bf16 storage."""
-    flags = _cpu_flags()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def set_precision(precision: Precision, device: DeviceName) -> None:
@@ -126,7 +120,6 @@ def describe(device: DeviceName) -> dict[str, Any]:
         "device_name": _cpu_name(),
         "cpu": _cpu_name(),
         "num_threads": torch.get_num_threads(),
-        "cpu_computes_bf16": cpu_computes_bf16(),
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -145,13 +138,6 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> frozenset[str]:
-    for line in _lines(Path("/proc/cpuinfo")):
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
 
 
 def _resident_bytes(field: str) -> int:
