@@ -17,6 +17,8 @@ PROGRAMS = 256
 """Programs that fill the device: about two for each of its multiprocessors."""
 MIN_CHANNELS = 16
 """Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
+LINE_CHANNELS = 64
+"""Channels that fill one 128-byte line."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
     lanes = groups * group_pad
     rows_pad = power_of_two(rows)
 
-    # The widest tile of whole rows that still gives the device enough programs.
+    # Wide enough for whole cache lines; the same for every number of samples, which saves compilations.
     block_c = min(max(group_pad, MIN_CHANNELS), power_of_two(lanes))
-    while block_c < lanes and rows_pad * block_c * 2 <= MAX_TILE and samples * ceil_div(lanes, block_c * 2) >= PROGRAMS:
+    while block_c < min(lanes, LINE_CHANNELS) and rows_pad * block_c * 2 <= LOOP_TILE:
         block_c *= 2
     one_tile = rows_pad * block_c <= MAX_TILE
     shared = across_samples and samples > 1
