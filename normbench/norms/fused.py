@@ -110,8 +110,8 @@ def norm_paths(model: nn.Module) -> dict[str, str]:
     return {name: module.path for name, module in model.named_modules() if isinstance(module, FusedNormAct)}
 
 
-def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype) -> int:
-    """Compile at once, on all processor cores, the kernels that training `model` on `images` will launch.
+def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *, max_workers: int | None = None) -> int:
+    """Compile at once, on `max_workers` or all processor cores, the kernels that training `model` on `images` will launch.
 
     Triton would otherwise compile them one after another in the first step. `dtype` is that of the activations
     (bfloat16 under autocast); `images`, ``(N, C, H, W)`` on the model's device, give shape and memory format only.
@@ -140,6 +140,6 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype) ->
             running = getattr(layer, "running_mean", None) is not None
             compile_for(x, spec, Parameters(*scratch), running=running)
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
             list(pool.map(compile_layer, jobs))
     return len(jobs)

@@ -104,6 +104,7 @@ def test_without_a_gpu_the_layers_run_and_say_so(monkeypatch: pytest.MonkeyPatch
 def test_compiling_ahead_reaches_every_layer_and_changes_nothing() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 3), build("bn"), nn.Conv2d(12, 12, 3), build("frn"), build("ghost_bn"))
     before = copy.deepcopy(model.state_dict())
-    assert compile_ahead(model, torch.zeros(2, 3, 8, 8), torch.float32) == 2
+    # One worker: Triton's interpreter, unlike its compiler, is not made for threads.
+    assert compile_ahead(model, torch.zeros(2, 3, 8, 8), torch.float32, max_workers=1) == 2
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
