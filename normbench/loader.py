@@ -42,7 +42,11 @@ class LoadedConfig:
 
 
 def load_config(
-    file: Path | None, *, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None, default_name: str = "train"
+    file: Path | None,
+    *,
+    settings: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    default_name: str = "train",
 ) -> LoadedConfig:
     """Read `file`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
 
@@ -198,7 +202,12 @@ def _assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: A
     for singular, plural in _SINGULAR.items():  # a flag for one form replaces the other form of the file
         if head in (singular, plural):
             data.pop(plural if head == singular else singular, None)
-    if path[0] == "train" and len(path) == 2 and path[1] in ("lr", "learning_rate") and isinstance(data.get("train"), dict):
+    if (
+        path[0] == "train"
+        and len(path) == 2
+        and path[1] in ("lr", "learning_rate")
+        and isinstance(data.get("train"), dict)
+    ):
         data["train"].pop("lr", None)
         data["train"].pop("learning_rate", None)
     target: Any = data

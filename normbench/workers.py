@@ -182,4 +182,3 @@ def _stream(connection: Connection, target: str, arguments: tuple[Any, ...]) -> 
     except Exception as error:
         return failure_from(error)
     return Finished()
-

@@ -22,14 +22,18 @@ from normbench.cli.options import (
 
 
 def compare(
-    config: Annotated[str, typer.Argument(help="A config file, or the name of a built-in one (`normbench list configs`).")],
+    config: Annotated[
+        str, typer.Argument(help="A config file, or the name of a built-in one (`normbench list configs`).")
+    ],
     set_: SetOption = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=1)] = None,
     baseline: Annotated[str | None, typer.Option(help="The norm that others are compared with.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     engine: EngineOption = None,
-    name: Annotated[str | None, typer.Option(help="The experiment's folder under runs/; the config's name if absent.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The experiment's folder under runs/; the config's name if absent.")
+    ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
@@ -53,6 +57,8 @@ def compare(
         "name": name,
     }
     loaded = load_config(
-        find_config(config), settings=set_ or [], flags={path: value for path, value in flags.items() if value is not None}
+        find_config(config),
+        settings=set_ or [],
+        flags={path: value for path, value in flags.items() if value is not None},
     )
     raise typer.Exit(execute(loaded, RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint)))

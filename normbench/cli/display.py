@@ -78,7 +78,9 @@ class LineDisplay:
             for step, loss in enumerate(steps.losses, steps.first_step):
                 if step % _STEPS_BETWEEN_LINES == 0:
                     epochs = event.plan.config.train.epochs
-                    note(f"{name} Epoch {steps.epoch}/{epochs} | Batch {step}/{steps.steps_per_epoch} | Loss: {loss:.4f}")
+                    note(
+                        f"{name} Epoch {steps.epoch}/{epochs} | Batch {step}/{steps.steps_per_epoch} | Loss: {loss:.4f}"
+                    )
         elif isinstance(event.event, EpochDone):
             row = event.event.row
             epochs = event.plan.config.train.epochs
@@ -100,7 +102,10 @@ class LiveDisplay:
             TimeRemainingColumn(elapsed_when_finished=True), console=console,
         )  # fmt: skip
         self._runs = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[state]}"), console=console
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[state]}"),
+            console=console,
         )
         self._live = Live(Group(self._runs, self._overall), console=console, refresh_per_second=8)
         self._num_runs = len(plans)
@@ -130,7 +135,9 @@ class LiveDisplay:
         elif isinstance(event.event, StepsDone):
             self._progress(run_id, event, event.event)
         elif isinstance(event.event, EngineFellBack):
-            self._live.console.print(Text(f"{name_of(event.plan)}: steps run eagerly: {event.event.reason}", style="yellow"))
+            self._live.console.print(
+                Text(f"{name_of(event.plan)}: steps run eagerly: {event.event.reason}", style="yellow")
+            )
 
     def _progress(self, run_id: str, event: RunProgressed, steps: StepsDone) -> None:
         epochs = event.plan.config.train.epochs

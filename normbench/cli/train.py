@@ -32,7 +32,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    config: Annotated[Path | None, typer.Option(help="A config file to start from; a run's config.yaml reruns it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A config file to start from; a run's config.yaml reruns it.")
+    ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,

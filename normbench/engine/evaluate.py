@@ -15,7 +15,11 @@ EVALUATION_BATCH_SIZE = 500
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int = EVALUATION_BATCH_SIZE
+    model: nn.Module,
+    images: DeviceImages,
+    device: DeviceName,
+    precision: Precision,
+    batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> tuple[float, float]:
     """Return mean cross-entropy in nats and accuracy as a fraction; the model is left in the mode it was in."""
     was_training = model.training

@@ -14,8 +14,8 @@ from normbench.norms.training import learning_rate_factors
 def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> torch.optim.Optimizer:
     """Return the optimizer of `model`, with one fused kernel for all parameters of a group.
 
-    Parameters of two or more dimensions decay; others never do. A group's `learning_rate_factor` multiplies the scheduled
-    rate; its `lr` is a tensor, so that a captured graph can change it.
+    Parameters of two or more dimensions decay; others never do. A group's `learning_rate_factor` multiplies the
+    scheduled rate; its `lr` is a tensor, so that a captured graph can change it.
     """
     factors = learning_rate_factors(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)

@@ -12,7 +12,9 @@ Schedule = Literal["constant", "cosine", "one_cycle"]
 _DEFAULT_WARMUP: dict[Schedule, float] = {"constant": 0.0, "cosine": 0.0, "one_cycle": 0.3}
 
 
-def learning_rates(schedule: Schedule, peak: float, num_steps: int, warmup_fraction: float | None = None) -> torch.Tensor:
+def learning_rates(
+    schedule: Schedule, peak: float, num_steps: int, warmup_fraction: float | None = None
+) -> torch.Tensor:
     """Return the learning rate of each step, ``(num_steps,)`` float32.
 
     With ``w = warmup_fraction * num_steps``, step `s` has ``peak * (s + 1) / w`` while ``s + 1 < w``, and then, with

@@ -73,7 +73,7 @@ class TrainStep:
         progress = self._global_step / self._total_steps
         for layer in self._aware:
             layer.before_step(progress)
-        rate = self._learning_rates[self._global_step]
+        rate = self._learning_rates.index_select(0, self._global_step.view(1)).squeeze()  # [...] would ask the host
         for group in self.optimizer.param_groups:
             group["lr"].copy_(rate * group["learning_rate_factor"])
 
@@ -88,7 +88,7 @@ class TrainStep:
         with autocast(settings.device, settings.precision):
             logits = self._forward(normalize(images))
             loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         with torch.no_grad():
             for layer in self._aware:
@@ -105,7 +105,13 @@ class TrainStep:
         return min(self.settings.batch_size, self.num_images - step_in_epoch * self.settings.batch_size)
 
     def start_epoch(
-        self, order: torch.Tensor, crop_flip: CropFlip | None, *, global_step: int, step_in_epoch: int = 0, num_correct: int = 0
+        self,
+        order: torch.Tensor,
+        crop_flip: CropFlip | None,
+        *,
+        global_step: int,
+        step_in_epoch: int = 0,
+        num_correct: int = 0,
     ) -> None:
         """Take the epoch's image order ``(num_images,)`` and augmentation, and set the counters."""
         self._order.copy_(order, non_blocking=True)
@@ -153,7 +159,7 @@ class TrainStep:
             with torch.cuda.stream(stream):
                 self._warm_up(sizes)
             torch.cuda.current_stream().wait_stream(stream)
-            self._capture(sizes)
+            self._capture(sizes, stream)
         else:
             self._warm_up(sizes)
         synchronize(settings.device)
@@ -171,13 +177,14 @@ class TrainStep:
         self._step_in_epoch.zero_()
         self._global_step.zero_()
 
-    def _capture(self, sizes: list[int]) -> None:
+    def _capture(self, sizes: list[int], stream: torch.cuda.Stream) -> None:
+        # On the stream of the warm-up: autograd's leaf nodes stay on the stream that first used them.
         pool = None
         try:
             for size in sizes:
                 graph = torch.cuda.CUDAGraph()
                 self.optimizer.zero_grad(set_to_none=True)
-                with torch.cuda.graph(graph, pool=pool):
+                with torch.cuda.graph(graph, pool=pool, stream=stream):
                     self._run(size)
                 pool = graph.pool()
                 self._graphs[size] = graph

@@ -184,5 +184,3 @@ def resolved_experiment(experiment: ExperimentConfig, plans: list[RunPlan]) -> E
             "dataset": first.dataset,
         }
     )
-
-

@@ -29,7 +29,9 @@ def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, d
     yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
 
 
-def train_run(config: RunConfig, data_dir: Path | None, checkpoint: Path, resume: bool, keep: bool) -> Iterator[RunEvent]:
+def train_run(
+    config: RunConfig, data_dir: Path | None, checkpoint: Path, resume: bool, keep: bool
+) -> Iterator[RunEvent]:
     """Train the run and yield its events; when closed early, save a checkpoint to go on from.
 
     Raises:

@@ -162,23 +162,26 @@ def time_layer(case: Case, function: Function) -> Timing:
             kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # One stream for all of it: autograd's leaf nodes stay on the stream that first used them, which a capture on
+    # another stream would have to wait for.
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = forward()
     del y
     repeats = max(1, min(20, 2**28 // x.numel()))
-    return Timing(graph_us(forward, repeats), graph_us(both, repeats), sum(kept.values()) / 2**20)
+    times = [graph_us(step, repeats, side) for step in (forward, both)]
+    return Timing(times[0], times[1], sum(kept.values()) / 2**20)
 
 
-def graph_us(step: Callable[[], object], repeats: int) -> float:
-    """Return the microseconds of one `step`, of `repeats` captured in one CUDA graph; median of 7 replays."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+def graph_us(step: Callable[[], object], repeats: int, side: torch.cuda.Stream) -> float:
+    """Return the microseconds of one `step`, of `repeats` captured in one CUDA graph on `side`; median of 7 replays."""
     with torch.cuda.stream(side):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         for _ in range(repeats):
             step()
     graph.replay()

@@ -1,0 +1,83 @@
+"""Needs a CUDA device: a captured step must compute what an eager one does."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from normbench import NormResNet, make_norm
+from normbench.config import TrainConfig
+from normbench.data.batches import DeviceImages
+from normbench.engine.events import EpochDone, StepsDone
+from normbench.engine.trainer import Trainer
+from normbench.norms import NORMS
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def images() -> DeviceImages:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 200)
+    pixels = rng.integers(0, 256, (200, 32, 32, 3)) // 2 + 12 * labels[:, None, None, None]
+    return DeviceImages(pixels.astype(np.uint8), labels, torch.device("cuda"), channels_last=True)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    yield
+    torch.backends.cudnn.deterministic = False
+
+
+def losses(images: DeviceImages, norm: str, engine: str, **train: object) -> tuple[list[float], Trainer]:
+    torch.manual_seed(0)
+    config = TrainConfig.model_validate({"epochs": 2, "batch_size": 64, **train})
+    model = NormResNet(norm=make_norm(norm))
+    trainer = Trainer(
+        model, images, images, config, seed=3, device="cuda", precision="fp32", engine=engine  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = [loss for event in trainer.run() if isinstance(event, StepsDone) for loss in event.losses]
+    return found, trainer
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_a_captured_run_agrees_with_an_eager_run_step_by_step(images: DeviceImages, norm: str) -> None:
+    eager, _ = losses(images, norm, "eager")
+    captured, trainer = losses(images, norm, "graph")
+    assert trainer.step.fallback_reason is None
+    assert len(captured) == 8  # 4 steps an epoch, the last of 8 images
+    np.testing.assert_allclose(captured, eager, rtol=1e-5)
+
+
+@pytest.mark.parametrize("train", [
+    {"optimizer": "sgd", "learning_rate": 0.05, "schedule": "one_cycle", "augment": "crop_flip", "label_smoothing": 0.1},
+    {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "cosine"},
+])  # fmt: skip
+def test_schedules_and_augmentation_are_captured_too(images: DeviceImages, train: dict[str, object]) -> None:
+    eager, _ = losses(images, "gn", "eager", **train)
+    captured, _ = losses(images, "gn", "graph", **train)
+    np.testing.assert_allclose(captured, eager, rtol=1e-5)
+
+
+def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages) -> None:
+    straight, _ = losses(images, "bn", "graph")
+    torch.manual_seed(0)
+    config = TrainConfig(epochs=2, batch_size=64)
+    first = Trainer(
+        NormResNet(norm=make_norm("bn")), images, images, config, seed=3, device="cuda", precision="fp32", engine="graph"
+    )
+    head: list[float] = []
+    for event in first.run():
+        if isinstance(event, StepsDone):
+            head += event.losses
+        if isinstance(event, EpochDone):
+            break
+    second = Trainer(
+        NormResNet(norm=make_norm("bn")), images, images, config, seed=3, device="cuda", precision="fp32", engine="graph"
+    )
+    second.load_state_dict(first.state_dict())
+    tail = [loss for event in second.run() if isinstance(event, StepsDone) for loss in event.losses]
+    np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
