@@ -5,37 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from normbench.records import REPORT_FOLDER, RunRecord, read_experiment, read_run, write_text_atomically
-from normbench.report.figures import panels, save_figure
+from normbench.report.figures import save_figure
 from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
-from normbench.report.groups import sections
-from normbench.report.tables import comparison_tables
+from normbench.report.markdown import page_to_markdown
+from normbench.report.page import make_page
+from normbench.report.paired import MARGIN
 
 __all__ = ["write_report", "write_run_report"]
 
 
-def write_report(experiment_folder: Path, *, baseline: str | None = None) -> list[Path]:
-    """Write tables and figures over all runs recorded under `experiment_folder`, and return their paths.
+def write_report(experiment_folder: Path, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:
+    """Write tables, figures and the page over all runs recorded under `experiment_folder`, and return their paths.
 
     Unfinished, failed and diverged runs are shown as what they are; nothing is trained and nothing else is changed.
+    `margin` is the difference in accuracy, as a fraction, below which norms count as equivalent.
 
     Raises:
         RunError: there are no runs, or one cannot be read.
         UnknownNameError: `baseline` is given and no run has that norm.
     """
-    from normbench.report.plots import accuracy_curves, loss_curves
+    from normbench.report.html import page_to_html
 
-    experiment = read_experiment(experiment_folder)
-    tables = comparison_tables(experiment, baseline=baseline)
+    page = make_page(read_experiment(experiment_folder), baseline=baseline, margin=margin)
+    tables = [part.table for part in page.tables]
     folder = experiment_folder / REPORT_FOLDER
     folder.mkdir(exist_ok=True)
-    paths = []
-    for name, write in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex), ("json", to_json)):
-        paths.append(folder / f"table.{name}")
-        write_text_atomically(paths[-1], write(tables))
-    shown = panels(sections(experiment, baseline))
-    paths += save_figure(loss_curves(shown), folder / "loss_curves")
-    paths += save_figure(accuracy_curves(shown), folder / "accuracy")
-    return paths
+    texts = {
+        "report.html": page_to_html(page),
+        "report.md": page_to_markdown(page),
+        "table.md": to_markdown(tables),
+        "table.csv": to_csv(tables),
+        "table.tex": to_latex(tables),
+        "table.json": to_json(tables),
+    }
+    for name, text in texts.items():
+        write_text_atomically(folder / name, text)
+    figures = [path for entry in page.figures for path in save_figure(entry.figure, folder / entry.name)]
+    return [*(folder / name for name in texts), *figures]
 
 
 def write_run_report(run_folder: Path) -> list[Path]:

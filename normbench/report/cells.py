@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Literal
 
+from normbench.report.paired import Comparison
 from normbench.report.stats import Estimate, Spread
+from normbench.report.sweeps import TOLERANCE, Sensitivity
 from normbench.report.tables import Row, Table, field_name, format_scalar
 
 NOTHING = "-"
+Align = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -19,29 +22,70 @@ class Column:
 
     header: str
     cell: Callable[[Row], str]
-    align: Literal["left", "right"] = "right"
+    align: Align = "right"
 
 
 def columns(table: Table) -> list[Column]:
     """Return the columns that `table` has something to say in."""
-    rows = table.rows
-    found = [Column("norm", lambda row: row.label, "left")]
-    found += [Column(field_name(path), lambda row, path=path: format_scalar(row.fields[path])) for path in table.varied]  # type: ignore[misc]
-    found.append(Column("test accuracy (%)", lambda row: format_percent(row.accuracy)))
-    if any(row.comparison for row in rows):
+    return [*norm_columns(table), *result_columns(table), *cost_columns(table), RUNS]
+
+
+def norm_columns(table: Table) -> list[Column]:
+    """Return what a row is: the norm and the fields that vary."""
+    varied = [Column(field_name(path), _field(path)) for path in table.varied]
+    return [Column("norm", lambda row: row.label, "left"), *varied]
+
+
+def result_columns(table: Table) -> list[Column]:
+    """Return how accurate a row is, also against the others."""
+    found = [Column("test accuracy (%)", lambda row: format_percent(row.accuracy))]
+    if table.has_comparisons:
         found.append(Column(f"difference to {table.baseline} (points)", _difference))
         found.append(Column("verdict", lambda row: format_verdict(row, table.margin), "left"))
-    if any(row.rank for row in rows):
+    if any(row.rank for row in table.rows):
         found.append(Column("rank", lambda row: format_rank(row.rank)))
-    found.append(Column("time per epoch (s)", lambda row: format_spread(row.epoch_seconds)))
-    if any(row.relative_time and not row.is_baseline for row in rows):
-        found.append(Column(f"time / {table.baseline}", lambda row: _number(row.relative_time, "{:.2f}x")))
-    found += [
-        Column("parameters", lambda row: _number(row.num_parameters, "{:,}")),
-        Column("peak memory (MiB)", lambda row: _number(row.peak_memory_mib, "{:,.0f}")),
-        Column("runs", lambda row: row.runs, "left"),
-    ]
     return found
+
+
+def test_columns(table: Table) -> list[Column]:
+    """Return what stands behind the verdicts: differences and tests."""
+
+    def tell(write: Callable[[Comparison], str]) -> Callable[[Row], str]:
+        return lambda row: NOTHING if row.comparison is None else write(row.comparison)
+
+    return [
+        Column(f"difference to {table.baseline} (points)", _difference),
+        Column("pairs", tell(lambda found: str(found.difference.estimate.n))),
+        Column("Cohen's d_z", tell(lambda found: _number(found.difference.cohens_dz, "{:+.2f}"))),
+        Column("t test p", tell(lambda found: format_p(found.difference.t_p))),
+        Column("Holm-adjusted p", tell(lambda found: format_p(found.holm_p))),
+        Column("sign-flip p", tell(lambda found: format_p(found.difference.sign_flip_p))),
+        Column("verdict", lambda row: format_verdict(row, table.margin), "left"),
+    ]
+
+
+def cost_columns(table: Table) -> list[Column]:
+    """Return what a row takes: time, parameters, memory."""
+    found = [Column("time per epoch (s)", lambda row: format_spread(row.epoch_seconds))]
+    if any(row.relative_time and not row.is_baseline for row in table.rows):
+        found.append(Column(f"time / {table.baseline}", lambda row: _number(row.relative_time, "{:.2f}x")))
+    for target in dict.fromkeys(target for row in table.rows for target in row.seconds_to_reach):
+        if any(row.seconds_to_reach[target] for row in table.rows):
+            found.append(Column(f"time to {100 * float(target):g} % (s)", _time_to(target)))
+    found.append(Column("parameters", lambda row: _number(row.num_parameters, "{:,}")))
+    found.append(Column("peak memory (MiB)", lambda row: _number(row.peak_memory_mib, "{:,.0f}")))
+    return found
+
+
+RUNS = Column("runs", lambda row: row.runs, "left")
+
+
+def _field(path: str) -> Callable[[Row], str]:
+    return lambda row: format_scalar(row.fields[path])
+
+
+def _time_to(target: str) -> Callable[[Row], str]:
+    return lambda row: _number(row.seconds_to_reach[target], "{:.1f}")
 
 
 def format_percent(estimate: Estimate | None, *, sign: bool = False) -> str:
@@ -58,6 +102,13 @@ def format_spread(spread: Spread | None) -> str:
         return NOTHING
     digits = max(0, min(4, 3 - _magnitude(spread.median)))
     return f"{spread.median:.{digits}f} ± {spread.mad:.{digits}f}"
+
+
+def format_p(p: float | None) -> str:
+    """Write a p value with two or three digits that count."""
+    if p is None:
+        return NOTHING
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def format_rank(rank: tuple[int, int] | None) -> str:
@@ -79,6 +130,44 @@ def format_verdict(row: Row, margin: float) -> str:
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
         return f"not resolved (~{comparison.seeds_to_resolve} seeds)"
     return comparison.verdict
+
+
+SENSITIVITY_HEADERS = (
+    "norm",
+    "best learning rate",
+    "test accuracy there (%)",
+    "within one point from",
+    "to",
+    "width (decades)",
+    "diverges from",
+)
+
+
+TESTS_CAPTION = (
+    "Differences are taken seed by seed; the verdict rests on the Holm-adjusted p of the paired t test. The sign-flip "
+    "test assumes only that differences are symmetric under equality; with n pairs its p cannot be below 2 / 2^n."
+)
+
+
+def sensitivity_caption() -> str:
+    """Say what the learning-rate table holds."""
+    return (
+        "Among the learning rates that were run: the best by mean test accuracy, the unbroken range around it that "
+        f"stays within {100 * TOLERANCE:g} point of it, and the lowest rate at which a run diverged."
+    )
+
+
+def sensitivity_cells(entry: Sensitivity) -> list[str]:
+    """Return the cells of one norm, in the order of `SENSITIVITY_HEADERS`."""
+    return [
+        entry.label + (f" ({entry.title})" if entry.title else ""),
+        f"{entry.best_rate:.3g}",
+        format_percent(entry.best_accuracy),
+        f"{entry.low_rate:.3g}",
+        f"{entry.high_rate:.3g}",
+        f"{entry.decades:.1f}",
+        "none did" if entry.diverges_from is None else f"{entry.diverges_from:.3g}",
+    ]
 
 
 def _difference(row: Row) -> str:

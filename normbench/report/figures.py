@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from normbench.report.groups import Group, Section
+from normbench.report.groups import Group, Section, Setting
 from normbench.report.palette import Style, styles
 from normbench.report.tables import describe_environment, field_name, format_scalar
 
@@ -85,15 +85,17 @@ def figure_style() -> Iterator[None]:
 
 def panels(found: Sequence[Section]) -> list[Panel]:
     """Return a panel for every setting of every section."""
-    several = len(found) > 1
-    panels = []
-    for section in found:
-        for groups in section.by_setting:
-            parts = [f"{field_name(path)} {format_scalar(value)}" for path, value in groups[0].setting]
-            if several:
-                parts.insert(0, describe_environment(section.environment))
-            panels.append(Panel(", ".join(parts), groups))
-    return panels
+    return [
+        Panel(setting_title(groups[0].setting, section if len(found) > 1 else None), groups)
+        for section in found
+        for groups in section.by_setting
+    ]
+
+
+def setting_title(setting: Setting, section: Section | None = None) -> str:
+    """Write a setting as ``model resnet9, batch size 16``, after its section's environment where there are several."""
+    parts = [f"{field_name(path)} {format_scalar(value)}" for path, value in setting]
+    return ", ".join([describe_environment(section.environment), *parts] if section else parts)
 
 
 def new_figure(shown: Sequence[Panel], height: float = 3.3) -> tuple[Figure, list[Axes]]:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from normbench.report.cells import NOTHING, Column, columns
+from normbench.report.cells import NOTHING, Align, Column, columns
 from normbench.report.paired import Comparison
 from normbench.report.tables import Row, Table
 
@@ -29,7 +29,9 @@ def render_terminal(table: Table) -> rich.table.Table:
 
     shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
     shown.title = Text(table.title, style="bold")
-    shown.caption = Text("\n".join([table.caption, *table.notes]), style="dim")
+    shown.caption = Text(
+        "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes]), style="dim"
+    )
     for column in columns(table):
         texts = [column.cell(row) for row in table.rows]
         header = _fold(column.header, max((len(text) for text in texts), default=0))
@@ -65,27 +67,36 @@ def to_text(tables: Sequence[Table]) -> str:
 
 def to_markdown(tables: Sequence[Table]) -> str:
     """Return the tables as GitHub Markdown, padded so that the source lines up too."""
-    return "\n".join(f"## {_markdown(table.title)}\n\n{markdown_table(table)}" for table in tables)
+    return "\n".join(f"## {escape_markdown(table.title)}\n\n{_markdown_table(table)}" for table in tables)
 
 
-def markdown_table(table: Table) -> str:
+def _markdown_table(table: Table) -> str:
     """Return one table with its caption and notes, without a heading."""
-    shown = columns(table)
-    cells = [[_markdown(column.header) for column in shown]]
-    for row in table.rows:
-        texts = [_markdown(column.cell(row)) for column in shown]
-        cells.append([f"**{text}**" if row.is_resolved_best else text for text in texts])
-    widths = [max(3, *(len(line[index]) for line in cells)) for index in range(len(shown))]
+    notes = "".join(f"- {escape_markdown(note)}\n" for note in (*table.failures, *table.notes))
+    grid = markdown_columns(table.rows, columns(table))
+    return f"{grid}\n\n{escape_markdown(f'{table.caption} {table.cost_caption}')}\n" + (f"\n{notes}" if notes else "")
+
+
+def markdown_columns(rows: Sequence[Row], shown: Sequence[Column]) -> str:
+    """Return these columns of the rows as a Markdown table, a resolved best row in bold."""
+    lines = [[escape_markdown(column.header) for column in shown]]
+    for row in rows:
+        texts = [escape_markdown(column.cell(row)) for column in shown]
+        lines.append([f"**{text}**" if row.is_resolved_best else text for text in texts])
+    return markdown_grid(lines, [column.align for column in shown])
+
+
+def markdown_grid(lines: Sequence[Sequence[str]], aligns: Sequence[Align]) -> str:
+    """Return escaped cells, the first line being the header, as a Markdown table whose source lines up."""
+    widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(aligns))]
     rule = [
-        "-" * (width - 1) + (":" if column.align == "right" else "-")
-        for width, column in zip(widths, shown, strict=True)
+        f"{'-' * (width - 1)}{':' if align == 'right' else '-'}" for width, align in zip(widths, aligns, strict=True)
     ]
     padded = [
-        [_pad(text, width, column) for text, width, column in zip(line, widths, shown, strict=True)] for line in cells
+        [text.rjust(width) if align == "right" else text.ljust(width) for text, width, align in zip(*row, strict=True)]
+        for row in ((line, widths, aligns) for line in lines)
     ]
-    lines = [f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]]
-    notes = "".join(f"- {_markdown(note)}\n" for note in table.notes)
-    return "\n".join(lines) + f"\n\n{_markdown(table.caption)}\n" + (f"\n{notes}" if notes else "")
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
 
 
 def to_latex(tables: Sequence[Table]) -> str:
@@ -99,7 +110,7 @@ def _latex_table(table: Table) -> str:
     for row in table.rows:
         texts = [_latex(column.cell(row)) for column in shown]
         body.append(" & ".join(rf"\textbf{{{text}}}" if row.is_resolved_best else text for text in texts) + r" \\")
-    caption = " ".join([table.caption, *(f"{note}." for note in table.notes)])
+    caption = " ".join([table.caption, table.cost_caption, *(f"{note}." for note in (*table.failures, *table.notes))])
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -150,6 +161,7 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
         "epoch_seconds_median": time.median if time else None,
         "epoch_seconds_mad": time.mad if time else None,
         "relative_time": row.relative_time,
+        **{f"seconds_to_{target}": seconds for target, seconds in row.seconds_to_reach.items()},
         "num_parameters": row.num_parameters,
         "peak_memory_mib": row.peak_memory_mib,
         **{key: table.environment.get(key) for key in ("device", "device_name", "torch", "cuda", "precision")},
@@ -201,10 +213,6 @@ FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = MappingProxyType(
 )
 
 
-def _pad(text: str, width: int, column: Column) -> str:
-    return text.rjust(width) if column.align == "right" else text.ljust(width)
-
-
 _MARKDOWN_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\\|*_<`["})
 _LATEX_ESCAPES = str.maketrans(
     {
@@ -214,7 +222,8 @@ _LATEX_ESCAPES = str.maketrans(
 )  # fmt: skip
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return `text` such that Markdown shows it as it is."""
     return text.translate(_MARKDOWN_ESCAPES)
 
 

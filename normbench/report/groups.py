@@ -14,6 +14,9 @@ Scalar = bool | int | float | str | None
 Fields = Mapping[str, Scalar]
 """A configuration by dotted path: ``train.batch_size`` -> 64."""
 
+Setting = tuple[tuple[str, Scalar], ...]
+"""The fields that vary between groups, less the norm's own, with this group's values."""
+
 ENVIRONMENT_KEYS = ("device_name", "torch", "cuda", "precision", "memory_format")
 DEFAULT_BASELINE = "bn"
 
@@ -27,7 +30,7 @@ class Group:
     norm: str
     """The norm's key, by which figures choose its style."""
     fields: Fields
-    setting: tuple[tuple[str, Scalar], ...]
+    setting: Setting
     """Everything but norm and seed; groups are compared with each other where these are equal."""
     runs: tuple[RunRecord, ...]
     num_planned: int
@@ -71,7 +74,7 @@ class Section:
     @property
     def by_setting(self) -> list[tuple[Group, ...]]:
         """The groups that may be compared with each other, numbers of the setting in increasing order."""
-        found: dict[tuple[tuple[str, Scalar], ...], list[Group]] = {}
+        found: dict[Setting, list[Group]] = {}
         for group in self.groups:
             found.setdefault(group.setting, []).append(group)
         return [tuple(found[setting]) for setting in sorted(found, key=_order_of_setting)]
@@ -115,7 +118,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
-def _order_of_setting(setting: tuple[tuple[str, Scalar], ...]) -> list[tuple[float, str]]:
+def _order_of_setting(setting: Setting) -> list[tuple[float, str]]:
     """Order numbers by size and before words."""
     return [
         (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in setting

@@ -19,6 +19,11 @@ ORANGE, SKY = "#E69F00", "#56B4E9"
 WINE, OLIVE, INDIGO, GRAY = "#882255", "#8A8A1F", "#6A51C4", "#7A7A7A"
 COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, WINE, OLIVE, INDIGO, GRAY)
 
+ON_DARK: Mapping[str, str] = MappingProxyType(
+    {BLUE: "#3D9BD6", VERMILLION: "#F07A2B", GREEN: "#1FBF94", WINE: "#CC5C93", OLIVE: "#B5B54A", INDIGO: "#9A86EA"}
+)
+"""What the colors that a dark page swallows become there."""
+
 SOLID: Dash = ()
 DASHED: Dash = (5, 1.6)
 DOTTED: Dash = (1.2, 1.4)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from normbench.records import ExperimentRecord, RunRecord
-from normbench.report.groups import Fields, Group, Scalar, Section, sections
+from normbench.report.groups import Fields, Group, Scalar, Section, Setting, sections
 from normbench.report.paired import MARGIN, MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
 from normbench.report.stats import Estimate, Spread, median_and_mad, summarize
 
 DRIFT = 0.10
 """Epoch times that differ from their run's median by more than this share are pointed out."""
+
+TARGETS = (0.90, 0.94)
+"""Accuracies whose time is reported, as CIFAR-10 speed records do."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,16 @@ class Row:
     norm: str
     fields: Fields
     """The varying fields of the table, by dotted path."""
+    setting: Setting
+    """Those of them by which rows may be compared with each other: all but the norm's own."""
     accuracy: Estimate | None
     """Test accuracy after the last epoch, 0 to 1."""
     epoch_seconds: Spread | None
     """Training time of an epoch, over runs and epochs, the first epoch left out where there are others."""
     relative_time: float | None
     """Median epoch time as a multiple of the baseline's."""
+    seconds_to_reach: Mapping[str, float | None]
+    """For each of `TARGETS`, the median training time to the first epoch there; None unless every run reached it."""
     num_parameters: int | None
     peak_memory_mib: float | None
     """The largest of the runs."""
@@ -53,12 +61,23 @@ class Table:
 
     title: str
     caption: str
+    """What the results are: estimator, interval, test."""
+    cost_caption: str
+    """What times and memory are."""
     varied: tuple[str, ...]
     rows: tuple[Row, ...]
+    failures: tuple[str, ...]
+    """Each run that ended without a result, with its reason, a line each."""
     notes: tuple[str, ...]
+    """What to be careful about, a line each."""
     environment: Mapping[str, str]
     baseline: str | None
     margin: float
+
+    @property
+    def has_comparisons(self) -> bool:
+        """Whether any row could be compared with the baseline."""
+        return any(row.comparison for row in self.rows)
 
 
 def comparison_tables(
@@ -81,8 +100,10 @@ def _table(experiment: ExperimentRecord, section: Section, num_sections: int, ma
     return Table(
         title=title,
         caption=_caption(section, rows, num_sections, margin),
+        cost_caption=_cost_caption(section),
         varied=section.varied,
         rows=tuple(rows),
+        failures=tuple(_failure(group, run) for group in section.groups for run in group.runs if _is_failure(run)),
         notes=tuple(_notes(section)),
         environment=section.environment,
         baseline=section.baseline,
@@ -112,6 +133,8 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float) -> list[Ro
                 fields={path: group.fields.get(path) for path in section.varied},
                 accuracy=summarize(list(scores[group.label].values())),
                 epoch_seconds=time,
+                setting=group.setting,
+                seconds_to_reach={f"{target:.2f}": _time_to(group, target) for target in TARGETS},
                 relative_time=time.median / reference.median if time and reference and reference.median else None,
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),
@@ -131,13 +154,28 @@ def _epoch_seconds(group: Group) -> list[float]:
     return [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
 
 
+def seconds_to_reach(run: RunRecord, target: float) -> float | None:
+    """Return the training time, evaluation excluded, up to the end of the first epoch with that test accuracy."""
+    seconds = 0.0
+    for epoch in run.epochs:
+        seconds += epoch.train_seconds
+        if epoch.test_accuracy >= target:
+            return seconds
+    return None
+
+
+def _time_to(group: Group, target: float) -> float | None:
+    """Return the median over the completed runs; None unless all of them reached the target."""
+    times = [seconds_to_reach(run, target) for run in group.completed]
+    reached = [seconds for seconds in times if seconds is not None]
+    return float(median(reached)) if reached and len(reached) == len(times) else None
+
+
 def _caption(section: Section, rows: list[Row], num_sections: int, margin: float) -> str:
     """Say what the numbers are."""
     sentences = [
         f"Test accuracy on {describe_data(section)} after the last epoch: mean ± half the 95 % Student-t interval "
-        "over seeds (a single run has no interval).",
-        "Time per epoch: training steps only, median ± median absolute deviation over runs and epochs"
-        + (", first epoch left out." if any(len(run.epochs) > 1 for run in section.runs) else "."),
+        "over seeds (a single run has no interval)."
     ]
     within = " within its setting" if len(section.by_setting) > 1 else ""
     if any(row.comparison for row in rows):
@@ -156,6 +194,20 @@ def _caption(section: Section, rows: list[Row], num_sections: int, margin: float
     return " ".join(sentences)
 
 
+def _cost_caption(section: Section) -> str:
+    """Say what the costs are."""
+    later = ", first epoch left out" if any(len(run.epochs) > 1 for run in section.runs) else ""
+    reached = "; time to an accuracy: median over runs, if all reached it" if _reached(section) else ""
+    return (
+        f"Time per epoch: training steps only, median ± median absolute deviation over runs and epochs{later}{reached}."
+        " Peak memory: the largest of the runs."
+    )
+
+
+def _reached(section: Section) -> bool:
+    return any(_time_to(group, target) is not None for group in section.groups for target in TARGETS)
+
+
 def describe_data(section: Section) -> str:
     """Return how the section's images are called in prose; synthetic ones never pass for photographs."""
     prose = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, not CIFAR-10,"}
@@ -164,8 +216,8 @@ def describe_data(section: Section) -> str:
 
 
 def _notes(section: Section) -> list[str]:
-    """Say what went wrong and what to be careful about, a line each."""
-    notes = [failure_line(group, run) for group in section.groups for run in group.runs if is_failure(run)]
+    """Say what to be careful about, a line each."""
+    notes = []
     for group in section.groups:
         if drifting := [run for run in group.completed if _drifts(run)]:
             seeds = ", ".join(str(run.config.seed) for run in drifting)
@@ -178,12 +230,12 @@ def _notes(section: Section) -> list[str]:
     return notes
 
 
-def is_failure(run: RunRecord) -> bool:
+def _is_failure(run: RunRecord) -> bool:
     """Whether the run ended without a result."""
     return run.status.state in ("diverged", "failed", "interrupted")
 
 
-def failure_line(group: Group, run: RunRecord) -> str:
+def _failure(group: Group, run: RunRecord) -> str:
     """Say in a line which run ended how and why."""
     where = "".join(f", {field_name(path)} {format_scalar(value)}" for path, value in group.setting)
     reason = " ".join((run.status.reason or "no reason recorded").split())
@@ -213,4 +265,4 @@ def format_scalar(value: Scalar) -> str:
     """Write a config value as short as it can be read back."""
     if value is None:
         return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

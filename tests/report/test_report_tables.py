@@ -57,8 +57,8 @@ def test_unfinished_runs_are_counted_and_never_averaged_in(
     assert bn.accuracy.mean == pytest.approx(0.75)
     assert gn.runs == "0/5, 1 failed, 4 not started"
     assert (gn.accuracy, gn.epoch_seconds, gn.relative_time, gn.comparison) == (None, None, None, None)
-    assert any("bn, seed 3 diverged: the loss became nan at step 7" in note for note in table.notes)
-    assert any("gn, seed 0 failed: out of memory" in note for note in table.notes)
+    assert any("bn, seed 3 diverged: the loss became nan at step 7" in line for line in table.failures)
+    assert any("gn, seed 0 failed: out of memory" in line for line in table.failures)
 
 
 def test_seeds_are_grouped_and_everything_else_is_not(tmp_path: Path, new_run: NewRun) -> None:

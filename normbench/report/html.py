@@ -1,0 +1,64 @@
+"""The report as one self-contained HTML page: no script, no network, light and dark."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from normbench.report.cells import (
+    RUNS,
+    SENSITIVITY_HEADERS,
+    TESTS_CAPTION,
+    cost_columns,
+    norm_columns,
+    result_columns,
+    sensitivity_caption,
+    sensitivity_cells,
+    test_columns,
+)
+from normbench.report.figures import INK, RULE, figure_bytes
+from normbench.report.page import Page
+from normbench.report.palette import ON_DARK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "report.html.j2"
+
+
+def page_to_html(page: Page) -> str:
+    """Return the report as HTML; its figures are drawn into it as SVG."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("normbench", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawings = [Markup(inline_svg(entry.figure, entry.name, entry.title)) for entry in page.figures]
+    return environment.get_template(TEMPLATE).render(
+        page=page,
+        drawings=list(zip(page.figures, drawings, strict=True)),
+        result_columns=lambda table: [*norm_columns(table), *result_columns(table), RUNS],
+        test_columns=lambda table: [*norm_columns(table), *test_columns(table)],
+        tests_caption=TESTS_CAPTION,
+        cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
+        sensitivity_headers=SENSITIVITY_HEADERS,
+        sensitivity_caption=sensitivity_caption(),
+        sensitivity_cells=sensitivity_cells,
+        ink=INK.lower(),
+        rule=RULE.lower(),
+        on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
+    )
+
+
+def inline_svg(figure: Figure, name: str, title: str) -> str:
+    """Return `figure` as an ``<svg>`` element whose ids start with `name`, so that several can share a page."""
+    svg = figure_bytes(figure, "svg", transparent=True).decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

@@ -1,0 +1,190 @@
+"""Figures and numbers over a swept field: error against batch size or learning rate, one line a norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log10
+from typing import TYPE_CHECKING
+
+from normbench.report.figures import (
+    Panel,
+    add_legend,
+    figure_style,
+    line_style,
+    new_figure,
+    panel_styles,
+    setting_title,
+)
+from normbench.report.groups import Group, Scalar, Section, Setting
+from normbench.report.stats import Estimate, summarize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BATCH_SIZE, LEARNING_RATE = "train.batch_size", "train.learning_rate"
+TOLERANCE = 0.01
+"""A learning rate is as good as the best where the mean accuracy is less than one point below."""
+
+DODGE = 1.025
+"""Ratio by which lines stand apart horizontally, so that their intervals do not cover each other."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Groups that differ in one swept number; a panel for each setting of everything else."""
+
+    path: str
+    panels: tuple[Panel, ...]
+
+
+def sweeps(found: Sequence[Section]) -> list[Sweep]:
+    """Return the sweeps over batch size and over learning rate that the sections hold.
+
+    A field that the swept one decides (the learning rate, by a rule, from the batch size) is not a sweep of its own.
+    """
+    sweeps: list[Sweep] = []
+    for path in (BATCH_SIZE, LEARNING_RATE):
+        panels = [panel for section in found for panel in _sweep_panels(section, path, len(found) > 1)]
+        if panels:
+            sweeps.append(Sweep(path, tuple(panels)))
+    return sweeps
+
+
+def _sweep_panels(section: Section, path: str, several: bool) -> list[Panel]:
+    """Return a panel for each setting in which at least two values of `path` were run."""
+    settings = [dict(group.setting) for group in section.groups]
+    if not settings or path not in settings[0]:
+        return []
+    if path != BATCH_SIZE and _decides(settings, BATCH_SIZE, path):
+        return []
+    rest = [other for other in settings[0] if other != path and not _decides(settings, path, other)]
+    by_rest: dict[Setting, list[Group]] = {}
+    for group, setting in zip(section.groups, settings, strict=True):
+        by_rest.setdefault(tuple((other, setting[other]) for other in rest), []).append(group)
+    return [
+        Panel(setting_title(key, section if several else None), tuple(groups))
+        for key, groups in by_rest.items()
+        if len({group.fields[path] for group in groups}) > 1
+    ]
+
+
+def _decides(settings: Sequence[dict[str, Scalar]], path: str, other: str) -> bool:
+    """Whether each value of `path` comes with one value of `other`."""
+    if path not in settings[0]:
+        return False
+    return len({(setting[path], setting[other]) for setting in settings}) == len({s[path] for s in settings})
+
+
+def sweep_figure(sweep: Sweep) -> Figure:
+    """Draw test error against the swept field, mean and 95 % t interval over seeds."""
+    with figure_style():
+        figure, all_axes = new_figure(sweep.panels)
+        chosen = panel_styles(sweep.panels)
+        for axes, panel in zip(all_axes, sweep.panels, strict=False):
+            axes.set_xscale("log", base=2 if sweep.path == BATCH_SIZE else 10)
+            lines: dict[tuple[str, str], list[Group]] = {}
+            for group in panel.groups:
+                lines.setdefault((group.norm, group.label), []).append(group)
+            empty = []
+            for position, (key, groups) in enumerate(lines.items()):
+                groups.sort(key=lambda group: _x(group, sweep.path))
+                dodge = DODGE ** (position - (len(lines) - 1) / 2)
+                points = [
+                    (_x(group, sweep.path) * dodge, summarize(list(group.accuracies.values()))) for group in groups
+                ]
+                empty += [(x, chosen[key].color) for x, estimate in points if estimate is None]
+                known = [(x, estimate) for x, estimate in points if estimate is not None]
+                axes.errorbar(
+                    [x for x, _ in known],
+                    [100 * (1 - estimate.mean) for _, estimate in known],
+                    yerr=[100 * (estimate.half_width or 0.0) for _, estimate in known],
+                    color=chosen[key].color,
+                    linestyle=line_style(chosen[key]),
+                    marker=chosen[key].marker,
+                    capsize=2,
+                    elinewidth=0.8,
+                )
+            _finish(axes, panel, sweep.path, empty)
+        without = any(not group.completed for panel in sweep.panels for group in panel.groups)
+        explanation = ["line: mean over seeds", "bar: 95 % t interval over n seeds"]
+        add_legend(figure, sweep.panels, explanation + (["x at the top: no completed run"] if without else []))
+        return figure
+
+
+def _finish(axes: Axes, panel: Panel, path: str, empty: Sequence[tuple[float, str]]) -> None:
+    """Label the axes and mark at their top where a norm has no result."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 100.0) if high > low else high)
+    for x, color in empty:
+        axes.plot([x], [axes.get_ylim()[1]], marker="x", color=color, clip_on=False, zorder=4)
+    axes.set_ylabel("test error (%)")
+    if path == BATCH_SIZE:
+        values = sorted({_x(group, path) for group in panel.groups})
+        axes.xaxis.set_major_locator(FixedLocator(values))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xlabel("batch size (images)")
+    else:
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("learning rate")
+    if axes.get_title() == "" and panel.title:
+        axes.set_title(panel.title)
+
+
+def _x(group: Group, path: str) -> float:
+    value = group.fields[path]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much a norm minds the learning rate, among the rates that were run."""
+
+    label: str
+    title: str
+    """The panel's setting; empty where there is one."""
+    best_rate: float
+    best_accuracy: Estimate
+    low_rate: float
+    high_rate: float
+    """Ends of the unbroken range of rates around the best whose mean is within `TOLERANCE` of it."""
+    diverges_from: float | None
+    """The lowest rate at which a run diverged."""
+
+    @property
+    def decades(self) -> float:
+        """Width of that range in powers of ten."""
+        return log10(self.high_rate / self.low_rate)
+
+
+def learning_rate_sensitivity(sweep: Sweep) -> list[Sensitivity]:
+    """Return best rate, good range and first diverging rate of each norm; norms without any result are left out."""
+    found = []
+    for panel in sweep.panels:
+        for norm, label in dict.fromkeys((group.norm, group.label) for group in panel.groups):
+            groups = [group for group in panel.groups if (group.norm, group.label) == (norm, label)]
+            groups.sort(key=lambda group: _x(group, sweep.path))
+            estimates = [summarize(list(group.accuracies.values())) for group in groups]
+            means = [estimate.mean if estimate else -1.0 for estimate in estimates]
+            best = max(range(len(groups)), key=lambda index: means[index])
+            best_estimate = estimates[best]
+            if best_estimate is None:
+                continue
+            low = high = best
+            while low > 0 and means[low - 1] > means[best] - TOLERANCE:
+                low -= 1
+            while high < len(groups) - 1 and means[high + 1] > means[best] - TOLERANCE:
+                high += 1
+            rates = [_x(group, sweep.path) for group in groups]
+            diverged = [rate for rate, group in zip(rates, groups, strict=True) if group.states["diverged"]]
+            found.append(
+                Sensitivity(
+                    label, panel.title, rates[best], best_estimate, rates[low], rates[high], min(diverged, default=None)
+                )
+            )
+    return found
