@@ -1,0 +1,85 @@
+"""Config files, ``--set`` and flags -> `ExperimentConfig`.
+
+Errors name file, line, path, value, what is allowed and the nearest valid name. One precedence: flag > --set > file > default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from normbench.config import ExperimentConfig, NormConfig, TrainConfig
+from normbench.errors import ConfigError
+from normbench.loader.explain import Key, explain, located
+from normbench.loader.overrides import assign
+from normbench.loader.reading import parse_options, parse_value, read_yaml
+
+__all__ = ["LoadedConfig", "load_config", "parse_options", "train_for"]
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A valid experiment and where each of its values came from."""
+
+    experiment: ExperimentConfig
+    origins: Mapping[Key, str] = field(default_factory=dict)
+
+    def error(self, path: Key, message: object) -> ConfigError:
+        """Return the error `message`, prefixed with where the value at `path` was written."""
+        return ConfigError(located(self.origins, path, str(message)))
+
+
+def load_config(
+    file: Path | None,
+    *,
+    settings: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    default_name: str = "train",
+) -> LoadedConfig:
+    """Read `file`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
+
+    A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line.
+    """
+    data: dict[str, Any] = {}
+    origins: dict[Key, str] = {}
+    if file is not None:
+        data, origins = read_yaml(file)
+        default_name = re.sub(r"[^a-z0-9._+-]+", "_", file.stem.lower()).lstrip("._+-")[:64] or default_name
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        if not equals or not dotted.strip():
+            raise ConfigError(f"--set {setting}: write it as path=value, for example --set train.lr=0.01")
+        assign(data, origins, dotted.strip(), parse_value(text, f"--set {setting}"), f"--set {setting}")
+    for dotted, value in (flags or {}).items():
+        assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
+    data.setdefault("name", default_name)
+    try:
+        experiment = ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, origins))) from None
+    problems = list(_norm_overrides(experiment, origins))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return LoadedConfig(experiment, origins)
+
+
+def train_for(experiment: ExperimentConfig, norm: NormConfig) -> TrainConfig:
+    """Return the training settings of one norm: the experiment's, overridden by the norm's own."""
+    own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
+    return TrainConfig.model_validate({**experiment.train.model_dump(), **own})
+
+
+def _norm_overrides(experiment: ExperimentConfig, origins: Mapping[Key, str]) -> Iterable[str]:
+    for position, norm in enumerate(experiment.norms):
+        try:
+            train_for(experiment, norm)
+        except ValidationError as error:
+            yield from explain(error, origins, prefix=("norms", position, "train"))

@@ -1,0 +1,72 @@
+"""Laying one value of the command line over what a config file says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normbench.errors import ConfigError
+from normbench.loader.explain import Key, dotted_path
+
+_OTHER_SPELLING = {
+    "norm": "norms",
+    "norms": "norm",
+    "seed": "seeds",
+    "seeds": "seed",
+    "lr": "learning_rate",
+    "learning_rate": "lr",
+}
+
+
+def assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: Any, origin: str) -> None:
+    """Set the value at a dotted path (``train.lr``, ``norms.0.label``), making sections on the way.
+
+    Raises:
+        ConfigError: the path leads through a value, or past the end of a list.
+    """
+    path: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    target: Any = data
+    for depth in range(1, len(path)):
+        target = _inner(target, path[:depth], path, origin)
+    last = path[-1]
+    if isinstance(target, list):
+        if not isinstance(last, int) or last >= len(target):
+            raise ConfigError(f"{origin}: {dotted}: there is no such entry; the list has {len(target)}")
+        target[last] = value
+    else:
+        other = _OTHER_SPELLING.get(str(last))
+        if target.pop(other, None) is not None:
+            _forget(origins, (*path[:-1], str(other)))
+        target[str(last)] = value
+    _forget(origins, path)
+    origins[path] = origin
+
+
+def _inner(target: Any, here: Key, path: Key, origin: str) -> Any:
+    """Return the section called `here`, the next one on the way to `path`."""
+    part = here[-1]
+    if isinstance(target, list):
+        if not isinstance(part, int) or part >= len(target):
+            raise ConfigError(f"{origin}: {dotted_path(here)}: there is no such entry; the list has {len(target)}")
+        inner = target[part]
+    else:
+        part = str(part)
+        inner = target.get(part)
+        other = _OTHER_SPELLING.get(part)
+        if inner is None and other is not None and other in target:
+            rest = path[len(here) :]
+            better = (other, 0, *rest) if isinstance(target[other], list) else (other, *rest[1:])
+            raise ConfigError(f"{origin}: the config says {other}, not {part}: write {dotted_path(better)}")
+    if isinstance(inner, str) and (here[0] in ("norm", "model", "dataset") or here[:-1] == ("norms",)):
+        inner = {"name": inner}
+    if inner is None:
+        inner = {}
+    if not isinstance(inner, dict | list):
+        raise ConfigError(f"{origin}: {dotted_path(here)} is a value, not a section")
+    target[part] = inner
+    return inner
+
+
+def _forget(origins: dict[Key, str], path: Key) -> None:
+    """Remove the origins of a value that is replaced, and of all inside it."""
+    for known in [known for known in origins if known[: len(path)] == path]:
+        del origins[known]
