@@ -290,6 +290,8 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="also time torch.compile of the native composition")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=N", help="override a constant of plan.py")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("no CUDA device")
     for setting in options.set:
         name, _, value = setting.partition("=")
         getattr(plan, name)

@@ -111,7 +111,7 @@ def norm_paths(model: nn.Module) -> dict[str, str]:
 
 
 def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *, max_workers: int | None = None) -> int:
-    """Compile at once, on `max_workers` or all processor cores, the kernels that training `model` on `images` will launch.
+    """Compile at once, on `max_workers` or all processor cores, the kernels for training `model` on `images`.
 
     Triton would otherwise compile them one after another in the first step. `dtype` is that of the activations
     (bfloat16 under autocast); `images`, ``(N, C, H, W)`` on the model's device, give shape and memory format only.
@@ -126,7 +126,7 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
         on_meta(images.to("meta"))
     jobs = []
     for module, x in inputs:
-        like_x = torch.empty_like(x, dtype=dtype, device=images.device)
+        like_x = torch.zeros_like(x, dtype=dtype, device=images.device)
         if module.spec is not None and kernels.unsupported_reason(like_x, module.spec) is None:
             jobs.append((module, like_x))
     if jobs:
