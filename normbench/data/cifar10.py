@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from normbench.data.formats import NUM_TEST, NUM_TRAIN, Arrays, format_name, read_arrays
+from normbench.data.formats import NUM_TEST, NUM_TRAIN, Arrays, format_name, read_arrays, write_npz
 from normbench.data.images import EvalSplit, ImageDataset, check_count, class_balanced_order
-from normbench.data.locate import find_cifar10
-from normbench.errors import UnknownNameError
+from normbench.data.locate import ACCEPTED, BATCHES_FOLDER, Place, find_cifar10
+from normbench.errors import DataError, UnknownNameError
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -21,9 +21,10 @@ CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
 CHANNEL_STD = (0.2470, 0.2435, 0.2616)
 """``x_train.std(axis=(0, 1, 2)) / 255``, to four places: over all pixels of all training images."""
 
+SHA256 = "a79785bd9f0b9ae39cd7067b166097d5d3f7248c9751bf2c8c8ed449a28f4147"
+"""`formats.fingerprint` of CIFAR-10."""
+
 NUM_VAL = 5_000
-SHUFFLE_SEED = 10
-"""Of the shuffles behind `eval_split`, `num_train` and `num_test`: fixed, so that no run's seed changes the images."""
 
 
 def load_cifar10(
@@ -74,7 +75,7 @@ def load_cifar10(
 def _hold_out(arrays: Arrays) -> Arrays:
     """Replace the test images by 5,000 of the training images, and leave those out of training."""
     is_held_out = np.zeros(len(arrays.y_train), bool)
-    is_held_out[class_balanced_order(arrays.y_train, SHUFFLE_SEED)[:NUM_VAL]] = True
+    is_held_out[class_balanced_order(arrays.x_train, arrays.y_train)[:NUM_VAL]] = True
     return Arrays(
         x_train=arrays.x_train[~is_held_out],
         y_train=arrays.y_train[~is_held_out],
@@ -87,9 +88,30 @@ def _first(arrays: Arrays, num_train: int | None, num_test: int | None) -> Array
     """Keep the first images of a class-balanced shuffle."""
     x_train, y_train, x_test, y_test = arrays
     if num_train is not None:
-        order = class_balanced_order(y_train, SHUFFLE_SEED)[:num_train]
+        order = class_balanced_order(x_train, y_train)[:num_train]
         x_train, y_train = x_train[order], y_train[order]
     if num_test is not None:
-        order = class_balanced_order(y_test, SHUFFLE_SEED)[:num_test]
+        order = class_balanced_order(x_test, y_test)[:num_test]
         x_test, y_test = x_test[order], y_test[order]
     return Arrays(x_train, y_train, x_test, y_test)
+
+
+def import_cifar10(path: Path, folder: Path) -> Path:
+    """Check the copy of CIFAR-10 at `path` and write it to `folder` as ``cifar10.npz``; return where it is now.
+
+    Args:
+        path: an npz, the official archive, a ``cifar-10-batches-py`` folder, or a folder that holds one of them.
+        folder: made if absent.
+
+    Raises:
+        DataError: there is no such copy, it is damaged, or the disk is full.
+        FolderError: `folder` cannot be written.
+    """
+    if path.is_dir() and path.name != BATCHES_FOLDER:
+        found = Place("PATH", path, is_explicit=True).find()
+        if found is None:
+            raise DataError(f"{path}: no CIFAR-10 in this folder. Allowed: {', '.join(ACCEPTED)}")
+        path = found
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return write_npz(read_arrays(path), folder)

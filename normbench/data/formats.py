@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from normbench.data.images import IMAGE_SHAPE
+from normbench.data.images import IMAGE_SHAPE, image_digests
 from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
 from normbench.errors import DataError, FolderError
 
@@ -110,10 +110,11 @@ def file_md5(path: Path) -> str:
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """Return the SHA-256 of the images and labels, the same for every form they are stored in."""
+    """Return a SHA-256 of the images with their labels: the same for every form and order they are stored in."""
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, np.uint8).data)
+    for images, labels in ((arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)):
+        pairs = zip(image_digests(images), labels.tolist(), strict=True)
+        digest.update(b"".join(sorted(image + bytes([label]) for image, label in pairs)))
     return digest.hexdigest()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +36,40 @@ class ImageDataset:
     eval_split: EvalSplit
 
 
-def class_balanced_order(labels: NDArray[np.integer], seed: int) -> NDArray[np.int64]:
-    """Return a permutation of ``range(len(labels))`` in which every class is spread evenly.
+def class_balanced_order(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return a shuffle, ``(N,)`` indices, in which every class is spread evenly.
 
-    Of classes of equal size any prefix holds equal numbers, give or take one. The order depends on nothing but `labels`
-    and `seed`: it sorts by the raw words of PCG64, a stream that NumPy guarantees never to change.
+    Of classes of equal size any prefix holds equally many, give or take one. The shuffle sorts by the images' SHA-256 and
+    so visits the same images in the same order on every machine, whatever order they are stored in.
     """
-    words = np.random.PCG64(seed).random_raw(len(labels))
-    by_class = np.lexsort((words, labels))
+    keys = np.array([int.from_bytes(digest[:8], "big") for digest in image_digests(images)], np.uint64)
+    by_class = np.lexsort((keys, labels))
     class_sizes = np.bincount(labels)
     class_starts = np.repeat(np.cumsum(class_sizes) - class_sizes, class_sizes)
     rank_in_class = np.empty(len(labels), np.int64)
     rank_in_class[by_class] = np.arange(len(labels)) - class_starts
-    return np.lexsort((words, rank_in_class))
+    return np.lexsort((keys, rank_in_class))
+
+
+def image_digests(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return the SHA-256 of each image's bytes."""
+    return [hashlib.sha256(image.data).digest() for image in np.ascontiguousarray(images)]
 
 
 def check_count(option: str, count: object, maximum: int) -> None:
     """Raise `ConfigError` unless `count` is a number of images from 1 to `maximum`."""
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= maximum:
         raise ConfigError(f"dataset: {option} must be a whole number from 1 to {maximum:,}, not {count!r}")
+
+
+def channel_mean_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel over all pixels of all images, on the scale 0 to 1."""
+    values = np.arange(256) / 255
+    counts = np.zeros((images.shape[-1], 256))  # exact, and without a copy of the images in floating point
+    for start in range(0, len(images), 500):
+        for channel, channel_counts in enumerate(counts):
+            channel_counts += np.bincount(images[start : start + 500, ..., channel].ravel(), minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(std.tolist())
