@@ -1,6 +1,7 @@
 """Config files, ``--set`` and flags -> `ExperimentConfig`.
 
-Errors name file, line, path, value, what is allowed and the nearest valid name. One precedence: flag > --set > file > default.
+Errors name file, line, path, value, what is allowed and the nearest valid name.
+One precedence: flag > --set > file > default.
 """
 
 from __future__ import annotations

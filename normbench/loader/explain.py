@@ -88,15 +88,19 @@ def _message(problem: Any, path: Key) -> str:
         return f"{value!r} is not allowed: lower-case letters, digits and . _ + -, at most 64, first a letter or digit"
     if kind in ("model_type", "string_type") and path[:1] in (("norms",), ("model",), ("dataset",)):
         return f"{value!r} is not a name; write a name such as `gn`, or `{{name: gn, options: {{groups: 8}}}}`"
+    if kind in ("model_type", "mapping_type", "dict_type"):
+        return f"{value!r} is not allowed: a section of settings belongs here"
     if path[:1] == ("seeds",):
         return f"{value!r} is not allowed: a number of seeds >= 1, or a list of seeds >= 0 such as [0, 1, 2]"
+    if kind == "tuple_type":
+        return f"{value!r} is not allowed: a list belongs here, such as [bn, gn]"
     if "options" in path:
         return f"{value!r} is not allowed: an option is a number, a text, true, false or null"
     must = (
         problem["msg"]
         .replace("Input should be", "must be")
-        .replace("a valid integer", "an integer")
-        .replace("a valid", "a")
+        .replace("a valid ", "a ")
+        .replace("a integer", "an integer")
     )
     return f"{must}, not {value!r}"
 
