@@ -56,9 +56,9 @@ def fill(layer: nn.Module, generator: torch.Generator) -> nn.Module:
             elif leaf in ("gate", "alpha"):
                 tensor.copy_(uniform(tensor, 0.2, 0.8))
             elif leaf == "r_limit":
-                tensor.fill_(1.2)
+                tensor.fill_(2.0)
             elif leaf == "d_limit":
-                tensor.fill_(0.2)
+                tensor.fill_(0.5)
             elif leaf == "learned_eps":
                 tensor.fill_(-0.03)
             elif leaf != "num_batches_tracked":

@@ -67,7 +67,9 @@ def test_gradients_are_those_of_the_formula(name: str, options: dict[str, object
     x = images(3, CHANNELS, SIZE, SIZE)
     state, settings = numpy_state(layer), all_options(name, options)
     if name == "brn":
-        settings["correction"] = batch_renorm_correction(x.numpy(), state, settings)
+        r, d = settings["correction"] = batch_renorm_correction(x.numpy(), state, settings)
+        for values, limit in ((np.log(r), np.log(2.0)), (d, 0.5)):  # some channels at the limit, some within
+            assert 0 < (np.abs(values) < 0.999 * limit).sum() < CHANNELS
     cotangent = images(*x.shape, seed=9).numpy()
     actual = forward_and_gradients(layer, x)
     rng = np.random.default_rng(0)
