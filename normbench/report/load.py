@@ -32,8 +32,8 @@ def load_experiments(path: Path | str) -> list[ExperimentRecord]:
 def load_runs(path: Path | str) -> list[dict[str, Any]]:
     """Return a flat row for each run at `path`, the same keys in each, ready for ``pandas.DataFrame(rows)``.
 
-    Keys: experiment, run, norm, label, seed, state, reason; the configuration by dotted path (``train.batch_size``); the
-    summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
+    Keys: experiment, run, norm, label, seed, state, reason; the configuration by dotted path (``train.batch_size``);
+    the summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
     ``environment.torch`` and so on.
 
     Raises:
@@ -56,7 +56,7 @@ def _row(experiment: ExperimentRecord, run: RunRecord) -> dict[str, Any]:
         "reason": run.status.reason,
         **summary,
         **flatten(run.config.model_dump(exclude={"norm": {"name", "label", "train"}, "seed": True})),
-        **{f"environment.{key}": value for key, value in run.environment.items()},
+        **flatten(run.environment, "environment."),
     }
 
 

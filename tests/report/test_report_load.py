@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from normbench.errors import RunError, UnknownNameError
+from normbench.report.load import format_tables, load_experiments, load_runs, load_tables
+
+NewRun = Callable[..., Path]
+
+
+def test_rows_have_the_same_plain_columns(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path / "a", "bn", 0, accuracy=0.75, steps_per_epoch=4)
+    new_run(tmp_path / "a", "gn", 1, options={"groups": 8}, state="diverged", reason="nan", diverge_at=3)
+    new_run(tmp_path / "b", "in", 2, environment={}, steps_per_epoch=4)
+    rows = load_runs(tmp_path)
+    assert len({tuple(row) for row in rows}) == 1
+    assert [(row["experiment"], row["norm"], row["seed"], row["state"]) for row in rows] == [
+        ("a", "bn", 0, "completed"),
+        ("a", "gn", 1, "diverged"),
+        ("b", "in", 2, "completed"),
+    ]
+    assert [row["test_accuracy"] for row in rows[:2]] == [0.75, None]
+    assert [row["norm.options.groups"] for row in rows] == [None, 8, None]
+    assert rows[0]["train.batch_size"] == 64
+    assert [row["environment.torch"] for row in rows] == ["2.11.0", "2.11.0", None]
+    assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
+
+
+def test_one_run_one_experiment_or_many(tmp_path: Path, new_run: NewRun) -> None:
+    run = new_run(tmp_path / "a", "bn", 0, steps_per_epoch=4)
+    new_run(tmp_path / "b", "gn", 0, steps_per_epoch=4)
+    assert [len(load_runs(path)) for path in (run, tmp_path / "a", tmp_path)] == [1, 1, 2]
+    assert [experiment.name for experiment in load_experiments(str(tmp_path))] == ["a", "b"]
+    with pytest.raises(RunError, match="no such folder"):
+        load_runs(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no runs there"):
+        load_runs(tmp_path / "empty")
+
+
+def test_tables_in_a_named_format(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path / "a", "bn", 0, steps_per_epoch=4)
+    new_run(tmp_path / "b", "gn", 0, steps_per_epoch=4)
+    tables = load_tables([tmp_path / "b", tmp_path / "a"])
+    assert [table.title for table in tables] == ["b", "a"]
+    rows = list(csv.DictReader(io.StringIO(format_tables(tables, "csv"))))
+    assert [row["norm"] for row in rows] == ["gn", "bn"]
+    with pytest.raises(UnknownNameError, match="unknown format 'markdwn'"):
+        format_tables(tables, "markdwn")
+
+
+@pytest.mark.slow
+def test_a_thousand_runs_make_a_report_within_20_seconds_and_1_gb(tmp_path: Path, new_run: NewRun) -> None:
+    import resource
+
+    from normbench.report import write_report
+
+    for norm in ("bn", "ln", "in", "gn", "frn", "brn", "dyt", "sn", "bin", "none"):
+        for batch_size in (4, 16, 64, 256, 1024):
+            for seed in range(20):
+                new_run(tmp_path, norm, seed, train={"batch_size": batch_size})
+    start = time.perf_counter()
+    write_report(tmp_path)
+    assert time.perf_counter() - start < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20  # KiB

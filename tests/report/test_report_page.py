@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from normbench.records import read_experiment
+from normbench.report.answers import answers
+from normbench.report.html import page_to_html
+from normbench.report.markdown import page_to_markdown
+from normbench.report.page import make_page
+from normbench.report.tables import comparison_tables
+
+NewRun = Callable[..., Path]
+HOSTILE = '<script>alert(1)</script>"onload=x'
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, new_run: NewRun, new_settings: Callable[..., None]) -> Path:
+    """Three norms over two batch sizes; a hostile label, a diverged run."""
+    folder = tmp_path / "sweep & <more>"
+    new_settings(folder, ["bn", "gn", "in"], [0, 1, 2])
+    for batch_size in (16, 128):
+        for seed in range(3):
+            train = {"batch_size": batch_size}
+            new_run(folder, "bn", seed, train=train, steps_per_epoch=30)
+            new_run(folder, "gn", seed, train=train, steps_per_epoch=30, label=HOSTILE)
+    new_run(folder, "in", 0, state="diverged", reason=HOSTILE, diverge_at=40, train={"batch_size": 16})
+    return folder
+
+
+class Outline(HTMLParser):
+    """Tags, ids and references of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), "an event handler"
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
+                self.references.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_is_self_contained_and_escaped(experiment: Path) -> None:
+    html = page_to_html(make_page(read_experiment(experiment)))
+    outline = Outline(html)
+    assert all(reference.startswith("#") for reference in outline.references)
+    assert {reference[1:] for reference in outline.references} <= set(outline.ids)
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert not {"script", "link", "iframe", "object", "img", "base", "form"} & set(outline.tags)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert outline.tags.count("svg") == 4
+    assert HOSTILE in outline.text
+
+
+def test_html_and_markdown_hold_the_same_content(experiment: Path) -> None:
+    page = make_page(read_experiment(experiment))
+    text = " ".join(Outline(page_to_html(page)).text.split())
+    markdown = page_to_markdown(page)
+    plain = " ".join(re.sub(r"\\(.)", r"\1", markdown).split())
+    for heading in re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE):
+        assert heading in text
+    for part in page.tables:
+        for said in (*part.answers, *part.table.failures, part.unfinished, part.table.caption, part.table.cost_caption):
+            assert said in text
+            assert said in plain
+        for row in part.table.rows:
+            assert row.runs in text
+            assert f"{row.runs} |" in plain
+        for name, value in part.measured:
+            assert name in text
+            assert f"{name}: {value}" in plain
+    assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
+
+
+def test_how_it_was_measured(experiment: Path) -> None:
+    (part,) = make_page(read_experiment(experiment)).tables
+    facts = dict(part.measured)
+    assert facts["seeds"] == "0, 1, 2"
+    assert facts["differs between rows"] == "batch size"
+    assert (facts["torch"], facts["commit"], facts["device name"]) == ("2.11.0", "0123abc", "NVIDIA H100 80GB HBM3")
+    assert facts["learning rate"] == "0.001"
+    assert part.unfinished == "3 of 15 runs have no result: 1 diverged, 2 not started."
+
+
+def answer(folder: Path) -> str:
+    (table,) = comparison_tables(read_experiment(folder))
+    (said,) = answers(table)
+    return said
+
+
+def test_answers_say_what_is_resolved_and_what_is_not(tmp_path: Path, new_run: NewRun) -> None:
+    for seed, noise in enumerate((0.0, 0.002, -0.002)):
+        new_run(tmp_path / "clear", "bn", seed, accuracy=0.80 + noise)
+        new_run(tmp_path / "clear", "gn", seed, accuracy=0.70 - noise)
+        new_run(tmp_path / "close", "bn", seed, accuracy=0.70 + 4 * noise)
+        new_run(tmp_path / "close", "gn", seed, accuracy=0.701 - 2 * noise)
+    new_run(tmp_path / "single", "bn", 0, accuracy=0.8)
+    new_run(tmp_path / "single", "gn", 0, accuracy=0.7)
+    new_run(tmp_path / "nothing", "bn", 0, state="failed", reason="out of memory")
+    assert answer(tmp_path / "clear").startswith(
+        "bn is best with 80.00 ± 0.50 % (n=3), resolved against every other norm."
+    )
+    assert answer(tmp_path / "clear").endswith("Against bn: gn worse.")
+    assert "which norm is best is not resolved; gn has the highest mean" in answer(tmp_path / "close")
+    assert re.search(r"gn not resolved \(about \d+ seeds would tell\)", answer(tmp_path / "close"))
+    assert "a verdict takes at least 3 seeds" in answer(tmp_path / "single")
+    assert "±" not in answer(tmp_path / "single")
+    assert answer(tmp_path / "nothing") == "no run has completed."
+
+
+def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", 0, state="failed", reason="out of memory", epochs_done=0, environment={})
+    page = make_page(read_experiment(tmp_path))
+    assert "out of memory" in page_to_html(page)
+    assert "out of memory" in page_to_markdown(page)

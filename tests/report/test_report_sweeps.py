@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normbench.records import read_experiment, read_run
+from normbench.report.figures import panels
+from normbench.report.groups import sections
+from normbench.report.stats import summarize
+from normbench.report.sweeps import learning_rate_sensitivity, sweep_figure, sweeps
+from normbench.report.tables import comparison_tables, seconds_to_reach
+from normbench.report.timing import accuracy_over_time
+
+NewRun = Callable[..., Path]
+
+
+def test_error_against_batch_size_with_a_rule_for_the_learning_rate_is_one_sweep(
+    tmp_path: Path, new_run: NewRun
+) -> None:
+    accuracies = {4: [0.70, 0.71, 0.69], 64: [0.75, 0.752, 0.748], 256: [0.74, 0.741, 0.745]}
+    for batch_size, values in accuracies.items():
+        for seed, accuracy in enumerate(values):
+            train = {"batch_size": batch_size, "learning_rate": 1e-3 * batch_size / 64}
+            new_run(tmp_path, "bn", seed, accuracy=accuracy, steps_per_epoch=4, train=train)
+            new_run(tmp_path, "gn", seed, accuracy=0.7, steps_per_epoch=4, train=train)
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    assert (sweep.path, len(sweep.panels)) == ("train.batch_size", 1)
+    (axes,) = sweep_figure(sweep).axes
+    line = axes.containers[0]
+    expected = [summarize(values) for values in accuracies.values()]
+    errors = [100 * (1 - estimate.mean) for estimate in expected if estimate]
+    assert np.asarray(line[0].get_ydata()) == pytest.approx(errors)
+    assert np.asarray(line[0].get_xdata()) == pytest.approx([4, 64, 256], rel=0.03)
+    low_to_high = [np.diff(segment[:, 1])[0] / 2 for segment in line[2][0].get_segments()]
+    assert low_to_high == pytest.approx([100 * (e.half_width or 0) for e in expected if e])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "64", "256"]
+    assert axes.get_ylabel() == "test error (%)"
+
+
+def test_a_norm_without_result_is_marked_and_other_fields_get_panels(tmp_path: Path, new_run: NewRun) -> None:
+    for smoothing in (0.0, 0.1):
+        for batch_size in (4, 64):
+            train = {"batch_size": batch_size, "label_smoothing": smoothing}
+            broken = batch_size == 4 and smoothing == 0.0
+            state = {"state": "diverged", "reason": "nan", "diverge_at": 3} if broken else {}
+            name = f"bn-{batch_size}-{smoothing}"
+            new_run(tmp_path, "bn", 0, train=train, folder_name=name, steps_per_epoch=4, **state)
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    figure = sweep_figure(sweep)
+    assert [axes.get_title() for axes in figure.axes] == ["label smoothing 0", "label smoothing 0.1"]
+    crosses = [[line for line in axes.lines if line.get_marker() == "x"] for axes in figure.axes]
+    assert [len(found) for found in crosses] == [1, 0]
+    assert "no completed run" in figure.legends[0].get_title().get_text()
+
+
+def test_without_a_sweep_there_is_no_sweep_figure(tutorial: Path) -> None:
+    assert sweeps(sections(read_experiment(tutorial))) == []
+
+
+def test_learning_rate_sensitivity(tmp_path: Path, new_run: NewRun) -> None:
+    mean_accuracy = {1e-4: 0.60, 3e-4: 0.715, 1e-3: 0.72, 3e-3: 0.712, 1e-2: 0.65}
+    for rate, accuracy in mean_accuracy.items():
+        for seed, noise in enumerate((0.001, -0.001)):
+            name = f"gn-{rate}-{seed}"
+            train = {"learning_rate": rate}
+            new_run(tmp_path, "gn", seed, accuracy=accuracy + noise, train=train, folder_name=name, steps_per_epoch=4)
+    train = {"learning_rate": 3e-2}
+    new_run(tmp_path, "gn", 0, state="diverged", diverge_at=3, train=train, steps_per_epoch=4, folder_name="gn-x")
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    (found,) = learning_rate_sensitivity(sweep)
+    assert (found.best_rate, found.low_rate, found.high_rate, found.diverges_from) == (1e-3, 3e-4, 3e-3, 3e-2)
+    assert found.best_accuracy.mean == pytest.approx(0.72)
+    assert found.decades == pytest.approx(1.0)
+
+
+def test_time_to_an_accuracy_counts_training_alone(tmp_path: Path, new_run: NewRun) -> None:
+    folders = [new_run(tmp_path, "bn", seed, accuracy=0.95, epochs=6, steps_per_epoch=4) for seed in range(3)]
+    expected = []
+    for folder in folders:
+        run = read_run(folder)
+        first = next(index for index, epoch in enumerate(run.epochs) if epoch.test_accuracy >= 0.9)
+        expected.append(sum(epoch.train_seconds for epoch in run.epochs[: first + 1]))
+    assert seconds_to_reach(read_run(folders[0]), 0.9) == pytest.approx(expected[0])
+    assert seconds_to_reach(read_run(folders[0]), 0.99) is None
+    (table,) = comparison_tables(read_experiment(tmp_path))
+    assert table.rows[0].seconds_to_reach["0.90"] == pytest.approx(np.median(expected))
+    new_run(tmp_path, "bn", 3, accuracy=0.85, epochs=6, steps_per_epoch=4)
+    (table,) = comparison_tables(read_experiment(tmp_path))
+    assert table.rows[0].seconds_to_reach["0.90"] is None, "one run never got there"
+
+
+def test_accuracy_over_time(tmp_path: Path, new_run: NewRun) -> None:
+    for seed in range(2):
+        new_run(tmp_path, "bn", seed, epochs=4, steps_per_epoch=4)
+    runs = read_experiment(tmp_path).runs
+    (axes,) = accuracy_over_time(panels(sections(read_experiment(tmp_path)))).axes
+    elapsed = np.mean([np.cumsum([epoch.train_seconds for epoch in run.epochs]) for run in runs], axis=0)
+    assert np.asarray(axes.lines[0].get_xdata()) == pytest.approx(elapsed)
+    assert axes.get_xlabel() == "training time (s)"
