@@ -45,20 +45,24 @@ class NormFactory:
         return str(self.options.get("init", "default"))
 
     def norm_act(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
-        """Build the layer followed by ReLU, or alone where it contains its own activation."""
+        """Build the layer followed by ReLU, or alone where it contains its own activation; fused where it can be."""
         from torch import nn
+
+        from normbench.norms.fused import fuse
 
         layer = self(num_channels, size=size)
         if self.replaces_activation:
-            return layer
+            return fuse(layer)
         # In place only on a tensor that the norm made: without a norm it would overwrite the block's own input.
-        return nn.Sequential(layer, nn.ReLU(inplace=self.norm.kind != "none"))
+        return fuse(layer, nn.ReLU(inplace=self.norm.kind != "none"))
 
     def norm_only(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
-        """Build the layer without any activation, for the end of a residual branch."""
+        """Build the layer without any activation, for the end of a residual branch; fused where it can be."""
+        from normbench.norms.fused import fuse
+
         if not self.replaces_activation:
-            return self(num_channels, size=size)
-        return self._build(num_channels, size, {**self.options, "activation": False})
+            return fuse(self(num_channels, size=size))
+        return fuse(self._build(num_channels, size, {**self.options, "activation": False}))
 
     def conv2d(
         self,

@@ -73,6 +73,13 @@ class FusedNormAct(nn.Sequential):
         return kernels.unsupported_reason(x, spec)
 
 
+def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
+    """Return `layer` and `activation` as one module, which runs as one kernel where there is a kernel for them."""
+    if fused_spec(layer, relu=activation is not None) is not None:
+        return FusedNormAct(layer, activation)
+    return layer if activation is None else nn.Sequential(layer, activation)
+
+
 def fused_spec(layer: nn.Module, *, relu: bool) -> NormActSpec | None:
     """Return what kernel computes `layer`, followed by ReLU where `relu`, or None. Subclasses are other layers."""
     after: Activation = "relu" if relu else "none"
