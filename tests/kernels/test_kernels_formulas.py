@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: they are interpreted in this process
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.kernels import NormActSpec, norm_act, plan, reference, unsupported_reason

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 
 import pytest
 import torch
 from torch import nn
 
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported: they are interpreted in this process
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.norms import NORMS, make_norm
