@@ -124,7 +124,10 @@ def _damaged(path: Path, what: object) -> DataError:
 
 def _read_npz(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # opened here: np.load leaves a damaged file open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
             if missing := set(Arrays._fields) - set(archive.files):
                 raise _damaged(path, f"not CIFAR-10: no {', '.join(sorted(missing))} in it")
             arrays = {name: archive[name] for name in Arrays._fields}

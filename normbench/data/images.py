@@ -39,8 +39,8 @@ class ImageDataset:
 def class_balanced_order(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return a shuffle, ``(N,)`` indices, in which every class is spread evenly.
 
-    Of classes of equal size any prefix holds equally many, give or take one. The shuffle sorts by the images' SHA-256 and
-    so visits the same images in the same order on every machine, whatever order they are stored in.
+    Of classes of equal size any prefix holds equally many, give or take one. The images are sorted by their SHA-256, so
+    that the shuffle is the same on every machine, whatever order they are stored in.
     """
     keys = np.array([int.from_bytes(digest[:8], "big") for digest in image_digests(images)], np.uint64)
     by_class = np.lexsort((keys, labels))
