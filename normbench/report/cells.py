@@ -47,7 +47,7 @@ def result_columns(table: Table) -> list[Column]:
     return found
 
 
-def test_columns(table: Table) -> list[Column]:
+def evidence_columns(table: Table) -> list[Column]:
     """Return what stands behind the verdicts: differences and tests."""
 
     def tell(write: Callable[[Comparison], str]) -> Callable[[Row], str]:

@@ -28,6 +28,8 @@ WIDTH = 6.75
 """Inches: the text width of a two-column page."""
 DPI = 200
 MAX_PANELS = 24
+MAX_CLEAR_LINES = 8
+"""With more norms in a panel, thin lines and bands would hide the means and are left out."""
 INK = "#333333"
 """Text and axes; the HTML report recolors exactly this."""
 RULE = "#DDDDDD"
@@ -154,6 +156,13 @@ def add_legend(
         title_fontsize=7,
         alignment="left",
     )
+
+
+def settle(figure: Figure) -> Figure:
+    """Lay the figure out once and for all, so that its files agree and each is spared the work."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _count_text(groups: Sequence[Group]) -> str:

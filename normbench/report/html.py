@@ -10,11 +10,11 @@ from normbench.report.cells import (
     SENSITIVITY_HEADERS,
     TESTS_CAPTION,
     cost_columns,
+    evidence_columns,
     norm_columns,
     result_columns,
     sensitivity_caption,
     sensitivity_cells,
-    test_columns,
 )
 from normbench.report.figures import INK, RULE, figure_bytes
 from normbench.report.page import Page
@@ -43,7 +43,7 @@ def page_to_html(page: Page) -> str:
         page=page,
         drawings=list(zip(page.figures, drawings, strict=True)),
         result_columns=lambda table: [*norm_columns(table), *result_columns(table), RUNS],
-        test_columns=lambda table: [*norm_columns(table), *test_columns(table)],
+        evidence_columns=lambda table: [*norm_columns(table), *evidence_columns(table)],
         tests_caption=TESTS_CAPTION,
         cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
         sensitivity_headers=SENSITIVITY_HEADERS,

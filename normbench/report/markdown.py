@@ -10,11 +10,11 @@ from normbench.report.cells import (
     TESTS_CAPTION,
     Align,
     cost_columns,
+    evidence_columns,
     norm_columns,
     result_columns,
     sensitivity_caption,
     sensitivity_cells,
-    test_columns,
 )
 from normbench.report.formats import escape_markdown, markdown_columns, markdown_grid
 from normbench.report.page import Page, PageTable
@@ -34,7 +34,7 @@ def page_to_markdown(page: Page) -> str:
         lines += [escape_markdown(table.caption), "", *_bullets(table.notes)]
     for part in page.tables:
         if part.table.has_comparisons:
-            shown = [*norm_columns(part.table), *test_columns(part.table)]
+            shown = [*norm_columns(part.table), *evidence_columns(part.table)]
             lines += [f"## Tests{_suffix(part, page)}", "", markdown_columns(part.table.rows, shown), ""]
             lines += [escape_markdown(TESTS_CAPTION), ""]
     if page.sensitivities:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from normbench.records import ExperimentRecord
 from normbench.report.answers import answers, unfinished
-from normbench.report.figures import MAX_PANELS, panels
+from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
 from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.paired import MARGIN
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
@@ -95,6 +95,8 @@ def _figures(found: Sequence[Section]) -> list[PageFigure]:
     shown = panels(found)
     left_out = f" Only the first {MAX_PANELS} of {len(shown)} settings are drawn." if len(shown) > MAX_PANELS else ""
     interval = "Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given in the legend."
+    few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
+    curves = interval if few else "Means over n completed runs, given in the legend; the table has the intervals."
     figures = []
     for sweep in sweeps(found):
         name = field_name(sweep.path)
@@ -103,7 +105,7 @@ def _figures(found: Sequence[Section]) -> list[PageFigure]:
         figures.append(PageFigure(name.replace(" ", "_"), title, caption, sweep_figure(sweep), is_sweep=True))
     figures += [
         PageFigure(
-            "loss_curves", "Training loss", f"Training loss by iteration. {interval}{left_out}", loss_curves(shown)
+            "loss_curves", "Training loss", f"Training loss by iteration. {curves}{left_out}", loss_curves(shown)
         ),
         PageFigure(
             "accuracy", "Test accuracy", f"Test accuracy by epoch. {interval}{left_out}", accuracy_curves(shown)
@@ -111,7 +113,7 @@ def _figures(found: Sequence[Section]) -> list[PageFigure]:
         PageFigure(
             "accuracy_time",
             "Accuracy against time",
-            f"Test accuracy after each epoch against training time, evaluation excluded. {interval}{left_out}",
+            f"Test accuracy after each epoch against training time, evaluation excluded. {curves}{left_out}",
             accuracy_over_time(shown),
         ),
     ]

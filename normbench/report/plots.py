@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.records import RunRecord
-from normbench.report.figures import Panel, add_legend, figure_style, line_style, new_figure, panel_styles
+from normbench.report.figures import (
+    MAX_CLEAR_LINES,
+    Panel,
+    add_legend,
+    figure_style,
+    line_style,
+    new_figure,
+    panel_styles,
+    settle,
+)
 from normbench.report.groups import Group
 from normbench.report.palette import Style
 from normbench.report.stats import mean_band, summarize
@@ -24,8 +33,6 @@ Curve = NDArray[np.float64]
 
 SMOOTHING = 0.03
 """Width of the moving average as a share of the longest run."""
-MAX_CLEAR_LINES = 8
-"""With more norms in a panel, thin lines and bands would hide the means and are left out."""
 MAX_POINTS = 1500
 """Longer raw lines are drawn by the least and the greatest value of each stretch, which looks the same."""
 NUM_MARKERS = 7
@@ -51,7 +58,7 @@ def loss_curves(shown: Sequence[Panel]) -> Figure:
         if few:
             explanation += ["thin: loss of each step, mean over seeds", *_explain_band(shown)]
         add_legend(figure, shown, explanation, extra=_end_marks(shown))
-        return figure
+        return settle(figure)
 
 
 def accuracy_curves(shown: Sequence[Panel]) -> Figure:
@@ -78,7 +85,7 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
         bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
         explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (bars,))]
         add_legend(figure, shown, explanation, extra=_end_marks(shown))
-        return figure
+        return settle(figure)
 
 
 def run_loss_curve(run: RunRecord) -> Figure:

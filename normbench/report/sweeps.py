@@ -15,6 +15,7 @@ from normbench.report.figures import (
     new_figure,
     panel_styles,
     setting_title,
+    settle,
 )
 from normbench.report.groups import Group, Scalar, Section, Setting
 from normbench.report.stats import Estimate, summarize
@@ -110,7 +111,7 @@ def sweep_figure(sweep: Sweep) -> Figure:
         without = any(not group.completed for panel in sweep.panels for group in panel.groups)
         explanation = ["line: mean over seeds", "bar: 95 % t interval over n seeds"]
         add_legend(figure, sweep.panels, explanation + (["x at the top: no completed run"] if without else []))
-        return figure
+        return settle(figure)
 
 
 def _finish(axes: Axes, panel: Panel, path: str, empty: Sequence[tuple[float, str]]) -> None:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normbench.report.figures import Panel, add_legend, figure_style, line_style, new_figure, panel_styles
+from normbench.report.figures import (
+    MAX_CLEAR_LINES,
+    Panel,
+    add_legend,
+    figure_style,
+    line_style,
+    new_figure,
+    panel_styles,
+    settle,
+)
 from normbench.report.stats import mean_band
 
 if TYPE_CHECKING:
@@ -19,6 +28,7 @@ def accuracy_over_time(shown: Sequence[Panel]) -> Figure:
     with figure_style():
         figure, all_axes = new_figure(shown)
         chosen = panel_styles(shown)
+        few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
         for axes, panel in zip(all_axes, shown, strict=False):
             for group in panel.groups:
                 length = min((len(run.epochs) for run in group.completed), default=0)
@@ -32,7 +42,7 @@ def accuracy_over_time(shown: Sequence[Panel]) -> Figure:
                 axes.errorbar(
                     elapsed,
                     mean,
-                    yerr=half_width,
+                    yerr=half_width if few else None,
                     color=style.color,
                     linestyle=line_style(style),
                     marker=style.marker,
@@ -46,6 +56,6 @@ def accuracy_over_time(shown: Sequence[Panel]) -> Figure:
             if place is None or place.is_first_col():
                 axes.set_ylabel("test accuracy (%)")
         several = any(len(group.completed) > 1 for panel in shown for group in panel.groups)
-        bars = ["bar: 95 % t interval over n seeds"] if several else ["one seed: no interval"]
-        add_legend(figure, shown, ["line: mean over seeds after each epoch", *bars])
-        return figure
+        bars = ["bar: 95 % t interval over n seeds" if several else "one seed: no interval"]
+        add_legend(figure, shown, ["line: mean over seeds after each epoch", *(bars if few else ())])
+        return settle(figure)

@@ -65,7 +65,7 @@ def test_a_thousand_runs_make_a_report_within_20_seconds_and_1_gb(tmp_path: Path
         for batch_size in (4, 16, 64, 256, 1024):
             for seed in range(20):
                 new_run(tmp_path, norm, seed, train={"batch_size": batch_size})
-    start = time.perf_counter()
+    start = time.process_time()  # of one core: other tests may hold the rest
     write_report(tmp_path)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20  # KiB

@@ -11,7 +11,7 @@ from normbench.records import read_experiment
 from normbench.report.answers import answers
 from normbench.report.html import page_to_html
 from normbench.report.markdown import page_to_markdown
-from normbench.report.page import make_page
+from normbench.report.page import Page, make_page
 from normbench.report.tables import comparison_tables
 
 NewRun = Callable[..., Path]
@@ -29,7 +29,12 @@ def experiment(tmp_path: Path, new_run: NewRun, new_settings: Callable[..., None
             new_run(folder, "bn", seed, train=train, steps_per_epoch=30)
             new_run(folder, "gn", seed, train=train, steps_per_epoch=30, label=HOSTILE)
     new_run(folder, "in", 0, state="diverged", reason=HOSTILE, diverge_at=40, train={"batch_size": 16})
-    return folder
+    return make_page(read_experiment(folder))
+
+
+@pytest.fixture(scope="module")
+def html(page: Page) -> str:
+    return page_to_html(page)
 
 
 class Outline(HTMLParser):
@@ -56,8 +61,7 @@ class Outline(HTMLParser):
         self.text += data
 
 
-def test_html_is_self_contained_and_escaped(experiment: Path) -> None:
-    html = page_to_html(make_page(read_experiment(experiment)))
+def test_html_is_self_contained_and_escaped(html: str) -> None:
     outline = Outline(html)
     assert all(reference.startswith("#") for reference in outline.references)
     assert {reference[1:] for reference in outline.references} <= set(outline.ids)
@@ -68,9 +72,8 @@ def test_html_is_self_contained_and_escaped(experiment: Path) -> None:
     assert HOSTILE in outline.text
 
 
-def test_html_and_markdown_hold_the_same_content(experiment: Path) -> None:
-    page = make_page(read_experiment(experiment))
-    text = " ".join(Outline(page_to_html(page)).text.split())
+def test_html_and_markdown_hold_the_same_content(page: Page, html: str) -> None:
+    text = " ".join(Outline(html).text.split())
     markdown = page_to_markdown(page)
     plain = " ".join(re.sub(r"\\(.)", r"\1", markdown).split())
     for heading in re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE):
@@ -88,8 +91,8 @@ def test_html_and_markdown_hold_the_same_content(experiment: Path) -> None:
     assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
 
 
-def test_how_it_was_measured(experiment: Path) -> None:
-    (part,) = make_page(read_experiment(experiment)).tables
+def test_how_it_was_measured(page: Page) -> None:
+    (part,) = page.tables
     facts = dict(part.measured)
     assert facts["seeds"] == "0, 1, 2"
     assert facts["differs between rows"] == "batch size"
