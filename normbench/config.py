@@ -45,7 +45,7 @@ class NormConfig(_Frozen):
 
     name: StrictStr
     options: Options = {}
-    label: StrictStr | None = Field(None, min_length=1, max_length=40)
+    label: StrictStr | None = Field(default=None, min_length=1, max_length=40)
     """How tables and legends call it; if absent, the registry's label with the options given here."""
     train: Mapping[StrictStr, Any] = {}
     """Training settings of this norm alone (a learning rate tuned for it, say); they override the experiment's."""
@@ -68,20 +68,20 @@ class DatasetConfig(_Frozen):
 class TrainConfig(_Frozen):
     """How a network is trained; the defaults are the tutorial's protocol."""
 
-    epochs: int = Field(5, ge=1, strict=True)
-    batch_size: int = Field(64, ge=1, strict=True)
+    epochs: int = Field(default=5, ge=1, strict=True)
+    batch_size: int = Field(default=64, ge=1, strict=True)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Written `lr` or `learning_rate`."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of SGD, with Nesterov's correction; Adam and AdamW do not use it."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Applied to parameters of two or more dimensions; scales, shifts and biases are never decayed."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     """`one_cycle`: linear from 0 to the learning rate, then linear to 0. `cosine`: half a cosine to 0."""
-    warmup_fraction: float | None = Field(None, ge=0, lt=1)
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
     """Share of training over which the rate rises linearly from 0; if absent, 0.3 for one_cycle and 0 otherwise."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Literal["none", "crop_flip"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"

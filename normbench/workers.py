@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Generator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 from normbench.errors import NormBenchError
 
@@ -57,11 +58,15 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._environment = dict(environment or {})
-        context = multiprocessing.get_context("spawn")
         self.connection: Connection
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._environment), daemon=True)
-        self._process.start()
+        with _signals_blocked():
+            self._process.start()
         theirs.close()
 
     def submit(self, target: str, *arguments: Any) -> None:
@@ -99,26 +104,30 @@ class Worker:
         with suppress(OSError):
             self.connection.send(_STOP)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process can take another function."""
-        return self._process.is_alive()
-
-    def replacement(self) -> Worker:
-        """Start a process like this one, which has died."""
-        return Worker(self._environment)
+    def revive(self) -> None:
+        """Start another process, with another `connection`, if this one has died."""
+        if not self._process.is_alive():
+            self.connection.close()
+            self._start()
 
     def close(self) -> None:
-        """End the process; a function that still runs is closed first."""
+        """End the process; a function that still runs is closed first, and given some seconds for it."""
         self.connection.close()
         self._process.join(_JOIN_SECONDS)
         self.kill()
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the process: in good order, or at once where an exception leaves the block."""
+        self.kill() if kind else self.close()
 
 
 class WorkerError(NormBenchError):
@@ -128,6 +137,19 @@ class WorkerError(NormBenchError):
         self.failure = failure
         self.exit_code = failure.exit_code
         super().__init__(failure.message)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Start a process that Ctrl-C and SIGTERM do not reach: both go to the whole group, and the parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def failure_from(error: Exception) -> Failed:
@@ -149,9 +171,11 @@ def _how_it_died(exit_code: int | None) -> str:
 
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     """Run in the process: take functions and stream their values until the parent goes away."""
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the parent decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Handlers that do nothing, because ignoring would be inherited by processes that torch starts.
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.signal(signal.SIGTERM, _do_nothing)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     os.environ.update(environment)
     while True:
         try:
@@ -163,8 +187,12 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
         target, arguments = request
         try:
             connection.send(_stream(connection, target, arguments))
-        except (BrokenPipeError, EOFError, OSError):
+        except (EOFError, OSError):
             return
+
+
+def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def _stream(connection: Connection, target: str, arguments: tuple[Any, ...]) -> Message:
@@ -176,8 +204,9 @@ def _stream(connection: Connection, target: str, arguments: tuple[Any, ...]) -> 
             if connection.poll() and connection.recv() == _STOP:
                 generator.close()
                 return Finished(stopped=True)
-    except (BrokenPipeError, EOFError):
-        generator.close()  # the parent is gone: what the generator saves on closing is still saved
+    except (ConnectionError, EOFError):
+        with suppress(Exception):
+            generator.close()  # the parent is gone: what the generator saves on closing is still saved
         raise
     except Exception as error:
         return failure_from(error)

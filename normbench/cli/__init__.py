@@ -1,18 +1,16 @@
-"""The command line: one file a command, which parses, calls and prints. Nothing here imports torch or matplotlib at start."""
+"""The command line: one file a command, which parses, calls and prints. Nothing here imports torch at start."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import Annotated, NoReturn
 
-import click
 import typer
-from typer.core import TyperGroup
 
 from normbench import __version__
-from normbench.cli import compare, env, listing, plots, train
+from normbench.cli import advise, compare, data, env, inspect, listing, plots, train
 from normbench.errors import NormBenchError
 
 _EPILOG = (
@@ -20,28 +18,7 @@ _EPILOG = (
     "130 Ctrl-C; 143 terminated."
 )
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: end as after Ctrl-C, with another exit code."""
-
-
-class _Group(TyperGroup):
-    """Turns a user's problem into its message and exit code; bugs keep their traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except NormBenchError as error:
-            print(f"normbench: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
-        except Terminated:
-            raise typer.Exit(143) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-
 app = typer.Typer(
-    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables.",
@@ -57,7 +34,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables."""
 
@@ -65,18 +44,22 @@ def _root(
 app.command()(train.train)
 app.command()(compare.compare)
 app.command()(plots.plots)
-#app.command()(inspect.inspect)
-#app.command()(advise.advise)
+app.command()(inspect.inspect)
+app.command()(advise.advise)
 app.command()(env.env)
 app.add_typer(listing.app, name="list")
-#app.add_typer(data.app, name="data")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Run the command line; SIGTERM ends a run as Ctrl-C does, with a checkpoint."""
+    """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, _exit_by_signal)
+    try:
+        app()
+    except NormBenchError as error:
+        print(f"normbench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
-    app()
+def _exit_by_signal(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

@@ -45,7 +45,8 @@ def compare(
 
     Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
     """
-    from normbench.cli.running import RunOptions, execute, find_config
+    from normbench.cli.configs import find_config
+    from normbench.cli.running import RunOptions, execute
     from normbench.loader import load_config
 
     flags: dict[str, Any] = {

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from normbench.cli.console import note
-from normbench.engine.events import EngineFellBack, EpochDone, StepsDone
+from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, StepsDone
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import ExperimentEvent, RunEnded, RunProgressed, RunStarted
+from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 
 _STEPS_BETWEEN_LINES = 100
+_WIDE = 100
+"""Columns from which on the live display shows the test accuracy of the epoch before, too."""
+_STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
 class Display(Protocol):
@@ -26,7 +28,9 @@ class Display(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
-    def __call__(self, event: ExperimentEvent) -> None: ...
+
+    def __call__(self, event: ExperimentEvent) -> None:
+        """Show what `event` says."""
 
 
 def make_display(plans: Sequence[RunPlan]) -> Display:
@@ -40,8 +44,10 @@ def name_of(plan: RunPlan) -> str:
     return f"{plan.config.label} seed {plan.config.seed}"
 
 
-def ending(event: RunEnded) -> str:
+def ending(event: RunEnded | RunBusy) -> str:
     """Say in a line how a run ended."""
+    if isinstance(event, RunBusy):
+        return f"{name_of(event.plan)}: another process is training it; left to that"
     name, state = name_of(event.plan), event.status.state
     if event.summary is not None:
         accuracy = f"test accuracy {100 * event.summary.test_accuracy:.2f} %"
@@ -52,11 +58,17 @@ def ending(event: RunEnded) -> str:
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
+def hitch(event: EngineFellBack | CheckpointFailed) -> str:
+    """Say in a line what a run does without."""
+    if isinstance(event, EngineFellBack):
+        return f"steps run eagerly: {event.reason}"
+    return f"training goes on without a checkpoint: {event.reason}"
+
+
 class LineDisplay:
     """Lines for logs: ``GN Epoch 1/5 | Batch 0/782 | Loss: 2.3121``."""
 
     def __init__(self, plans: Sequence[RunPlan]) -> None:
-        self._plans = plans
         self._several_seeds = len({plan.config.seed for plan in plans}) > 1
 
     def __enter__(self) -> Self:
@@ -67,98 +79,115 @@ class LineDisplay:
 
     def __call__(self, event: ExperimentEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
-        name = name_of(event.plan) if self._several_seeds else event.plan.config.label
-        if isinstance(event, RunEnded):
+        if isinstance(event, Stopping):
+            note(_STOPPING)
+        elif isinstance(event, RunEnded | RunBusy):
             note(ending(event))
-        elif isinstance(event, RunStarted):
-            if event.num_epochs:
-                note(f"{name}: goes on after epoch {event.num_epochs}")
-        elif isinstance(event.event, StepsDone):
+        elif isinstance(event, RunProgressed):
+            self._progress(event)
+        elif event.num_epochs:
+            note(f"{name_of(event.plan)}: goes on after epoch {event.num_epochs}")
+
+    def _progress(self, event: RunProgressed) -> None:
+        name = name_of(event.plan) if self._several_seeds else event.plan.config.label
+        epochs = event.plan.config.train.epochs
+        if isinstance(event.event, StepsDone):
             steps = event.event
             for step, loss in enumerate(steps.losses, steps.first_step):
                 if step % _STEPS_BETWEEN_LINES == 0:
-                    epochs = event.plan.config.train.epochs
-                    note(
-                        f"{name} Epoch {steps.epoch}/{epochs} | Batch {step}/{steps.steps_per_epoch} | Loss: {loss:.4f}"
-                    )
+                    batch = f"Batch {step}/{steps.steps_per_epoch}"
+                    note(f"{name} Epoch {steps.epoch}/{epochs} | {batch} | Loss: {loss:.4f}")
         elif isinstance(event.event, EpochDone):
             row = event.event.row
-            epochs = event.plan.config.train.epochs
             note(
                 f"{name} Epoch {row.epoch}/{epochs} | Test accuracy: {100 * row.test_accuracy:.2f} % | "
                 f"Test loss: {row.test_loss:.4f} | {row.train_seconds:.2f} s"
             )
-        elif isinstance(event.event, EngineFellBack):
-            note(f"{name}: steps run eagerly: {event.event.reason}")
+        else:
+            note(f"{name}: {hitch(event.event)}")
 
 
 class LiveDisplay:
-    """A bar a running run, and one for all, with loss, accuracy, images per second and the time left."""
+    """A bar for all runs and one for each that is running, with loss, accuracy, images per second and the time left."""
 
     def __init__(self, plans: Sequence[RunPlan], console: Console) -> None:
         self._console = console
-        self._overall = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[runs]}"),
-            TimeRemainingColumn(elapsed_when_finished=True), console=console,
-        )  # fmt: skip
-        self._runs = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[state]}"),
+        columns = ["progress", "loss", "train", *(["test"] if console.width >= _WIDE else []), "rate"]
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            *(TextColumn(f"{{task.fields[{column}]}}", markup=False) for column in columns),
+            TimeRemainingColumn(compact=True),
             console=console,
+            expand=True,
+            transient=True,
         )
-        self._live = Live(Group(self._runs, self._overall), console=console, refresh_per_second=8)
         self._num_runs = len(plans)
         self._num_ended = 0
-        self._total = self._overall.add_task("all runs", total=float(self._num_runs), runs=f"0/{self._num_runs}")
+        self._all = self._add("all runs", total=self._num_runs, progress=f"0/{self._num_runs} runs")
         self._tasks: dict[str, TaskID] = {}
         self._share: dict[str, float] = {}
+        """Of each running run that is done."""
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.__exit__(kind, error, traceback)
+        self._progress.stop()
 
     def __call__(self, event: ExperimentEvent) -> None:
         """Update the display."""
-        run_id = event.plan.run_id
-        if isinstance(event, RunEnded):
+        if isinstance(event, Stopping):
+            self._print(_STOPPING, "yellow")
+        elif isinstance(event, RunEnded | RunBusy):
             self._end(event)
         elif isinstance(event, RunStarted):
-            self._tasks[run_id] = self._runs.add_task(
-                name_of(event.plan), total=float(event.plan.config.train.epochs), state="preparing"
-            )
+            epochs = event.plan.config.train.epochs
+            task = self._add(name_of(event.plan), total=epochs, completed=event.num_epochs, progress="preparing")
+            self._tasks[event.plan.run_id] = task
         elif isinstance(event.event, StepsDone):
-            self._progress(run_id, event, event.event)
-        elif isinstance(event.event, EngineFellBack):
-            self._live.console.print(
-                Text(f"{name_of(event.plan)}: steps run eagerly: {event.event.reason}", style="yellow")
-            )
+            self._show_steps(event.plan, event.event)
+        elif isinstance(event.event, EpochDone):
+            test = f"test {100 * event.event.row.test_accuracy:.1f} %"
+            self._progress.update(self._tasks[event.plan.run_id], test=test)
+        else:
+            self._print(f"{name_of(event.plan)}: {hitch(event.event)}", "yellow")
 
-    def _progress(self, run_id: str, event: RunProgressed, steps: StepsDone) -> None:
-        epochs = event.plan.config.train.epochs
-        done = steps.epoch - 1 + (steps.first_step + len(steps.losses)) / steps.steps_per_epoch
-        state = (
-            f"epoch {steps.epoch}/{epochs}  loss {steps.losses[-1]:.4f}  "
-            f"train accuracy {100 * steps.train_accuracy:5.2f} %  {steps.images_per_second:,.0f} images/s"
+    def _add(self, name: str, *, total: int, progress: str, completed: int = 0) -> TaskID:
+        return self._progress.add_task(
+            name, total=total, completed=completed, progress=progress, loss="", train="", test="", rate=""
         )
-        self._runs.update(self._tasks[run_id], completed=done, state=state)
-        self._share[run_id] = done / epochs
-        self._overall.update(self._total, completed=self._num_ended + sum(self._share.values()))
 
-    def _end(self, event: RunEnded) -> None:
+    def _show_steps(self, plan: RunPlan, steps: StepsDone) -> None:
+        epochs = plan.config.train.epochs
+        done = steps.epoch - 1 + (steps.first_step + len(steps.losses)) / steps.steps_per_epoch
+        self._progress.update(
+            self._tasks[plan.run_id],
+            completed=done,
+            progress=f"epoch {steps.epoch}/{epochs}",
+            loss=f"loss {steps.losses[-1]:.4f}",
+            train=f"train {100 * steps.train_accuracy:.1f} %",
+            rate=f"{steps.images_per_second:,.0f} img/s",
+        )
+        self._share[plan.run_id] = done / epochs
+        self._progress.update(self._all, completed=self._num_ended + sum(self._share.values()))
+
+    def _end(self, event: RunEnded | RunBusy) -> None:
         if (task := self._tasks.pop(event.plan.run_id, None)) is not None:
-            self._runs.remove_task(task)
+            self._progress.remove_task(task)
         self._share.pop(event.plan.run_id, None)
         self._num_ended += 1
-        style = "dim" if event.skipped else "green" if event.summary is not None else "red"
-        self._live.console.print(Text(ending(event), style=style))
-        self._overall.update(
-            self._total,
+        completed = isinstance(event, RunEnded) and event.status.state == "completed"
+        style = ("dim" if event.skipped else "green") if completed and isinstance(event, RunEnded) else "red"
+        self._print(ending(event), style)
+        self._progress.update(
+            self._all,
             completed=self._num_ended + sum(self._share.values()),
-            runs=f"{self._num_ended}/{self._num_runs}",
+            progress=f"{self._num_ended}/{self._num_runs} runs",
         )
+
+    def _print(self, text: str, style: str) -> None:
+        self._progress.console.print(Text(text, style=style))

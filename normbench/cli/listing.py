@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import typer
@@ -13,6 +14,11 @@ from normbench.cli.options import JsonOption
 
 app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_help=True)
 
+_NORM_HEADER = (
+    "key", "name", "year", "paper (arXiv)", "statistics over", "learned per channel", "running state",
+    "train/eval differ", "depends on batch", "replaces ReLU", "options",
+)  # fmt: skip
+
 
 @app.command()
 def norms(json_output: JsonOption = False) -> None:
@@ -20,9 +26,7 @@ def norms(json_output: JsonOption = False) -> None:
     from normbench.norms import NORMS, WEIGHTS
 
     if json_output:
-        entries = {key: _plain(norm) for key, norm in NORMS.items()}
-        weights = {f"+{key}": _plain(weight) for key, weight in WEIGHTS.items()}
-        print(json.dumps({"schema_version": 1, "norms": entries, "weights": weights}, indent=2))
+        _print_json({"norms": _plain(NORMS), "weights": {f"+{key}": entry for key, entry in _plain(WEIGHTS).items()}})
         return
     rows = [
         (
@@ -36,22 +40,23 @@ def norms(json_output: JsonOption = False) -> None:
             _yes(norm.train_eval_differ),
             _yes(norm.batch_dependent),
             _yes(norm.replaces_activation),
-            ", ".join(f"{name}={option.default}" for name, option in norm.options.items()) or "-",
+            _options({name: option.default for name, option in norm.options.items()}),
         )
         for key, norm in NORMS.items()
     ]
     rows += [
-        (f"+{key}", weight.full_name, str(weight.year), f"{weight.paper} ({weight.arxiv})", "weights of the convolution")
-        + ("-",) * 6
+        (
+            f"+{key}",
+            weight.full_name,
+            str(weight.year),
+            f"{weight.paper} ({weight.arxiv})",
+            "each filter of the convolution",
+            weight.learnable_per_channel,
+            *("-",) * 5,
+        )
         for key, weight in WEIGHTS.items()
     ]
-    _print(
-        (
-            "key", "name", "year", "paper (arXiv)", "statistics over", "learned per channel", "running state",
-            "train/eval differ", "depends on batch", "replaces ReLU", "options",
-        ),
-        rows,
-    )  # fmt: skip
+    _print(_NORM_HEADER, rows)
 
 
 @app.command()
@@ -59,7 +64,11 @@ def models(json_output: JsonOption = False) -> None:
     """List the networks."""
     from normbench.models import MODELS
 
-    _entries(MODELS, json_output)
+    if json_output:
+        _print_json({"models": _plain(MODELS)})
+        return
+    rows = [(key, model.description, _options(model.options)) for key, model in MODELS.items()]
+    _print(("key", "description", "options"), rows)
 
 
 @app.command()
@@ -67,38 +76,36 @@ def datasets(json_output: JsonOption = False) -> None:
     """List the data sets."""
     from normbench.data import DATASETS
 
-    _entries(DATASETS, json_output)
+    if json_output:
+        _print_json({"datasets": _plain(DATASETS)})
+        return
+    rows = [(key, dataset.description, _options(dataset.options)) for key, dataset in DATASETS.items()]
+    _print(("key", "description", "options"), rows)
 
 
 @app.command()
 def configs(json_output: JsonOption = False) -> None:
     """List the built-in configs."""
-    from normbench.cli.running import config_folders
+    from normbench.cli.configs import built_in_configs
 
-    found = {}
-    for folder in config_folders():
-        for file in sorted(folder.glob("*.yaml")):
-            first = file.read_text(encoding="utf-8").splitlines()[0]
-            found.setdefault(file.stem, first.lstrip("# "))
+    first_lines = {
+        name: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        for name, file in built_in_configs().items()
+    }
     if json_output:
-        print(json.dumps({"schema_version": 1, "configs": found}, indent=2))
+        _print_json({"configs": first_lines})
         return
-    _print(("config", "what it does"), list(found.items()))
+    _print(("config", "what it does"), list(first_lines.items()))
 
 
-def _entries(registry: Mapping[str, Any], json_output: bool) -> None:
-    if json_output:
-        print(json.dumps({"schema_version": 1, "entries": {key: _plain(entry) for key, entry in registry.items()}}, indent=2))
-        return
-    rows = [
-        (key, entry.description, ", ".join(f"{name}={value}" for name, value in entry.options.items()) or "-")
-        for key, entry in registry.items()
-    ]
-    _print(("key", "description", "options"), rows)
+def _print_json(content: Mapping[str, Any]) -> None:
+    print(json.dumps({"schema_version": 1, **content}, indent=2))
 
 
-def _print(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, or a paragraph a row where a terminal is too narrow for it."""
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
     from rich.table import Table
 
     from normbench.cli.console import print_table
@@ -106,11 +113,39 @@ def _print(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     table = Table(*header, box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    print_table(table)
+    console = Console()
+    if len(header) <= 3 or not console.is_terminal or console.width >= Console(width=10_000).measure(table).maximum:
+        print_table(table)
+        return
+    paragraphs = Table.grid(padding=(0, 2))
+    for row in rows:
+        paragraphs.add_row(f"[bold]{row[0]}[/bold]", f"[bold]{row[1]}[/bold]")
+        facts = [f"{name}: {cell}" for name, cell in zip(header[2:], row[2:], strict=True) if cell != "-"]
+        paragraphs.add_row("", "; ".join(facts) + "\n")
+    console.print(paragraphs)
 
 
-def _plain(entry: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(entry).items() if name != "build"}
+def _plain(registry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: {name: _json_value(value) for name, value in vars(entry).items() if name not in ("build", "load")}
+        for key, entry in registry.items()
+    }
+
+
+def _json_value(value: Any) -> Any:
+    """Return `value` as JSON has it: types by name, the fields of a norm's option without those that limit nothing."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, Mapping):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if is_dataclass(value):
+        limits = {key: inner for key, inner in vars(value).items() if inner not in (math.inf, -math.inf, ())}
+        return _json_value(limits)
+    return value
+
+
+def _options(defaults: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in defaults.items()) or "-"
 
 
 def _yes(value: bool) -> str:

@@ -9,13 +9,13 @@ import typer
 
 
 def plots(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, a run's folder, or a folder of experiments.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="An experiment's folder, a run's folder, or a folder of experiments.")
+    ] = Path("runs"),
     baseline: Annotated[str | None, typer.Option(help="The norm that others are compared with.")] = None,
 ) -> None:
     """Redraw every plot and table under a folder from what is recorded; trains nothing."""
-    from normbench.errors import RunError
+    from normbench.errors import FolderError, RunError
     from normbench.records import STATUS_FILE
     from normbench.report import write_report, write_run_report
 
@@ -24,8 +24,10 @@ def plots(
     run_folders = sorted(path.parent for path in folder.rglob(STATUS_FILE))
     if not run_folders:
         raise RunError(f"{folder}: no runs there")
-    written = [path for run in run_folders for path in write_run_report(run)]
-    for experiment in sorted({run.parent for run in run_folders if run != folder}):
-        written += write_report(experiment, baseline=baseline)
-    for path in written:
-        print(path)
+    try:
+        written = [path for run in run_folders for path in write_run_report(run)]
+        for experiment in sorted({run.parent for run in run_folders if run != folder}):
+            written += write_report(experiment, baseline=baseline)
+    except OSError as error:
+        raise FolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+    print("\n".join(map(str, written)))

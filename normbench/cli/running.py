@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.cli.console import note, print_table
-from normbench.cli.display import make_display
-from normbench.errors import ConfigError, RunError, suggestion
+from normbench.cli.display import ending, make_display
+from normbench.cli.interrupts import HeldSignals
+from normbench.config import RunConfig
+from normbench.errors import RunError
 from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
-from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
+from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunBusy, RunEnded, planned_state
 from normbench.loader import LoadedConfig
-from normbench.records import Status
+from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
 
 
@@ -29,50 +31,26 @@ class RunOptions:
     keep_checkpoint: bool
 
 
-def config_folders() -> list[Path]:
-    """Return where built-in configs may be: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    return [folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()]
-
-
-def find_config(name: str) -> Path:
-    """Return the config file called `name`: a path, or a built-in config with or without ``.yaml``.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    path = Path(name)
-    if path.exists() or path.suffix and len(path.parts) > 1 and path.parent.is_dir():
-        return path
-    built_in = {file.stem: file for folder in config_folders() for file in sorted(folder.glob("*.yaml"))}
-    if path.stem in built_in and (len(path.parts) == 1 or path.parts[0] == "configs"):
-        return built_in[path.stem]
-    raise ConfigError(f"{name}: no such config file, and no built-in config of that name{suggestion(name, built_in)}")
-
-
 def execute(loaded: LoadedConfig, options: RunOptions) -> int:
     """Run the experiment and return the exit code: 0 if every run completed, else 1."""
     drafts = draft_runs(loaded)
     folder = options.runs_dir / loaded.experiment.name
-    workers = [Worker()]
-    try:
-        plans = _finish_plans(loaded, drafts, workers[0])
+    with Worker() as worker:
+        plans = _finish_plans(loaded, drafts, worker)
         if options.dry_run:
             _print_dry_run(folder, plans)
             return 0
-        first = plans[0].config
-        workers[0].call(
-            "normbench.experiment.train:check_data",
-            first.dataset.name, first.dataset.options, options.data_dir, first.device,
-        )  # fmt: skip
+        if options.force or any(planned_state(folder / plan.run_id) != "completed" for plan in plans):
+            _check_data(plans[0].config, options.data_dir, worker)
         if len(plans) < len(drafts):
             note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
         write_experiment(folder, resolved_experiment(loaded.experiment, plans))
-        statuses = _run(folder, plans, workers, options)
-    finally:
-        for worker in workers:
-            worker.close()
-    return 0 if all(status.state == "completed" for status in statuses) else 1
+        return 0 if _run(folder, plans, worker, options) else 1
+
+
+def _check_data(config: RunConfig, data_dir: Path | None, worker: Worker) -> None:
+    dataset = config.dataset
+    worker.call("normbench.experiment.train:check_data", dataset.name, dataset.options, data_dir, config.device)
 
 
 def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> list[RunPlan]:
@@ -81,29 +59,42 @@ def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> 
     except WorkerError as error:
         if error.failure.kind == "PlanError":
             position, _, message = str(error).partition("|")
-            raise loaded.error(("norms", int(position), "name"), message) from None
+            raise loaded.error(("norms", int(position)), message) from None
         raise
     return plans
 
 
-def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: RunOptions) -> list[Status]:
-    from normbench.report import write_run_report
-
+def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions) -> bool:
+    """Run the plans and report on all that is recorded, whatever happens; return whether every run is completed."""
     display = make_display(plans)
+    not_completed: list[str] = []
 
     def listen(event: ExperimentEvent) -> None:
         display(event)
+        if isinstance(event, RunBusy) or (isinstance(event, RunEnded) and event.status.state != "completed"):
+            not_completed.append(f"{ending(event)}\n  {folder / event.plan.run_id}")
         if isinstance(event, RunEnded) and not event.skipped:
-            write_run_report(folder / event.plan.run_id)
+            _report_run(folder / event.plan.run_id)
 
     runner = ExperimentRunner(
-        folder, workers, listen, options.data_dir, options.force, options.retry, options.keep_checkpoint
+        folder, [worker], listen, options.data_dir, options.force, options.retry, options.keep_checkpoint
     )
     try:
-        with display:
-            return runner.run(plans)
+        with HeldSignals() as signals, display:
+            return runner.run(plans, signals.arrived)
     finally:
         _report(folder)
+        if not_completed:
+            note("\n".join((f"normbench: {len(not_completed)} of {len(plans)} runs are not completed", *not_completed)))
+
+
+def _report_run(run_folder: Path) -> None:
+    from normbench.report import write_run_report
+
+    try:
+        write_run_report(run_folder)
+    except OSError as error:
+        note(f"normbench: {run_folder}: the loss curve cannot be written: {error.strerror}")
 
 
 def _report(folder: Path) -> None:
@@ -113,16 +104,17 @@ def _report(folder: Path) -> None:
     from normbench.report.formats import render_terminal
     from normbench.report.tables import comparison_tables
 
+    if not any(folder.glob(f"*/{STATUS_FILE}")):
+        return  # nothing is recorded
     try:
-        written = write_report(folder)
-    except RunError:
-        return  # nothing was recorded
+        for table in comparison_tables(read_experiment(folder)):
+            print_table(render_terminal(table))
+        write_report(folder)
+        print(f"\nFigures, tables and report.html are in {folder / REPORT_FOLDER}/")
+    except RunError as error:
+        note(f"normbench: no report: {error}")
     except OSError as error:
         note(f"normbench: {folder / REPORT_FOLDER}: the report cannot be written: {error.strerror}")
-        return
-    for table in comparison_tables(read_experiment(folder)):
-        print_table(render_terminal(table))
-    print("\n".join(str(path) for path in written))
 
 
 def _print_dry_run(folder: Path, plans: Sequence[RunPlan]) -> None:

@@ -11,10 +11,12 @@ from normbench.records import EpochRow, Summary
 
 @dataclass(frozen=True)
 class Started:
-    """The run is about to train from `num_epochs` epochs and `num_steps` steps on (0 unless it resumes)."""
+    """The run is about to train; a run that goes on brings all that its checkpoint knows of what was done."""
 
-    num_epochs: int
-    num_steps: int
+    rows: tuple[EpochRow, ...]
+    """Of the epochs done."""
+    losses: tuple[float, ...]
+    """Of the steps done."""
     facts: Mapping[str, Any]
     """For `environment.json`."""
 
@@ -22,6 +24,13 @@ class Started:
 @dataclass(frozen=True)
 class EngineFellBack:
     """The steps run eagerly although a graph was asked for."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckpointFailed:
+    """A checkpoint could not be written; training goes on without it."""
 
     reason: str
 
@@ -56,4 +65,4 @@ class TrainingDone:
 
 
 TrainingEvent = StepsDone | EpochDone | TrainingDone
-RunEvent = Started | EngineFellBack | TrainingEvent
+RunEvent = Started | EngineFellBack | CheckpointFailed | TrainingEvent

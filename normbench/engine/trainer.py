@@ -74,20 +74,21 @@ class Trainer:
         self.step = TrainStep(self.model, self._optimizer, train_images, settings)
         # Where training stands; all of it goes into a checkpoint.
         self._rows: list[EpochRow] = []
+        self._losses: list[float] = []
         self._step_in_epoch = 0
         self._num_correct = 0
         self._epoch_loss_sum = 0.0
         self._epoch_seconds = 0.0
 
     @property
-    def num_steps_done(self) -> int:
-        """Optimizer steps since the start of training."""
-        return len(self._rows) * self.step.steps_per_epoch + self._step_in_epoch
+    def rows(self) -> tuple[EpochRow, ...]:
+        """The epochs done."""
+        return tuple(self._rows)
 
     @property
-    def num_epochs_done(self) -> int:
-        """Epochs trained and evaluated."""
-        return len(self._rows)
+    def losses(self) -> tuple[float, ...]:
+        """The losses of all steps done, in nats."""
+        return tuple(self._losses)
 
     def run(self) -> Iterator[TrainingEvent]:
         """Train to the end, yielding events; the clock of `train_seconds` stands still while the caller handles them.
@@ -110,7 +111,7 @@ class Trainer:
         self.step.start_epoch(
             epoch_order(num_images, self._seed, epoch),
             draw_crop_flip(num_images, self._seed, epoch) if augment else None,
-            global_step=self.num_steps_done,
+            global_step=len(self._losses),
             step_in_epoch=self._step_in_epoch,
             num_correct=self._num_correct,
         )
@@ -127,6 +128,7 @@ class Trainer:
             self._epoch_seconds += seconds
             images = [self.step.batch_size_of(step) for step in range(first, stop)]
             self._epoch_loss_sum += sum(loss * count for loss, count in zip(losses, images, strict=True))
+            self._losses += losses
             self._step_in_epoch = stop
             diverged = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
             seen = min(stop * self._config.batch_size, num_images)
@@ -189,6 +191,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "rows": [row.model_dump() for row in self._rows],
+            "losses": torch.tensor(self._losses),
             "step_in_epoch": self._step_in_epoch,
             "num_correct": self._num_correct,
             "epoch_loss_sum": self._epoch_loss_sum,
@@ -203,6 +206,7 @@ class Trainer:
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # on the device; each step sets its value
         self._rows = [EpochRow.model_validate(row) for row in state["rows"]]
+        self._losses = state["losses"].tolist()
         self._step_in_epoch = state["step_in_epoch"]
         self._num_correct = state["num_correct"]
         self._epoch_loss_sum = state["epoch_loss_sum"]

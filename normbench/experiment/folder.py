@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,15 +72,17 @@ class RunFolder:
         """Where an unfinished run keeps its state."""
         return self.path / CHECKPOINT_FILE
 
-    def begin(self, config: RunConfig, *, keep_epochs: int = 0, keep_steps: int = 0) -> None:
-        """Write the config and status, and keep the first rows of an interrupted run that goes on."""
+    def begin(self, config: RunConfig, *, rows: Iterable[EpochRow] = (), losses: Iterable[float] = ()) -> None:
+        """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
         with _explained(self.path):
-            (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+            for left_over in (SUMMARY_FILE, ERROR_FILE, ".*.partial"):
+                for path in self.path.glob(left_over):
+                    path.unlink()
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_text_atomically(self.path / CONFIG_FILE, text)
-            _keep_lines(self.path / METRICS_FILE, "", keep_epochs)
-            _keep_lines(self.path / STEPS_FILE, _STEPS_HEADER, keep_steps)
-            self._num_steps = keep_steps
+            write_text_atomically(self.path / METRICS_FILE, "".join(map(_line_of_epoch, rows)))
+            self._num_steps = 0
+            write_text_atomically(self.path / STEPS_FILE, _STEPS_HEADER + self._lines_of_steps(losses))
         self.set_status("running")
 
     def set_status(self, state: State, reason: str | None = None) -> Status:
@@ -92,13 +93,8 @@ class RunFolder:
             write_text_atomically(self.path / STATUS_FILE, status.model_dump_json(indent=2) + "\n")
         return status
 
-    def try_status(self, state: State, reason: str) -> None:
-        """Write where the run stands if the folder still takes it (the disk may be full)."""
-        with suppress(FolderError):
-            self.set_status(state, reason)
-
     def write_error(self, text: str) -> None:
-        """Write the traceback of a run that failed."""
+        """Write the traceback of a run that failed because of a bug."""
         with _explained(self.path):
             write_text_atomically(self.path / ERROR_FILE, text)
 
@@ -109,21 +105,21 @@ class RunFolder:
 
     def append_steps(self, losses: Iterable[float]) -> None:
         """Append the losses of further steps, in nats."""
-        lines = [f"{self._num_steps + position},{loss:.7g}\n" for position, loss in enumerate(losses)]
-        self._num_steps += len(lines)
-        self._append(STEPS_FILE, "".join(lines))
+        self._append(STEPS_FILE, self._lines_of_steps(losses))
 
     def append_epoch(self, row: EpochRow) -> None:
         """Append an epoch's row."""
-        self._append(METRICS_FILE, row.model_dump_json() + "\n")
+        self._append(METRICS_FILE, _line_of_epoch(row))
 
     def finish(self, summary: Summary, *, keep_checkpoint: bool) -> Status:
-        """Write the result: the summary, then the status that makes it count."""
+        """Write the result: the summary, then the status that makes it count; only then may the checkpoint go."""
+        with _explained(self.path):
+            write_text_atomically(self.path / SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
+        status = self.set_status("completed")
         with _explained(self.path):
             if not keep_checkpoint:
                 self.checkpoint.unlink(missing_ok=True)
-            write_text_atomically(self.path / SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
-        return self.set_status("completed")
+        return status
 
     def clear(self) -> None:
         """Remove what an earlier run of the same config left, for ``--force``."""
@@ -131,6 +127,11 @@ class RunFolder:
             for path in self.path.iterdir():
                 if path.name != _LOCK_FILE:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _lines_of_steps(self, losses: Iterable[float]) -> str:
+        lines = [f"{self._num_steps + position},{loss:.7g}\n" for position, loss in enumerate(losses)]
+        self._num_steps += len(lines)
+        return "".join(lines)
 
     def _append(self, name: str, text: str) -> None:
         with _explained(self.path), (self.path / name).open("a", encoding="utf-8") as file:
@@ -149,7 +150,7 @@ def write_experiment(folder: Path, experiment: ExperimentConfig) -> None:
         write_text_atomically(folder / EXPERIMENT_FILE, text)
 
 
-class _explained:  # noqa: N801 (reads as a statement)
+class _explained:
     """Turn an operating-system error into a `FolderError` that says which folder and why."""
 
     def __init__(self, path: Path) -> None:
@@ -163,10 +164,8 @@ class _explained:  # noqa: N801 (reads as a statement)
             raise FolderError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
 
-def _keep_lines(path: Path, header: str, count: int) -> None:
-    """Cut a file of lines down to its header and first `count` rows."""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)[1 if header else 0 :] if path.exists() else []
-    write_text_atomically(path, header + "".join(rows[:count]))
+def _line_of_epoch(row: EpochRow) -> str:
+    return row.model_dump_json() + "\n"
 
 
 def _now() -> str:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from normbench.engine.events import EngineFellBack, EpochDone, Started, StepsDone, TrainingDone
+from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone, TrainingDone
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import RunPlan
-from normbench.records import CHECKPOINT_FILE, STATUS_FILE, Status, Summary, read_run
+from normbench.records import CHECKPOINT_FILE, STATUS_FILE, State, Status, Summary, read_run
 from normbench.workers import Failed, Finished, Worker
 
 PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunProgressed:
-    """A run reports steps, an epoch, or that its engine fell back."""
+    """A run reports steps, an epoch, or what it had to do without."""
 
     plan: RunPlan
-    event: StepsDone | EpochDone | EngineFellBack
+    event: StepsDone | EpochDone | EngineFellBack | CheckpointFailed
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,19 @@ class RunEnded:
     skipped: bool = False
 
 
-ExperimentEvent = RunStarted | RunProgressed | RunEnded
+@dataclass(frozen=True)
+class RunBusy:
+    """Another process is writing the run, which is left to it."""
+
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The runs are asked to stop; each ends its step and saves a checkpoint."""
+
+
+ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunBusy | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
@@ -71,7 +84,7 @@ def planned_state(folder: Path) -> PlannedState:
 class ExperimentRunner:
     """Runs plans in an experiment's folder, on as many workers as there are devices.
 
-    `run` returns when all runs have ended; an interrupt leaves what was recorded, with a checkpoint to go on from.
+    What a run sends is written at once, so that whatever happens loses no more than what the run's checkpoint lacks.
     """
 
     folder: Path
@@ -82,79 +95,83 @@ class ExperimentRunner:
     retry: bool = False
     keep_checkpoint: bool = False
     _active: dict[Any, _Active] = field(default_factory=dict)
+    """Running runs, by their worker's connection."""
 
-    def run(self, plans: Iterable[RunPlan]) -> list[Status]:
-        """Run what is not done yet and return the status of every run.
+    def run(self, plans: Iterable[RunPlan], stop_requested: Callable[[], bool] = lambda: False) -> bool:
+        """Run what is not done yet; return whether every run is completed.
+
+        When `stop_requested`, running runs end with a checkpoint to go on from, and no other is started.
 
         Raises:
-            FolderError: the folder cannot be written any more (a full disk, say).
-            KeyboardInterrupt: interrupted; running runs are marked so.
+            FolderError: the folder cannot be written any more (a full disk, say); runs are marked interrupted.
         """
-        statuses: list[Status] = []
-        waiting: deque[RunPlan] = deque()
-        for plan in plans:
-            state = planned_state(self.folder / plan.run_id)
-            kept = state == "completed" or (state in ("failed", "diverged") and not self.retry)
-            if kept and not self.force:
-                record = read_run(self.folder / plan.run_id)
-                statuses.append(record.status)
-                self.listener(RunEnded(plan, record.status, record.summary, skipped=True))
-            else:
-                waiting.append(plan)
+        waiting = deque(plans)
+        num_left = len(waiting)
         try:
             while waiting or self._active:
-                statuses += self._hand_out(waiting)
-                for connection in wait(list(self._active)):
-                    status = self._handle(self._active[connection])
-                    if status is not None:
-                        del self._active[connection]
-                        statuses.append(status)
-        except (KeyboardInterrupt, FolderError) as error:
-            self._interrupt("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+                if stop_requested():
+                    self._stop()
+                    return False
+                num_left -= self._hand_out(waiting)
+                connections = wait(list(self._active), timeout=_SECONDS_BETWEEN_LOOKS)
+                ended = [end for connection in connections if (end := self._handle(self._active[connection]))]
+                num_left -= sum(end.status.state == "completed" for end in ended)
+                num_left -= self._hand_out(waiting)  # the device works on while what ended is reported
+                for end in ended:
+                    self.listener(end)
+        except BaseException as error:
+            self._abandon(str(error) or "interrupted")
             raise
-        return statuses
+        return num_left == 0
 
-    def _hand_out(self, waiting: deque[RunPlan]) -> list[Status]:
-        """Give every idle worker a run; return the statuses of runs that another process is writing."""
-        busy = []
-        for position in range(len(self.workers)):
-            while waiting and self.workers[position].connection not in self._active:
+    def _hand_out(self, waiting: deque[RunPlan]) -> int:
+        """Give every idle worker a run; return how many runs on the way were completed before."""
+        num_completed = 0
+        for worker in self.workers:
+            while waiting and worker.connection not in self._active:
                 plan = waiting.popleft()
-                try:
-                    self._start(plan, position)
-                except FolderBusyError as error:
-                    now = datetime.now(UTC).isoformat(timespec="seconds")
-                    status = Status(state="running", reason=str(error), started_at=now, pid=0)
-                    busy.append(status)
-                    self.listener(RunEnded(plan, status, None, skipped=True))
-        return busy
+                folder = RunFolder(self.folder / plan.run_id)
+                if not self._is_kept(folder.path):
+                    try:
+                        folder.acquire()
+                    except FolderBusyError:
+                        self.listener(RunBusy(plan))
+                        continue
+                    if not self._is_kept(folder.path):  # still: another process may have run it meanwhile
+                        self._start(plan, folder, worker)
+                        continue
+                    folder.release()
+                record = read_run(folder.path)
+                num_completed += record.status.state == "completed"
+                self.listener(RunEnded(plan, record.status, record.summary, skipped=True))
+        return num_completed
 
-    def _start(self, plan: RunPlan, position: int) -> None:
-        if not self.workers[position].is_alive:
-            self.workers[position].close()
-            self.workers[position] = self.workers[position].replacement()
-        worker = self.workers[position]
-        folder = RunFolder(self.folder / plan.run_id).acquire()
-        resume = planned_state(folder.path) == "resume" and not self.force
+    def _is_kept(self, folder: Path) -> bool:
+        state = planned_state(folder)
+        return not self.force and (state == "completed" or (state in ("failed", "diverged") and not self.retry))
+
+    def _start(self, plan: RunPlan, folder: RunFolder, worker: Worker) -> None:
+        worker.revive()
         self._active[worker.connection] = _Active(plan, worker, folder)
+        resume = planned_state(folder.path) == "resume" and not self.force
         if self.force:
             folder.clear()
         target = "normbench.experiment.train:train_run"
         worker.submit(target, plan.config, self.data_dir, folder.checkpoint, resume, self.keep_checkpoint)
 
-    def _handle(self, active: _Active) -> Status | None:
-        """Record one message of a run; return its status if that was the last."""
+    def _handle(self, active: _Active) -> RunEnded | None:
+        """Record one message of a run; return its end if that was the last."""
         message = active.worker.receive()
         if isinstance(message, Failed):
             return self._fail(active, message)
         if isinstance(message, Finished):
-            return self._end(active)
+            return self._finish(active)
         event = message.value
         if isinstance(event, Started):
-            active.folder.begin(active.plan.config, keep_epochs=event.num_epochs, keep_steps=event.num_steps)
+            active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses)
             active.facts = describe_program() | dict(event.facts)
             active.folder.write_environment(active.facts)
-            self.listener(RunStarted(active.plan, event.num_epochs))
+            self.listener(RunStarted(active.plan, len(event.rows)))
         elif isinstance(event, TrainingDone):
             active.summary = event.summary
         else:
@@ -168,37 +185,48 @@ class ExperimentRunner:
             self.listener(RunProgressed(active.plan, event))
         return None
 
-    def _end(self, active: _Active) -> Status:
-        if active.summary is None:  # stopped when asked to, with a checkpoint
-            status = active.folder.set_status("interrupted", "stopped before its end; run the command again to go on")
-        else:
-            status = active.folder.finish(active.summary, keep_checkpoint=self.keep_checkpoint)
-        return self._release(active, status)
+    def _finish(self, active: _Active) -> RunEnded:
+        if active.summary is not None:
+            return self._release(active, active.folder.finish(active.summary, keep_checkpoint=self.keep_checkpoint))
+        return self._end(active, "interrupted", "stopped before its end; run the command again to go on")
 
-    def _fail(self, active: _Active, failure: Failed) -> Status:
-        if not (active.folder.path / STATUS_FILE).exists():
-            active.folder.begin(active.plan.config)  # it failed before it started; the failure is still a row
+    def _fail(self, active: _Active, failure: Failed) -> RunEnded:
         if failure.traceback:
             active.folder.write_error(failure.traceback)
-        state: Literal["diverged", "failed"] = "diverged" if failure.kind == "DivergedError" else "failed"
-        return self._release(active, active.folder.set_status(state, failure.message))
+        state: State = "diverged" if failure.kind == "DivergedError" else "failed"
+        if active.is_stopping:
+            state = "interrupted"  # it could not save a checkpoint, say
+        return self._end(active, state, failure.message)
 
-    def _release(self, active: _Active, status: Status) -> Status:
+    def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
+        if not (active.folder.path / STATUS_FILE).exists():
+            active.folder.begin(active.plan.config)  # it ended before it started, and still is a row
+        return self._release(active, active.folder.set_status(state, reason))
+
+    def _release(self, active: _Active, status: Status) -> RunEnded:
+        del self._active[active.worker.connection]
         active.folder.release()
-        self.listener(RunEnded(active.plan, status, active.summary))
-        return status
+        return RunEnded(active.plan, status, active.summary)
 
-    def _interrupt(self, reason: str) -> None:
-        """Stop all running runs at their next step, with a checkpoint each, and record that."""
-        for active in self._active.values():
+    def _stop(self) -> None:
+        """Let every running run end its step and save a checkpoint."""
+        self.listener(Stopping())
+        running = list(self._active.values())
+        for active in running:
+            active.is_stopping = True
             active.worker.stop()
-        for active in self._active.values():
+        for active in running:
+            while (end := self._handle(active)) is None:
+                pass
+            self.listener(end)
+
+    def _abandon(self, reason: str) -> None:
+        """End every running run at once; what is recorded, and its last checkpoint, stay."""
+        for active in list(self._active.values()):
+            active.worker.kill()
             try:
-                while self._handle(active) is None:
-                    pass
-            except (FolderError, KeyboardInterrupt):
-                active.worker.kill()
-                active.folder.try_status("interrupted", reason)
+                self._end(active, "interrupted", reason)
+            except FolderError:  # a full disk, say: the status stays "running", which counts as interrupted
                 active.folder.release()
         self._active.clear()
 
@@ -210,3 +238,4 @@ class _Active:
     folder: RunFolder
     facts: dict[str, Any] = field(default_factory=dict)
     summary: Summary | None = None
+    is_stopping: bool = False

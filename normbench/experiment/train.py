@@ -12,7 +12,7 @@ import torch
 
 from normbench.config import RunConfig, Value
 from normbench.engine.device import describe, set_precision
-from normbench.engine.events import EngineFellBack, RunEvent, Started, StepsDone
+from normbench.engine.events import CheckpointFailed, EngineFellBack, RunEvent, Started, StepsDone
 from normbench.engine.trainer import Trainer
 from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, load_images
@@ -65,7 +65,7 @@ def train_run(
         "eval_split": dataset.eval_split,
         "is_synthetic": dataset.is_synthetic,
     }
-    yield Started(trainer.num_epochs_done, trainer.num_steps_done, facts)
+    yield Started(trainer.rows, trainer.losses, facts)
     saved_at = time.monotonic()
     fell_back = False
     try:
@@ -75,7 +75,10 @@ def train_run(
                 yield EngineFellBack(trainer.step.fallback_reason)
             yield event
             if isinstance(event, StepsDone) and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
-                _save_checkpoint(trainer, checkpoint)
+                try:
+                    _save_checkpoint(trainer, checkpoint)
+                except CheckpointError as error:
+                    yield CheckpointFailed(str(error))
                 saved_at = time.monotonic()
     except GeneratorExit:
         _save_checkpoint(trainer, checkpoint)
@@ -87,7 +90,10 @@ def train_run(
 
 
 class OutOfMemoryError(NormBenchError):
-    """The device's memory does not hold the run. The batch size is never changed silently: it changes a norm's result."""
+    """The device's memory does not hold the run.
+
+    The batch size is never changed silently, because that changes a norm's result.
+    """
 
     def __init__(self, config: RunConfig, error: Exception) -> None:
         detail = str(error).splitlines()[0]
