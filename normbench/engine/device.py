@@ -63,9 +63,7 @@ def resolve_engine(requested: str, device: DeviceName) -> Engine:
     if requested == "auto":
         return "graph" if device == "cuda" else "eager"
     if requested == "graph" and device != "cuda":
-        raise ConfigError(
-            f"engine graph exists on cuda only, not on {device}. Allowed: auto, eager, compile"
-        )
+        raise ConfigError(f"engine graph exists on cuda only, not on {device}. Allowed: auto, eager, compile")
     engines: tuple[Engine, ...] = ("eager", "graph", "compile")
     return next(name for name in engines if name == requested)
 
@@ -172,3 +170,8 @@ def autocast(device: DeviceName, precision: Precision) -> torch.autocast:
     The cast weights are not cached: a cache would outlive a captured graph's memory.
     """
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+def activation_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype in which convolutions hand their output to the norms."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from normbench.data.augment import CropFlip, apply_crop_flip
 from normbench.data.batches import DeviceImages, normalize
-from normbench.engine.device import DeviceName, Engine, Precision, autocast, synchronize
+from normbench.engine.device import DeviceName, Engine, Precision, activation_dtype, autocast, synchronize
 from normbench.engine.optimizer import Snapshot
+from normbench.norms.fused import compile_ahead
 from normbench.norms.training import training_aware_modules
 
 _WARMUP_STEPS = 3
@@ -151,6 +152,8 @@ class TrainStep:
         snapshot = Snapshot(self.model, self.optimizer)
         if settings.engine == "compile":
             self._forward = torch.compile(self.model)
+        if settings.device == "cuda" and settings.engine != "compile":
+            compile_ahead(self.model, self.images.images[: settings.batch_size], activation_dtype(settings.precision))
         sizes = sorted({self.batch_size_of(0), self.batch_size_of(self.steps_per_epoch - 1)}, reverse=True)
         use_graph = settings.device == "cuda" and settings.engine in ("graph", "compile")
         if use_graph:

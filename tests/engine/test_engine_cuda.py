@@ -67,7 +67,14 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     torch.manual_seed(0)
     config = TrainConfig(epochs=2, batch_size=64)
     first = Trainer(
-        NormResNet(norm=make_norm("bn")), images, images, config, seed=3, device="cuda", precision="fp32", engine="graph"
+        NormResNet(norm=make_norm("bn")),
+        images,
+        images,
+        config,
+        seed=3,
+        device="cuda",
+        precision="fp32",
+        engine="graph",
     )
     head: list[float] = []
     for event in first.run():
@@ -76,7 +83,14 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
         if isinstance(event, EpochDone):
             break
     second = Trainer(
-        NormResNet(norm=make_norm("bn")), images, images, config, seed=3, device="cuda", precision="fp32", engine="graph"
+        NormResNet(norm=make_norm("bn")),
+        images,
+        images,
+        config,
+        seed=3,
+        device="cuda",
+        precision="fp32",
+        engine="graph",
     )
     second.load_state_dict(first.state_dict())
     tail = [loss for event in second.run() if isinstance(event, StepsDone) for loss in event.losses]
