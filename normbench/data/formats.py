@@ -91,15 +91,15 @@ def write_npz(arrays: Arrays, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def explain_write_errors(folder: Path) -> Iterator[None]:
+def explain_write_errors(folder: Path, way_out: str = "name another --data-dir") -> Iterator[None]:
     """Turn a full disk into `DataError` and any other failure to write into `FolderError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{folder}: the disk is full. Free about 400 MB, or name another --data-dir.") from error
+            raise DataError(f"{folder}: the disk is full. Free about 400 MB, or {way_out}.") from error
         raise FolderError(
-            f"{folder}: cannot be written: {error.strerror or error}. Name another --data-dir."
+            f"{folder}: cannot be written: {error.strerror or error}. Make it writable, or {way_out}."
         ) from error
 
 
@@ -177,7 +177,7 @@ def _read_batches(folder: Path) -> Arrays:
 
     try:
         with warnings.catch_warnings():
-            # The official pickles date from 2009; NumPy 2.4 complains about how they spell a dtype.
+            # The official pickles date from 2009; NumPy 2.4.0 to 2.4.4 complain about how they spell a dtype.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             train, test = (CIFAR10(folder.parent, train=train) for train in (True, False))
     except (RuntimeError, OSError) as error:
@@ -211,7 +211,11 @@ def _read_archive(path: Path) -> Arrays:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     wanted = {name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)} | {CIFAR10.meta["filename"]}
-    with explain_write_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="normbench-") as scratch:
+    scratch_root = Path(tempfile.gettempdir())
+    with (
+        explain_write_errors(scratch_root, "set TMPDIR to another folder"),
+        tempfile.TemporaryDirectory(prefix="normbench-") as scratch,
+    ):
         folder = Path(scratch, BATCHES_FOLDER)
         folder.mkdir()
         with tarfile.open(path) as archive:
