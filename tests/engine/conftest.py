@@ -1,0 +1,48 @@
+"""Tiny nets and images, on which a training step takes a millisecond."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tiny_net import TinyNet
+from torch import nn
+
+from normbench.config import TrainConfig
+from normbench.data.batches import DeviceImages
+from normbench.engine.trainer import Trainer
+
+NUM_IMAGES = 40
+
+
+def draw_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count)
+
+
+@pytest.fixture
+def train_images() -> DeviceImages:
+    return DeviceImages(*draw_images(NUM_IMAGES, 1), "cpu", channels_last=True)
+
+
+@pytest.fixture
+def eval_images() -> DeviceImages:
+    return DeviceImages(*draw_images(30, 2), "cpu", channels_last=True)
+
+
+@pytest.fixture
+def make_trainer(train_images: DeviceImages, eval_images: DeviceImages) -> Callable[..., Trainer]:
+    def make(
+        model: nn.Module | None = None,
+        *,
+        seed: int = 3,
+        clock: Callable[[], float] = time.perf_counter,
+        **train: object,
+    ) -> Trainer:
+        settings = TrainConfig.model_validate({"epochs": 2, "batch_size": 16, **train})
+        return Trainer(
+            TinyNet() if model is None else model, train_images, eval_images, settings,
+            seed=seed, device="cpu", precision="fp32", engine="eager", clock=clock,
+        )  # fmt: skip
+
+    return make
