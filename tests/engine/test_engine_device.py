@@ -1,0 +1,59 @@
+"""Choosing device, precision and engine, and what is told where one is not there."""
+
+import os
+
+import pytest
+import torch
+
+from normbench.engine.device import MemoryMeter, describe, resolve_device, resolve_engine, resolve_precision
+from normbench.errors import ConfigError, DeviceError
+
+
+def test_auto_prefers_an_accelerator(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == "cuda"
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_a_device_that_is_not_there_is_told_with_those_that_are(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=r"'cuda' is not available.*Available: cpu$") as caught:
+        resolve_device("cuda")
+    assert caught.value.exit_code == 3
+
+
+def test_on_a_cpu_precision_and_engine_are_fp32_and_eager() -> None:
+    assert resolve_precision("auto", "cpu") == "fp32"
+    assert resolve_precision("bf16", "cpu") == "bf16"
+    assert resolve_engine("auto", "cpu") == "eager"
+
+
+def test_what_only_cuda_has_is_refused_elsewhere() -> None:
+    with pytest.raises(ConfigError, match="tf32 exists on cuda only"):
+        resolve_precision("tf32", "cpu")
+    with pytest.raises(ConfigError, match=r"graph.* exists on cuda only"):
+        resolve_engine("graph", "cpu")
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="the peak of a process is read from Linux's /proc"
+)
+def test_the_meter_sees_memory_that_was_given_back_already() -> None:
+    meter = MemoryMeter("cpu")
+    block = torch.ones(64 * 2**20 // 4)  # 64 MiB
+    del block
+    assert 60 < meter.peak_mib() < 100
+
+
+def test_a_device_is_described_by_what_matters_for_a_timing() -> None:
+    facts = describe("cpu")
+    assert facts["torch"] == torch.__version__
+    assert facts["device"] == "cpu"
+    assert facts["num_threads"] == torch.get_num_threads()
+    assert facts["cpu"]
