@@ -92,10 +92,12 @@ def _message(problem: Any, path: Key) -> str:
         return f"{value!r} is not allowed: a section of settings belongs here"
     if path[:1] == ("seeds",):
         return f"{value!r} is not allowed: a number of seeds >= 1, or a list of seeds >= 0 such as [0, 1, 2]"
-    if kind == "tuple_type":
+    if kind in ("tuple_type", "too_short"):
         return f"{value!r} is not allowed: a list belongs here, such as [bn, gn]"
     if "options" in path:
         return f"{value!r} is not allowed: an option is a number, a text, true, false or null"
+    if kind in ("float_parsing", "int_parsing"):
+        return f"{value!r} is not a number"
     must = (
         problem["msg"]
         .replace("Input should be", "must be")
