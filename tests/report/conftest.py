@@ -130,11 +130,11 @@ def tutorial(tmp_path: Path) -> Path:
     return experiment
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_run() -> Callable[..., Path]:
     return make_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_settings() -> Callable[..., None]:
     return make_settings

@@ -18,10 +18,10 @@ NewRun = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"onload=x'
 
 
-@pytest.fixture
-def experiment(tmp_path: Path, new_run: NewRun, new_settings: Callable[..., None]) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings: Callable[..., None]) -> Page:
     """Three norms over two batch sizes; a hostile label, a diverged run."""
-    folder = tmp_path / "sweep & <more>"
+    folder = tmp_path_factory.mktemp("page") / "sweep & <more>"
     new_settings(folder, ["bn", "gn", "in"], [0, 1, 2])
     for batch_size in (16, 128):
         for seed in range(3):
