@@ -17,15 +17,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from normbench.models.normresnet import NormResNet
     from normbench.norms import NORMS, NormFactory, make_norm
+    from normbench.report.load import load_runs
 
 _EXPORTS = {
     "NORMS": "normbench.norms",
     "NormFactory": "normbench.norms",
     "NormResNet": "normbench.models.normresnet",
+    "load_runs": "normbench.report.load",
     "make_norm": "normbench.norms",
 }
 
-__all__ = ["NORMS", "NormFactory", "NormResNet", "__version__", "make_norm"]
+__all__ = ["NORMS", "NormFactory", "NormResNet", "__version__", "load_runs", "make_norm"]
 
 
 def __getattr__(name: str) -> Any:
