@@ -1,0 +1,110 @@
+"""Worker processes: what they run, what they say when it fails, and what ends them."""
+
+import os
+import signal
+import time
+
+import pytest
+from worker_targets import MODULE
+
+from normbench.workers import Failed, Finished, Worker, WorkerError, Yielded
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with Worker({"NORMBENCH_TEST": "here"}) as worker:
+        yield worker
+
+
+def messages(worker: Worker, function: str, *arguments: object) -> list:
+    worker.submit(f"{MODULE}:{function}", *arguments)
+    received = []
+    while True:
+        received.append(worker.receive())
+        if not isinstance(received[-1], Yielded):
+            return received
+
+
+def test_values_come_one_by_one_and_then_the_end(worker) -> None:
+    assert messages(worker, "count", 3) == [Yielded(0), Yielded(1), Yielded(2), Finished()]
+
+
+def test_one_process_runs_one_function_after_another_in_the_given_environment(worker) -> None:
+    first, second = worker.call(f"{MODULE}:identity"), worker.call(f"{MODULE}:identity")
+    assert first == second
+    assert first != (os.getpid(), "here")
+    assert first[1] == "here"
+
+
+def test_a_users_problem_keeps_its_message_and_exit_code(worker) -> None:
+    (failure,) = messages(worker, "complain")
+    assert failure == Failed("DataError", "no data there", exit_code=3, traceback=None)
+
+
+def test_a_bug_brings_its_traceback(worker) -> None:
+    (failure,) = messages(worker, "crash")
+    assert (failure.kind, failure.message, failure.exit_code) == (
+        "ZeroDivisionError",
+        "ZeroDivisionError: division by zero",
+        1,
+    )
+    assert "1 / 0" in failure.traceback
+    assert messages(worker, "count", 1) == [Yielded(0), Finished()]  # and the process lives on
+
+
+def test_call_raises_what_failed(worker) -> None:
+    with pytest.raises(WorkerError, match="no data there") as caught:
+        worker.call(f"{MODULE}:complain")
+    assert caught.value.exit_code == 3
+
+
+def test_a_function_asked_to_stop_ends_at_its_next_yield_and_may_clean_up(worker, tmp_path) -> None:
+    worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+    assert worker.receive() == Yielded(0)
+    worker.stop()
+    while isinstance(message := worker.receive(), Yielded):
+        pass
+    assert message == Finished(stopped=True)
+    assert (tmp_path / "closed").exists()
+    worker.stop()  # too late for anything
+    assert messages(worker, "count", 1) == [Yielded(0), Finished()]
+
+
+def test_ctrl_c_and_sigterm_do_not_reach_the_process(worker) -> None:
+    pid = worker.call(f"{MODULE}:identity")[0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, number)
+    time.sleep(0.05)
+    assert messages(worker, "count", 1) == [Yielded(0), Finished()]
+
+
+def test_a_killed_process_is_told_and_can_be_revived(tmp_path) -> None:
+    with Worker() as worker:
+        pid = worker.call(f"{MODULE}:identity")[0]
+        worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+        assert worker.receive() == Yielded(0)
+        os.kill(pid, signal.SIGKILL)
+        while isinstance(message := worker.receive(), Yielded):
+            pass
+        assert message == Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", 1)
+        worker.submit(f"{MODULE}:count", 1)
+        assert isinstance(worker.receive(), Failed)  # not a crash of the parent
+        worker.revive()
+        assert messages(worker, "count", 1) == [Yielded(0), Finished()]
+        assert messages(worker, "leave", 7)[-1] == Failed(
+            "WorkerDied", "the training process ended unexpectedly with exit code 7", 1
+        )
+
+
+def test_an_orphan_cleans_up(tmp_path) -> None:
+    """The parent goes away without a word: the function is closed, as after `stop`."""
+    worker = Worker()
+    worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+    assert worker.receive() == Yielded(0)
+    worker.connection.close()
+    for _ in range(200):
+        if (tmp_path / "closed").exists():
+            break
+        time.sleep(0.02)
+    assert (tmp_path / "closed").exists()
+    worker.kill()
