@@ -36,6 +36,9 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
     the summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
     ``environment.torch`` and so on.
 
+        rows = normbench.load_runs("runs/tutorial")
+        pd.DataFrame(rows).query("state == 'completed'").groupby("label")["test_accuracy"].agg(["mean", "std", "count"])
+
     Raises:
         RunError: there are no runs, or one cannot be read.
     """
