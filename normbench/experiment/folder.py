@@ -78,12 +78,17 @@ class RunFolder:
             for left_over in (SUMMARY_FILE, ERROR_FILE, ".*.partial"):
                 for path in self.path.glob(left_over):
                     path.unlink()
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            write_text_atomically(self.path / CONFIG_FILE, text)
+            self.write_config(config)
             write_text_atomically(self.path / METRICS_FILE, "".join(map(_line_of_epoch, rows)))
             self._num_steps = 0
             write_text_atomically(self.path / STEPS_FILE, _STEPS_HEADER + self._lines_of_steps(losses))
         self.set_status("running")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the config, also over one that differs in no more than the label."""
+        with _explained(self.path):
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            write_text_atomically(self.path / CONFIG_FILE, text)
 
     def set_status(self, state: State, reason: str | None = None) -> Status:
         """Write and return where the run stands."""

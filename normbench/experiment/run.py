@@ -142,6 +142,8 @@ class ExperimentRunner:
                         continue
                     folder.release()
                 record = read_run(folder.path)
+                if record.config.label != plan.config.label:
+                    folder.write_config(plan.config)
                 num_completed += record.status.state == "completed"
                 self.listener(RunEnded(plan, record.status, record.summary, skipped=True))
         return num_completed
