@@ -23,6 +23,12 @@ class Column:
     header: str
     cell: Callable[[Row], str]
     align: Align = "right"
+    marks_best: bool = False
+    """Whether a resolved best row is bold here: where its name and its accuracy stand, not its cost."""
+
+    def is_bold(self, row: Row) -> bool:
+        """Whether the cell of `row` is to be set in bold."""
+        return self.marks_best and row.is_resolved_best
 
 
 def columns(table: Table) -> list[Column]:
@@ -33,12 +39,12 @@ def columns(table: Table) -> list[Column]:
 def norm_columns(table: Table) -> list[Column]:
     """Return what a row is: the norm and the fields that vary."""
     varied = [Column(field_name(path), _field(path)) for path in table.varied]
-    return [Column("norm", lambda row: row.label, "left"), *varied]
+    return [Column("norm", lambda row: row.label, "left", marks_best=True), *varied]
 
 
 def result_columns(table: Table) -> list[Column]:
     """Return how accurate a row is, also against the others."""
-    found = [Column("test accuracy (%)", lambda row: format_percent(row.accuracy))]
+    found = [Column("test accuracy (%)", lambda row: format_percent(row.accuracy), marks_best=True)]
     if table.has_comparisons:
         found.append(Column(f"difference to {table.baseline} (points)", _difference))
         found.append(Column("verdict", lambda row: format_verdict(row, table.margin), "left"))

@@ -34,11 +34,10 @@ def render_terminal(table: Table) -> rich.table.Table:
     )
     for column in columns(table):
         texts = [column.cell(row) for row in table.rows]
-        header = _fold(column.header, max((len(text) for text in texts), default=0))
-        shown.add_column(Text(header), justify=column.align, overflow="fold")
+        shown.add_column(Text("\n".join(_fold(column.header, texts))), justify=column.align, overflow="fold")
     for row in table.rows:
-        style = "bold" if row.is_resolved_best else ""
-        shown.add_row(*(Text(column.cell(row), style=style) for column in columns(table)))
+        texts = ((column.cell(row), "bold" if column.is_bold(row) else "") for column in columns(table))
+        shown.add_row(*(Text(text, style=style) for text, style in texts))
     return shown
 
 
@@ -49,9 +48,9 @@ def terminal_width(table: Table) -> int:
     return Console(width=100_000).measure(render_terminal(table)).maximum
 
 
-def _fold(header: str, width: int) -> str:
-    """Break a header into lines as narrow as its column's cells, words kept whole."""
-    return "\n".join(textwrap.wrap(header, max(width, *(len(word) for word in header.split()))))
+def _fold(header: str, texts: Sequence[str]) -> list[str]:
+    """Break a header into lines as narrow as its column's texts, words kept whole."""
+    return textwrap.wrap(header, max(map(len, [*texts, *header.split()])))
 
 
 def to_text(tables: Sequence[Table]) -> str:
@@ -78,11 +77,11 @@ def _markdown_table(table: Table) -> str:
 
 
 def markdown_columns(rows: Sequence[Row], shown: Sequence[Column]) -> str:
-    """Return these columns of the rows as a Markdown table, a resolved best row in bold."""
+    """Return these columns of the rows as a Markdown table, a resolved best marked in bold."""
     lines = [[escape_markdown(column.header) for column in shown]]
     for row in rows:
-        texts = [escape_markdown(column.cell(row)) for column in shown]
-        lines.append([f"**{text}**" if row.is_resolved_best else text for text in texts])
+        texts = [(column, escape_markdown(column.cell(row))) for column in shown]
+        lines.append([f"**{text}**" if column.is_bold(row) else text for column, text in texts])
     return markdown_grid(lines, [column.align for column in shown])
 
 
@@ -108,26 +107,38 @@ def _latex_table(table: Table) -> str:
     shown = columns(table)
     body = []
     for row in table.rows:
-        texts = [_latex(column.cell(row)) for column in shown]
-        body.append(" & ".join(rf"\textbf{{{text}}}" if row.is_resolved_best else text for text in texts) + r" \\")
-    caption = " ".join([table.caption, table.cost_caption, *(f"{note}." for note in (*table.failures, *table.notes))])
+        texts = [(column, _latex(column.cell(row))) for column in shown]
+        cells = [rf"\textbf{{{text}}}" if column.is_bold(row) else text for column, text in texts]
+        body.append(" & ".join(cells) + r" \\")
+    notes = [_latex(f"{note}.") for note in (*table.failures, *table.notes)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table*}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{_latex(caption)}}}",
-            rf"  \begin{{tabular}}{{{''.join('l' if column.align == 'left' else 'r' for column in shown)}}}",
+            rf"  \caption{{{_latex(f'{table.caption} {table.cost_caption}')}}}",
+            r"  \vspace{4pt}",
+            rf"  \begin{{tabular}}{{{''.join(column.align[0] for column in shown)}}}",
             r"    \toprule",
-            "    " + " & ".join(_latex(column.header) for column in shown) + r" \\",
+            "    " + " & ".join(_latex_header(column, table) for column in shown) + r" \\",
             r"    \midrule",
             *(f"    {line}" for line in body),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *([r"  \par\smallskip\raggedright", *(f"  {note}" for note in notes)] if notes else []),
             r"\end{table*}",
             "",
         ]
     )
+
+
+def _latex_header(column: Column, table: Table) -> str:
+    """Stack the words of a header so that the column is no wider than its cells."""
+    lines = [_latex(line) for line in _fold(column.header, [column.cell(row) for row in table.rows])]
+    if len(lines) == 1:
+        return lines[0]
+    stacked = r" \\ ".join(lines)
+    return rf"\shortstack[{column.align[0]}]{{{stacked}}}"
 
 
 def to_records(tables: Sequence[Table]) -> list[dict[str, Any]]:

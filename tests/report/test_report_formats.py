@@ -90,6 +90,8 @@ def test_latex_is_booktabs_escaped_and_bold_only_where_resolved(tables: tuple[Ta
     latex = to_latex(tables)
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert [line for line in body if r"\textbf" in line] == [body[0]]
+    assert body[0].startswith(r"\textbf{bn} & \textbf{7")
+    assert body[0].count(r"\textbf") == 2, "its name and accuracy, not its cost"
     assert r"gn\_50\% |*x*| \textbackslash{} \& <b> \$\#\{\textasciitilde{}\textasciicircum{}" in body[-1]
     assert r"disk | full\_100\%" in latex
     num_columns = latex.split(r"\begin{tabular}{")[1].split("}")[0]
