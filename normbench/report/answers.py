@@ -35,11 +35,14 @@ def _best(rows: Sequence[Row]) -> str:
         return f"{first.label} reaches {_accuracy(first)}."
     leaders = [row for row in known if row.rank is not None and row.rank[0] == 1]
     if len(leaders) == 1:
-        return f"{leaders[0].label} is best with {_accuracy(leaders[0])}, resolved against every other norm."
-    if max(row.num_completed for row in known) < MIN_SEEDS:
+        best = leaders[0]
+        return (
+            f"{best.label} is best with {_accuracy(best)}, resolved against the others at a joint confidence of 95 %."
+        )
+    if not leaders:
         return (
             f"{first.label} has the highest test accuracy, {_accuracy(first)}, but which norm is best is not resolved: "
-            f"a verdict takes at least {MIN_SEEDS} seeds."
+            f"a verdict takes at least {MIN_SEEDS} seeds of each."
         )
     if len(leaders) == len(known):
         return f"which norm is best is not resolved; {first.label} has the highest mean, {_accuracy(first)}."

@@ -107,7 +107,8 @@ def format_spread(spread: Spread | None) -> str:
     if spread is None:
         return NOTHING
     digits = max(0, min(4, 3 - _magnitude(spread.median)))
-    return f"{spread.median:.{digits}f} ± {spread.mad:.{digits}f}"
+    median = f"{spread.median:.{digits}f}"
+    return median if spread.n == 1 else f"{median} ± {spread.mad:.{digits}f}"
 
 
 def format_p(p: float | None) -> str:

@@ -36,8 +36,8 @@ def render_terminal(table: Table) -> rich.table.Table:
         texts = [column.cell(row) for row in table.rows]
         shown.add_column(Text("\n".join(_fold(column.header, texts))), justify=column.align, overflow="fold")
     for row in table.rows:
-        texts = ((column.cell(row), "bold" if column.is_bold(row) else "") for column in columns(table))
-        shown.add_row(*(Text(text, style=style) for text, style in texts))
+        cells = [Text(column.cell(row), style="bold" if column.is_bold(row) else "") for column in columns(table)]
+        shown.add_row(*cells)
     return shown
 
 

@@ -33,7 +33,7 @@ def page_to_markdown(page: Page) -> str:
         lines += [f"## Results{_suffix(part, page)}", "", markdown_columns(table.rows, shown), ""]
         lines += [escape_markdown(table.caption), "", *_bullets(table.notes)]
     for part in page.tables:
-        if part.table.has_comparisons:
+        if part.table.has_tests:
             shown = [*norm_columns(part.table), *evidence_columns(part.table)]
             lines += [f"## Tests{_suffix(part, page)}", "", markdown_columns(part.table.rows, shown), ""]
             lines += [escape_markdown(TESTS_CAPTION), ""]

@@ -79,6 +79,11 @@ class Table:
         """Whether any row could be compared with the baseline."""
         return any(row.comparison for row in self.rows)
 
+    @property
+    def has_tests(self) -> bool:
+        """Whether any of the comparisons rests on more than one pair of runs."""
+        return any(row.comparison.difference.estimate.n > 1 for row in self.rows if row.comparison)
+
 
 def comparison_tables(
     experiment: ExperimentRecord, *, baseline: str | None = None, margin: float = MARGIN
@@ -115,7 +120,8 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float) -> list[Ro
     """Return the rows of one setting, compared with each other."""
     scores = {group.label: group.accuracies for group in groups}
     times = {group.label: median_and_mad(_epoch_seconds(group)) for group in groups}
-    ranks = rank_ranges(scores)
+    can_rank = sum(len(by_seed) >= MIN_SEEDS for by_seed in scores.values()) > 1
+    ranks = rank_ranges(scores) if can_rank else {}
     comparisons: dict[str, Comparison] = {}
     if section.baseline in scores:
         others = {label: by_seed for label, by_seed in scores.items() if label != section.baseline}
@@ -143,7 +149,7 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float) -> list[Ro
                 runs=group.count_text,
                 is_baseline=group.label == section.baseline,
                 comparison=comparisons.get(group.label),
-                rank=ranks.get(group.label) if len(ranks) > 1 else None,
+                rank=ranks.get(group.label),
             )
         )
     return rows

@@ -113,17 +113,18 @@ def test_answers_say_what_is_resolved_and_what_is_not(tmp_path: Path, new_run: N
         new_run(tmp_path / "clear", "gn", seed, accuracy=0.70 - noise)
         new_run(tmp_path / "close", "bn", seed, accuracy=0.70 + 4 * noise)
         new_run(tmp_path / "close", "gn", seed, accuracy=0.701 - 2 * noise)
+        new_run(tmp_path / "uneven", "bn", seed)
+    new_run(tmp_path / "uneven", "gn", 0)
     new_run(tmp_path / "single", "bn", 0, accuracy=0.8)
     new_run(tmp_path / "single", "gn", 0, accuracy=0.7)
     new_run(tmp_path / "nothing", "bn", 0, state="failed", reason="out of memory")
-    assert answer(tmp_path / "clear").startswith(
-        "bn is best with 80.00 ± 0.50 % (n=3), resolved against every other norm."
-    )
+    assert answer(tmp_path / "clear").startswith("bn is best with 80.00 ± 0.50 % (n=3), resolved against the others ")
     assert answer(tmp_path / "clear").endswith("Against bn: gn worse.")
     assert "which norm is best is not resolved; gn has the highest mean" in answer(tmp_path / "close")
     assert re.search(r"gn not resolved \(about \d+ seeds would tell\)", answer(tmp_path / "close"))
-    assert "a verdict takes at least 3 seeds" in answer(tmp_path / "single")
+    assert "a verdict takes at least 3 seeds of each" in answer(tmp_path / "single")
     assert "±" not in answer(tmp_path / "single")
+    assert "a verdict takes at least 3 seeds of each" in answer(tmp_path / "uneven")
     assert answer(tmp_path / "nothing") == "no run has completed."
 
 

@@ -103,7 +103,10 @@ def test_two_seeds_never_decide_however_alike_their_differences() -> None:
 
 
 def test_differences_without_spread_decide_nothing() -> None:
-    found = compare_to_baseline({"gn": scores(0.72, 0.73, 0.74)}, scores(0.71, 0.72, 0.73))["gn"]
+    candidate, baseline = scores(0.7407, 0.5126, 0.6456), scores(0.7287, 0.5006, 0.6336)
+    found = compare_to_baseline({"gn": candidate}, baseline)["gn"]
+    assert found.difference.estimate.std is not None
+    assert found.difference.estimate.std > 0, "rounding alone, which must not count as spread"
     assert found.verdict == "not resolved"
     assert found.difference.t_p is None
 

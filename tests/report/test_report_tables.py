@@ -61,6 +61,17 @@ def test_unfinished_runs_are_counted_and_never_averaged_in(
     assert any("gn, seed 0 failed: out of memory" in line for line in table.failures)
 
 
+def test_only_the_status_makes_a_result_count(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", 0, accuracy=0.75)
+    again = new_run(tmp_path, "bn", 1, accuracy=0.10)
+    status = (again / "status.json").read_text().replace("completed", "running")
+    (again / "status.json").write_text(status)
+    (table,) = tables_of(tmp_path)
+    assert table.rows[0].runs == "1/2, 1 running"
+    assert table.rows[0].accuracy is not None
+    assert table.rows[0].accuracy.mean == 0.75
+
+
 def test_seeds_are_grouped_and_everything_else_is_not(tmp_path: Path, new_run: NewRun) -> None:
     for batch_size in (128, 16):
         for seed in range(2):
