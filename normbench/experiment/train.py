@@ -96,8 +96,8 @@ class OutOfMemoryError(NormBenchError):
     """
 
     def __init__(self, config: RunConfig, error: Exception) -> None:
-        detail = str(error).splitlines()[0]
-        super().__init__(f"out of memory on {config.device} at batch size {config.train.batch_size}: {detail}")
+        where = f"{config.device} at batch size {config.train.batch_size}"
+        super().__init__(f"out of memory on {where}: {_first_line(error)}")
 
 
 def _save_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -106,7 +106,7 @@ def _save_checkpoint(trainer: Trainer, path: Path) -> None:
         torch.save(trainer.state_dict(), partial)
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -116,8 +116,12 @@ def _load_checkpoint(trainer: Trainer, path: Path) -> None:
         trainer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the checkpoint cannot be read ({str(error).splitlines()[0]}). Train the run anew with --force"
+            f"{path}: the checkpoint cannot be read ({_first_line(error)}); --retry trains the run anew"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class CheckpointError(NormBenchError):

@@ -3,9 +3,8 @@
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-from tiny_net import TinyNet
+from tiny_net import TinyNet, draw_images
 from torch import nn
 
 from normbench.config import TrainConfig
@@ -13,11 +12,6 @@ from normbench.data.batches import DeviceImages
 from normbench.engine.trainer import Trainer
 
 NUM_IMAGES = 40
-
-
-def draw_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count)
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import draw_images
-from tiny_net import TinyNet
+from tiny_net import TinyNet, draw_images
 from torch.nn import functional
 
 from normbench.data.batches import DeviceImages
