@@ -86,8 +86,10 @@ class TrainStep:
             images = apply_crop_flip(images, dy, dx, flip)
 
         self.optimizer.zero_grad(set_to_none=True)
+        # The short last batch is not worth a compilation of its own.
+        forward = self._forward if batch_size == settings.batch_size else self.model
         with autocast(settings.device, settings.precision):
-            logits = self._forward(normalize(images))
+            logits = forward(normalize(images))
             loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         loss.backward()
         self.optimizer.step()
@@ -153,7 +155,8 @@ class TrainStep:
         if settings.engine == "compile":
             self._forward = torch.compile(self.model)
         if settings.device == "cuda" and settings.engine != "compile":
-            compile_ahead(self.model, self.images.images[: settings.batch_size], activation_dtype(settings.precision))
+            images = normalize(self.images.images[: settings.batch_size])
+            compile_ahead(self.model, images, activation_dtype(settings.precision))
         sizes = sorted({self.batch_size_of(0), self.batch_size_of(self.steps_per_epoch - 1)}, reverse=True)
         use_graph = settings.device == "cuda" and settings.engine in ("graph", "compile")
         if use_graph:
