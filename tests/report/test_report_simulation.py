@@ -58,10 +58,10 @@ def test_equal_norms_are_called_different_in_at_most_5_percent_of_experiments(no
 
 
 def test_norms_that_differ_by_the_margin_are_called_equivalent_in_at_most_5_percent_of_experiments() -> None:
-    num_experiments = 1000
+    num_experiments = 500
     rng = np.random.default_rng(5)
     false_equivalents = 0
-    for experiment in rng.normal(0.75, 0.0015, size=(num_experiments, 9, 5)):
+    for experiment in rng.normal(0.75, 0.004, size=(num_experiments, 9, 8)):
         baseline, *others = (dict(enumerate(row)) for row in experiment)
         shifted = {str(index): {seed: score + 0.005 for seed, score in o.items()} for index, o in enumerate(others)}
         found = compare_to_baseline(shifted, baseline, margin=0.005)
