@@ -121,6 +121,7 @@ class LiveDisplay:
             console=console,
             expand=True,
             transient=True,
+            auto_refresh=False,  # each event redraws; a thread that redraws, too, can tear what is printed
         )
         self._num_runs = len(plans)
         self._num_ended = 0
@@ -140,6 +141,10 @@ class LiveDisplay:
 
     def __call__(self, event: ExperimentEvent) -> None:
         """Update the display."""
+        self._show(event)
+        self._progress.refresh()
+
+    def _show(self, event: ExperimentEvent) -> None:
         if isinstance(event, Stopping):
             self._print(_STOPPING, "yellow")
         elif isinstance(event, RunEnded | RunBusy):

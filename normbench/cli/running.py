@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normbench.cli.console import note, print_table
-from normbench.cli.display import ending, make_display
+from normbench.cli.display import make_display
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
-from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunBusy, RunEnded, planned_state
+from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
@@ -67,12 +67,9 @@ def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> 
 def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions) -> bool:
     """Run the plans and report on all that is recorded, whatever happens; return whether every run is completed."""
     display = make_display(plans)
-    not_completed: list[str] = []
 
     def listen(event: ExperimentEvent) -> None:
         display(event)
-        if isinstance(event, RunBusy) or (isinstance(event, RunEnded) and event.status.state != "completed"):
-            not_completed.append(f"{ending(event)}\n  {folder / event.plan.run_id}")
         if isinstance(event, RunEnded) and not event.skipped:
             _report_run(folder / event.plan.run_id)
 
@@ -84,8 +81,6 @@ def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions
             return runner.run(plans, signals.arrived)
     finally:
         _report(folder)
-        if not_completed:
-            note("\n".join((f"normbench: {len(not_completed)} of {len(plans)} runs are not completed", *not_completed)))
 
 
 def _report_run(run_folder: Path) -> None:
