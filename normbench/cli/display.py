@@ -17,7 +17,8 @@ from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProg
 
 _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
-"""Columns from which on the live display shows the test accuracy of the epoch before, too."""
+"""Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
+_NARROW_LABEL = 16
 _STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
@@ -112,7 +113,8 @@ class LiveDisplay:
 
     def __init__(self, plans: Sequence[RunPlan], console: Console) -> None:
         self._console = console
-        columns = ["progress", "loss", "train", *(["test"] if console.width >= _WIDE else []), "rate"]
+        self._is_wide = console.width >= _WIDE
+        columns = ["progress", "loss", "train", *(["test"] if self._is_wide else []), "rate"]
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -151,7 +153,11 @@ class LiveDisplay:
             self._end(event)
         elif isinstance(event, RunStarted):
             epochs = event.plan.config.train.epochs
-            task = self._add(name_of(event.plan), total=epochs, completed=event.num_epochs, progress="preparing")
+            label = event.plan.config.label
+            if not self._is_wide and len(label) > _NARROW_LABEL:
+                label = f"{label[: _NARROW_LABEL - 1]}…"
+            name = f"{label} seed {event.plan.config.seed}"
+            task = self._add(name, total=epochs, completed=event.num_epochs, progress="preparing")
             self._tasks[event.plan.run_id] = task
         elif isinstance(event.event, StepsDone):
             self._show_steps(event.plan, event.event)
