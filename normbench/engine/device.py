@@ -39,7 +39,7 @@ def resolve_device(requested: str) -> DeviceName:
 def resolve_precision(requested: str, device: DeviceName) -> Precision:
     """Return the precision for ``auto|fp32|tf32|bf16`` on `device`.
 
-    `auto` is bf16 on CUDA and fp32 elsewhere: on CPUs, bf16 autocast has measured no faster (docs/performance.md).
+    `auto` is bf16 on CUDA, where it is much faster, and fp32 elsewhere.
 
     Raises:
         ConfigError: tf32 away from CUDA.
