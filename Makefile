@@ -4,6 +4,8 @@ CONFIG ?= configs/tutorial.yaml
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
+# A test process a core, so one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format typecheck compare plots data build clean
@@ -24,10 +26,10 @@ demo: install  ## Compare four norms on built-in images and say where the plots 
 	$(BIN)/normbench compare configs/demo.yaml --runs-dir $(RUNS)
 
 test: install  ## Run the tests (under five minutes on two cores) and show the coverage
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term
+	$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term
 
 test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 lint: install  ## Check style, formatting and the direction of imports
 	$(BIN)/ruff check .
