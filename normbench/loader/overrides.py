@@ -33,6 +33,9 @@ def assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: An
             raise ConfigError(f"{origin}: {dotted}: there is no such entry; the list has {len(target)}")
         target[last] = value
     else:
+        section = target.get(str(last))
+        if isinstance(value, str) and isinstance(section, dict) and section.get("name", value) == value:
+            value = {**section, "name": value}  # the same norm, model or data set: its options stay
         other = _OTHER_SPELLING.get(str(last))
         if target.pop(other, None) is not None:
             _forget(origins, (*path[:-1], str(other)))

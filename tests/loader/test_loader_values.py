@@ -84,6 +84,15 @@ def test_settings_reach_into_lists_and_short_forms(tmp_path) -> None:
     assert config.dataset.options == {"num_train": 100}
 
 
+def test_a_flag_that_names_the_same_keeps_the_options(tmp_path) -> None:
+    settings = ("dataset.options.num_train=100", "norm.options.groups=8")
+    config = load(tmp_path, "model: norm_resnet\n", *settings, dataset="synthetic", norm="gn")
+    assert (config.dataset.name, config.dataset.options) == ("synthetic", {"num_train": 100})
+    assert (config.norms[0].name, config.norms[0].options) == ("gn", {"groups": 8})
+    other = load(tmp_path, "norm: gn\ndataset: {name: synthetic, options: {num_train: 100}}\n", dataset="cifar10")
+    assert other.dataset.options == {}
+
+
 def test_later_settings_win(tmp_path) -> None:
     assert load(tmp_path, "norm: gn\n", "train.epochs=2", "train.epochs=3").train.epochs == 3
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from typing import Any
 
-from normbench.workers import Failed, Finished, Message, Yielded, failure_from
+from normbench.workers import Failed, Finished, Message, WorkerError, Yielded, failure_from
 
 DIED = Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", exit_code=1)
 
@@ -51,6 +51,20 @@ class LocalWorker:
         self.connection.recv()
         return message
 
+    def call(self, target: str, *arguments: Any) -> Any:
+        module, _, function = target.partition(":")
+        try:
+            values = list(getattr(importlib.import_module(module), function)(*arguments))
+        except Exception as error:
+            raise WorkerError(failure_from(error)) from error
+        return values[-1] if values else None
+
+    def __enter__(self) -> LocalWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def stop(self) -> None:
         self._stop = True
 
@@ -61,4 +75,5 @@ class LocalWorker:
         self.was_killed = True
 
     def close(self) -> None:
-        pass
+        self.connection.close()
+        self._bell.close()

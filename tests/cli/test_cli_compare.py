@@ -1,0 +1,251 @@
+"""`compare` and `train` from config to report, with training in this process."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from command import TINY
+
+from normbench.experiment.folder import RunFolder
+from normbench.records import read_experiment
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return "tiny.yaml"
+
+
+def folders(tmp_path: Path, experiment: str = "tiny") -> dict[str, Path]:
+    return {
+        path.parent.name.partition("-")[0]: path.parent for path in tmp_path.glob(f"runs/{experiment}/*/status.json")
+    }
+
+
+def test_a_comparison_leaves_runs_a_report_and_a_table(normbench, tiny, tmp_path) -> None:
+    code, out, err = normbench("compare", tiny)
+    assert code == 0
+
+    # stderr: the progress, in the tutorial's words
+    lines = err.splitlines()
+    assert re.fullmatch(r"BN Epoch 1/2 \| Batch 0/2 \| Loss: \d\.\d{4}", lines[0])
+    assert re.fullmatch(r"BN Epoch 1/2 \| Test accuracy: \d+\.\d\d % \| Test loss: .*", lines[1])
+    assert any(re.fullmatch(r"GN seed 0: test accuracy \d+\.\d\d %, .* s training", line) for line in lines)
+    # stdout: the result alone
+    assert "Batch" not in out
+    assert "synthetic images, not CIFAR-10" in out
+    assert out.splitlines()[-1] == "Figures, tables and report.html are in runs/tiny/report/"
+
+    report = tmp_path / "runs" / "tiny" / "report"
+    made = {path.name for path in report.iterdir()}
+    assert {
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "table.json",
+        "loss_curves.png",
+        "loss_curves.pdf",
+        "accuracy.png",
+    } <= made
+    for name in ("bn", "gn"):
+        files = {path.name for path in folders(tmp_path)[name].iterdir()}
+        assert files == {
+            ".lock", "config.yaml", "environment.json", "metrics.jsonl", "steps.csv", "status.json", "summary.json",
+            "loss_curve.png", "table.md",
+        }  # fmt: skip
+    experiment = read_experiment(tmp_path / "runs" / "tiny")
+    assert [run.config.label for run in experiment.runs] == ["BN", "GN"]
+    summary = experiment.runs[0].summary
+    assert f"{100 * summary.test_accuracy:.2f}" in (report / "table.md").read_text()
+    assert json.loads((report / "table.json").read_text())
+    assert summary.num_parameters == 1_557_066
+    assert yaml.safe_load((tmp_path / "runs" / "tiny" / "experiment.yaml").read_text())["name"] == "tiny"
+
+
+def test_again_keeps_what_is_completed_and_says_so(quick, tiny, tmp_path) -> None:
+    quick("compare", tiny, "--set", "norms=[bn]")
+    before = {path: path.stat().st_mtime_ns for path in folders(tmp_path)["bn"].glob("*.json*")}
+    code, out, err = quick("compare", tiny)
+    assert code == 0
+    assert re.search(r"^BN seed 0: completed before, kept \(test accuracy \d+\.\d\d %\)$", err, re.M)
+    assert "GN Epoch 1/2" in err
+    assert "BN Epoch" not in err
+    assert {path: path.stat().st_mtime_ns for path in folders(tmp_path)["bn"].glob("*.json*")} == before
+    assert "GN" in out
+
+    code, _, err = quick("compare", tiny, "--set", "norms=[bn]", "--force")
+    assert code == 0
+    assert "BN Epoch 1/2" in err
+
+
+def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> None:
+    quick("compare", tiny, "--set", "norms=[bn]")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = quick("compare", tiny, "--dry-run", "--seeds", "2")
+    assert code == 0
+    assert "runs/tiny: 4 runs" in out
+    assert re.search(r"bn-norm_resnet-bs16-s0-[0-9a-f]{8} .* BN .* 0 .* completed", out)
+    assert re.search(r"gn-norm_resnet-bs16-s1-[0-9a-f]{8} .* GN .* 1 .* new", out)
+    assert err == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_runs_config_reruns_it_and_finds_it_completed(quick, tmp_path) -> None:
+    flags = ("--dataset", "synthetic", "--set", "dataset.options={num_train: 32, num_test: 20}", "--name", "mine")
+    code, _, _ = quick("train", "--norm", "gn", "--norm-option", "groups=8", "--epochs", "1", "--batch-size", "16",
+                           "--device", "cpu", *flags)  # fmt: skip
+    assert code == 0
+    (folder,) = folders(tmp_path, "mine").values()
+    code, _, err = quick("train", "--config", str(folder / "config.yaml"), "--name", "mine")
+    assert code == 0
+    assert err.startswith("GN (groups=8) seed 0: completed before, kept")
+
+    code, _, _ = quick("train", "--config", str(folder / "config.yaml"), "--name", "again")
+    assert code == 0
+    (again,) = folders(tmp_path, "again").values()
+    assert again.name == folder.name
+    assert (again / "config.yaml").read_text() == (folder / "config.yaml").read_text()
+    assert (again / "steps.csv").read_text() == (folder / "steps.csv").read_text()  # and does the same
+
+
+def test_a_diverged_run_is_a_row_and_the_exit_code_one(quick, tiny, tmp_path) -> None:
+    settings = ("--set", "norms=[{name: bn, train: {optimizer: sgd, lr: 1e25}}, gn]")
+    code, out, err = quick("compare", tiny, *settings)
+    assert code == 1
+    assert re.search(r"^BN seed 0: diverged: loss is (nan|inf) at epoch 1, step 1 of 2$", err, re.M)
+    assert "GN seed 0: test accuracy" in err
+    assert "diverged" in out
+    assert folders(tmp_path).keys() == {"bn", "gn"}
+
+    code, _, err = quick("compare", tiny, *settings)
+    assert code == 1
+    assert "BN seed 0: diverged: loss is" in err
+    assert "; --retry runs it again" in err
+    code, _, err = quick("compare", tiny, *settings, "--retry")
+    assert code == 1
+    assert "BN Epoch 1/2" in err
+    assert "GN Epoch" not in err
+
+
+def test_an_unexpected_error_is_a_row_with_a_traceback_on_disk(quick, tiny, tmp_path, monkeypatch) -> None:
+    from normbench.engine.trainer import Trainer
+
+    def broken(self: Trainer) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", broken)
+    code, _, err = quick("compare", tiny)
+    assert code == 1
+    assert "BN seed 0: failed: RuntimeError: cuDNN error" in err
+    assert "GN seed 0: failed" in err
+    assert "Traceback" not in err
+    assert "in broken" in (folders(tmp_path)["bn"] / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("data_dir", ["missing", "empty", "truncated"])
+def test_no_data_is_exit_3_before_any_folder_is_written(quick, tmp_path, data_dir: str) -> None:
+    if data_dir != "missing":
+        (tmp_path / data_dir).mkdir()
+    if data_dir == "truncated":
+        (tmp_path / data_dir / "cifar10.npz").write_bytes(b"PK\x03\x04 and no more")
+    code, out, err = quick("train", "--norm", "gn", "--device", "cpu", "--data-dir", data_dir)
+    assert code == 3
+    assert err.startswith("normbench: ")
+    assert data_dir in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_completed_runs_are_shown_without_the_data(quick, tiny, tmp_path, monkeypatch) -> None:
+    quick("compare", tiny)
+    monkeypatch.setattr("normbench.experiment.train.check_data", lambda *_: pytest.fail("not needed"))
+    code, out, _ = quick("compare", tiny)
+    assert code == 0
+    assert "BN" in out
+
+
+def test_a_runs_folder_that_cannot_be_written_is_exit_3(quick, tiny, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    code, out, err = quick("compare", tiny, "--runs-dir", "file")
+    assert (code, out) == (3, "")
+    assert err == "normbench: file/tiny: cannot be written: Not a directory\n"
+
+
+def test_a_device_that_is_not_here_is_exit_3(quick, tiny, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = quick("compare", tiny, "--device", "cuda")
+    assert (code, out) == (3, "")
+    assert err.startswith("normbench: device 'cuda' is not available here")
+
+
+def test_groups_that_do_not_divide_are_told_at_their_line(quick, tmp_path) -> None:
+    (tmp_path / "bad.yaml").write_text(TINY.replace("[bn, gn]", "\n- bn\n- {name: gn, options: {groups: 5}}"))
+    code, out, err = quick("compare", "bad.yaml")
+    assert (code, out) == (2, "")
+    assert err.startswith("normbench: bad.yaml:4: norms.1: gn: groups=5 does not divide 64 channels.")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_another_process_is_left_to_it(quick, tiny, tmp_path) -> None:
+    quick("compare", tiny, "--set", "norms=[bn]")
+    held = RunFolder(folders(tmp_path)["bn"]).acquire()
+    (held.path / "status.json").write_text((held.path / "status.json").read_text().replace("completed", "running"))
+    code, _, err = quick("compare", tiny)
+    held.release()
+    assert code == 1
+    assert "BN seed 0: another process is training it; left to that" in err
+    assert "GN seed 0: test accuracy" in err
+
+
+def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("normbench.report.write_report", full)
+    monkeypatch.setattr("normbench.report.write_run_report", full)
+    code, out, err = quick("compare", tiny)
+    assert code == 0
+    assert "BN" in out
+    assert "the loss curve cannot be written: No space left on device" in err
+    assert "runs/tiny/report: the report cannot be written: No space left on device" in err
+    assert len(read_experiment(tmp_path / "runs" / "tiny").runs) == 2
+
+
+def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
+    code, _, err = quick("compare", tiny, "--set", "seeds=[0, 0]", "--set", "norms=[bn]")
+    assert code == 0
+    assert err.startswith("normbench: 1 repeated runs left out\n")
+    assert err.count("Epoch 1/2 | Batch 0") == 1
+
+
+def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("normbench.report.write_report", lambda _: [])
+        patch.setattr("normbench.report.write_run_report", lambda _: [])
+        normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
+    recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}
+    bn = folders(tmp_path)["bn"].relative_to(tmp_path)
+
+    code, out, _ = normbench("plots", str(bn))
+    assert code == 0
+    assert out.split() == [f"{bn}/loss_curve.png", f"{bn}/table.md"]
+
+    code, out, _ = normbench("plots")
+    assert code == 0
+    assert {"runs/tiny/report/loss_curves.png", "runs/tiny/report/report.html", f"{bn}/table.md"} <= set(out.split())
+    assert all((tmp_path / path).stat().st_size > 0 for path in out.split())
+    assert {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")} == recorded
+    assert (tmp_path / bn / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("folder", ["nothing", "empty"])
+def test_plots_of_nothing_are_told(normbench, tmp_path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = normbench("plots", folder)
+    assert (code, out) == (1, "")
+    assert err in ("normbench: nothing: no such folder\n", "normbench: empty: no runs there\n")

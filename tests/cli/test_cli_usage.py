@@ -1,0 +1,67 @@
+"""What a wrong command line is told, and what `list` and `env` print."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "--norm", "gnn"), "normbench: --norm: unknown norm 'gnn'; did you mean 'gn'? Allowed: bn, "),
+        (("train", "--norm", "gn", "--model", "resnet"), "--model: unknown model 'resnet'; did you mean 'resnet9'?"),
+        (("train", "--norm", "gn", "--dataset", "cifar"), "unknown dataset 'cifar'; did you mean 'cifar10'?"),
+        (("train", "--norm", "gn", "--norm-option", "group=2"), "'group'; did you mean 'groups'?"),
+        (("train", "--norm", "gn", "--device", "gpu"), "--device: 'gpu' is not allowed; did you mean 'cpu'?"),
+        (("train", "--norm", "gn", "--precision", "fp16"), "--precision: 'fp16' is not allowed; did you mean 'bf16'?"),
+        (("train", "--norm", "gn", "--engine", "graf"), "--engine: 'graf' is not allowed; did you mean 'graph'?"),
+        (("train", "--norm", "gn", "--batch-size", "0"), "--batch-size: must be greater than or equal to 1, not 0"),
+        (("train", "--norm", "gn", "--lr", "-1"), "--lr: must be greater than 0"),
+        (("train", "--norm", "gn", "--set", "train.lrr=1"), "--set train.lrr=1: unknown key"),
+        (("train",), "give --norm (see `normbench list norms`) or --config FILE"),
+        (("train", "--norm", "gn", "--epoch", "3"), "No such option: --epoch"),
+        (("compare", "tutoriel"), "no built-in config of that name; did you mean 'tutorial'?"),
+        (("compare", "no/such.yaml"), "no/such.yaml: no such config file"),
+        (("compare",), "Missing argument"),
+        (("trian",), "No such command"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_wrong_usage_is_told_without_a_traceback(normbench, tmp_path, monkeypatch, arguments, expected: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = normbench(*arguments)
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_as_json(normbench) -> None:
+    listed = {name: json.loads(normbench("list", name, "--json").out) for name in ("norms", "datasets", "configs")}
+    assert all(content["schema_version"] == 1 for content in listed.values())
+    gn = listed["norms"]["norms"]["gn"]
+    assert (gn["year"], gn["arxiv"], gn["batch_dependent"]) == (2018, "1803.08494", False)
+    assert gn["options"]["groups"] == {
+        "type": "int", "default": 4, "help": gn["options"]["groups"]["help"], "minimum": 1, "instead_of": None,
+    }  # fmt: skip
+    assert "+ws" in listed["norms"]["weights"]
+    assert "synthetic" in listed["datasets"]["datasets"]
+    assert {"demo", "tutorial", "all"} <= set(listed["configs"]["configs"])
+
+
+def test_a_table_in_a_pipe_is_never_cut(normbench, monkeypatch) -> None:
+    out = normbench("list", "norms").out
+    assert "…" not in out
+    line = next(line for line in out.splitlines() if line.strip().startswith("gn "))
+    assert "Group Normalization" in line
+    assert line.rstrip().endswith("affine=True")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert max(map(len, normbench("list", "norms").out.splitlines())) <= 100
+
+
+def test_env_says_what_a_bug_report_needs(normbench) -> None:
+    facts = json.loads(normbench("env", "--json").out)
+    assert {"normbench", "commit", "python", "torch", "device", "cpu", "torchvision", "numpy"} <= set(facts)
+    text = normbench("env").out
+    assert all(name in text for name in facts)
