@@ -301,6 +301,21 @@ def test_a_run_that_another_process_completed_meanwhile_is_kept(tmp_path, seen) 
     assert [event.skipped for event in seen if isinstance(event, RunEnded)] in ([True, False], [False, True])
 
 
+def test_a_run_that_another_process_completes_at_the_last_moment_is_kept(tmp_path, seen, monkeypatch) -> None:
+    acquire = RunFolder.acquire
+
+    def too_late(self: RunFolder) -> RunFolder:
+        monkeypatch.setattr(RunFolder, "acquire", acquire)
+        runner_for(tmp_path, []).run([BN])
+        return acquire(self)
+
+    monkeypatch.setattr(RunFolder, "acquire", too_late)
+    runner = runner_for(tmp_path, seen)
+    assert runner.run([BN])
+    assert runner.workers[0].submitted == []
+    assert seen[0].skipped
+
+
 def test_several_workers_share_the_runs(tmp_path, seen) -> None:
     workers = [LocalWorker(whole_run), LocalWorker(fails_for("gn", RuntimeError("x")))]
     assert not ExperimentRunner(tmp_path, workers, seen.append).run([BN, GN, IN])
