@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -38,6 +39,22 @@ def _count_or_list(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return tuple(range(value))
     return value
+
+
+def _rule_only(value: object) -> object:
+    """Let ``lr_scaling: sqrt`` stand for ``lr_scaling: {rule: sqrt}``."""
+    return {"rule": value} if isinstance(value, str) else value
+
+
+def flat_grid(value: object) -> object:
+    """Let ``grid: {train: {lr: [...]}}`` stand for ``grid: {train.lr: [...]}``."""
+    if not isinstance(value, Mapping):
+        return value
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        below = flat_grid(inner)
+        flat.update({f"{key}.{rest}": v for rest, v in below.items()} if isinstance(below, Mapping) else {key: inner})
+    return flat
 
 
 class NormConfig(_Frozen):
@@ -92,11 +109,48 @@ class TrainConfig(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _spell_out_lr(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "lr" in data:
-            if "learning_rate" in data:
-                raise ValueError("lr and learning_rate are the same setting; give one of them")
-            return {("learning_rate" if key == "lr" else key): value for key, value in data.items()}
-        return data
+        return spell_out_lr(data)
+
+
+def spell_out_lr(data: Any) -> Any:
+    """Let ``lr`` stand for ``learning_rate``."""
+    if isinstance(data, Mapping) and "lr" in data:
+        if "learning_rate" in data:
+            raise ValueError("lr and learning_rate are the same setting; give one of them")
+        return {("learning_rate" if key == "lr" else key): value for key, value in data.items()}
+    return data
+
+
+class LearningRateScaling(_Frozen):
+    """How the learning rate follows the batch size; each run's config holds the rate that comes out."""
+
+    rule: Literal["none", "linear", "sqrt"] = "none"
+    """With k = batch size / reference: the rate times k (Goyal et al. 2017, arXiv:1706.02677, for SGD) or times the
+    square root of k (Malladi et al. 2022, arXiv:2205.10287, for Adam)."""
+    reference_batch_size: int = Field(default=64, ge=1, strict=True)
+    """The batch size at which the rate is the one given."""
+
+    def learning_rate(self, learning_rate: float, batch_size: int) -> float:
+        """Return the rate at `batch_size` where the reference has `learning_rate`."""
+        if self.rule == "none":
+            return learning_rate
+        factor = batch_size / self.reference_batch_size
+        return learning_rate * (factor if self.rule == "linear" else sqrt(factor))
+
+
+class BatchOneConfig(_Frozen):
+    """The probe at batch size 1: a short run of each norm, and of no norm, for each seed (docs/batch_one.md)."""
+
+    steps: int = Field(2000, ge=1, strict=True)
+    """Optimizer steps, one image each, every image once."""
+    learning_rate: float | None = Field(None, gt=0)
+    """The same for all norms; if absent, the experiment's, scaled from its batch size by the square root (Adam, AdamW)
+    or linearly (SGD). Written `lr` or `learning_rate`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out_lr(cls, data: Any) -> Any:
+        return spell_out_lr(data)
 
 
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
@@ -117,9 +171,18 @@ class ExperimentConfig(_Frozen):
     model: ModelEntry = ModelConfig()
     dataset: DatasetEntry = DatasetConfig()
     train: TrainConfig = TrainConfig()
+    lr_scaling: Annotated[LearningRateScaling, BeforeValidator(_rule_only)] = LearningRateScaling()
+    grid: Annotated[
+        Mapping[StrictStr, Annotated[tuple[Any, ...], Field(min_length=1)]], BeforeValidator(flat_grid)
+    ] = {}
+    """Values to try for any other field, by dotted path; all combinations are run. Norms stay in `norms`."""
+    batch_one: BatchOneConfig | None = None
+    """If given (`{}` for the defaults): how each norm fares at batch size 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     baseline: StrictStr | None = None
     """The norm (its label or name) that differences and relative times refer to; bn where it takes part."""
+    probe: Literal["batch_one"] | None = None
+    """Stands in the config of a probe's run, which can be run again like any other."""
 
     @model_validator(mode="before")
     @classmethod
@@ -145,6 +208,8 @@ class RunConfig(_Frozen):
     train: TrainConfig
     seed: int = Field(ge=0)
     device: Device
+    probe: Literal["batch_one"] | None = None
+    """What the run is for if it is no part of the comparison itself."""
 
     @property
     def label(self) -> str:

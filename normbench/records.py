@@ -98,6 +98,8 @@ class Summary(_Row):
     peak_memory_mib: float | None
     """Peak memory that the run added to the resident data set: device memory, or the process's on a CPU. None: unknown."""
     images_per_second: float
+    batch_statistics_accuracy: float | None = None
+    """Of the probe at batch size 1: test accuracy with the statistics of each image alone, as in training."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class ExperimentRecord:
     runs: tuple[RunRecord, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What experiment.yaml says (norms, seeds, baseline, ...); empty where it is not recorded."""
+    probes: tuple[RunRecord, ...] = ()
+    """Runs that are no part of the comparison: those whose config names a probe."""
 
     @property
     def name(self) -> str:
@@ -186,7 +190,8 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     settings = _read_settings(folder / EXPERIMENT_FILE)
     order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
-    return ExperimentRecord(folder, tuple(runs), settings)
+    compared = tuple(run for run in runs if run.config.probe is None)
+    return ExperimentRecord(folder, compared, settings, tuple(run for run in runs if run.config.probe is not None))
 
 
 def _load_yaml(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from normbench import __version__
-from normbench.cli import advise, compare, data, env, inspect, listing, plots, train
+from normbench.cli import advise, compare, data, env, inspect, listing, ls, plots, report, show, table, train
 from normbench.errors import NormBenchError
 
 _EPILOG = (
@@ -43,6 +43,10 @@ def _root(
 
 app.command()(train.train)
 app.command()(compare.compare)
+app.command()(report.report)
+app.command()(table.table)
+app.command()(ls.ls)
+app.command()(show.show)
 app.command()(plots.plots)
 app.command()(inspect.inspect)
 app.command()(advise.advise)

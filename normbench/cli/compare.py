@@ -13,11 +13,13 @@ from normbench.cli.options import (
     DryRunOption,
     EngineOption,
     ForceOption,
+    JsonOption,
     KeepOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
     SetOption,
+    TensorBoardOption,
 )
 
 
@@ -40,6 +42,8 @@ def compare(
     retry: RetryOption = False,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
+    tensorboard: TensorBoardOption = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Compare norms: train each with each seed, then draw curves and tables.
 
@@ -62,4 +66,5 @@ def compare(
         settings=set_ or [],
         flags={path: value for path, value in flags.items() if value is not None},
     )
-    raise typer.Exit(execute(loaded, RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint)))
+    options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
+    raise typer.Exit(execute(loaded, options))

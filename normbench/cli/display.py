@@ -42,7 +42,8 @@ def make_display(plans: Sequence[RunPlan]) -> Display:
 
 def name_of(plan: RunPlan) -> str:
     """Return how a run is called on screen."""
-    return f"{plan.config.label} seed {plan.config.seed}"
+    point = f" ({plan.point})" if plan.point else ""
+    return f"{plan.config.label}{point} seed {plan.config.seed}"
 
 
 def ending(event: RunEnded | RunBusy) -> str:
@@ -70,7 +71,7 @@ class LineDisplay:
     """Lines for logs: ``GN Epoch 1/5 | Batch 0/782 | Loss: 2.3121``."""
 
     def __init__(self, plans: Sequence[RunPlan]) -> None:
-        self._several_seeds = len({plan.config.seed for plan in plans}) > 1
+        self._needs_seed = len({(plan.config.seed, plan.point) for plan in plans}) > 1
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +91,7 @@ class LineDisplay:
             note(f"{name_of(event.plan)}: goes on after epoch {event.num_epochs}")
 
     def _progress(self, event: RunProgressed) -> None:
-        name = name_of(event.plan) if self._several_seeds else event.plan.config.label
+        name = name_of(event.plan) if self._needs_seed else event.plan.config.label
         epochs = event.plan.config.train.epochs
         if isinstance(event.event, StepsDone):
             steps = event.event

@@ -20,3 +20,8 @@ RetryOption = Annotated[bool, typer.Option("--retry", help="Also redo runs that 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs with id and state; train nothing.")]
 KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BaselineOption = Annotated[str | None, typer.Option(help="The norm that others are compared with.")]
+MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench[tensorboard]').")
+]

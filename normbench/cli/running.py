@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from normbench.cli.console import note, print_table
+from normbench.cli.console import note, print_comparison
 from normbench.cli.display import make_display
+from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
@@ -29,23 +29,35 @@ class RunOptions:
     retry: bool
     dry_run: bool
     keep_checkpoint: bool
+    tensorboard: bool = False
+    json_output: bool = False
 
 
 def execute(loaded: LoadedConfig, options: RunOptions) -> int:
     """Run the experiment and return the exit code: 0 if every run completed, else 1."""
+    if options.tensorboard:
+        from normbench.report.tensorboard import require_tensorboard
+
+        require_tensorboard()
     drafts = draft_runs(loaded)
     folder = options.runs_dir / loaded.experiment.name
     with Worker() as worker:
         plans = _finish_plans(loaded, drafts, worker)
         if options.dry_run:
-            _print_dry_run(folder, plans)
+            print_dry_run(folder, plans, force=options.force, retry=options.retry, json_output=options.json_output)
             return 0
-        if options.force or any(planned_state(folder / plan.run_id) != "completed" for plan in plans):
-            _check_data(plans[0].config, options.data_dir, worker)
+        due = [plan for plan in plans if options.force or planned_state(folder / plan.run_id) != "completed"]
+        images = {_images(plan.config): plan.config for plan in due}
+        for config in reversed(images.values()):  # the last ones stay loaded, and the first run takes the first
+            _check_data(config, options.data_dir, worker)
         if len(plans) < len(drafts):
             note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
         write_experiment(folder, resolved_experiment(loaded.experiment, plans))
         return 0 if _run(folder, plans, worker, options) else 1
+
+
+def _images(config: RunConfig) -> str:
+    return f"{config.dataset.model_dump_json()} {config.device}"
 
 
 def _check_data(config: RunConfig, data_dir: Path | None, worker: Worker) -> None:
@@ -71,7 +83,7 @@ def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions
     def listen(event: ExperimentEvent) -> None:
         display(event)
         if isinstance(event, RunEnded) and not event.skipped:
-            _report_run(folder / event.plan.run_id)
+            _report_run(folder / event.plan.run_id, options)
 
     runner = ExperimentRunner(
         folder, [worker], listen, options.data_dir, options.force, options.retry, options.keep_checkpoint
@@ -80,42 +92,44 @@ def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions
         with HeldSignals() as signals, display:
             return runner.run(plans, signals.arrived)
     finally:
-        _report(folder)
+        _report(folder, options)
 
 
-def _report_run(run_folder: Path) -> None:
+def _report_run(run_folder: Path, options: RunOptions) -> None:
     from normbench.report import write_run_report
+    from normbench.report.tensorboard import write_run_tensorboard
 
     try:
         write_run_report(run_folder)
+        if options.tensorboard:
+            write_run_tensorboard(run_folder)
     except OSError as error:
         note(f"normbench: {run_folder}: the loss curve cannot be written: {error.strerror}")
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, options: RunOptions) -> None:
     """Write the report over what is recorded, also after an interrupt, and print its tables and where it is."""
     from normbench.records import REPORT_FOLDER, read_experiment
     from normbench.report import write_report
-    from normbench.report.formats import render_terminal
+    from normbench.report.formats import to_json
     from normbench.report.tables import comparison_tables
+    from normbench.report.tensorboard import write_tensorboard
 
     if not any(folder.glob(f"*/{STATUS_FILE}")):
         return  # nothing is recorded
     try:
-        for table in comparison_tables(read_experiment(folder)):
-            print_table(render_terminal(table))
+        tables = comparison_tables(read_experiment(folder))
+        if options.json_output:
+            print(to_json(tables), end="")
+        else:
+            for table in tables:
+                print_comparison(table)
         write_report(folder)
-        print(f"\nFigures, tables and report.html are in {folder / REPORT_FOLDER}/")
+        if options.tensorboard:
+            write_tensorboard(folder)
+        tell = note if options.json_output else print
+        tell(f"\nFigures, tables and report.html are in {folder / REPORT_FOLDER}/")
     except RunError as error:
         note(f"normbench: no report: {error}")
     except OSError as error:
         note(f"normbench: {folder / REPORT_FOLDER}: the report cannot be written: {error.strerror}")
-
-
-def _print_dry_run(folder: Path, plans: Sequence[RunPlan]) -> None:
-    from rich.table import Table
-
-    table = Table("run", "norm", "seed", "state", title=f"{folder}: {len(plans)} runs")
-    for plan in plans:
-        table.add_row(plan.run_id, plan.config.label, str(plan.config.seed), planned_state(folder / plan.run_id))
-    print_table(table)

@@ -13,11 +13,13 @@ from normbench.cli.options import (
     DryRunOption,
     EngineOption,
     ForceOption,
+    JsonOption,
     KeepOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
     SetOption,
+    TensorBoardOption,
 )
 
 
@@ -46,6 +48,8 @@ def train(
     retry: RetryOption = False,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
+    tensorboard: TensorBoardOption = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Train one network with one norm; the tutorial's protocol unless told otherwise.
 
@@ -78,4 +82,5 @@ def train(
         config, settings=set_ or [], flags={path: value for path, value in flags.items() if value is not None},
         default_name="train",
     )  # fmt: skip
-    raise typer.Exit(execute(loaded, RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint)))
+    options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
+    raise typer.Exit(execute(loaded, options))

@@ -7,10 +7,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from normbench.config import DatasetConfig, ExperimentConfig, ModelConfig, NormConfig, RunConfig, Value
+from normbench.config import (
+    DatasetConfig,
+    ExperimentConfig,
+    LearningRateScaling,
+    ModelConfig,
+    NormConfig,
+    RunConfig,
+    Value,
+    spell_out_lr,
+)
 from normbench.data import DATASETS
 from normbench.errors import ConfigError, NormBenchError, UnknownNameError
 from normbench.loader import LoadedConfig, train_for
@@ -25,6 +34,8 @@ class RunPlan:
     run_id: str
     config: RunConfig
     norm_position: int
+    point: str = ""
+    """What sets it apart from runs of the same norm and seed: the point of a grid, or a probe."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +45,28 @@ class Draft:
     norm_position: int
     config: Mapping[str, Any]
     """What `RunConfig` takes."""
+    point: str
+    """See `RunPlan.point`."""
 
 
 def draft_runs(loaded: LoadedConfig) -> list[Draft]:
-    """Return the runs, seed-major: all norms of the first seed come first. Needs no torch.
+    """Return the runs, seed-major: all norms at all points of the grid come with the first seed first. Needs no torch.
 
     Raises:
         ConfigError: an unknown norm, model, dataset or option, or two norms with the same label.
     """
+    cells = [_draft_cell(cell) for cell in loaded.cells]
+    probes = _draft_probes(loaded, cells[0]) if loaded.experiment.batch_one is not None else []
+    return [
+        replace(draft, config={**draft.config, "seed": seed})
+        for seed in loaded.experiment.seeds
+        for drafts in (*cells, probes)
+        for draft in drafts
+    ]
+
+
+def _draft_cell(loaded: LoadedConfig) -> list[Draft]:
+    """Return the runs of one seed at one point of the grid."""
     experiment = loaded.experiment
     norms = [_resolve_norm(loaded, position, norm) for position, norm in enumerate(experiment.norms)]
     for label, count in Counter(norm.label for norm in norms).items():
@@ -51,20 +76,51 @@ def draft_runs(loaded: LoadedConfig) -> list[Draft]:
     model = _resolve_model(loaded)
     dataset = _resolve_dataset(loaded)
     _check_baseline(loaded, norms)
-    return [
-        Draft(
-            position,
-            {
-                "norm": norm.model_dump(),
-                "model": model.model_dump(),
-                "dataset": dataset.model_dump(),
-                "train": train_for(experiment, experiment.norms[position]).model_dump(),
-                "seed": seed,
-                "device": experiment.device,
-            },
+    drafts = []
+    for position, norm in enumerate(norms):
+        train = train_for(experiment, experiment.norms[position])
+        own = spell_out_lr(norm.train)
+        if "learning_rate" in own:  # as scaled, so that the run's config says the same in both places
+            norm = norm.model_copy(update={"train": {**own, "learning_rate": train.learning_rate}})
+        config = {
+            "norm": norm.model_dump(),
+            "model": model.model_dump(),
+            "dataset": dataset.model_dump(),
+            "train": train.model_dump(),
+            "device": experiment.device,
+            "probe": experiment.probe,
+        }
+        drafts.append(Draft(position, config, loaded.point))
+    return drafts
+
+
+def _draft_probes(loaded: LoadedConfig, drafts: list[Draft]) -> list[Draft]:
+    """Return one seed's runs at batch size 1, all trained alike: the experiment's norms and, as their measure, none."""
+    experiment = loaded.experiment
+    probe, train = experiment.batch_one, experiment.train
+    assert probe is not None
+    dataset = dict(drafts[0].config["dataset"])
+    available = dataset["options"].get("num_train")
+    if available is not None and probe.steps > available:
+        raise loaded.error(
+            ("batch_one", "steps"), f"{probe.steps} steps take as many images; the data set has {available} (num_train)"
         )
-        for seed in experiment.seeds
-        for position, norm in enumerate(norms)
+    scaling = LearningRateScaling(
+        rule="linear" if train.optimizer == "sgd" else "sqrt", reference_batch_size=train.batch_size
+    )
+    rate = probe.learning_rate or scaling.learning_rate(train.learning_rate, 1)
+    changes = {
+        "dataset": dataset | {"options": {**dataset["options"], "num_train": probe.steps}},
+        "train": train.model_dump() | {"epochs": 1, "batch_size": 1, "learning_rate": rate},
+        "probe": "batch_one",
+    }
+    norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
+    if not any(norm["name"] == "none" for _, norm in norms):
+        none = NORMS["none"]
+        options = {name: option.default for name, option in none.options.items()}
+        norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
+    return [
+        Draft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
     ]
 
 
@@ -95,7 +151,7 @@ def finish_plans(drafts: list[Draft]) -> Iterator[list[RunPlan]]:
                 raise PlanError(draft.norm_position, str(error)) from error
             checked.add(key)
         run_id = run_id_of(config)
-        plans.setdefault(run_id, RunPlan(run_id, config, draft.norm_position))
+        plans.setdefault(run_id, RunPlan(run_id, config, draft.norm_position, draft.point))
     yield list(plans.values())
 
 
@@ -113,6 +169,8 @@ def run_id_of(config: RunConfig) -> str:
     """
     content = config.model_dump(mode="json")
     del content["norm"]["label"], content["norm"]["train"]  # the latter is in config.train already
+    if config.probe is None:
+        del content["probe"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     tail = f"-bs{config.train.batch_size}-s{config.seed}-{digest}"
     head = re.sub(r"[^a-z0-9._+-]", "_", f"{config.norm.name}-{config.model.name}".lower())
@@ -175,12 +233,15 @@ def _text(value: Value) -> str:
 
 def resolved_experiment(experiment: ExperimentConfig, plans: list[RunPlan]) -> ExperimentConfig:
     """Return the experiment as it was run: defaults filled in, labels final."""
-    norms = {plan.norm_position: plan.config.norm for plan in plans}
     first = plans[0].config
-    return experiment.model_copy(
-        update={
-            "norms": tuple(norms[position] for position in sorted(norms)),
-            "model": first.model,
-            "dataset": first.dataset,
-        }
+    resolved = {
+        position: next(plan.config.norm for plan in plans if plan.norm_position == position)
+        for position in range(len(experiment.norms))
+    }
+    norms = tuple(
+        resolved[position].model_copy(update={"train": norm.train}) for position, norm in enumerate(experiment.norms)
     )
+    swept = {path.partition(".")[0] for path in experiment.grid}
+    defaults = {"model": first.model, "dataset": first.dataset}
+    kept = {section: value for section, value in defaults.items() if section not in swept}
+    return experiment.model_copy(update={"norms": norms, **kept})

@@ -12,7 +12,8 @@ import torch
 
 from normbench.config import RunConfig, Value
 from normbench.engine.device import describe, set_precision
-from normbench.engine.events import CheckpointFailed, EngineFellBack, RunEvent, Started, StepsDone
+from normbench.engine.events import CheckpointFailed, EngineFellBack, RunEvent, Started, StepsDone, TrainingDone
+from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
 from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, load_images
@@ -73,6 +74,9 @@ def train_run(
             if trainer.step.fallback_reason and not fell_back:
                 fell_back = True
                 yield EngineFellBack(trainer.step.fallback_reason)
+            if isinstance(event, TrainingDone) and config.probe == "batch_one":
+                accuracy = batch_statistics_accuracy(trainer.model, test_images, device, precision)
+                event = TrainingDone(event.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
             yield event
             if isinstance(event, StepsDone) and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
                 try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from normbench.config import ExperimentConfig, NormConfig, TrainConfig
 from normbench.errors import ConfigError
 from normbench.loader.explain import Key, explain, located
+from normbench.loader.grid import cell_data
 from normbench.loader.overrides import assign
 from normbench.loader.reading import parse_options, parse_value, read_yaml
 
@@ -29,6 +30,15 @@ class LoadedConfig:
 
     experiment: ExperimentConfig
     origins: Mapping[Key, str] = field(default_factory=dict)
+    point: str = ""
+    """Where in a grid the experiment is: ``batch size 4, lr 0.001``."""
+    grid_cells: tuple[LoadedConfig, ...] = ()
+    """The experiment at each point of its grid; empty where it has none."""
+
+    @property
+    def cells(self) -> tuple[LoadedConfig, ...]:
+        """The experiments to run: one a point of the grid, or this one."""
+        return self.grid_cells or (self,)
 
     def error(self, path: Key, message: object) -> ConfigError:
         """Return the error `message`, prefixed with where the value at `path` was written."""
@@ -62,6 +72,20 @@ def load_config(
     for dotted, value in (flags or {}).items():
         assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
     data.setdefault("name", default_name)
+    base = _validated(data, origins)
+    cells: list[LoadedConfig] = []
+    problems: dict[str, None] = {}  # cells share most of their values, and so their problems
+    for point, cell, cell_origins in cell_data(base.experiment, data, origins):
+        try:
+            cells.append(replace(_validated(cell, cell_origins), point=point))
+        except ConfigError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return replace(base, grid_cells=tuple(cells))
+
+
+def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedConfig:
     try:
         experiment = ExperimentConfig.model_validate(data)
     except ValidationError as error:
@@ -73,9 +97,11 @@ def load_config(
 
 
 def train_for(experiment: ExperimentConfig, norm: NormConfig) -> TrainConfig:
-    """Return the training settings of one norm: the experiment's, overridden by the norm's own."""
+    """Return the training settings of one norm: the experiment's, overridden by its own; the learning rate scaled."""
     own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
-    return TrainConfig.model_validate({**experiment.train.model_dump(), **own})
+    train = TrainConfig.model_validate({**experiment.train.model_dump(), **own})
+    rate = experiment.lr_scaling.learning_rate(train.learning_rate, train.batch_size)
+    return train.model_copy(update={"learning_rate": rate})
 
 
 def _norm_overrides(experiment: ExperimentConfig, origins: Mapping[Key, str]) -> Iterable[str]:

@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from normbench.config import DatasetConfig, ExperimentConfig, ModelConfig, NormConfig, TrainConfig
+from normbench.config import (
+    BatchOneConfig,
+    DatasetConfig,
+    ExperimentConfig,
+    LearningRateScaling,
+    ModelConfig,
+    NormConfig,
+    TrainConfig,
+)
 from normbench.errors import suggestion
 
 Key = tuple[str | int, ...]
@@ -19,6 +27,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "model": ModelConfig,
     "dataset": DatasetConfig,
     "train": TrainConfig,
+    "lr_scaling": LearningRateScaling,
+    "batch_one": BatchOneConfig,
 }
 
 
@@ -92,6 +102,8 @@ def _message(problem: Any, path: Key) -> str:
         return f"{value!r} is not allowed: a section of settings belongs here"
     if path[:1] == ("seeds",):
         return f"{value!r} is not allowed: a number of seeds >= 1, or a list of seeds >= 0 such as [0, 1, 2]"
+    if kind in ("tuple_type", "too_short") and path[:1] == ("grid",):
+        return f"{value!r} is not allowed: a list of one or more values belongs here, such as [0.001, 0.01]"
     if kind in ("tuple_type", "too_short"):
         return f"{value!r} is not allowed: a list belongs here, such as [bn, gn]"
     if "options" in path:
@@ -127,6 +139,8 @@ def _elsewhere(path: Key) -> str:
     places = [
         f"{name}.{key}" if name else key
         for name, section in _SECTIONS.items()
-        if section is not here and key in section.model_fields and key not in ("name", "options", "label")
+        if section not in (here, BatchOneConfig)
+        and key in section.model_fields
+        and key not in ("name", "options", "label")
     ]
     return f" ({key} belongs at {' or '.join(places)})" if places else ""

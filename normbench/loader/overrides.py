@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normbench.config import flat_grid
 from normbench.errors import ConfigError
 from normbench.loader.explain import Key, dotted_path
 
@@ -23,6 +24,9 @@ def assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: An
     Raises:
         ConfigError: the path leads through a value, or past the end of a list.
     """
+    if dotted.startswith("grid."):
+        _assign_grid(data, origins, dotted.removeprefix("grid."), value, origin)
+        return
     path: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
     target: Any = data
     for depth in range(1, len(path)):
@@ -42,6 +46,17 @@ def assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: An
         target[str(last)] = value
     _forget(origins, path)
     origins[path] = origin
+
+
+def _assign_grid(data: dict[str, Any], origins: dict[Key, str], field: str, value: Any, origin: str) -> None:
+    """Set a field's values in the grid, whose keys are dotted paths, however the file nests them."""
+    grid = flat_grid(data.get("grid") or {})
+    if not isinstance(grid, dict):
+        raise ConfigError(f"{origin}: grid is a value, not a section")
+    data["grid"] = {**grid, field: value}
+    for known in [known for known in origins if ".".join(map(str, known)).startswith(f"grid.{field}")]:
+        del origins[known]
+    origins["grid", field] = origin
 
 
 def _inner(target: Any, here: Key, path: Key, origin: str) -> Any:

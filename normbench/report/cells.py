@@ -50,6 +50,8 @@ def result_columns(table: Table) -> list[Column]:
         found.append(Column("verdict", lambda row: format_verdict(row, table.margin), "left"))
     if any(row.rank for row in table.rows):
         found.append(Column("rank", lambda row: format_rank(row.rank)))
+    if any(row.batch_one for row in table.rows):
+        found.append(Column("at batch size 1 (%): evaluation / batch statistics", _at_batch_one, "left"))
     return found
 
 
@@ -92,6 +94,16 @@ def _field(path: str) -> Callable[[Row], str]:
 
 def _time_to(target: str) -> Callable[[Row], str]:
     return lambda row: _number(row.seconds_to_reach[target], "{:.1f}")
+
+
+def _at_batch_one(row: Row) -> str:
+    """Write ``18.0 ± 2.1 / 24.3, collapsed``."""
+    found = row.batch_one
+    if found is None:
+        return NOTHING
+    accuracies = [format_percent(found.accuracy), format_percent(found.batch_statistics_accuracy).partition(" ")[0]]
+    diverged = [f"{found.num_diverged} diverged"] if found.num_diverged else []
+    return ", ".join([" / ".join(accuracies), *([found.stability] if found.stability else []), *diverged])
 
 
 def format_percent(estimate: Estimate | None, *, sign: bool = False) -> str:

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from normbench.report.cells import NOTHING, Align, Column, columns
+from normbench.report.batch_one import BatchOne
+from normbench.report.cells import NOTHING, Align, Column, columns, norm_columns
 from normbench.report.paired import Comparison
 from normbench.report.tables import Row, Table
 
@@ -21,31 +22,58 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def render_terminal(table: Table) -> rich.table.Table:
-    """Return the table for a rich console; one narrower than `terminal_width` wraps cells and cuts none."""
+def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
+    """Return the table for a rich console: in several parts, each with the norms, where `width` does not hold one.
+
+    A console narrower than a part, or than `terminal_width` if `width` is None, wraps cells and cuts none.
+    """
+    from rich.text import Text
+
+    every = columns(table)
+    num_fixed = len(norm_columns(table))
+    parts = [every] if width is None else _parts(table, every[:num_fixed], every[num_fixed:], width)
+    shown = [_render(table, part) for part in parts]
+    shown[0].title = Text(table.title, style="bold")
+    caption = "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes])
+    shown[-1].caption = Text(caption, style="dim")
+    return shown
+
+
+def _parts(table: Table, fixed: list[Column], others: list[Column], width: int) -> list[list[Column]]:
+    """Return groups of columns as large as `width` allows, each beginning with `fixed`."""
+    parts: list[list[Column]] = []
+    for column in others:
+        if parts and _width(_render(table, [*parts[-1], column])) <= width:
+            parts[-1].append(column)
+        else:
+            parts.append([*fixed, column])
+    return parts
+
+
+def _render(table: Table, shown: Sequence[Column]) -> rich.table.Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
-    shown.title = Text(table.title, style="bold")
-    shown.caption = Text(
-        "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes]), style="dim"
-    )
-    for column in columns(table):
+    found = RichTable(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
+    for column in shown:
         texts = [column.cell(row) for row in table.rows]
-        shown.add_column(Text("\n".join(_fold(column.header, texts))), justify=column.align, overflow="fold")
+        found.add_column(Text("\n".join(_fold(column.header, texts))), justify=column.align, overflow="fold")
     for row in table.rows:
-        cells = [Text(column.cell(row), style="bold" if column.is_bold(row) else "") for column in columns(table)]
-        shown.add_row(*cells)
-    return shown
+        cells = [Text(column.cell(row), style="bold" if column.is_bold(row) else "") for column in shown]
+        found.add_row(*cells)
+    return found
+
+
+def _width(shown: rich.table.Table) -> int:
+    from rich.console import Console
+
+    return Console(width=100_000).measure(shown).maximum
 
 
 def terminal_width(table: Table) -> int:
     """Return the columns a console needs so that no cell of `table` wraps."""
-    from rich.console import Console
-
-    return Console(width=100_000).measure(render_terminal(table)).maximum
+    return max(_width(part) for part in render_terminal(table))
 
 
 def _fold(header: str, texts: Sequence[str]) -> list[str]:
@@ -60,7 +88,8 @@ def to_text(tables: Sequence[Table]) -> str:
     buffer = io.StringIO()
     for table in tables:
         width = terminal_width(table)
-        Console(file=buffer, width=width, color_system=None, force_terminal=False).print(render_terminal(table))
+        console = Console(file=buffer, width=width, color_system=None, force_terminal=False)
+        console.print(*render_terminal(table), sep="\n")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -173,6 +202,7 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
         "epoch_seconds_mad": time.mad if time else None,
         "relative_time": row.relative_time,
         **{f"seconds_to_{target}": seconds for target, seconds in row.seconds_to_reach.items()},
+        **_batch_one(row.batch_one),
         "num_parameters": row.num_parameters,
         "peak_memory_mib": row.peak_memory_mib,
         **{key: table.environment.get(key) for key in ("device", "device_name", "torch", "cuda", "precision")},
@@ -187,6 +217,18 @@ def _tests(comparison: Comparison | None) -> dict[str, Any]:
         "cohens_dz": comparison.difference.cohens_dz if comparison else None,
         "verdict": comparison.verdict if comparison else None,
         "seeds_to_resolve": comparison.seeds_to_resolve if comparison else None,
+    }
+
+
+def _batch_one(found: BatchOne | None) -> dict[str, Any]:
+    accuracy = found.accuracy if found else None
+    with_statistics = found.batch_statistics_accuracy if found else None
+    return {
+        "batch_one_accuracy": accuracy.mean if accuracy else None,
+        "batch_one_accuracy_low": accuracy.low if accuracy else None,
+        "batch_one_accuracy_high": accuracy.high if accuracy else None,
+        "batch_one_batch_statistics_accuracy": with_statistics.mean if with_statistics else None,
+        "batch_one_stability": found.stability if found else None,
     }
 
 

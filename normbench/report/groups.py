@@ -97,7 +97,7 @@ def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple
             raise UnknownNameError("baseline norm", baseline, names)
     wanted = baseline or experiment.settings.get("baseline") or DEFAULT_BASELINE
     by_environment: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
-    for run, environment in zip(experiment.runs, _environments(experiment.runs), strict=True):
+    for run, environment in zip(experiment.runs, environments(experiment.runs), strict=True):
         by_environment.setdefault(environment, []).append(run)
     seeds = experiment.settings.get("seeds", ())
     num_seeds = len(seeds) if isinstance(seeds, list | tuple) and len(by_environment) == 1 else 0
@@ -125,7 +125,7 @@ def _order_of_setting(setting: Setting) -> list[tuple[float, str]]:
     ]
 
 
-def _environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]:
+def environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]:
     """Return what each run was measured on; a run that recorded nothing counts with the others of its device."""
     found = [
         tuple((key, str(run.environment[key])) for key in ENVIRONMENT_KEYS if run.environment.get(key) is not None)

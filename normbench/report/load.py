@@ -42,7 +42,9 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         RunError: there are no runs, or one cannot be read.
     """
-    rows = [_row(experiment, run) for experiment in load_experiments(path) for run in experiment.runs]
+    rows = [
+        _row(experiment, run) for experiment in load_experiments(path) for run in (*experiment.runs, *experiment.probes)
+    ]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in keys} for row in rows]
 

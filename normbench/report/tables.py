@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from normbench.records import ExperimentRecord, RunRecord
+from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOne, BatchOneProbe, batch_one_probe
 from normbench.report.groups import Fields, Group, Scalar, Section, Setting, sections
 from normbench.report.paired import MARGIN, MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
 from normbench.report.stats import Estimate, Spread, median_and_mad, summarize
@@ -48,6 +49,8 @@ class Row:
     """Against the baseline of the same setting; None for the baseline itself and where nothing can be compared."""
     rank: tuple[int, int] | None
     """Ranks that the row may hold within its setting, at 95 % joint confidence; None where nothing is ranked."""
+    batch_one: BatchOne | None
+    """How the norm fares at batch size 1; None where the experiment did not ask."""
 
     @property
     def is_resolved_best(self) -> bool:
@@ -98,13 +101,14 @@ def comparison_tables(
 
 
 def _table(experiment: ExperimentRecord, section: Section, num_sections: int, margin: float) -> Table:
-    rows = [row for groups in section.by_setting for row in _rows(groups, section, margin)]
+    probe = batch_one_probe(experiment, section)
+    rows = [row for groups in section.by_setting for row in _rows(groups, section, margin, probe)]
     title = experiment.name
     if num_sections > 1:
         title += f" ({describe_environment(section.environment)})"
     return Table(
         title=title,
-        caption=_caption(section, rows, num_sections, margin),
+        caption=_caption(section, rows, num_sections, margin) + (f" {_probe_caption(probe)}" if probe else ""),
         cost_caption=_cost_caption(section),
         varied=section.varied,
         rows=tuple(rows),
@@ -116,7 +120,7 @@ def _table(experiment: ExperimentRecord, section: Section, num_sections: int, ma
     )
 
 
-def _rows(groups: tuple[Group, ...], section: Section, margin: float) -> list[Row]:
+def _rows(groups: tuple[Group, ...], section: Section, margin: float, probe: BatchOneProbe | None) -> list[Row]:
     """Return the rows of one setting, compared with each other."""
     scores = {group.label: group.accuracies for group in groups}
     times = {group.label: median_and_mad(_epoch_seconds(group)) for group in groups}
@@ -150,6 +154,7 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float) -> list[Ro
                 is_baseline=group.label == section.baseline,
                 comparison=comparisons.get(group.label),
                 rank=ranks.get(group.label),
+                batch_one=probe.of(group.runs[0].config.norm) if probe else None,
             )
         )
     return rows
@@ -200,6 +205,23 @@ def _caption(section: Section, rows: list[Row], num_sections: int, margin: float
     return " ".join(sentences)
 
 
+def _probe_caption(probe: BatchOneProbe) -> str:
+    """Say what the column on batch size 1 is."""
+    sentences = [
+        f"At batch size 1: test accuracy after {probe.num_steps:,} steps on one image each at learning rate "
+        f"{probe.learning_rate:.2g}, in evaluation mode and with the statistics of each test image alone."
+    ]
+    if probe.best_accuracy is not None:
+        sentences.append(
+            f"Stable: at least {100 * STABLE_FROM:g} % of the best norm's gain over chance there ({probe.best_label}, "
+            f"{100 * probe.best_accuracy:.1f} %); collapsed: less than {100 * COLLAPSED_BELOW:g} %, or a diverged run; "
+            "degraded: between."
+        )
+    if probe.accuracy_without_norm is not None:
+        sentences.append(f"Without a norm: {100 * probe.accuracy_without_norm.mean:.1f} %.")
+    return " ".join(sentences)
+
+
 def _cost_caption(section: Section) -> str:
     """Say what the costs are."""
     later = ", first epoch left out" if any(len(run.epochs) > 1 for run in section.runs) else ""
@@ -217,8 +239,12 @@ def _reached(section: Section) -> bool:
 def describe_data(section: Section) -> str:
     """Return how the section's images are called in prose; synthetic ones never pass for photographs."""
     prose = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, not CIFAR-10,"}
-    names = dict.fromkeys(str(group.fields.get("dataset.name")) for group in section.groups)
-    return " and ".join(prose.get(name, name) for name in names)
+    fields = [group.fields for group in section.groups]
+    splits = dict.fromkeys((str(f.get("dataset.name")), f.get("dataset.options.eval_split") == "val") for f in fields)
+    return " and ".join(
+        prose.get(name, name) + (" (validation: training images held out)" if is_held_out else "")
+        for name, is_held_out in splits
+    )
 
 
 def _notes(section: Section) -> list[str]:

@@ -56,7 +56,7 @@ def test_plain_text_lines_up_and_cuts_nothing(tables: tuple[Table, ...]) -> None
 
 def test_a_narrow_terminal_wraps_and_cuts_nothing(tables: tuple[Table, ...]) -> None:
     console = Console(file=io.StringIO(), width=60, color_system=None)
-    console.print(render_terminal(tables[0]))
+    console.print(*render_terminal(tables[0]))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert terminal_width(tables[0]) > 60
     assert max(map(len, text.splitlines())) <= 60

@@ -1,0 +1,82 @@
+"""What ``--dry-run`` prints: the runs with their state, and how long those to be run will take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from normbench.cli.console import print_table
+from normbench.experiment.estimate import estimate_seconds
+from normbench.experiment.plan import RunPlan
+from normbench.experiment.run import planned_state
+
+_ENDED = ("completed", "failed", "diverged")
+
+
+def print_dry_run(
+    folder: Path, plans: Sequence[RunPlan], *, force: bool = False, retry: bool = False, json_output: bool = False
+) -> None:
+    """Print what running `plans` in `folder` would do; times come from recorded runs beside and in it."""
+    states = [planned_state(folder / plan.run_id) for plan in plans]
+    kept = ("completed",) if retry else _ENDED
+    is_due = [force or state not in kept for state in states]
+    due = [plan for plan, due in zip(plans, is_due, strict=True) if due]
+    known = dict(zip((plan.run_id for plan in due), estimate_seconds(due, folder.parent), strict=True))
+    seconds = [known.get(plan.run_id) for plan in plans]
+    if json_output:
+        runs = [
+            {
+                "run": plan.run_id,
+                "norm": plan.config.label,
+                "point": plan.point,
+                "seed": plan.config.seed,
+                "learning_rate": plan.config.train.learning_rate,
+                "state": state,
+                "will_run": due,
+                "estimated_seconds": estimate,
+            }
+            for plan, state, due, estimate in zip(plans, states, is_due, seconds, strict=True)
+        ]
+        counts = {"runs": len(plans), "will_run": len(due), "states": Counter(states)}
+        print(json.dumps({"schema_version": 1, "folder": str(folder), **counts, "plans": runs}, indent=2))
+    else:
+        _print(folder, plans, states, seconds, num_due=len(due))
+
+
+def _print(
+    folder: Path, plans: Sequence[RunPlan], states: Sequence[str], seconds: Sequence[float | None], num_due: int
+) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title=Text(str(folder), style="bold"))
+    has_points = any(plan.point for plan in plans)
+    for header in ("run", "norm", *(["point"] if has_points else []), "seed", "lr", "state", "time"):
+        right = header in ("seed", "lr", "time")
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    for plan, state, estimate in zip(plans, states, seconds, strict=True):
+        config = plan.config
+        row = [plan.run_id, config.label, *([plan.point] if has_points else []), str(config.seed)]
+        row += [f"{config.train.learning_rate:.3g}", state, "-" if estimate is None else duration(estimate)]
+        table.add_row(*map(Text, row))
+    print_table(table)
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
+    estimates = [estimate for estimate in seconds if estimate is not None]
+    print(f"{len(plans)} runs ({counts}); {num_due} to run", end="")
+    if len(estimates) == num_due and num_due:
+        print(f", about {duration(sum(estimates))} by recorded runs of the same kind")
+    elif estimates:
+        print(f"; {len(estimates)} of them take about {duration(sum(estimates))}, of the others none is recorded yet")
+    else:
+        print("; no time is known, because no run of the same kind is recorded yet" if num_due else "")
+
+
+def duration(seconds: float) -> str:
+    """Write a time as ``45 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

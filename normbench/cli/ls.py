@@ -1,0 +1,104 @@
+"""``normbench ls``: what is recorded. Reads statuses only, so that thousands of runs are listed at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from normbench.cli.options import JsonOption
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One experiment's folder in brief."""
+
+    experiment: str
+    runs: int
+    states: dict[str, int]
+    size_bytes: int
+    last_started_at: str | None
+    """UTC, ISO 8601."""
+
+
+def ls(
+    runs_dir: Annotated[
+        Path, typer.Argument(envvar="NORMBENCH_RUNS_DIR", help="The folder that holds the experiments.")
+    ] = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """List the experiments under a folder: runs by state, size on disk, when last run."""
+    from normbench.errors import RunError
+
+    if not runs_dir.is_dir():
+        raise RunError(f"{runs_dir}: no such folder")
+    found = list(list_experiments(runs_dir))
+    if json_output:
+        print(json.dumps({"schema_version": 1, "experiments": [asdict(entry) for entry in found]}, indent=2))
+    elif found:
+        _print(found)
+    else:
+        raise RunError(f"{runs_dir}: no runs there")
+
+
+def list_experiments(runs_dir: Path) -> Iterator[Listed]:
+    """Yield the experiments under `runs_dir`, by name."""
+    from normbench.records import STATUS_FILE, Status
+
+    by_experiment: dict[Path, list[Path]] = {}
+    for status_file in sorted(runs_dir.rglob(STATUS_FILE)):
+        by_experiment.setdefault(status_file.parent.parent, []).append(status_file)
+    for folder, status_files in by_experiment.items():
+        statuses = []
+        num_unreadable = 0
+        for status_file in status_files:
+            try:
+                statuses.append(Status.model_validate_json(status_file.read_bytes()))
+            except (OSError, ValueError):
+                num_unreadable += 1
+        states = Counter[str](status.state for status in statuses)
+        if num_unreadable:
+            states["unreadable"] = num_unreadable
+        name = folder.name if folder == runs_dir else str(folder.relative_to(runs_dir))
+        last = max((status.started_at for status in statuses), default=None)
+        yield Listed(name, len(status_files), dict(states), size_of(folder), last)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files under `folder`."""
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+
+
+def format_size(num_bytes: int) -> str:
+    """Write a size as ``1.2 MiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def _print(found: list[Listed]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from normbench.cli.console import print_table
+    from normbench.records import State
+
+    states = [state for state in (*get_args(State), "unreadable") if any(entry.states.get(state) for entry in found)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("experiment", overflow="fold")
+    for header in ("runs", *states, "size"):
+        table.add_column(header, justify="right", overflow="fold")
+    table.add_column("last started (UTC)", overflow="fold")
+    for entry in found:
+        counts = [str(entry.states.get(state, 0) or "-") for state in states]
+        started = (entry.last_started_at or "-")[:16].replace("T", " ")
+        table.add_row(Text(entry.experiment), str(entry.runs), *counts, format_size(entry.size_bytes), started)
+    print_table(table)

@@ -1,0 +1,44 @@
+"""``normbench report``: the page, tables and figures of an experiment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normbench.cli.options import BaselineOption, JsonOption, MarginOption, TensorBoardOption
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="An experiment's folder, or a folder of experiments.")],
+    baseline: BaselineOption = None,
+    margin: MarginOption = 0.5,
+    tensorboard: TensorBoardOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write report.html, tables and figures over what is recorded; trains nothing.
+
+    Example: normbench report runs/tutorial
+    """
+    from normbench.errors import RunError
+    from normbench.records import STATUS_FILE
+    from normbench.report import write_report
+    from normbench.report.load import load_experiments
+    from normbench.report.tensorboard import require_tensorboard, write_tensorboard
+
+    if tensorboard:
+        require_tensorboard()
+    if (folder / STATUS_FILE).exists():
+        raise RunError(f"{folder}: this is one run; `normbench show` prints it, and a report is over {folder.parent}")
+    written = {}
+    for experiment in load_experiments(folder):
+        paths = write_report(experiment.folder, baseline=baseline, margin=margin / 100)
+        if tensorboard:
+            paths.append(write_tensorboard(experiment.folder))
+        written[str(experiment.folder)] = [str(path) for path in paths]
+    if json_output:
+        print(json.dumps({"schema_version": 1, "written": written}, indent=2))
+    else:
+        print("\n".join(path for paths in written.values() for path in paths))

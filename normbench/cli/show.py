@@ -1,0 +1,112 @@
+"""``normbench show``: all that is recorded about one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from normbench.cli.options import JsonOption, RunsDirOption
+
+if TYPE_CHECKING:
+    from normbench.records import RunRecord
+
+
+def show(
+    run: Annotated[
+        str, typer.Argument(help="A run's folder, or its name (or the name's beginning) under the runs folder.")
+    ],
+    runs_dir: RunsDirOption = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """Show one run: state, results, config, environment and files.
+
+    Example: normbench show runs/tutorial/gn-norm_resnet-bs64-s0-3f2a9c1b
+    """
+    from normbench.records import read_run
+
+    record = read_run(find_run(run, runs_dir))
+    if json_output:
+        print(json.dumps(as_json(record), indent=2))
+    else:
+        _print(record)
+
+
+def find_run(name: str, runs_dir: Path) -> Path:
+    """Return the folder of the run called `name`: a path, its name, or a beginning that only one run has.
+
+    Raises:
+        RunError: there is none, or several.
+    """
+    from normbench.errors import RunError, suggestion
+    from normbench.records import STATUS_FILE
+
+    path = Path(name)
+    if (path / STATUS_FILE).exists():
+        return path
+    if path.is_dir():
+        raise RunError(f"{path}: not a run; `normbench ls` and `normbench table` show experiments")
+    runs = [status_file.parent for status_file in sorted(runs_dir.rglob(STATUS_FILE))]
+    found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
+    if len(found) > 1:
+        listed = ", ".join(str(run) for run in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise RunError(f"{name}: {len(found)} runs are called so; give the folder: {listed}")
+    if not found:
+        near = suggestion(name, [run.name for run in runs]).partition(" Allowed:")[0].rstrip(".")
+        raise RunError(f"{name}: no such run under {runs_dir}{near}")
+    return found[0]
+
+
+def as_json(record: RunRecord) -> dict[str, Any]:
+    """Return all that the run's files say but the losses of single steps."""
+    return {
+        "schema_version": 1,
+        "run": record.run_id,
+        "folder": str(record.folder),
+        "status": record.status.model_dump(),
+        "summary": record.summary.model_dump() if record.summary else None,
+        "epochs": [epoch.model_dump() for epoch in record.epochs],
+        "num_steps_recorded": len(record.step_losses),
+        "config": record.config.model_dump(mode="json"),
+        "environment": dict(record.environment),
+        "files": _files(record.folder),
+    }
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file of a run."""
+    return {
+        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."
+    }
+
+
+def _print(record: RunRecord) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from normbench.cli.console import print_table
+    from normbench.cli.ls import format_size
+    from normbench.report.groups import flatten
+
+    status = record.status.model_dump(exclude={"pid"})
+    sections: dict[str, dict[str, Any]] = {
+        record.run_id: {"folder": record.folder, **status},
+        "results": record.summary.model_dump() if record.summary else {},
+        "config": flatten(record.config.model_dump(mode="json")),
+        "environment": flatten(record.environment),
+        "files": {name: format_size(size) for name, size in _files(record.folder).items()},
+    }
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for number, (title, facts) in enumerate(sections.items()):
+        if number:
+            table.add_row("", "")
+        table.add_row(Text(title, style="bold"), "" if facts else "none yet")
+        for name, value in facts.items():
+            table.add_row(
+                f"  {name}", Text("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value))
+            )
+    print_table(table)

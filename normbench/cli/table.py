@@ -1,0 +1,39 @@
+"""``normbench table``: the comparison table on stdout, in any format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from normbench.cli.options import BaselineOption, JsonOption, MarginOption
+
+
+def table(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Experiments' folders, or a folder of experiments.")
+    ],
+    format_: Annotated[str, typer.Option("--format", help="text, md, latex, csv, tsv or json.")] = "text",
+    baseline: BaselineOption = None,
+    margin: MarginOption = 0.5,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the comparison tables of recorded experiments.
+
+    text, md and latex are for people (bold: resolved to be best); csv, tsv and json hold raw numbers, accuracies as
+    fractions.
+
+    Example: normbench table runs/tutorial --format latex > table.tex
+    """
+    from normbench.cli.console import print_comparison
+    from normbench.report.load import format_tables, load_tables
+
+    tables = load_tables(folders, baseline=baseline, margin=margin / 100)
+    format_ = "json" if json_output else format_
+    if format_ == "text":
+        for found in tables:
+            print_comparison(found)
+    else:
+        sys.stdout.write(format_tables(tables, format_))

@@ -1,0 +1,56 @@
+"""How long planned runs will take, by what runs of the same kind took before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+from normbench.config import RunConfig
+from normbench.errors import RunError
+from normbench.experiment.plan import RunPlan
+from normbench.records import SUMMARY_FILE, RunRecord, read_run
+
+Kind = str
+"""What the time of an epoch depends on, as JSON."""
+
+
+def estimate_seconds(plans: Sequence[RunPlan], runs_dir: Path) -> list[float | None]:
+    """Return the seconds that each plan will take from start to end; None where nothing comparable is recorded.
+
+    Comparable: completed, under `runs_dir`, with the same norm, model, data set, batch size, augmentation, optimizer,
+    precision, engine and device. The median of their epochs counts, training and evaluation, and of their start-ups.
+    """
+    wanted = {kind_of(plan.config) for plan in plans}
+    by_kind: dict[Kind, list[RunRecord]] = {}
+    for run in _completed(runs_dir):
+        if (kind := kind_of(run.config)) in wanted:
+            by_kind.setdefault(kind, []).append(run)
+    return [_estimate(plan.config, by_kind.get(kind_of(plan.config), [])) for plan in plans]
+
+
+def kind_of(config: RunConfig) -> Kind:
+    """Return what two runs share whose epochs take the same time on the same machine."""
+    train = config.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"})
+    norm = {"name": config.norm.name, "options": dict(config.norm.options)}
+    parts = [norm, config.model.model_dump(), config.dataset.model_dump(), train, config.device, config.probe]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _completed(runs_dir: Path) -> Iterable[RunRecord]:
+    for summary_file in sorted(runs_dir.glob(f"*/*/{SUMMARY_FILE}")):
+        try:
+            run = read_run(summary_file.parent)
+        except RunError:
+            continue  # an estimate can do without it
+        if run.status.state == "completed" and run.epochs:
+            yield run
+
+
+def _estimate(config: RunConfig, runs: Sequence[RunRecord]) -> float | None:
+    if not runs:
+        return None
+    epoch_seconds = median(epoch.train_seconds + epoch.test_seconds for run in runs for epoch in run.epochs)
+    startup_seconds = median(run.summary.startup_seconds for run in runs if run.summary is not None)
+    return startup_seconds + config.train.epochs * epoch_seconds

@@ -1,0 +1,127 @@
+"""Recorded runs as TensorBoard event files: an optional extra that needs the ``tensorboard`` package, and no torch."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normbench.errors import EnvironmentProblem
+from normbench.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
+from normbench.report.figures import figure_bytes
+from normbench.report.page import make_page
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FOLDER = "tensorboard"
+FILE_NAME = "events.out.tfevents.0.normbench"
+"""Without time and host, so that writing again replaces the file and its bytes follow from the records."""
+
+Point = tuple[str, int, float, float | bytes]
+"""Tag, step, wall time in seconds since 1970, and a scalar's value or an image's PNG bytes."""
+
+
+def require_tensorboard() -> None:
+    """Check that event files can be written.
+
+    Raises:
+        EnvironmentProblem: the ``tensorboard`` package is not there.
+    """
+    try:
+        import tensorboard.summary.writer.record_writer  # noqa: F401
+    except ImportError:
+        raise EnvironmentProblem(
+            "--tensorboard needs the tensorboard package: pip install 'normbench[tensorboard]'"
+        ) from None
+
+
+def write_tensorboard(experiment_folder: Path) -> Path:
+    """Write the scalars of all runs and the report's figures; return the folder for ``tensorboard --logdir``.
+
+    Raises:
+        RunError: there are no runs, or one cannot be read.
+        EnvironmentProblem: the ``tensorboard`` package is not there.
+    """
+    require_tensorboard()
+    experiment = read_experiment(experiment_folder)
+    runs = (*experiment.runs, *experiment.probes)
+    for run in runs:
+        _write_run(run)
+    last = max(_seconds_since_1970(run) + _elapsed(run)[-1] for run in runs)
+    images = [(figure.title, 0, last, figure_bytes(figure.figure, "png")) for figure in make_page(experiment).figures]
+    folder = experiment_folder / REPORT_FOLDER / FOLDER
+    _write(folder / "figures", iter(images))
+    return folder
+
+
+def write_run_tensorboard(run_folder: Path) -> None:
+    """Write the scalars of one run, into its experiment's report folder.
+
+    Raises:
+        RunError: the run cannot be read.
+    """
+    _write_run(read_run(run_folder))
+
+
+def _write_run(run: RunRecord) -> None:
+    _write(run.folder.parent / REPORT_FOLDER / FOLDER / run.run_id, _scalars(run))
+
+
+def _scalars(run: RunRecord) -> Iterator[Point]:
+    """Yield the loss of every step, by step, and what was measured after every epoch, by epoch."""
+    begun, elapsed = _seconds_since_1970(run), _elapsed(run)
+    ends = [0, *(epoch.num_steps for epoch in run.epochs)]
+    times = np.interp(np.arange(1, len(run.step_losses) + 1), ends, elapsed)
+    for step, (time, loss) in enumerate(zip(times.tolist(), run.step_losses.tolist(), strict=True), 1):
+        yield "loss/step", step, begun + time, loss
+    for epoch, time in zip(run.epochs, elapsed[1:].tolist(), strict=True):
+        values = {
+            "loss/train": epoch.train_loss,
+            "loss/test": epoch.test_loss,
+            "accuracy/train": epoch.train_accuracy,
+            "accuracy/test": epoch.test_accuracy,
+            "time/train_seconds": epoch.train_seconds,
+            "learning_rate": epoch.learning_rate,
+        }
+        for tag, value in values.items():
+            yield tag, epoch.epoch, begun + time, value
+
+
+def _elapsed(run: RunRecord) -> NDArray[np.float64]:
+    """Return the seconds of training and evaluation up to the end of each epoch, starting with 0."""
+    return np.cumsum([0.0, *(epoch.train_seconds + epoch.test_seconds for epoch in run.epochs)])
+
+
+def _seconds_since_1970(run: RunRecord) -> float:
+    return datetime.fromisoformat(run.status.started_at).timestamp()
+
+
+def _write(folder: Path, points: Iterator[Point]) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    buffer = io.BytesIO()
+    writer: Any = RecordWriter(buffer)
+    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+    for tag, step, time, value in points:
+        if isinstance(value, bytes):
+            width, height = (int.from_bytes(value[place : place + 4], "big") for place in (16, 20))  # PNG's header
+            image = Summary.Image(encoded_image_string=value, width=width, height=height, colorspace=4)
+            content = Summary.Value(tag=tag, image=image)
+        else:
+            content = Summary.Value(tag=tag, simple_value=value)
+        writer.write(Event(wall_time=time, step=step, summary=Summary(value=[content])).SerializeToString())
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{FILE_NAME}.{os.getpid()}.partial"
+    try:
+        partial.write_bytes(buffer.getvalue())
+        os.replace(partial, folder / FILE_NAME)
+    finally:
+        partial.unlink(missing_ok=True)

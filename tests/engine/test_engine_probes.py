@@ -1,0 +1,53 @@
+"""The accuracy with the statistics of each image alone."""
+
+import numpy as np
+import torch
+from tiny_net import TinyNet
+from torch.nn import functional
+
+from normbench.data.batches import DeviceImages, normalize
+from normbench.engine import probes
+from normbench.engine.evaluate import evaluate
+from normbench.engine.probes import batch_statistics_accuracy
+
+
+def images(num_images: int = 40) -> DeviceImages:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (num_images, 32, 32, 3), np.uint8)
+    return DeviceImages(pixels, rng.integers(0, 10, num_images), "cpu")
+
+
+def predictions(net: TinyNet, split: DeviceImages, *, own_statistics: bool) -> torch.Tensor:
+    """Classify by formulas: each channel normalized by each image's own mean and variance, or by running ones."""
+    with torch.no_grad():
+        x = functional.conv2d(normalize(split.images), net.conv.weight, net.conv.bias, stride=4)
+        mean, variance = (
+            (x.mean((2, 3)), x.var((2, 3), unbiased=False))
+            if own_statistics
+            else (net.norm.running_mean, net.norm.running_var)
+        )
+        mean, variance = mean.view(-1, 8, 1, 1), variance.view(-1, 8, 1, 1)
+        x = (x - mean) / (variance + net.norm.eps).sqrt()
+        return net.head(x.relu().mean((2, 3))).argmax(1)
+
+
+def test_statistics_are_those_of_each_image_and_nothing_is_left_behind() -> None:
+    net, split = TinyNet().eval(), images()
+    net.norm.running_mean += 3.0  # running statistics that mislead
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    own, running = (predictions(net, split, own_statistics=mode) for mode in (True, False))
+    assert (own != running).any()
+    split.labels = own.clone()
+    split.labels[:10] = (own[:10] + 1) % 10  # ten wrong answers of forty
+    assert batch_statistics_accuracy(net, split, "cpu", "fp32") == 0.75
+    assert evaluate(net, split, "cpu", "fp32")[1] == (running == split.labels).float().mean().item()
+    assert not net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_only_the_first_images_are_counted(monkeypatch) -> None:
+    monkeypatch.setattr(probes, "MAX_IMAGES", 8)
+    net, split = TinyNet(), images()
+    split.labels = predictions(net, split, own_statistics=True)
+    split.labels[8:] = (split.labels[8:] + 1) % 10
+    assert batch_statistics_accuracy(net, split, "cpu", "fp32") == 1.0

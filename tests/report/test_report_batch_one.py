@@ -1,0 +1,121 @@
+"""The probe at batch size 1: the rule of docs/batch_one.md, its column, and that it stays out of the comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from normbench.records import read_experiment
+from normbench.report import write_report
+from normbench.report.batch_one import stability
+from normbench.report.formats import to_csv, to_json, to_markdown
+from normbench.report.load import load_runs
+from normbench.report.tables import comparison_tables
+
+NewRun = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best", "expected"),
+    [
+        ([0.35], 0.35, "stable"),
+        ([0.30], 0.35, "stable"),  # exactly 0.2 / 0.25 = 80 %
+        ([0.28, 0.31], 0.35, "degraded"),
+        ([0.225], 0.35, "degraded"),  # 50 %
+        ([0.22], 0.35, "collapsed"),
+        ([0.09], 0.35, "collapsed"),
+        ([0.10], 0.14, None),  # nothing has learned
+        ([], 0.35, None),
+        ([0.35], None, None),
+    ],
+)
+def test_the_verdict_is_a_share_of_the_best_gain_over_chance(
+    accuracies: list[float], best: float | None, expected: str | None
+) -> None:
+    assert stability([accuracy + 1e-9 for accuracy in accuracies], 0, best) == expected
+
+
+def test_a_diverged_run_is_a_collapse() -> None:
+    assert stability([0.35], 1, 0.35) == "collapsed"
+
+
+def new_probe(new_run: NewRun, folder: Path, norm: str, seed: int, accuracy: float, **more: object) -> None:
+    """Write a probe's run: an ordinary one whose config says so."""
+    name = f"{norm}-norm_resnet-bs1-s{seed}-0000000{seed}"
+    train = {"batch_size": 1, "learning_rate": 1.25e-4}
+    run = new_run(
+        folder, norm, seed, accuracy=accuracy, train=train, epochs=1, steps_per_epoch=50, folder_name=name, **more
+    )
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config |= {"probe": "batch_one", "dataset": {"name": "cifar10", "options": {"num_train": 2000}}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    if (run / "summary.json").exists():
+        summary = json.loads((run / "summary.json").read_text()) | {"batch_statistics_accuracy": accuracy + 0.05}
+        (run / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def probed(tutorial: Path, new_run: NewRun) -> Path:
+    """The tutorial with a probe; IN diverged once."""
+    for seed in range(3):
+        for norm, accuracy in {"bn": 0.18, "ln": 0.33, "gn": 0.36, "none": 0.35}.items():
+            new_probe(new_run, tutorial, norm, seed, accuracy + 0.002 * (seed - 1))
+        failure = {"state": "diverged", "reason": "nan", "diverge_at": 3} if seed == 2 else {}
+        new_probe(new_run, tutorial, "in", seed, 0.34, **failure)
+    return tutorial
+
+
+def test_the_column_says_what_was_measured(probed: Path) -> None:
+    (table,) = comparison_tables(read_experiment(probed))
+    found = {row.norm: row.batch_one for row in table.rows}
+    assert {norm: entry and entry.stability for norm, entry in found.items()} == {
+        "bn": "collapsed",  # 0.08 / 0.26
+        "ln": "stable",
+        "in": "collapsed",
+        "gn": "stable",
+    }
+    assert "18.00 ± 0.50 / 23.00, collapsed" in to_markdown([table])
+    assert "34.00 ± 0.00 / 39.00, collapsed, 1 diverged" in to_markdown([table])
+    assert "after 2,000 steps on one image each at learning rate 0.00013" in table.caption
+    assert "(gn, 36.0 %)" in table.caption
+    assert "Without a norm: 35.0 %." in table.caption
+    rows = {row["norm"]: row for row in csv.DictReader(io.StringIO(to_csv([table])))}
+    assert float(rows["bn"]["batch_one_accuracy"]) == pytest.approx(0.18)
+    assert float(rows["bn"]["batch_one_batch_statistics_accuracy"]) == pytest.approx(0.23)
+    assert rows["bn"]["batch_one_stability"] == "collapsed"
+    assert json.loads(to_json([table]))["tables"][0]["rows"][0]["batch_one"]["stability"] == "collapsed"
+
+
+def test_the_probe_enters_nothing_else(tutorial: Path, probed: Path, tmp_path: Path, new_run: NewRun) -> None:
+    (table,) = comparison_tables(read_experiment(probed))
+    assert [row.norm for row in table.rows] == ["bn", "ln", "in", "gn"]
+    assert table.varied == ()
+    assert all(row.runs == "3/3" for row in table.rows)
+    assert table.failures == ()
+    assert sum(row["probe"] == "batch_one" for row in load_runs(probed)) == 15
+    assert len(load_runs(probed)) == 27
+    write_report(probed)
+    assert "at batch size 1" in (probed / "report" / "report.html").read_text()
+
+
+def test_without_a_probe_there_is_no_column(tutorial: Path) -> None:
+    (table,) = comparison_tables(read_experiment(tutorial))
+    assert "batch size 1" not in to_markdown([table])
+
+
+def test_a_probe_on_another_device_is_not_mixed_in(tutorial: Path, new_run: NewRun) -> None:
+    new_probe(new_run, tutorial, "bn", 0, 0.3, environment={"device_name": "another GPU"})
+    (table,) = comparison_tables(read_experiment(tutorial))
+    assert [row.batch_one for row in table.rows] == [None] * 4
+
+
+def test_a_report_over_probes_alone_has_no_table(tmp_path: Path, new_run: NewRun) -> None:
+    new_probe(new_run, tmp_path / "x", "bn", 0, 0.3)
+    write_report(tmp_path / "x")
+    assert json.loads((tmp_path / "x" / "report" / "table.json").read_text())["tables"] == []
