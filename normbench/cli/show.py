@@ -92,14 +92,14 @@ def _print(record: RunRecord) -> None:
 
     status = record.status.model_dump(exclude={"pid"})
     sections: dict[str, dict[str, Any]] = {
-        record.run_id: {"folder": record.folder, **status},
+        "run": {"name": record.run_id, "folder": record.folder, **status},
         "results": record.summary.model_dump() if record.summary else {},
         "config": flatten(record.config.model_dump(mode="json")),
         "environment": flatten(record.environment),
         "files": {name: format_size(size) for name, size in _files(record.folder).items()},
     }
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for number, (title, facts) in enumerate(sections.items()):
         if number:

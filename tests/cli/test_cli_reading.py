@@ -1,0 +1,213 @@
+"""Commands that read what is recorded: ls, show, table and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from normbench.cli import app
+from normbench.errors import RunError, UnknownNameError
+
+ENVIRONMENT = {"device_name": "a GPU", "torch": "2.11.0", "cuda": "13.0", "precision": "bf16"}
+
+
+def new_run(experiment: Path, norm: str, seed: int, accuracy: float | None, *, state: str = "completed") -> Path:
+    """Write the files of a run with two epochs; without an accuracy it has no summary."""
+    folder = experiment / f"{norm}-norm_resnet-bs64-s{seed}-{seed:08x}"
+    folder.mkdir(parents=True)
+    config = {
+        "norm": {"name": norm, "label": norm.upper()},
+        "model": "norm_resnet",
+        "dataset": "cifar10",
+        "train": {"epochs": 2},
+        "seed": seed,
+        "device": "cuda",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    (folder / "steps.csv").write_text("step,loss\n0,2.3\n1,1.9\n")
+    status = {"state": state, "started_at": f"2026-01-0{seed + 1}T10:00:00+00:00", "pid": 1, "reason": "because"}
+    (folder / "status.json").write_text(json.dumps(status))
+    result: dict[str, Any] = {
+        "test_accuracy": accuracy or 0.1,
+        "test_loss": 1.0,
+        "train_accuracy": 0.6,
+        "train_loss": 1.1,
+    }
+    times = {"train_seconds": 2.0, "test_seconds": 0.1, "learning_rate": 1e-3}
+    rows = [{"epoch": epoch, "num_steps": epoch, **result, **times} for epoch in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if accuracy is not None:
+        costs = {"num_epochs": 2, "num_steps": 2, "num_parameters": 1000, "train_seconds": 4.0, "epoch_seconds": 2.0}
+        more = {"startup_seconds": 1.0, "peak_memory_mib": 10.0, "images_per_second": 25000.0}
+        (folder / "summary.json").write_text(json.dumps({**result, **costs, **more}))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two experiments: bn and gn with three seeds, one of them diverged; in with one."""
+    for seed, (bn, gn) in enumerate([(0.75, 0.72), (0.76, 0.725), (0.755, None)]):
+        new_run(tmp_path / "first", "bn", seed, bn)
+        new_run(tmp_path / "first", "gn", seed, gn, state="completed" if gn else "diverged")
+    new_run(tmp_path / "second", "in", 0, 0.7)
+    return tmp_path
+
+
+def call(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
+    result = run(*arguments, environment=environment)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def run(*arguments: str | Path, environment: dict[str, str] | None = None) -> Result:
+    variables = {"COLUMNS": None, "NORMBENCH_RUNS_DIR": None} | (environment or {})
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=variables)
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Split a table into cells; columns stand three spaces apart."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.strip()]
+
+
+def test_ls_counts_runs_by_state_and_sizes(runs: Path) -> None:
+    (runs / "second" / "big.bin").write_bytes(b"0" * 3 * 2**20)
+    header, _, first, second = rows_of(call("ls", runs))
+    assert header == ["experiment", "runs", "completed", "diverged", "size", "last started (UTC)"]
+    assert first[:4] == ["first", "6", "5", "1"]
+    assert second[:5] == ["second", "1", "1", "-", "3.0 MiB"]
+    assert first[-1] == "2026-01-03 10:00"
+    listed = json.loads(call("ls", runs, "--json"))["experiments"]
+    assert [(entry["experiment"], entry["states"]) for entry in listed] == [
+        ("first", {"completed": 5, "diverged": 1}),
+        ("second", {"completed": 1}),
+    ]
+    assert listed[1]["size_bytes"] == sum(
+        path.stat().st_size for path in (runs / "second").rglob("*") if path.is_file()
+    )
+
+
+def test_ls_counts_a_run_it_cannot_read(runs: Path) -> None:
+    next((runs / "second").glob("*/status.json")).write_text("{")
+    assert json.loads(call("ls", runs, "--json"))["experiments"][1]["states"] == {"unreadable": 1}
+
+
+def test_ls_of_nothing(tmp_path: Path) -> None:
+    assert "no runs there" in str(run("ls", tmp_path).exception)
+    assert "no such folder" in str(run("ls", tmp_path / "missing").exception)
+    assert json.loads(call("ls", tmp_path, "--json"))["experiments"] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{runs}/first/gn-norm_resnet-bs64-s1-00000001", "gn-norm_resnet-bs64-s1-00000001", "gn-norm_resnet-bs64-s1"],
+)
+def test_show_finds_a_run_by_folder_name_or_beginning(runs: Path, name: str) -> None:
+    shown = json.loads(call("show", name.format(runs=runs), "--runs-dir", runs, "--json"))
+    assert shown["run"] == "gn-norm_resnet-bs64-s1-00000001"
+    assert shown["summary"]["test_accuracy"] == 0.725
+    assert shown["config"]["train"]["epochs"] == 2
+    assert shown["environment"] == ENVIRONMENT
+    assert [epoch["epoch"] for epoch in shown["epochs"]] == [1, 2]
+    assert shown["files"]["steps.csv"] == len("step,loss\n0,2.3\n1,1.9\n")
+
+
+def test_show_prints_state_results_config_environment_and_files(runs: Path) -> None:
+    text = call("show", "gn-norm_resnet-bs64-s2", "--runs-dir", runs)
+    facts = {row[0]: row[1] if len(row) > 1 else "" for row in rows_of(text)}
+    assert facts["state"] == "diverged"
+    assert facts["reason"] == "because"
+    assert facts["results"] == "none yet"
+    assert facts["train.learning_rate"] == "0.001"
+    assert facts["device_name"] == "a GPU"
+    assert facts["metrics.jsonl"].endswith(" B")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gn", "gn: 3 runs are called so; give the folder"),
+        ("gn-norm_resnet-bs64-s1-0000001", "no such run under .*; did you mean 'gn-norm_resnet-bs64-s1-00000001'"),
+        ("{runs}/first", "first: not a run; `normbench ls` and `normbench table` show experiments"),
+    ],
+)
+def test_show_says_why_it_shows_nothing(runs: Path, name: str, message: str) -> None:
+    result = run("show", name.format(runs=runs), "--runs-dir", runs)
+    assert isinstance(result.exception, RunError)
+    assert re.search(message, str(result.exception))
+
+
+def test_table_in_every_format(runs: Path) -> None:
+    folder = runs / "first"
+    for name, delimiter in {"csv": ",", "tsv": "\t"}.items():
+        records = list(csv.DictReader(io.StringIO(call("table", folder, "--format", name)), delimiter=delimiter))
+        assert [(record["norm"], record["runs"]) for record in records] == [("bn", "3/3"), ("gn", "2/3, 1 diverged")]
+        assert float(records[0]["test_accuracy"]) == pytest.approx(0.755)
+    assert call("table", folder, "--json") == call("table", folder, "--format", "json")
+    assert json.loads(call("table", folder, "--json"))["tables"][0]["rows"][1]["num_completed"] == 2
+    assert r"\toprule" in call("table", folder, "--format", "latex")
+    assert "| norm" in call("table", folder, "--format", "md")
+    result = run("table", folder, "--format", "markdwn")
+    assert isinstance(result.exception, UnknownNameError)
+    assert "did you mean" in str(run("table", folder, "--format", "jsn").exception)
+
+
+def test_table_over_several_experiments_with_another_baseline(runs: Path) -> None:
+    tables = json.loads(call("table", runs, "--json"))
+    assert [table["title"] for table in tables["tables"]] == ["first", "second"]
+    (table,) = json.loads(call("table", runs / "first", "--json", "--baseline", "gn", "--margin", "2"))["tables"]
+    assert (table["baseline"].lower(), table["margin"]) == ("gn", 0.02)
+
+
+def test_in_a_pipe_nothing_is_wrapped_and_with_columns_nothing_is_cut(runs: Path) -> None:
+    wide = call("table", runs / "first")
+    assert re.search(r"BN +75\.50 ± 1\.24.* 3/3", wide), "one line a norm"
+    for width in (100, 60, 40):
+        narrow = call("table", runs / "first", environment={"COLUMNS": str(width)})
+        assert max(map(len, narrow.splitlines())) <= width
+        assert "…" not in narrow
+        for cell in ("75.50 ± 1.24", "3/3", "1,000"):
+            assert cell in narrow
+    assert "…" not in call("show", "gn-norm_resnet-bs64-s2", "--runs-dir", runs, environment={"COLUMNS": "30"})
+    listed = call("ls", runs, environment={"COLUMNS": "30"})
+    assert "…" not in listed
+    assert max(map(len, listed.splitlines())) <= 30
+
+
+def test_no_color_means_no_color_also_on_a_terminal() -> None:
+    answers = "--task classification --data iid --architecture resnet --batch-size 4 --no-distributed".split()
+    color = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
+    assert color.search(call("advise", *answers, environment={"FORCE_COLOR": "1"}))
+    assert not color.search(call("advise", *answers, environment={"FORCE_COLOR": "1", "NO_COLOR": "1"}))
+
+
+def test_report_writes_its_files_and_says_which(runs: Path) -> None:
+    written = json.loads(call("report", runs / "first", "--json"))["written"]
+    assert list(written) == [str(runs / "first")]
+    paths = [Path(path) for path in written[str(runs / "first")]]
+    assert {"report.html", "report.md", "table.tex", "loss_curves.png"} <= {path.name for path in paths}
+    assert all(path.stat().st_size for path in paths)
+    listed = call("report", runs / "second", "--tensorboard").splitlines()
+    assert str(runs / "second" / "report" / "tensorboard") in listed
+    one = run("report", next((runs / "first").glob("bn*")))
+    assert "this is one run" in str(one.exception)
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "table", "report"])
+def test_no_torch_is_loaded(runs: Path, command: str) -> None:
+    target = {"show": str(next((runs / "second").glob("in*"))), "ls": str(runs)}.get(command, str(runs / "second"))
+    code = (
+        "import sys; from normbench.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, command, target], check=True, capture_output=True)
