@@ -185,7 +185,7 @@ def test_in_a_pipe_nothing_is_wrapped_and_with_columns_nothing_is_cut(runs: Path
 
 
 def test_no_color_means_no_color_also_on_a_terminal() -> None:
-    answers = "--task classification --data iid --architecture resnet --batch-size 4 --no-distributed".split()
+    answers = ["--task", "classification", "--data", "iid", "--architecture", "no-norm"]
     color = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
     assert color.search(call("advise", *answers, environment={"FORCE_COLOR": "1"}))
     assert not color.search(call("advise", *answers, environment={"FORCE_COLOR": "1", "NO_COLOR": "1"}))

@@ -77,7 +77,7 @@ def test_all_problems_of_all_cells_are_told_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["lr", "learning_rate"])
 def test_a_norm_that_sets_the_field_for_itself_is_not_swept_silently(tmp_path: Path, field: str) -> None:
-    text = "norms: [bn, {name: gn, train: {lr: 0.1}}]\ngrid: {train.%s: [1, 2]}\n" % field
+    text = f"norms: [bn, {{name: gn, train: {{lr: 0.1}}}}]\ngrid: {{train.{field}: [1, 2]}}\n"
     with pytest.raises(ConfigError, match=rf"exp.yaml:2: grid: train.{field} would not reach norms.1 \(gn\)"):
         load(tmp_path, text)
 
