@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,16 +59,19 @@ def test_tables_in_a_named_format(tmp_path: Path, new_run: NewRun) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="a child's memory is measured with wait4")
 def test_a_thousand_runs_make_a_report_within_20_seconds_and_1_gb(tmp_path: Path, new_run: NewRun) -> None:
-    import resource
-
-    from normbench.report import write_report
-
     for norm in ("bn", "ln", "in", "gn", "frn", "brn", "dyt", "sn", "bin", "none"):
         for batch_size in (4, 16, 64, 256, 1024):
             for seed in range(20):
                 new_run(tmp_path, norm, seed, train={"batch_size": batch_size})
-    start = time.process_time()  # of one core: other tests may hold the rest
-    write_report(tmp_path)
-    assert time.process_time() - start < 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20  # KiB
+    command = [sys.executable, "-m", "normbench", "report", str(tmp_path)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    wall, cpu, peak = time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**10
+    print(f"report over 1,000 runs: {wall:.1f} s ({cpu:.1f} s of processor time), {peak:.0f} MiB")
+    assert process.returncode == 0
+    assert cpu < 20, "of one core; the wall clock depends on what else the machine does"
+    assert peak < 1024
