@@ -209,7 +209,7 @@ def _probe_caption(probe: BatchOneProbe) -> str:
     """Say what the column on batch size 1 is."""
     sentences = [
         f"At batch size 1: test accuracy after {probe.num_steps:,} steps on one image each at learning rate "
-        f"{probe.learning_rate:.2g}, in evaluation mode and with the statistics of each test image alone."
+        f"{probe.learning_rate:.3g}, in evaluation mode and with the statistics of each test image alone."
     ]
     if probe.best_accuracy is not None:
         sentences.append(

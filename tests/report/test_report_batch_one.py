@@ -82,7 +82,7 @@ def test_the_column_says_what_was_measured(probed: Path) -> None:
     }
     assert "18.00 ± 0.50 / 23.00, collapsed" in to_markdown([table])
     assert "34.00 ± 0.00 / 39.00, collapsed, 1 diverged" in to_markdown([table])
-    assert "after 2,000 steps on one image each at learning rate 0.00013" in table.caption
+    assert "after 2,000 steps on one image each at learning rate 0.000125" in table.caption
     assert "(gn, 36.0 %)" in table.caption
     assert "Without a norm: 35.0 %." in table.caption
     rows = {row["norm"]: row for row in csv.DictReader(io.StringIO(to_csv([table])))}

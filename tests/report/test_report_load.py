@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,3 +76,19 @@ def test_a_thousand_runs_make_a_report_within_20_seconds_and_1_gb(tmp_path: Path
     assert process.returncode == 0
     assert cpu < 20, "of one core; the wall clock depends on what else the machine does"
     assert peak < 1024
+
+
+def test_the_documented_example_runs(
+    tutorial: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    runs = tutorial.parent / "runs"
+    runs.mkdir()
+    tutorial.rename(runs / "tutorial")
+    monkeypatch.chdir(runs.parent)
+    exec(compile(example, "docs/sweeps.md", "exec"), {})
+    label, _, accuracy, learning_rate = capsys.readouterr().out.split()
+    assert label == "bn"
+    assert float(accuracy) == max(row["test_accuracy"] for row in load_runs(runs))
+    assert float(learning_rate) == 1e-3
