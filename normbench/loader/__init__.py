@@ -38,6 +38,7 @@ class LoadedConfig:
     @property
     def cells(self) -> tuple[LoadedConfig, ...]:
         """The experiments to run: one a point of the grid, or this one."""
+        assert bool(self.grid_cells) == bool(self.experiment.grid), "load_config makes the cells of a grid"
         return self.grid_cells or (self,)
 
     def error(self, path: Key, message: object) -> ConfigError:

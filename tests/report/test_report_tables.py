@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from normbench.errors import UnknownNameError
 from normbench.records import read_experiment
@@ -167,3 +168,14 @@ def test_only_a_resolved_best_is_marked(tmp_path: Path, new_run: NewRun) -> None
         new_run(tmp_path / "close", "gn", seed, accuracy=0.701 - 10 * noise)
     assert [row.is_resolved_best for row in tables_of(tmp_path / "clear")[0].rows] == [True, False]
     assert [row.is_resolved_best for row in tables_of(tmp_path / "close")[0].rows] == [False, False]
+
+
+def test_accuracy_on_held_out_training_images_does_not_pass_for_test_accuracy(
+    tmp_path: Path, new_run: Callable[..., Path]
+) -> None:
+    run = new_run(tmp_path, "bn", 0, steps_per_epoch=4)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["dataset"]["options"] = {"eval_split": "val"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (table,) = comparison_tables(read_experiment(tmp_path))
+    assert "on CIFAR-10 (validation: training images held out) after" in table.caption
