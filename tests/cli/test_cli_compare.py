@@ -85,7 +85,8 @@ def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> N
     before = sorted(tmp_path.rglob("*"))
     code, out, err = quick("compare", tiny, "--dry-run", "--seeds", "2")
     assert code == 0
-    assert "runs/tiny: 4 runs" in out
+    assert out.startswith("runs/tiny ")
+    assert "4 runs (1 completed, 3 new); 3 to run" in out
     assert re.search(r"bn-norm_resnet-bs16-s0-[0-9a-f]{8} .* BN .* 0 .* completed", out)
     assert re.search(r"gn-norm_resnet-bs16-s1-[0-9a-f]{8} .* GN .* 1 .* new", out)
     assert err == ""
