@@ -96,7 +96,7 @@ class Summary(_Row):
     startup_seconds: float
     """From the run's start to its first timed step: building, moving data, compilation, capture, warm-up."""
     peak_memory_mib: float | None
-    """Peak memory that the run added to the resident data set: device memory, or the process's on a CPU. None: unknown."""
+    """Peak memory that the run added to the resident data set: device memory, or the process's on a CPU."""
     images_per_second: float
     batch_statistics_accuracy: float | None = None
     """Of the probe at batch size 1: test accuracy with the statistics of each image alone, as in training."""

@@ -29,6 +29,9 @@ NORMBENCH = [line for line in commands() if line.startswith("normbench ")]
 MAKE = [line for line in commands() if line.startswith("make")]
 
 
+READING = ("normbench ls", "normbench table", "normbench report")
+
+
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     return subprocess.run(
@@ -49,6 +52,9 @@ def test_a_command_runs(line: str, tmp_path: Path) -> None:
         arguments += [*TINY, "--set", "train.epochs=1"] if "--epochs" not in line else TINY
         if "--seeds" not in line and line.startswith("normbench compare"):
             arguments += ["--seeds", "1"]
+    if line.startswith(READING):
+        train = ["train", "--norm", "gn", "--epochs", "1"]
+        assert run([sys.executable, "-m", "normbench", *train, *TINY], tmp_path).returncode == 0
     if line.startswith("normbench data fetch"):
         arguments += ["--url", "http://127.0.0.1:9/cifar-10-python.tar.gz", "--data-dir", str(tmp_path)]
         refused = run(arguments, tmp_path)
