@@ -1,5 +1,69 @@
-"""What all tests share: one thread, because threads that wait for each other cost tiny nets more than they give."""
+"""What all tests share: how Triton is imported, and the command line in this process."""
 
+import importlib.util
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
+# One thread, because threads that wait for each other cost tiny nets more than they give.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from local_worker import LocalWorker
+
+from normbench.cli import main
+
+if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
+    # Without a GPU, tests/kernels interprets the kernels on the CPU. Triton decides that when it and the kernels are first
+    # imported, so before any test; afterwards the rest of the process must not see the variable, because with it every
+    # layer on the CPU would take the interpreted kernels.
+    os.environ["TRITON_INTERPRET"] = "1"
+    import normbench.kernels.functions
+
+    del os.environ["TRITON_INTERPRET"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, by name, what needs a GPU or the real images where there are none."""
+    missing = {}
+    if not torch.cuda.is_available():
+        missing["gpu"] = pytest.mark.skip(reason="needs a CUDA device")
+    if "NORMBENCH_DATA_DIR" not in os.environ:
+        missing["data"] = pytest.mark.skip(reason="needs CIFAR-10: set NORMBENCH_DATA_DIR")
+    for item in items:
+        for name, skip in missing.items():
+            if item.get_closest_marker(name):
+                item.add_marker(skip)
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def normbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Result]]:
+    """Call the program in `tmp_path`; runs train in this process instead of a worker's."""
+    for variable in ("COLUMNS", "NORMBENCH_DATA_DIR", "NORMBENCH_RUNS_DIR", "FORCE_COLOR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("normbench.cli.running.Worker", LocalWorker)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer replaces it
+    monkeypatch.chdir(tmp_path)
+    sigterm = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["normbench", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Result(ended.value.code or 0, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, sigterm)
