@@ -18,9 +18,9 @@ from local_worker import LocalWorker
 from normbench.cli import main
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
-    # Without a GPU, tests/kernels interprets the kernels on the CPU. Triton decides that when it and the kernels are first
-    # imported, so before any test; afterwards the rest of the process must not see the variable, because with it every
-    # layer on the CPU would take the interpreted kernels.
+    # Without a GPU, tests/kernels interprets the kernels on the CPU. Triton decides that when it and the kernels are
+    # first imported, so before any test; afterwards the rest of the process must not see the variable, because with it
+    # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
     import normbench.kernels.functions
 
