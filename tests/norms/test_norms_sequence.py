@@ -124,9 +124,9 @@ def test_a_variance_over_one_value_is_refused() -> None:
 
 
 def test_unknown_names_and_bad_values_are_named() -> None:
-    with pytest.raises(UnknownNameError, match="unknown sequence norm 'gn'.*Allowed: ln, rms, bn"):
+    with pytest.raises(UnknownNameError, match=r"unknown sequence norm 'gn'.*Allowed: ln, rms, bn"):
         make_sequence_norm("gn")
-    with pytest.raises(UnknownNameError, match="option of norm 'ln'.*did you mean 'eps'"):
+    with pytest.raises(UnknownNameError, match=r"option of norm 'ln'.*did you mean 'eps'"):
         make_sequence_norm("ln", epsi=1e-3)
     with pytest.raises(ConfigError, match="rms: eps=0 is not allowed; it must be a number > 0"):
         make_sequence_norm("rms", eps=0)
