@@ -182,10 +182,11 @@ def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family:
     base, plus, weight = norm.name.partition("+")
     path = ("norms", position, "name")
     if base not in family.norms:
-        of_model = f"{family.kind} (model {loaded.experiment.model.name!r} takes {family.kind}s):"
-        raise loaded.error(path, UnknownNameError(of_model, norm.name, family.norms))
+        raise loaded.error(path, UnknownNameError(family.kind, norm.name, family.norms))
     if plus and weight not in family.weights:
-        raise loaded.error(path, UnknownNameError("weight method", weight, family.weights or ("(it has none)",)))
+        raise loaded.error(
+            path, UnknownNameError(f"weight method of a {family.kind}:", weight, family.weights or ("(none)",))
+        )
     entry = family.norms[base]
     for option in norm.options:
         if option not in entry.options:
