@@ -69,7 +69,7 @@ class StyleTransferNet(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the stylised images; raises `ValueError` where H or W is not a multiple of 4."""
+        """Return the stylized images; raises `ValueError` where H or W is not a multiple of 4."""
         if images.shape[2] % DOWNSAMPLING or images.shape[3] % DOWNSAMPLING:
             raise ValueError(f"stylenet: height and width must be multiples of 4, not {tuple(images.shape[2:])}")
         return torch.tanh(self.up(self.residuals(self.down(images))))
