@@ -73,7 +73,8 @@ STYLE_IMAGES: Mapping[str, Callable[[], Pixels]] = MappingProxyType(
 
 def _around(difference: _Floats) -> _Floats:
     """Return the shorter way on a torus, so that the picture has no special border."""
-    return np.minimum(np.abs(difference), SIZE - np.abs(difference))
+    shorter: _Floats = np.minimum(np.abs(difference), SIZE - np.abs(difference))
+    return shorter
 
 
 def _to_pixels(picture: _Floats) -> Pixels:

@@ -46,7 +46,7 @@ def read_image(path: Path) -> Pixels:
             warnings.simplefilter("ignore", UserWarning)  # odd metadata does not matter here
             with Image.open(path) as image:
                 image.load()
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -125,7 +125,7 @@ def cut_to_square(image: Pixels, size: int) -> Pixels:
     side = min(image.shape[:2])
     top, left = ((length - side) // 2 for length in image.shape[:2])
     square = Image.fromarray(image[top : top + side, left : left + side])
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+    return np.array(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def resize_all(images: Iterable[Pixels], size: int) -> Pixels:

@@ -178,7 +178,7 @@ def picture_grid(groups: Sequence[StyleGroup]) -> Figure:
                     grid[0][column].set_title(title)
         grid[0][0].imshow(samples.style)
         grid[0][0].set_title("style")
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+        figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
         return figure
 
 

@@ -55,37 +55,33 @@ def run_styles(
     features_run: Path | None,
     data_dir: Path | None,
     program: Mapping[str, Any],
-    force: bool,
-) -> list[StyleResult]:
-    """Train what is not completed yet, one run after the other, and return the result of every run.
+    force: bool = False,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train what is not completed yet, one run after the other; return whether every run is completed.
 
-    A run that fails or diverges is a result, and the next one starts. `program` goes into `environment.json`.
+    A run that fails or diverges is recorded, and the next one starts. When `stop_requested`, the run in training is
+    marked interrupted (it starts anew next time) and no other is started. `program` goes into `environment.json`.
 
     Raises:
         FolderError: a folder cannot be written, or another process is writing it.
-        KeyboardInterrupt: interrupted; the run that was training is marked so and starts anew next time.
     """
-    results = []
-    try:
-        for config in configs:
-            path = folder / config.run_id
-            before = None if force else completed_before(path)
-            if before is not None:
-                results.append(before)
-                listener(config, StyleRunEnded(before, skipped=True))
-                continue
-            if not worker.is_alive:
-                worker.close()
-                worker = worker.replacement()
+    num_completed = 0
+    for config in configs:
+        if stop_requested():
+            break
+        path = folder / config.run_id
+        result = None if force else completed_before(path)
+        skipped = result is not None
+        if result is None:
+            worker.revive()
             with _writing(path) as writer:
                 writer.begin(config)
                 worker.submit(TRAIN, config, features_run, data_dir, path / MODEL_FILE)
-                result = _follow(writer, config, worker, listener, program)
-            results.append(result)
-            listener(config, StyleRunEnded(result))
-    finally:
-        worker.close()
-    return results
+                result = _follow(writer, config, worker, listener, program, stop_requested)
+        num_completed += result.state == "completed"
+        listener(config, StyleRunEnded(result, skipped))
+    return num_completed == len(configs)
 
 
 def completed_before(path: Path) -> StyleResult | None:
@@ -98,32 +94,36 @@ def completed_before(path: Path) -> StyleResult | None:
 
 
 def _follow(
-    writer: _Writer, config: StyleRunConfig, worker: Worker, listener: Listener, program: Mapping[str, Any]
+    writer: _Writer,
+    config: StyleRunConfig,
+    worker: Worker,
+    listener: Listener,
+    program: Mapping[str, Any],
+    stop_requested: Callable[[], bool],
 ) -> StyleResult:
     """Record a run's messages to the last, and return how it ended."""
     summary: StyleSummary | None = None
-    try:
-        while True:
-            message = worker.receive()
-            if isinstance(message, Finished):
-                return writer.end("completed", summary=summary)
-            if isinstance(message, Failed):
-                if message.traceback:
-                    writer.write(ERROR_FILE, message.traceback)
-                return writer.end("diverged" if message.kind == "DivergedError" else "failed", message.message)
-            event: StyleEvent = message.value
-            if isinstance(event, StyleStarted):
-                writer.write(ENVIRONMENT_FILE, json.dumps({**program, **event.facts}, indent=2) + "\n")
-            elif isinstance(event, StyleSteps):
-                writer.append_losses(event)
-            elif isinstance(event, StyleTrained):
-                summary = event.summary
-                writer.write_samples(event.samples)
-            listener(config, event)
-    except KeyboardInterrupt:
-        worker.kill()
-        writer.end("interrupted", "interrupted; run the command again to train it anew")
-        raise
+    while True:
+        message = worker.receive()
+        if isinstance(message, Finished):
+            if summary is None:
+                return writer.end("interrupted", "stopped before its end; run the command again to train it anew")
+            return writer.end("completed", summary=summary)
+        if isinstance(message, Failed):
+            if message.traceback:
+                writer.write(ERROR_FILE, message.traceback)
+            return writer.end("diverged" if message.kind == "DivergedError" else "failed", message.message)
+        event: StyleEvent = message.value
+        if isinstance(event, StyleStarted):
+            writer.write(ENVIRONMENT_FILE, json.dumps({**program, **event.facts}, indent=2) + "\n")
+        elif isinstance(event, StyleSteps):
+            writer.append_losses(event)
+        elif isinstance(event, StyleTrained):
+            summary = event.summary
+            writer.write_samples(event.samples)
+        listener(config, event)
+        if stop_requested():
+            worker.stop()
 
 
 class _Writer:

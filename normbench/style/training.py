@@ -54,9 +54,11 @@ def check_runs(configs: list[StyleRunConfig]) -> Iterator[None]:
 
     Raises:
         ImageError: the style image cannot be read.
+        DataError: there is no such folder of content images.
         ConfigError: a norm does not fit the network or the batch, or the precision the device.
     """
     read_style(configs[0].style)
+    check_content(configs[0].content)
     for config in {config.norm.model_dump_json(): config for config in configs}.values():
         resolve_precision(config.train.precision, config.device)
         try:
@@ -78,6 +80,12 @@ def build_style_network(config: StyleRunConfig) -> nn.Module:
         return build_model(STYLENET, norm=norm)
 
 
+def check_content(content: str) -> None:
+    """Raise `DataError` unless `content` is a data set or a folder."""
+    if content not in DATASETS and not Path(content).is_dir():
+        raise DataError(f"content {content}: no such folder, nor a data set ({', '.join(DATASETS)})")
+
+
 def load_content(config: StyleRunConfig, data_dir: Path | None) -> tuple[Pixels, Pixels, list[str]]:
     """Return training images and `NUM_SAMPLES` to show, ``(N, image_size, image_size, 3)``, and what was left out.
 
@@ -95,8 +103,6 @@ def load_content(config: StyleRunConfig, data_dir: Path | None) -> tuple[Pixels,
             resize_all(dataset.x_test[:NUM_SAMPLES], size),
             [],
         )
-    if not Path(config.content).is_dir():
-        raise DataError(f"content {config.content}: no such folder, nor a data set ({', '.join(DATASETS)})")
     images, problems = read_folder(Path(config.content), size, config.num_content + NUM_SAMPLES)
     training = images[:-NUM_SAMPLES] if len(images) >= 4 * NUM_SAMPLES else images
     return training, images[-NUM_SAMPLES:], problems
@@ -108,6 +114,12 @@ def load_features(config: StyleRunConfig, run_folder: Path | None) -> FeatureNet
         return vgg16_features(Path(config.vgg16_weights) if config.vgg16_weights else None)
     assert run_folder is not None
     return resnet9_features(run_folder)
+
+
+def check_features(config: StyleRunConfig, run_folder: Path | None) -> Iterator[None]:
+    """Load the feature network once, so that what is wrong with it is said before anything is trained."""
+    load_features(config, run_folder)
+    yield None
 
 
 def train_style_run(
