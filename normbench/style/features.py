@@ -78,30 +78,15 @@ def vgg16_features(weights: Path | None) -> FeatureNetwork:
     Raises:
         DataError: the file cannot be read or is not VGG-16's, or the download fails.
     """
-    from torchvision.models import VGG16_Weights, vgg16
+    from torchvision.models import vgg16
 
-    if weights is None:
-        try:
-            network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the hash does not fit
-            url = VGG16_Weights.IMAGENET1K_V1.url
-            raise DataError(
-                f"the weights of VGG-16 cannot be downloaded from {url} ({error})\n"
-                "  if you have the file:  --vgg16-weights FILE\n"
-                "  without it:            --features resnet9 (trains a feature network on the images there are)"
-            ) from None
-        return _vgg16(network.features)
+    state = _download_vgg16() if weights is None else _load(weights)
     with torch.device("meta"):
         layers = vgg16(weights=None).features[: VGG16_STYLE_LAYERS[-1] + 1]
-    state = _load(weights)
     try:
         layers.load_state_dict({name: state[f"features.{name}"] for name in layers.state_dict()}, assign=True)
     except (KeyError, TypeError, RuntimeError, AttributeError):
-        raise DataError(f"{weights}: not the weights of torchvision's VGG-16") from None
-    return _vgg16(layers)
-
-
-def _vgg16(layers: nn.Sequential) -> FeatureNetwork:
+        raise DataError(f"{weights or 'download'}: not the weights of torchvision's VGG-16") from None
     return FeatureNetwork(
         list(layers),
         content_layer=VGG16_CONTENT_LAYER,
@@ -109,6 +94,22 @@ def _vgg16(layers: nn.Sequential) -> FeatureNetwork:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )
+
+
+def _download_vgg16() -> dict[str, Any]:
+    """Return the weights, which torchvision keeps in its own cache."""
+    from torchvision.models import VGG16_Weights
+
+    weights = VGG16_Weights.IMAGENET1K_V1
+    try:
+        state: dict[str, Any] = weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the hash does not fit
+        raise DataError(
+            f"the weights of VGG-16 cannot be downloaded from {weights.url} ({error})\n"
+            "  if you have the file:  --vgg16-weights FILE\n"
+            "  without it:            --features resnet9 (trains a feature network on the images there are)"
+        ) from None
+    return state
 
 
 def resnet9_features(run_folder: Path) -> FeatureNetwork:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,14 +166,5 @@ def write_image(path: Path, image: Pixels) -> None:
     except OSError as error:
         raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
-
-
-def beside_each_other(rows: Sequence[Sequence[Pixels]], gap: int = 4) -> Pixels:
-    """Lay images of one size out in rows on white, `gap` pixels apart."""
-    return np.concatenate(
-        [
-            np.concatenate([np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255) for image in row], axis=1)
-            for row in rows
-        ]
-    )
+        with suppress(OSError):
+            partial.unlink()

@@ -97,12 +97,8 @@ def load_content(config: StyleRunConfig, data_dir: Path | None) -> tuple[Pixels,
     """
     size = config.image_size
     if config.content in DATASETS:
-        dataset = load_dataset(config.content, data_dir=data_dir)
-        return (
-            resize_all(dataset.x_train[: config.num_content], size),
-            resize_all(dataset.x_test[:NUM_SAMPLES], size),
-            [],
-        )
+        dataset = load_dataset(config.content, data_dir=data_dir, num_train=config.num_content, num_test=NUM_SAMPLES)
+        return resize_all(dataset.x_train, size), resize_all(dataset.x_test, size), []
     images, problems = read_folder(Path(config.content), size, config.num_content + NUM_SAMPLES)
     training = images[:-NUM_SAMPLES] if len(images) >= 4 * NUM_SAMPLES else images
     return training, images[-NUM_SAMPLES:], problems
