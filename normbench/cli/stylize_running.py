@@ -26,19 +26,23 @@ from normbench.workers import Worker
 
 _STEPS_BETWEEN_LINES = 100
 
-FEATURE_TRAINING: Mapping[Device, Mapping[str, Any]] = {
-    "cuda": {"epochs": 10, "batch_size": 512, "learning_rate": 0.4},
-    "mps": {"epochs": 5, "batch_size": 512, "learning_rate": 0.4},
-    "cpu": {"epochs": 3, "batch_size": 64, "learning_rate": 0.05},
-}
-"""How the default feature network is trained, by device: as well as a minute or some minutes allow."""
 FEATURE_RECIPE: Mapping[str, Any] = {
     "optimizer": "sgd",
     "weight_decay": 5e-4,
     "schedule": "one_cycle",
     "augment": "crop_flip",
 }
-NUM_FEATURE_IMAGES_ON_CPU = 4000
+FEATURE_TRAINING: Mapping[Device, Mapping[str, Any]] = {
+    "cuda": {"epochs": 10, "batch_size": 512, "learning_rate": 0.4},
+    "mps": {"epochs": 5, "batch_size": 512, "learning_rate": 0.4},
+    "cpu": {"epochs": 3, "batch_size": 64, "learning_rate": 0.05},
+}
+FEATURE_IMAGES: Mapping[Device, Mapping[str, int]] = {
+    "cuda": {},
+    "mps": {},
+    "cpu": {"num_train": 4000, "num_test": 1000},
+}
+"""How the default feature network is trained, by device: as well as a minute, or on a CPU some minutes, allow."""
 
 
 def execute(experiment: StyleExperiment, runs_dir: Path, data_dir: Path | None, *, force: bool) -> int:
@@ -78,21 +82,18 @@ def _features_run(experiment: StyleExperiment, device: Device, data_dir: Path | 
     return default_features(dataset, device, data_dir, worker)
 
 
-def default_features(dataset: str, device: Device, data_dir: Path | None, worker: Worker, **changes: Any) -> Path:
+def default_features(dataset: str, device: Device, data_dir: Path | None, worker: Worker) -> Path:
     """Return the folder of the default feature network's run, in the user cache; train it where it is not there yet.
-
-    `changes` are laid over the training settings.
 
     Raises:
         DataError: the data set is missing or damaged.
         NormBenchError: the training failed or was stopped.
     """
-    options = {"num_train": NUM_FEATURE_IMAGES_ON_CPU} if device == "cpu" else {}
     flags: dict[str, Any] = {
         "norm": "bn",
         "model": "resnet9",
-        "dataset": {"name": dataset, "options": options},
-        "train": {**FEATURE_RECIPE, **FEATURE_TRAINING[device], **changes},
+        "dataset": {"name": dataset, "options": FEATURE_IMAGES[device]},
+        "train": {**FEATURE_RECIPE, **FEATURE_TRAINING[device]},
         "device": device,
         "name": f"features-{dataset}",
     }
