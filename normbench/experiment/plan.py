@@ -117,7 +117,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[Draft]) -> list[Draft]:
     }
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
-        none = NORMS["none"]
+        none = MODELS[drafts[0].config["model"]["name"]].family.norms["none"]
         options = {name: option.default for name, option in none.options.items()}
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
