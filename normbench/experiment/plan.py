@@ -185,7 +185,7 @@ def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family:
         raise loaded.error(path, UnknownNameError(family.kind, norm.name, family.norms))
     if plus and weight not in family.weights:
         raise loaded.error(
-            path, UnknownNameError(f"weight method of a {family.kind}:", weight, family.weights or ("(none)",))
+            path, UnknownNameError("weight method", weight, family.weights or (f"({family.kind}s have none)",))
         )
     entry = family.norms[base]
     for option in norm.options:

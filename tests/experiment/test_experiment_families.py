@@ -31,7 +31,7 @@ def test_vit_takes_sequence_norms_with_their_labels_and_options(tmp_path: Path) 
     [
         ("model: vit\nnorms: [ln, gn]\n", r"exp\.yaml:4: norms\.1: unknown sequence norm 'gn'.*Allowed: ln, rms, bn"),
         ("norms: [bn, rms]\n", r"exp\.yaml:3: norms\.1: unknown norm 'rms'; did you mean 'rms2d'"),
-        ("model: vit\nnorms: [ln+ws]\n", "unknown weight method of a sequence norm: 'ws'"),
+        ("model: vit\nnorms: [ln+ws]\n", r"unknown weight method 'ws'.*\(sequence norms have none\)"),
         ("model: vit\nnorms: [{name: ln, options: {groups: 2}}]\n", "option of norm 'ln': 'groups'"),
         ("norms: [in]\nmodel: stylenet\n", r"exp\.yaml:4: model: stylenet is no classifier.*normbench stylize"),
     ],
