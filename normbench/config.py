@@ -156,6 +156,7 @@ class BatchOneConfig(_Frozen):
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_name_only)]
 DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], BeforeValidator(_count_or_list)]
 
 
 class ExperimentConfig(_Frozen):
@@ -164,9 +165,7 @@ class ExperimentConfig(_Frozen):
     name: StrictStr = Field(pattern=NAME_PATTERN)
     """The experiment's folder under runs/; the config file's name if absent."""
     norms: tuple[NormEntry, ...] = Field(min_length=1)
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], BeforeValidator(_count_or_list)] = Field(
-        (0,), min_length=1
-    )
+    seeds: Seeds = Field((0,), min_length=1)
     """A number of seeds, or a list. Image order and augmentation depend on the seed and never on the norm."""
     model: ModelEntry = ModelConfig()
     dataset: DatasetEntry = DatasetConfig()
@@ -190,6 +189,8 @@ class ExperimentConfig(_Frozen):
         """Let a run's own config (``norm:``, ``seed:``) be an experiment of one run."""
         if not isinstance(data, Mapping):
             return data
+        if "style" in data:
+            raise ValueError("this is a style-transfer config: run it with `normbench stylize compare`")
         data = dict(data)
         for singular, plural in (("norm", "norms"), ("seed", "seeds")):
             if singular in data:

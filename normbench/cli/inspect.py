@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,7 +14,9 @@ from normbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from normbench.inspection.measure import Shape
-    from normbench.norms import NormFactory
+    from normbench.norms import AnyNormFactory, NormFactory
+
+Factory = TypeVar("Factory", bound="AnyNormFactory")
 
 
 def inspect(
@@ -33,17 +36,29 @@ def inspect(
         Path | None,
         typer.Option(metavar="FILE", help="Only draw which of N, C, H, W each norm averages over, as .png or .pdf."),
     ] = None,
+    sequence: Annotated[
+        bool,
+        typer.Option(
+            "--sequence", help="Show what batching and padding do to a sequence under the norms of transformers."
+        ),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Feed a tensor of uniform numbers through norms: what they average over, learn, remember and keep for backward.
 
-    Examples: normbench inspect bn ln in gn; normbench inspect custom_bn --against bn; normbench inspect --plot axes.png
+    Examples: normbench inspect bn ln in gn; normbench inspect custom_bn --against bn; normbench inspect --sequence;
+    normbench inspect --plot axes.png
     """
     from normbench.errors import ConfigError
-    from normbench.norms import NORMS
+    from normbench.norms import NORMS, make_norm
 
+    if sequence:
+        if against is not None or plot is not None:
+            raise ConfigError("--sequence goes with neither --against nor --plot")
+        _inspect_sequences(norms, norm_option or [], seed, json_output)
+        return
     names = norms or list(NORMS)
-    factories = _factories(names, norm_option or [])
+    factories = _factories(make_norm, names, norm_option or [])
     if plot is not None:
         from normbench.inspection.picture import draw_norms
 
@@ -58,7 +73,6 @@ def inspect(
         raise ConfigError("--against compares one norm with another: normbench inspect custom_bn --against bn")
     from normbench.cli.inspect_tables import print_agreement
     from normbench.inspection.agreement import compare_norms
-    from normbench.norms import make_norm
 
     agreement = compare_norms(factories[0], make_norm(against), sizes, seed=seed)
     if json_output:
@@ -90,21 +104,34 @@ def _inspect(factories: list[NormFactory], shape: Shape, seed: int, json_output:
         print_inspections(inspections, refusals)
 
 
-def _factories(names: list[str], options: list[str]) -> list[NormFactory]:
+def _inspect_sequences(norms: list[str] | None, options: list[str], seed: int, json_output: bool) -> None:
+    from normbench.cli.inspect_tables import print_sequence_changes
+    from normbench.inspection.sequences import measure_sequences
+    from normbench.norms import SEQUENCE_NORMS, make_sequence_norm
+
+    factories = _factories(make_sequence_norm, norms or list(SEQUENCE_NORMS), options)
+    changes = [change for factory in factories for change in measure_sequences(factory, seed=seed)]
+    if json_output:
+        rows = [asdict(change) | {"is_independent": change.is_independent} for change in changes]
+        print(json.dumps({"schema_version": 1, "seed": seed, "sequences": rows}, indent=2))
+    else:
+        print_sequence_changes(changes)
+
+
+def _factories(make: Callable[..., Factory], names: list[str], options: list[str]) -> list[Factory]:
     """Build a factory for each name, with those of the given options that it has; each option must have a taker."""
     from normbench.errors import UnknownNameError
     from normbench.loader import parse_options
-    from normbench.norms import make_norm
 
     given = parse_options("--norm-option", options)
-    known = {option for name in names for option in make_norm(name).norm.options}
+    known = {option for name in names for option in make(name).norm.options}
     for option in given:
         if option not in known:
             raise UnknownNameError("--norm-option", option, sorted(known))
     factories = []
     for name in names:
-        own = {option: value for option, value in given.items() if option in make_norm(name).norm.options}
-        factories.append(make_norm(name, **own))
+        own = {option: value for option, value in given.items() if option in make(name).norm.options}
+        factories.append(make(name, **own))
     return factories
 
 

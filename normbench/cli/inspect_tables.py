@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from normbench.inspection.agreement import Agreement
     from normbench.inspection.measure import Inspection, Range
+    from normbench.inspection.sequences import SequenceChange
 
 NEAR_ZERO = 5e-4
 
@@ -107,6 +108,41 @@ def _print_evaluation(inspections: Sequence[Inspection]) -> None:
             "the way to one batch's mean and unbiased variance; hence an output that is not yet near 0 and 1."
         ],
     )
+
+
+def print_sequence_changes(changes: Sequence[SequenceChange]) -> None:
+    """Print how much a sequence's output changes with what it is batched and padded with."""
+    situations = list(changes[0].in_training)
+    table = _table("Change of one sequence's output in other company", "norm", "in", *situations, "at evaluation")
+    for change in changes:
+        table.add_row(
+            change.norm,
+            change.where,
+            *(_change(change.in_training[situation]) for situation in situations),
+            _change(max(change.in_evaluation.values())),
+        )
+    print_table(table)
+    lines = [
+        "A sequence of random tokens passes through a new layer, and through a new post-norm transformer block whose "
+        "attention skips padding: alone, padded with zeros, batched with others, and both. Each number is the largest "
+        "change of its own tokens' output, in training mode unless it says otherwise, relative to the largest output; "
+        "rounding gives less than 1e-5."
+    ]
+    for statement, independent in (
+        ("A sequence has the same output whatever it is batched and padded with", True),
+        ("A sequence has an output that depends on its company", False),
+    ):
+        names = dict.fromkeys(change.norm for change in changes if change.is_independent is independent)
+        if names:
+            lines.append(f"{statement}: {', '.join(names)}.")
+    _notes("", lines)
+
+
+def _change(value: float) -> str:
+    """Write a relative change: ``0``, ``1.4e-07``, ``94 %``."""
+    if value == 0:
+        return "0"
+    return f"{100 * value:.0f} %" if value > 0.005 else f"{value:.1e}"
 
 
 def print_agreement(agreement: Agreement) -> None:

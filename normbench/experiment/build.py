@@ -16,8 +16,7 @@ from normbench.data.images import ImageDataset
 from normbench.data.randomness import derive_seed
 from normbench.engine.device import DeviceName
 from normbench.errors import ConfigError
-from normbench.models import build_model
-from normbench.norms import make_norm
+from normbench.models import MODELS, build_model
 
 
 def build_run_model(config: RunConfig) -> nn.Module:
@@ -25,7 +24,7 @@ def build_run_model(config: RunConfig) -> nn.Module:
 
     Norms start from constants, so layers that two norms share start equal.
     """
-    norm = make_norm(config.norm.name, **config.norm.options)
+    norm = MODELS[config.model.name].family.make(config.norm.name, **config.norm.options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "initialization"))
         return build_model(config.model.name, norm=norm, **config.model.options)

@@ -24,7 +24,7 @@ from normbench.data import DATASETS
 from normbench.errors import ConfigError, NormBenchError, UnknownNameError
 from normbench.loader import LoadedConfig, train_for
 from normbench.models import MODELS
-from normbench.norms import NORMS, WEIGHTS
+from normbench.norms import NormFamily
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def draft_runs(loaded: LoadedConfig) -> list[Draft]:
 def _draft_cell(loaded: LoadedConfig) -> list[Draft]:
     """Return the runs of one seed at one point of the grid."""
     experiment = loaded.experiment
-    norms = [_resolve_norm(loaded, position, norm) for position, norm in enumerate(experiment.norms)]
+    model = _resolve_model(loaded)
+    family = MODELS[model.name].family
+    norms = [_resolve_norm(loaded, position, norm, family) for position, norm in enumerate(experiment.norms)]
     for label, count in Counter(norm.label for norm in norms).items():
         if count > 1:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
-    model = _resolve_model(loaded)
     dataset = _resolve_dataset(loaded)
     _check_baseline(loaded, norms)
     drafts = []
@@ -116,7 +117,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[Draft]) -> list[Draft]:
     }
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
-        none = NORMS["none"]
+        none = MODELS[drafts[0].config["model"]["name"]].family.norms["none"]
         options = {name: option.default for name, option in none.options.items()}
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
@@ -177,19 +178,21 @@ def run_id_of(config: RunConfig) -> str:
     return head[: 64 - len(tail)] + tail
 
 
-def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig) -> NormConfig:
+def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family: NormFamily) -> NormConfig:
     base, plus, weight = norm.name.partition("+")
     path = ("norms", position, "name")
-    if base not in NORMS:
-        raise loaded.error(path, UnknownNameError("norm", norm.name, NORMS))
-    if plus and weight not in WEIGHTS:
-        raise loaded.error(path, UnknownNameError("weight method", weight, WEIGHTS))
-    entry = NORMS[base]
+    if base not in family.norms:
+        raise loaded.error(path, UnknownNameError(family.kind, norm.name, family.norms))
+    if plus and weight not in family.weights:
+        raise loaded.error(
+            path, UnknownNameError("weight method", weight, family.weights or (f"({family.kind}s have none)",))
+        )
+    entry = family.norms[base]
     for option in norm.options:
         if option not in entry.options:
             error = UnknownNameError(f"option of norm {base!r}:", option, entry.options or ("(it has none)",))
             raise loaded.error(("norms", position, "options", option), error)
-    label = entry.label + (f"+{WEIGHTS[weight].label}" if plus else "")
+    label = entry.label + (f"+{family.weights[weight].label}" if plus else "")
     if norm.options:
         label += f" ({', '.join(f'{name}={_text(value)}' for name, value in norm.options.items())})"
     options = {name: option.default for name, option in entry.options.items()} | dict(norm.options)
@@ -200,6 +203,8 @@ def _resolve_model(loaded: LoadedConfig) -> ModelConfig:
     model = loaded.experiment.model
     if model.name not in MODELS:
         raise loaded.error(("model", "name"), UnknownNameError("model", model.name, MODELS))
+    if MODELS[model.name].task != "classification":
+        raise loaded.error(("model", "name"), f"{model.name} is no classifier: train it with `normbench stylize`")
     return model.model_copy(update={"options": _options(loaded, "model", model, MODELS[model.name].options)})
 
 

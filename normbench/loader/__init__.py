@@ -21,7 +21,7 @@ from normbench.loader.grid import cell_data
 from normbench.loader.overrides import assign
 from normbench.loader.reading import parse_options, parse_value, read_yaml
 
-__all__ = ["LoadedConfig", "load_config", "parse_options", "train_for"]
+__all__ = ["LoadedConfig", "load_config", "parse_options", "read_settings", "train_for"]
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,7 @@ def load_config(
     Raises:
         ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line.
     """
-    data: dict[str, Any] = {}
-    origins: dict[Key, str] = {}
-    if file is not None:
-        data, origins = read_yaml(file)
-        default_name = re.sub(r"[^a-z0-9._+-]+", "_", file.stem.lower()).lstrip("._+-")[:64] or default_name
-    for setting in settings:
-        dotted, equals, text = setting.partition("=")
-        if not equals or not dotted.strip():
-            raise ConfigError(f"--set {setting}: write it as path=value, for example --set train.lr=0.01")
-        assign(data, origins, dotted.strip(), parse_value(text, f"--set {setting}"), f"--set {setting}")
-    for dotted, value in (flags or {}).items():
-        assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
-    data.setdefault("name", default_name)
+    data, origins = read_settings(file, settings, flags or {}, default_name)
     base = _validated(data, origins)
     cells: list[LoadedConfig] = []
     problems: dict[str, None] = {}  # cells share most of their values, and so their problems
@@ -95,6 +83,30 @@ def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedCon
     if problems:
         raise ConfigError("\n".join(problems))
     return LoadedConfig(experiment, origins)
+
+
+def read_settings(
+    file: Path | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str
+) -> tuple[dict[str, Any], dict[Key, str]]:
+    """Return what `file`, `settings` and `flags` say together, not validated, and where each value was written.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed, or a setting is not ``path=value``.
+    """
+    data: dict[str, Any] = {}
+    origins: dict[Key, str] = {}
+    if file is not None:
+        data, origins = read_yaml(file)
+        default_name = re.sub(r"[^a-z0-9._+-]+", "_", file.stem.lower()).lstrip("._+-")[:64] or default_name
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        if not equals or not dotted.strip():
+            raise ConfigError(f"--set {setting}: write it as path=value, for example --set train.lr=0.01")
+        assign(data, origins, dotted.strip(), parse_value(text, f"--set {setting}"), f"--set {setting}")
+    for dotted, value in flags.items():
+        assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
+    data.setdefault("name", default_name)
+    return data, origins
 
 
 def train_for(experiment: ExperimentConfig, norm: NormConfig) -> TrainConfig:

@@ -21,7 +21,10 @@ from normbench.errors import suggestion
 
 Key = tuple[str | int, ...]
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {
+Sections = Mapping[str, type[BaseModel]]
+"""The sections of a kind of config by name, the whole of it by the empty name."""
+
+_SECTIONS: Sections = {
     "": ExperimentConfig,
     "norms": NormConfig,
     "model": ModelConfig,
@@ -64,8 +67,10 @@ def _spellings(path: Key) -> Iterable[Key]:
         yield ({"norms": "norm", "seeds": "seed"}[str(path[0])], *path[2:])
 
 
-def explain(error: ValidationError, origins: Mapping[Key, str], prefix: Key = ()) -> Iterable[str]:
-    """Yield one line a problem; `prefix` is the path of what was validated."""
+def explain(
+    error: ValidationError, origins: Mapping[Key, str], prefix: Key = (), sections: Sections = _SECTIONS
+) -> Iterable[str]:
+    """Yield one line a problem; `prefix` is the path of what was validated, in a config made of `sections`."""
     seen: set[Key] = set()
     problems = error.errors()
     for problem in problems:
@@ -76,17 +81,17 @@ def explain(error: ValidationError, origins: Mapping[Key, str], prefix: Key = ()
         if path in seen:
             continue  # one value, several union members
         seen.add(path)
-        yield located(origins, path, _message(problem, path))
+        yield located(origins, path, _message(problem, path, sections))
 
 
 def _is_union_member(part: str) -> bool:
     return part in ("bool", "int", "float", "str", "none") or part.endswith("]")
 
 
-def _message(problem: Any, path: Key) -> str:
+def _message(problem: Any, path: Key, sections: Sections) -> str:
     kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key{suggestion(path[-1], _allowed_keys(path[:-1]))}{_elsewhere(path)}"
+        return f"unknown key{suggestion(path[-1], _allowed_keys(path[:-1], sections))}{_elsewhere(path, sections)}"
     if kind == "missing":
         return "is required, for example `norms: [bn, gn]`" if path[-1:] == ("norms",) else "is required"
     if kind == "literal_error":
@@ -119,26 +124,26 @@ def _message(problem: Any, path: Key) -> str:
     return f"{must}, not {value!r}"
 
 
-def _section(path: Key) -> type[BaseModel] | None:
+def _section(path: Key, sections: Sections) -> type[BaseModel] | None:
     if len(path) >= 3 and path[0] == "norms" and path[-1] == "train":
         return TrainConfig
     names = [str(part) for part in path if isinstance(part, str)]
-    return _SECTIONS.get(".".join(names)) if len(names) <= 1 else None
+    return sections.get(".".join(names)) if len(names) <= 1 else None
 
 
-def _allowed_keys(path: Key) -> tuple[str, ...]:
-    section = _section(path)
+def _allowed_keys(path: Key, sections: Sections) -> tuple[str, ...]:
+    section = _section(path, sections)
     return tuple(section.model_fields) if section else ()
 
 
-def _elsewhere(path: Key) -> str:
+def _elsewhere(path: Key, sections: Sections) -> str:
     """Say where the key belongs if another section has it."""
     key = str(path[-1])
     key = "learning_rate" if key == "lr" else key
-    here = _section(path[:-1])
+    here = _section(path[:-1], sections)
     places = [
         f"{name}.{key}" if name else key
-        for name, section in _SECTIONS.items()
+        for name, section in sections.items()
         if section not in (here, BatchOneConfig)
         and key in section.model_fields
         and key not in ("name", "options", "label")

@@ -1,7 +1,7 @@
 """The networks that host the norms: a literal registry, importable without torch.
 
-Every model takes ``norm``, a `NormFactory`, and never a norm's name. To add one: write it in a file beside this one and
-add a line to `MODELS`.
+Every model takes ``norm``, a norm factory, and never a norm's name; its `Model.norm_family` says of which registry. To
+add one: write it in a file beside this one and add a line to `MODELS`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,38 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from normbench.errors import UnknownNameError
+from normbench.errors import ConfigError, UnknownNameError
+from normbench.norms import NORM_FAMILIES, AnyNormFactory, FamilyName, NormFamily
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from normbench.norms import NormFactory
-
 OptionValue = bool | int | float | str | None
+Task = Literal["classification", "style"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One network: ``build(norm=factory, num_classes=10, **options)``, ``(N, 3, 32, 32)`` in, ``(N, 10)`` out."""
+    """One network, built by ``build(norm=factory, **options)``.
+
+    For classification it also takes ``num_classes=10`` and maps ``(N, 3, 32, 32)`` to ``(N, 10)``; for style transfer
+    it maps images to images.
+    """
 
     build: str
     label: str
     description: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """Its options with their defaults."""
+    norm_family: FamilyName = "image"
+    task: Task = "classification"
+
+    @property
+    def family(self) -> NormFamily:
+        """The norms that it takes."""
+        return NORM_FAMILIES[self.norm_family]
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -55,16 +66,30 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="ResNet-9",
             description="the small residual net of fast CIFAR-10 training (DAWNBench)",
         ),
+        "vit": Model(
+            build="transformer:VisionTransformer",
+            label="ViT",
+            description="a small vision transformer on 4x4 patches; takes sequence norms",
+            options={"pre_norm": True, "d_model": 192, "depth": 6, "n_head": 3},
+            norm_family="sequence",
+        ),
+        "stylenet": Model(
+            build="stylenet:StyleTransferNet",
+            label="StyleTransferNet",
+            description="images to images in another style; trained by `normbench stylize`, not by train or compare",
+            task="style",
+        ),
     }
 )
 
 
-def build_model(name: str, *, norm: NormFactory, **options: OptionValue) -> nn.Module:
+def build_model(name: str, *, norm: AnyNormFactory, **options: OptionValue) -> nn.Module:
     """Build the model called `name` with `norm`.
 
     Raises:
         UnknownNameError: `name` is not a model, or an option is not one of its options.
-        ConfigError: the norm cannot be built for the model's channels, or an option's value is not allowed.
+        ConfigError: the norm is of another family, cannot be built for the model's channels, or an option's value is
+            not allowed.
     """
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
@@ -72,6 +97,9 @@ def build_model(name: str, *, norm: NormFactory, **options: OptionValue) -> nn.M
     for option in options:
         if option not in model.options:
             raise UnknownNameError(f"option of model {name!r}:", option, model.options or ("(it has none)",))
+    if not isinstance(norm, model.family.factory):
+        make = model.family.make.__name__
+        raise ConfigError(f"model {name!r} takes a {model.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
     module, _, attribute = model.build.partition(":")
     network: nn.Module = getattr(importlib.import_module(f"normbench.models.{module}"), attribute)(norm=norm, **options)
     return network

@@ -77,7 +77,7 @@ class NormFactory:
         """Build the convolution that precedes the norm, weight-standardised where the name says so (``gn+ws``)."""
         from torch import nn
 
-        build = nn.Conv2d if self.weight is None else _load(self.weight.build)
+        build = nn.Conv2d if self.weight is None else load(self.weight.build)
         conv = build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         return cast("nn.Conv2d", conv)
 
@@ -91,7 +91,7 @@ class NormFactory:
                     "norm(num_channels, size=8) for 8x8"
                 )
             options = {**options, "size": (size, size) if isinstance(size, int) else tuple(size)}
-        return cast("nn.Module", _load(self.norm.build)(num_channels, **options))
+        return cast("nn.Module", load(self.norm.build)(num_channels, **options))
 
 
 def make_norm(name: str, **options: OptionValue) -> NormFactory:
@@ -107,18 +107,28 @@ def make_norm(name: str, **options: OptionValue) -> NormFactory:
     if plus and weight not in WEIGHTS:
         raise UnknownNameError("weight method", weight, WEIGHTS)
     norm = NORMS[base]
-    for option, value in options.items():
-        if option not in norm.options:
-            raise UnknownNameError(f"option of norm {base!r}:", option, norm.options or ("(it has none)",))
-        specification = norm.options[option]
-        specification.check(f"{base}: {option}", value)
-        other = specification.instead_of
-        if other is not None and value is not None and options.get(other) is not None:
-            raise ConfigError(f"{base}: give one of {other} and {option}, not both")
+    check_options(base, norm, options)
     return NormFactory(name, norm, WEIGHTS[weight] if plus else None, dict(options))
 
 
-def _load(target: str) -> Callable[..., object]:
+def check_options(name: str, norm: Norm, options: Mapping[str, OptionValue]) -> None:
+    """Raise unless `options` are options of `norm`, called `name`, with allowed values.
+
+    Raises:
+        UnknownNameError: one of them is not an option of the norm.
+        ConfigError: a value is not allowed, or two options exclude each other.
+    """
+    for option, value in options.items():
+        if option not in norm.options:
+            raise UnknownNameError(f"option of norm {name!r}:", option, norm.options or ("(it has none)",))
+        specification = norm.options[option]
+        specification.check(f"{name}: {option}", value)
+        other = specification.instead_of
+        if other is not None and value is not None and options.get(other) is not None:
+            raise ConfigError(f"{name}: give one of {other} and {option}, not both")
+
+
+def load(target: str) -> Callable[..., object]:
     """Import ``"family_file:function"`` from this package."""
     module, _, function = target.partition(":")
     return cast("Callable[..., object]", getattr(importlib.import_module(f"normbench.norms.{module}"), function))

@@ -80,3 +80,20 @@ def test_plot_writes_the_picture_and_says_where(tmp_path: Path) -> None:
 def test_bad_shapes_are_explained(shape: str) -> None:
     with pytest.raises(ConfigError, match="--shape"):
         run("bn", "--shape", shape)
+
+
+def test_sequences_say_which_norms_depend_on_their_company() -> None:
+    text = unwrapped(run("--sequence"))
+    assert "the same output whatever it is batched and padded with: ln, rms, dyt, derf, none." in text
+    assert "depends on its company: bn." in text
+    rows = json.loads(run("--sequence", "ln", "bn", "--norm-option", "eps=1e-3", "--json"))["sequences"]
+    assert [(row["norm"], row["where"], row["is_independent"]) for row in rows] == [
+        ("ln", "layer", True),
+        ("ln", "block", True),
+        ("bn", "layer", False),
+        ("bn", "block", False),
+    ]
+    with pytest.raises(UnknownNameError, match="unknown sequence norm 'gn'"):
+        run("--sequence", "gn")
+    with pytest.raises(ConfigError, match="neither --against nor --plot"):
+        run("--sequence", "ln", "--against", "bn")

@@ -16,7 +16,7 @@ from normbench.experiment.plan import PlanError, RunPlan, draft_runs, finish_pla
 from normbench.loader import LoadedConfig, load_config
 from normbench.records import CONFIG_FILE, EXPERIMENT_FILE
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "style"]
 
 
 def load(text: str, tmp_path: Path) -> LoadedConfig:

@@ -1,0 +1,149 @@
+"""``normbench stylize``: style transfer, where the choice of the norm is easy to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from normbench.cli.options import DataDirOption, DeviceOption, ForceOption, RunsDirOption, SetOption
+
+app = typer.Typer(help="Style transfer: train, compare norms, apply.", no_args_is_help=True)
+
+
+@app.command()
+def train(
+    style: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="A file, or one of mosaic, waves and strokes.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="The norm, such as in or gn; see `normbench list norms`.")] = None,
+    norm_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the norm, such as groups=8.")
+    ] = None,
+    content: Annotated[str | None, typer.Option(help="cifar10, synthetic, or a folder of images.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="RUN", help="vgg16, resnet9 (trained once), or the folder of a resnet9 run.")
+    ] = None,
+    vgg16_weights: Annotated[
+        Path | None, typer.Option(help="torchvision's file of VGG-16, for --features vgg16.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A config file to start from, such as a run's config.yaml.")
+    ] = None,
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    name: Annotated[str | None, typer.Option(help="The experiment's folder under runs/.")] = None,
+    data_dir: DataDirOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    force: ForceOption = False,
+) -> None:
+    """Train one network that gives any image the style of one.
+
+    Example: normbench stylize train --style painting.jpg --norm in
+    """
+    from normbench.cli.stylize_running import execute
+    from normbench.errors import ConfigError
+    from normbench.loader import parse_options
+    from normbench.style.config import load_style_config
+
+    if norm is None and config is None:
+        raise ConfigError("stylize train: give --norm (in, for a start) or --config FILE")
+    if norm_option and norm is None:
+        raise ConfigError("--norm-option needs --norm")
+    options = parse_options("--norm-option", norm_option or [])
+    flags: dict[str, Any] = {
+        "norms": None if norm is None else [{"name": norm, "options": options}],
+        "style": style,
+        "content": content,
+        "features": features,
+        "vgg16_weights": None if vgg16_weights is None else str(vgg16_weights),
+        "train.steps": steps,
+        "seeds": None if seed is None else [seed],
+        "device": device,
+        "name": name,
+    }
+    experiment = load_style_config(config, settings=set_ or [], flags=_given(flags))
+    raise typer.Exit(execute(experiment, runs_dir, data_dir, force=force))
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A config file, or the name of a built-in one: style.")],
+    set_: SetOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=1)] = None,
+    device: DeviceOption = None,
+    name: Annotated[str | None, typer.Option(help="The experiment's folder under runs/.")] = None,
+    data_dir: DataDirOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    force: ForceOption = False,
+) -> None:
+    """Compare norms: train a network with each and each seed, then draw curves, pictures and the effect of contrast.
+
+    Running it again continues: completed runs are kept.
+    """
+    from normbench.cli.configs import find_config
+    from normbench.cli.stylize_running import execute
+    from normbench.style.config import load_style_config
+
+    flags = {"seeds": seeds, "device": device, "name": name}
+    experiment = load_style_config(find_config(config), settings=set_ or [], flags=_given(flags))
+    raise typer.Exit(execute(experiment, runs_dir, data_dir, force=force))
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="A run's folder, or its model.pt.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images of any kind and size.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results, NAME-stylized.png each.")] = Path(),
+    device: DeviceOption = None,
+) -> None:
+    """Write each image in the model's style. An image that cannot be read is named, and the others are done."""
+    from normbench.cli.console import note
+    from normbench.engine.device import resolve_device
+    from normbench.errors import ConfigError
+    from normbench.style.apply import stylize
+    from normbench.style.images import ImageError, read_image, write_image
+    from normbench.style.records import MODEL_FILE
+    from normbench.style.training import load_style_model
+
+    targets = [out / f"{image.stem}-stylized.png" for image in images]
+    if len(set(targets)) < len(targets):
+        raise ConfigError(
+            "stylize apply: two images have the same name; give them in separate calls with another --out"
+        )
+    network, _ = load_style_model(model / MODEL_FILE if model.is_dir() else model)
+    network.to(resolve_device(device or "auto"))
+    num_failed = 0
+    for image, target in zip(images, targets, strict=True):
+        try:
+            pixels = read_image(image)
+        except ImageError as error:
+            num_failed += 1
+            note(f"normbench: {error}")
+            continue
+        write_image(target, stylize(network, pixels))
+        print(target)
+    raise typer.Exit(1 if num_failed else 0)
+
+
+@app.command()
+def plots(
+    folder: Annotated[Path, typer.Argument(help="An experiment's folder, or a folder of experiments.")] = Path("runs"),
+) -> None:
+    """Redraw the figures and tables of style transfer under a folder from what is recorded; trains nothing."""
+    from normbench.errors import RunError
+    from normbench.style.records import RESULT_FILE
+    from normbench.style.report import write_style_report
+
+    experiments = sorted({path.parent.parent for path in folder.rglob(RESULT_FILE)})
+    if not experiments:
+        raise RunError(f"{folder}: no style-transfer runs there")
+    for experiment in experiments:
+        print("\n".join(map(str, write_style_report(experiment))))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in flags.items() if value is not None}

@@ -1,0 +1,90 @@
+"""Norms of token sequences, ``(N, T, D)`` in and out: N sequences of T tokens with D features each.
+
+They are the image norms of the same formula, with a token for a position and a feature for a channel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from normbench.norms.precision import require_several_values, widen
+
+
+class TokenLayerNorm(nn.LayerNorm):
+    """Layer Normalization of each token over its features (Ba, Kiros & Hinton 2016, arXiv 1607.06450)."""
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+        super().__init__(d_model, eps=eps, elementwise_affine=affine)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized `x`; raises `ValueError` on a single feature."""
+        require_several_values("ln", x.shape[-1], x)
+        return F.layer_norm(widen(x), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class TokenRMSNorm(nn.Module):
+    """RMSNorm of each token over its features (Zhang & Sennrich 2019, arXiv 1910.07467): a scale and no shift."""
+
+    weight: nn.Parameter | None
+
+    def __init__(self, d_model: int, *, eps: float = 1e-6, affine: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_parameter("weight", nn.Parameter(torch.ones(d_model)) if affine else None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` divided by the root mean square over its features."""
+        return F.rms_norm(widen(x), x.shape[-1:], self.weight, self.eps).to(x.dtype)
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch Normalization of each feature over all tokens of all sequences (Ioffe & Szegedy 2015, arXiv 1502.03167).
+
+    The statistics know no padding: padded tokens count like any other, as in a transformer whose LayerNorm is replaced.
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
+        super().__init__(d_model, eps=eps, momentum=momentum, affine=affine)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized `x`; raises `ValueError` in training on a single token."""
+        return super().forward(widen(x).flatten(0, 1)).view(x.shape).to(x.dtype)
+
+
+class TokenDynamicTanh(nn.Module):
+    """Dynamic Tanh (Zhu et al. 2025, arXiv 2503.10622): ``y = tanh(alpha * x) * scale + shift``, one alpha a layer."""
+
+    def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha)))
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the squashed, scaled and shifted `x`."""
+        return torch.addcmul(self.bias, torch.tanh(self.alpha * x), self.weight).to(x.dtype)
+
+
+class TokenDynamicErf(nn.Module):
+    """Dynamic erf, "Derf" (Chen et al. 2025, arXiv 2512.10938): ``y = erf(alpha * x + s) * scale + shift``.
+
+    alpha and s are one number a layer, s 0 at first.
+    """
+
+    def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha)))
+        self.s = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the squashed, scaled and shifted `x`."""
+        return torch.addcmul(self.bias, torch.erf(self.alpha * x + self.s), self.weight).to(x.dtype)
+
+
+def no_norm(d_model: int) -> nn.Module:
+    """No normalization: the identity."""
+    return nn.Identity()

@@ -1,0 +1,51 @@
+"""Applying a trained network, and how much its output changes with the contrast of its input."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from normbench.data.batches import normalize
+from normbench.style.images import Pixels, crop_back, pad_image
+
+CONTRAST_FACTORS = (0.8, 0.6, 0.4, 0.2)
+
+
+@torch.no_grad()
+def stylize(network: nn.Module, image: Pixels) -> Pixels:
+    """Return `image`, ``(H, W, 3)`` of any size, in the network's style; evaluation mode, padded and cut back."""
+    height, width = image.shape[:2]
+    device = next(network.parameters()).device
+    padded = torch.from_numpy(pad_image(image)).to(device).permute(2, 0, 1)[None]
+    output = network.eval()(normalize(padded))[0].permute(1, 2, 0)
+    pixels: Pixels = ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return crop_back(pixels, height, width)
+
+
+def stylize_all(network: nn.Module, images: Pixels) -> Pixels:
+    """Return images ``(N, H, W, 3)`` in the network's style."""
+    return np.stack([stylize(network, image) for image in images])
+
+
+@torch.no_grad()
+def contrast_changes(network: nn.Module, images: torch.Tensor) -> dict[float, float]:
+    """Measure, for each factor c, how much the output changes when the contrast of the input is multiplied by c.
+
+    An image x ``(3, H, W)`` with mean m (one number a channel) becomes ``m + c (x - m)``; its change is
+    ``|f(m + c (x - m)) - f(x)| / |f(x) - mean of f(x)|``, Euclidean norms over the image: 0 where the output stays the
+    same, 1 where it moves as far as its own contrast goes. The mean over `images`, ``(N, 3, H, W)`` in [-1, 1].
+    """
+    network.eval()
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    output = network(images)
+    scale = _length(output - output.mean(dim=(2, 3), keepdim=True))
+    return {
+        factor: (_length(network(mean + factor * (images - mean)) - output) / scale.clamp(min=1e-12)).mean().item()
+        for factor in CONTRAST_FACTORS
+    }
+
+
+def _length(images: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean norm of each image, ``(N,)``."""
+    return images.float().square().sum(dim=(1, 2, 3)).sqrt()

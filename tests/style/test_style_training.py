@@ -1,0 +1,171 @@
+"""Training: it lowers the loss, pairs by seed, and stops where a loss is not finite; applying; contrast."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from style_cases import photograph, tiny_run
+from torch import nn
+
+from normbench.data.batches import normalize
+from normbench.errors import ConfigError, DataError, DivergedError
+from normbench.models.stylenet import StyleTransferNet
+from normbench.norms import make_norm
+from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, stylize
+from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
+from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
+from normbench.style.training import (
+    batch_indices,
+    build_style_network,
+    check_runs,
+    load_content,
+    load_features,
+    load_style_model,
+    train_style_run,
+)
+
+
+def train(folder: Path, features_run: Path, norm: str = "in", **changes: object) -> list[StyleEvent]:
+    return list(train_style_run(tiny_run(norm, **changes), features_run, None, folder / "model.pt"))
+
+
+def losses_of(events: list[StyleEvent]) -> list[tuple[float, ...]]:
+    return [row for event in events if isinstance(event, StyleSteps) for row in event.losses]
+
+
+def test_a_training_learns_and_leaves_a_model(tmp_path: Path, features_run: Path) -> None:
+    config = {"train": {"steps": 14, "batch_size": 2, "lr": 3e-3}}
+    events = train(tmp_path, features_run, **config)
+    assert isinstance(events[0], StyleStarted)
+    assert events[0].facts["features"] == str(features_run)
+    rows = losses_of(events)
+    assert len(rows) == 14
+    assert np.mean([row[0] for row in rows[-3:]]) < np.mean([row[0] for row in rows[:3]])
+    end = events[-1]
+    assert isinstance(end, StyleTrained)
+    assert end.samples.stylized.shape == end.samples.content.shape == (6, 32, 32, 3)
+    assert end.summary.num_parameters == 1_676_035
+    assert end.summary.style_loss == pytest.approx(rows[-1][2], rel=1e-5)  # a tenth of 14 steps is the last one
+    assert set(end.summary.contrast_change) == set(CONTRAST_FACTORS)
+    network, norm = load_style_model(tmp_path / "model.pt")
+    assert norm == "in"
+    assert np.array_equal(stylize(network, end.samples.content[0]), end.samples.stylized[0])
+
+
+def test_the_first_step_is_the_written_out_loss(tmp_path: Path, features_run: Path) -> None:
+    config = tiny_run("gn")
+    total, content, style, variation = losses_of(train(tmp_path, features_run, "gn"))[0]
+    features = load_features(config, features_run)
+    images, _, _ = load_content(config, None)
+    batch = normalize(torch.from_numpy(images)[next(batch_indices(len(images), 2, config.seed))].permute(0, 3, 1, 2))
+    output = build_style_network(config).train()(batch)
+    (sample,) = [event for event in train(tmp_path, features_run, "gn") if isinstance(event, StyleTrained)]
+    grams = [
+        gram_matrix(m)
+        for m in features(normalize(torch.from_numpy(sample.samples.style)[None].permute(0, 3, 1, 2))).style
+    ]
+    seen = features(output)
+    expected = (
+        content_loss(seen.content, features(batch).content),
+        style_loss(seen.style, grams),
+        total_variation(output),
+    )
+    assert (content, style, variation) == pytest.approx([value.item() for value in expected], rel=1e-3)
+    weights = (config.train.content_weight, config.train.style_weight, config.train.total_variation_weight)
+    assert total == pytest.approx(sum(w * v.item() for w, v in zip(weights, expected, strict=True)), rel=1e-3)
+
+
+def test_the_same_seed_trains_the_same_and_all_norms_see_the_same_images(tmp_path: Path, features_run: Path) -> None:
+    first, again = (losses_of(train(tmp_path, features_run)) for _ in range(2))
+    assert first == again
+    assert losses_of(train(tmp_path, features_run, seed=1)) != first
+    order = batch_indices(5, 2, seed=0)
+    seen = torch.cat([next(order) for _ in range(5)])
+    assert sorted(seen[:5].tolist()) == sorted(seen[5:].tolist()) == [0, 1, 2, 3, 4]
+    assert len(next(batch_indices(3, 8, seed=0))) == 8
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, features_run: Path) -> None:
+    events: list[StyleEvent] = []
+    config = tiny_run("none", train={"steps": 4, "batch_size": 2, "lr": 1e30})
+    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step \d of 4"):
+        events.extend(train_style_run(config, features_run, None, tmp_path / "model.pt"))
+    rows = losses_of(events)
+    assert math.isfinite(rows[0][0])
+    assert not math.isfinite(rows[-1][0])
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_norm_with_a_schedule_trains(tmp_path: Path, features_run: Path) -> None:
+    assert len(losses_of(train(tmp_path, features_run, "brn"))) == 3
+
+
+def test_content_from_a_folder(tmp_path: Path, features_run: Path) -> None:
+    for number in range(5):
+        Image.fromarray(photograph(seed=number)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    training, shown, problems = load_content(tiny_run(content=str(tmp_path)), None)
+    assert training.shape == shown.shape == (5, 32, 32, 3)  # too few to hold any out
+    assert len(problems) == 1
+    events = train(tmp_path, features_run, content=str(tmp_path))
+    assert isinstance(events[0], StyleStarted)
+    assert events[0].problems == tuple(problems)
+
+
+def test_mistakes_are_found_before_anything_is_trained() -> None:
+    with pytest.raises(DataError, match="content nowhere: no such folder, nor a data set"):
+        list(check_runs([tiny_run(content="nowhere")]))
+    with pytest.raises(DataError, match=r"style image nothing\.jpg"):
+        list(check_runs([tiny_run(style="nothing.jpg")]))
+    with pytest.raises(ConfigError, match="ln_chw has parameters per pixel"):
+        list(check_runs([tiny_run("in"), tiny_run("ln_chw")]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (31, 50), (64, 64)])
+def test_an_image_of_any_size_keeps_it(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    network = StyleTransferNet(make_norm("in"))
+    image = photograph(height, width)
+    stylized = stylize(network, image)
+    assert stylized.shape == (height, width, 3)
+    assert stylized.dtype == np.uint8
+    if height > 1:
+        assert stylized.std() > 0
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such model"):
+        load_style_model(tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes(b"no model")
+    with pytest.raises(DataError, match="not a model of `normbench stylize`"):
+        load_style_model(tmp_path / "model.pt")
+    torch.save({"norm": {"name": "in", "options": {}}, "model": {}}, tmp_path / "model.pt")
+    with pytest.raises(DataError, match="not a model of `normbench stylize`"):
+        load_style_model(tmp_path / "model.pt")
+
+
+class Brighten(nn.Module):
+    """Networks whose change is known: ``gain x + offset`` for each image."""
+
+    def __init__(self, gain: float, offset: float) -> None:
+        super().__init__()
+        self.gain, self.offset = gain, offset
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * x + self.offset
+
+
+class Normalize(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.instance_norm(x, eps=0)
+
+
+def test_contrast_changes_of_known_networks() -> None:
+    """A linear network's output moves by 1 - c of its own contrast; an instance-normalized one stays where it is."""
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for factor, change in contrast_changes(Brighten(0.4, 0.1), images).items():
+        assert change == pytest.approx(1 - factor, rel=1e-4)
+    assert max(contrast_changes(Normalize(), images).values()) < 1e-4
