@@ -176,6 +176,9 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGTERM, _do_nothing)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    # OpenMP's threads wait asleep, not spinning: on a machine that others use too, spinning made a training step three
+    # times as long. Read when torch is imported, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.update(environment)
     while True:
         try:
