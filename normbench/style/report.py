@@ -12,7 +12,7 @@ import numpy as np
 from normbench.records import REPORT_FOLDER, write_text_atomically
 from normbench.report.figures import figure_style, line_style, save_figure
 from normbench.report.palette import Style, styles
-from normbench.report.plots import smooth, smoothing_window
+from normbench.report.plots import SMOOTHING, smooth, smoothing_window
 from normbench.report.stats import Estimate, mean_band, summarize
 from normbench.style.records import StyleRun, StyleSummary, read_style_experiment
 
@@ -93,7 +93,7 @@ def loss_figure(groups: Sequence[StyleGroup]) -> Figure:
                 _draw_curve(axes, group, column, chosen[group.label])
             axes.set_xlabel("iteration")
             axes.set_ylabel(name)
-        _add_legend(figure, groups, "moving average over 3 % of the steps; band: 95 % t interval over n seeds")
+        _add_legend(figure, groups, f"moving average over {100 * SMOOTHING:g} % of the steps", "band")
         return figure
 
 
@@ -143,7 +143,7 @@ def contrast_figure(groups: Sequence[StyleGroup]) -> Figure:
         axes.invert_xaxis()
         axes.set_xlabel("contrast of the content image (1: as it is)")
         axes.set_ylabel("change of the output\n(% of its own contrast)")
-        _add_legend(figure, groups, "mean and 95 % t interval over n seeds")
+        _add_legend(figure, groups, "mean over seeds", "bar")
         return figure
 
 
@@ -232,8 +232,8 @@ def _styles(groups: Sequence[StyleGroup]) -> Mapping[str, Style]:
     return {group.label: chosen[group.norm, group.label] for group in groups}
 
 
-def _add_legend(figure: Figure, groups: Sequence[StyleGroup], explanation: str) -> None:
-    """Put the legend below: each norm with its number of completed runs."""
+def _add_legend(figure: Figure, groups: Sequence[StyleGroup], explanation: str, interval: str) -> None:
+    """Put the legend below: each norm with its number of completed runs, and what shows the interval, if any."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -242,6 +242,6 @@ def _add_legend(figure: Figure, groups: Sequence[StyleGroup], explanation: str) 
         lost = len(group.runs) - len(group.completed)
         text = f"{group.label}, n={len(group.completed)}" + (f", {lost} not completed" if lost else "")
         handles.append(Line2D([], [], color=style.color, linestyle=line_style(style), label=text))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, title=explanation, title_fontsize=7, alignment="left"
-    )
+    several = any(len(group.completed) > 1 for group in groups)
+    title = f"{explanation}; {f'{interval}: 95 % t interval over n seeds' if several else 'one seed: no interval'}"
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, title=title, title_fontsize=7, alignment="left")
