@@ -29,19 +29,25 @@ def stylize_all(network: nn.Module, images: Pixels) -> Pixels:
 
 
 @torch.no_grad()
-def contrast_changes(network: nn.Module, images: torch.Tensor) -> dict[float, float]:
+def contrast_changes(network: nn.Module, images: torch.Tensor, *, margin: int = 0) -> dict[float, float]:
     """Measure, for each factor c, how much the output changes when the contrast of the input is multiplied by c.
 
     An image x ``(3, H, W)`` with mean m (one number a channel) becomes ``m + c (x - m)``; its change is
     ``|f(m + c (x - m)) - f(x)| / |f(x) - mean of f(x)|``, Euclidean norms over the image: 0 where the output stays the
-    same, 1 where it moves as far as its own contrast goes. The mean over `images`, ``(N, 3, H, W)`` in [-1, 1].
+    same, 1 where it moves as far as its own contrast goes. The mean over `images`, ``(N, 3, H, W)`` in [-1, 1], whose
+    outermost `margin` pixels are padding and not looked at.
     """
     network.eval()
     mean = images.mean(dim=(2, 3), keepdim=True)
-    output = network(images)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = network(x)
+        return y[..., margin : y.shape[2] - margin, margin : y.shape[3] - margin]
+
+    output = run(images)
     scale = _length(output - output.mean(dim=(2, 3), keepdim=True))
     return {
-        factor: (_length(network(mean + factor * (images - mean)) - output) / scale.clamp(min=1e-12)).mean().item()
+        factor: (_length(run(mean + factor * (images - mean)) - output) / scale.clamp(min=1e-12)).mean().item()
         for factor in CONTRAST_FACTORS
     }
 

@@ -32,8 +32,8 @@ class StyleTrainConfig(_Frozen):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Written `lr` or `learning_rate`."""
     content_weight: float = Field(default=1.0, ge=0)
-    style_weight: float = Field(default=5.0, ge=0)
-    total_variation_weight: float = Field(default=1.0, ge=0)
+    style_weight: float = Field(default=1.0, ge=0)
+    total_variation_weight: float = Field(default=0.3, ge=0)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, fp32 elsewhere. Losses are computed in fp32."""
 

@@ -25,7 +25,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RESNET9 = "resnet9"
 RESNET9_STYLE_LAYERS = (0, 1, 3, 4, 6)
 """Each convolution with its norm and ReLU outside the last residual, and the first residual."""
-RESNET9_CONTENT_LAYER = 4
+RESNET9_CONTENT_LAYER = 3
+"""The residual: in short trainings its maps were matched sooner than those of the convolution behind it."""
 
 
 class Features(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from normbench.records import REPORT_FOLDER, write_text_atomically
 from normbench.report.figures import figure_style, line_style, save_figure
 from normbench.report.palette import Style, styles
-from normbench.report.plots import smooth, smoothing_window
+from normbench.report.plots import SMOOTHING, smooth, smoothing_window
 from normbench.report.stats import Estimate, mean_band, summarize
 from normbench.style.records import StyleRun, StyleSummary, read_style_experiment
 
@@ -93,7 +94,9 @@ def loss_figure(groups: Sequence[StyleGroup]) -> Figure:
                 _draw_curve(axes, group, column, chosen[group.label])
             axes.set_xlabel("iteration")
             axes.set_ylabel(name)
-        _add_legend(figure, groups, "moving average over 3 % of the steps; band: 95 % t interval over n seeds")
+        _add_legend(
+            figure, groups, f"moving average over {100 * SMOOTHING:g} % of the steps", "band", with_markers=False
+        )
         return figure
 
 
@@ -143,7 +146,7 @@ def contrast_figure(groups: Sequence[StyleGroup]) -> Figure:
         axes.invert_xaxis()
         axes.set_xlabel("contrast of the content image (1: as it is)")
         axes.set_ylabel("change of the output\n(% of its own contrast)")
-        _add_legend(figure, groups, "mean and 95 % t interval over n seeds")
+        _add_legend(figure, groups, "mean over seeds", "bar", with_markers=True)
         return figure
 
 
@@ -175,7 +178,7 @@ def picture_grid(groups: Sequence[StyleGroup]) -> Figure:
             for column, (title, picture) in enumerate(zip(columns, pictures, strict=True), start=1):
                 grid[row][column].imshow(picture, interpolation="nearest")
                 if row == 0:
-                    grid[0][column].set_title(title)
+                    grid[0][column].set_title(fill(title, 17))
         grid[0][0].imshow(samples.style)
         grid[0][0].set_title("style")
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
@@ -232,8 +235,10 @@ def _styles(groups: Sequence[StyleGroup]) -> Mapping[str, Style]:
     return {group.label: chosen[group.norm, group.label] for group in groups}
 
 
-def _add_legend(figure: Figure, groups: Sequence[StyleGroup], explanation: str) -> None:
-    """Put the legend below: each norm with its number of completed runs."""
+def _add_legend(
+    figure: Figure, groups: Sequence[StyleGroup], explanation: str, interval: str, *, with_markers: bool
+) -> None:
+    """Put the legend below: each norm with its number of completed runs, and what shows the interval, if any."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -241,7 +246,8 @@ def _add_legend(figure: Figure, groups: Sequence[StyleGroup], explanation: str) 
         style = _styles(groups)[group.label]
         lost = len(group.runs) - len(group.completed)
         text = f"{group.label}, n={len(group.completed)}" + (f", {lost} not completed" if lost else "")
-        handles.append(Line2D([], [], color=style.color, linestyle=line_style(style), label=text))
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, title=explanation, title_fontsize=7, alignment="left"
-    )
+        marker = style.marker if with_markers else ""
+        handles.append(Line2D([], [], color=style.color, linestyle=line_style(style), marker=marker, label=text))
+    several = any(len(group.completed) > 1 for group in groups)
+    title = f"{explanation}; {f'{interval}: 95 % t interval over n seeds' if several else 'one seed: no interval'}"
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title, title_fontsize=7, alignment="left")

@@ -35,7 +35,7 @@ from normbench.style.apply import contrast_changes, stylize_all
 from normbench.style.config import STYLENET, StyleRunConfig, StyleTrainConfig
 from normbench.style.events import StepLosses, StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.features import VGG16, FeatureNetwork, resnet9_features, vgg16_features
-from normbench.style.images import Pixels, cut_to_square, read_folder, read_style, resize_all
+from normbench.style.images import MARGIN, Pixels, cut_to_square, pad_image, read_folder, read_style, resize_all
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
 from normbench.style.records import Samples, StyleSummary
 
@@ -146,7 +146,8 @@ def train_style_run(
     yield from trainer.run()
     save_style_model(network, config, model_file)
     samples = Samples(shown, stylize_all(network, shown), style)
-    changes = contrast_changes(network, normalize(torch.from_numpy(shown).to(device).permute(0, 3, 1, 2)))
+    padded = torch.from_numpy(np.stack([pad_image(image) for image in shown])).to(device).permute(0, 3, 1, 2)
+    changes = contrast_changes(network, normalize(padded), margin=MARGIN)
     yield StyleTrained(trainer.summarize(changes), samples)
 
 

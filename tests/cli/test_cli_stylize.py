@@ -1,18 +1,19 @@
 """``normbench stylize`` on the command line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 import yaml
+from local_worker import LocalWorker
 from PIL import Image
-from typer.testing import CliRunner
 
 import normbench.cli.stylize_running as running
-from normbench.cli.stylize import app
-from normbench.errors import ConfigError, DataError, NormBenchError, RunError
 from normbench.models import build_model
 from normbench.norms import make_norm
 
@@ -22,12 +23,17 @@ TINY = [
 ]
 
 
-def run(*arguments: object, exit_code: int = 0) -> tuple[str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == exit_code, result.output
-    return result.stdout, result.stderr
+@pytest.fixture
+def stylize(normbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Call ``normbench stylize``; runs train in this process instead of a worker's."""
+    monkeypatch.setattr(running, "Worker", LocalWorker)
+
+    def call(*arguments: object, code: int = 0) -> Any:
+        result = normbench("stylize", *map(str, arguments))
+        assert result.code == code, result.err
+        return result
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -40,66 +46,74 @@ def features_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_apply_and_redraw(tmp_path: Path, features_run: Path) -> None:
+def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, features_run: Path) -> None:
     style = tmp_path / "style.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)).save(style)
     arguments = ["train", "--style", style, "--norm", "gn", "--norm-option", "groups=8", "--features", features_run]
-    stdout, stderr = run(*arguments, *TINY, "--runs-dir", tmp_path / "runs")
-    assert "GN (groups=8) seed 0 | Step 0/2 | Content: " in stderr
-    (model,) = (tmp_path / "runs" / "stylize").glob("gn-stylenet-s0-*/model.pt")
-    assert str(model) in stdout.splitlines()
-    assert "| GN (groups=8) |" in stdout
+    trained = stylize(*arguments, *TINY)
+    assert "GN (groups=8) seed 0 | Step 0/2 | Content: " in trained.err
+    (model,) = Path("runs/stylize").glob("gn-stylenet-s0-*/model.pt")
+    assert str(model) in trained.out.splitlines()
+    assert "| GN (groups=8) |" in trained.out
     assert json.loads((model.parent / "environment.json").read_text())["features"] == str(features_run)
 
-    stdout, stderr = run(*arguments, *TINY, "--runs-dir", tmp_path / "runs")
-    assert "completed before, kept" in stderr
-
-    odd, broken = tmp_path / "odd.png", tmp_path / "broken.png"
+    odd, broken, out = tmp_path / "odd.png", tmp_path / "broken.png", tmp_path / "out"
     Image.new("LA", (37, 21), (90, 128)).save(odd)
     broken.write_text("no image")
-    out = tmp_path / "out"
-    stdout, stderr = run("apply", model.parent, broken, odd, "--out", out, "--device", "cpu", exit_code=1)
-    assert stdout.split() == [str(out / "odd-stylized.png")]
-    assert "broken.png: not an image" in stderr
+    applied = stylize("apply", model.parent, broken, odd, "--out", out, "--device", "cpu", code=1)
+    assert applied.out.split() == [str(out / "odd-stylized.png")]
+    assert "broken.png: not an image" in applied.err
     with Image.open(out / "odd-stylized.png") as image:
         assert (image.size, image.mode) == ((37, 21), "RGB")
+    same_name = stylize("apply", model, odd, tmp_path / "other" / "odd.png", code=2)
+    assert "two images have the same name" in same_name.err
 
-    curves = tmp_path / "runs" / "stylize" / "report" / "style_losses.png"
+    curves = Path("runs/stylize/report/style_losses.png")
     curves.unlink()
-    stdout, _ = run("plots", tmp_path / "runs")
-    assert str(curves) in stdout.splitlines()
+    assert str(curves) in stylize("plots").out.splitlines()
     assert curves.exists()
 
 
-def test_mistakes_are_said_before_anything_is_trained(tmp_path: Path, features_run: Path) -> None:
-    runs = ["--runs-dir", tmp_path / "runs"]
-    with pytest.raises(ConfigError, match="give --norm"):
-        run("train", *runs)
-    with pytest.raises(ConfigError, match="did you mean 'in'"):
-        run("train", "--norm", "inn", *runs)
-    for arguments, message in (
-        (["--norm", "ln_chw"], "parameters per pixel"),
-        (["--norm", "in", "--style", tmp_path / "nothing.jpg"], r"style image .*nothing\.jpg: no such file"),
-        (["--norm", "in", "--features", tmp_path / "nowhere"], "no such run folder"),
-    ):
-        with pytest.raises(NormBenchError, match=message):
-            run("train", *arguments, *TINY, *runs)
-    with pytest.raises(DataError, match="no such model"):
-        run("apply", tmp_path / "model.pt", tmp_path / "image.png")
-    with pytest.raises(RunError, match="no style-transfer runs there"):
-        run("plots", tmp_path)
-    assert not (tmp_path / "runs").exists()
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train"], 2, "give --norm"),
+        (["train", "--norm", "inn"], 2, "did you mean 'in'"),
+        (["train", "--norm", "ln_chw", *TINY], 2, "parameters per pixel"),
+        (["train", "--norm", "in", "--style", "nothing.jpg", *TINY], 3, "style image nothing.jpg: no such file"),
+        (["train", "--norm", "in", *TINY, "--content", "nowhere"], 3, "content nowhere: no such folder"),
+        (["train", "--norm", "in", "--features", "nowhere", *TINY], 1, "--features nowhere: no such run folder"),
+        (["compare", "styl"], 2, "styl: no such config file"),
+        (["apply", "model.pt", "image.png"], 3, "model.pt: no such model"),
+        (["plots", "."], 1, "no style-transfer runs there"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_trained(
+    stylize: Callable[..., Any], arguments: list[str], code: int, message: str
+) -> None:
+    result = stylize(*arguments, code=code)
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not Path("runs").exists()
 
 
-def test_the_default_feature_network_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_the_default_feature_network_is_trained_once(
+    stylize: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(running, "FEATURE_IMAGES", {"cpu": {"num_train": 32, "num_test": 10}})
     monkeypatch.setattr(running, "FEATURE_TRAINING", {"cpu": {"epochs": 1, "batch_size": 16}})
-    arguments = ["train", "--norm", "none", *TINY, "--runs-dir", tmp_path / "runs"]
-    _, first = run(*arguments)
-    assert "training the feature network once, a resnet9 on synthetic" in first
+    monkeypatch.setattr(running, "_report", lambda *_: None)
+    arguments = ["train", "--norm", "none", *TINY]
+    assert "training the feature network once, a resnet9 on synthetic" in stylize(*arguments).err
     (checkpoint,) = (tmp_path / "cache" / "normbench").rglob("checkpoint.pt")
     written = checkpoint.stat().st_mtime_ns
-    _, again = run(*arguments)
-    assert "training the feature network" not in again
+    again = stylize(*arguments)
+    assert "training the feature network" not in again.err
+    assert "none seed 0: content" in again.err
+    assert "(completed before, kept)" in again.err
     assert checkpoint.stat().st_mtime_ns == written
+
+    checkpoint.unlink()
+    assert "training the feature network once" in stylize(*arguments).err
+    assert checkpoint.exists()
