@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -34,10 +35,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """Start the program in `folder`, as the leader of its own process group, as a shell does."""
+    """Start the program in `folder`, as the leader of its own process group, as a shell does.
+
+    Ctrl-C works there even where the tests themselves run in the background, which ignores it.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "normbench", *arguments], cwd=folder, env=environment(**extra), text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
