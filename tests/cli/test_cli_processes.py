@@ -91,6 +91,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_is_told_and_the_records_stay(fo
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would ignore it
 
     with subprocess.Popen(
         [sys.executable, "-m", "normbench", "compare", "long.yaml"], cwd=folder, env=environment(), text=True,

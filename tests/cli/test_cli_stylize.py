@@ -97,6 +97,7 @@ def test_mistakes_are_said_before_anything_is_trained(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_the_default_feature_network_is_trained_once(
     stylize: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ def compare(folder: Path, config: str, *flags: str, code: int = 0) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_probe_runs_is_reported_and_tells_how_long_another_takes(tmp_path: Path) -> None:
     tables = compare(tmp_path, "batch_one: {steps: 5}\n", "--tensorboard")["tables"]
     (row,) = tables[0]["rows"]
