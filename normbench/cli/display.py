@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from normbench.cli.console import note
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 
@@ -60,10 +60,11 @@ def ending(event: RunEnded | RunBusy) -> str:
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
-def hitch(event: EngineFellBack | CheckpointFailed) -> str:
-    """Say in a line what a run does without."""
-    if isinstance(event, EngineFellBack):
-        return f"steps run eagerly: {event.reason}"
+def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
+    """Say in a line what a run does without, if anything."""
+    if isinstance(event, FactsLearned):
+        reason = event.facts.get("engine_fallback")
+        return f"steps run eagerly: {reason}" if reason else None
     return f"training goes on without a checkpoint: {event.reason}"
 
 
@@ -105,8 +106,8 @@ class LineDisplay:
                 f"{name} Epoch {row.epoch}/{epochs} | Test accuracy: {100 * row.test_accuracy:.2f} % | "
                 f"Test loss: {row.test_loss:.4f} | {row.train_seconds:.2f} s"
             )
-        else:
-            note(f"{name}: {hitch(event.event)}")
+        elif text := hitch(event.event):
+            note(f"{name}: {text}")
 
 
 class LiveDisplay:
@@ -165,8 +166,8 @@ class LiveDisplay:
         elif isinstance(event.event, EpochDone):
             test = f"test {100 * event.event.row.test_accuracy:.1f} %"
             self._progress.update(self._tasks[event.plan.run_id], test=test)
-        else:
-            self._print(f"{name_of(event.plan)}: {hitch(event.event)}", "yellow")
+        elif text := hitch(event.event):
+            self._print(f"{name_of(event.plan)}: {text}", "yellow")
 
     def _add(self, name: str, *, total: int, progress: str, completed: int = 0) -> TaskID:
         return self._progress.add_task(

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone, TrainingDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.folder import RunFolder
@@ -32,10 +32,10 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunProgressed:
-    """A run reports steps, an epoch, or what it had to do without."""
+    """A run reports steps, an epoch, how its steps run, or what it had to do without."""
 
     plan: RunPlan
-    event: StepsDone | EpochDone | EngineFellBack | CheckpointFailed
+    event: StepsDone | EpochDone | FactsLearned | CheckpointFailed
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class ExperimentRunner:
                 active.folder.append_steps(event.losses)
             elif isinstance(event, EpochDone):
                 active.folder.append_epoch(event.row)
-            elif isinstance(event, EngineFellBack):
-                active.facts |= {"engine": "eager", "engine_fallback": event.reason}
+            elif isinstance(event, FactsLearned):
+                active.facts |= event.facts
                 active.folder.write_environment(active.facts)
             self.listener(RunProgressed(active.plan, event))
         return None

@@ -136,6 +136,11 @@ def _measured(section: Section) -> dict[str, str]:
         values = sorted({str(run.environment[key]) for run in runs if run.environment.get(key) is not None})
         if values or key in section.environment:
             found[key.replace("_", " ")] = ", ".join(values) or section.environment[key]
+    if paths := section.norm_paths:
+        several = len(paths) > 1
+        found["norm path"] = "; ".join(
+            f"{path} ({', '.join(labels)})" if several else path for path, labels in paths.items()
+        )
     if "commit" in found and any(run.environment.get("dirty") for run in runs):
         found["commit"] += ", with changes that were not committed"
     days = sorted(time[:10] for run in runs for time in (run.status.started_at, run.status.ended_at) if time)

@@ -256,6 +256,11 @@ def _notes(section: Section) -> list[str]:
             notes.append(
                 f"{group.label}: epoch times of seed {seeds} vary by more than {DRIFT:.0%}; compare times with care."
             )
+    paths = section.norm_paths
+    if any(path.startswith("fused") for path in paths):
+        for path, labels in paths.items():
+            if "native" in path:
+                notes.append(f"Not all norms ran fused; {', '.join(labels)}: {path}. This shows in their times.")
     commits = {str(run.environment["commit"]) for run in section.runs if run.environment.get("commit")}
     if len(commits) > 1:
         notes.append(f"The runs were made by {len(commits)} different commits.")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from normbench.cli.display import LineDisplay, LiveDisplay, make_display
 from normbench.config import RunConfig
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 from normbench.records import EpochRow, Status, Summary
@@ -72,7 +72,8 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
     events = [
         RunStarted(gn, 0),
         RunStarted(gn, 2),
-        RunProgressed(gn, EngineFellBack("not capturable: x")),
+        RunProgressed(gn, FactsLearned({"norm_path": "fused"})),
+        RunProgressed(gn, FactsLearned({"engine": "eager", "engine_fallback": "not capturable: x"})),
         RunProgressed(gn, CheckpointFailed("disk full")),
         RunProgressed(gn, EpochDone(ROW)),
         RunEnded(gn, status("completed"), SUMMARY),

@@ -10,7 +10,7 @@ import pytest
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.errors import DataError, DivergedError, FolderError
 from normbench.experiment import folder as folder_module
 from normbench.experiment.folder import RunFolder
@@ -160,15 +160,16 @@ def test_what_a_run_has_to_do_without_is_told_and_recorded(tmp_path, seen) -> No
     def script(*arguments: Any) -> Iterator[Any]:
         events = whole_run(*arguments)
         yield next(events)
-        yield EngineFellBack("not capturable: x")
+        yield FactsLearned({"engine": "eager", "engine_fallback": "not capturable: x", "norm_path": "fused"})
         yield CheckpointFailed("no space")
         yield from events
 
     assert runner_for(tmp_path, seen, script).run([BN])
     environment = read_run(tmp_path / BN.run_id).environment
     assert (environment["engine"], environment["engine_fallback"]) == ("eager", "not capturable: x")
+    assert (environment["norm_path"], environment["torch"]) == ("fused", "none")
     assert [type(event.event) for event in seen if isinstance(event, RunProgressed)][:2] == [
-        EngineFellBack,
+        FactsLearned,
         CheckpointFailed,
     ]
 
