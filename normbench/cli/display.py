@@ -158,7 +158,8 @@ class LiveDisplay:
             label = event.plan.config.label
             if not self._is_wide and len(label) > _NARROW_LABEL:
                 label = f"{label[: _NARROW_LABEL - 1]}…"
-            name = f"{label} seed {event.plan.config.seed}"
+            point = f" ({event.plan.point})" if event.plan.point and self._is_wide else ""
+            name = f"{label}{point} seed {event.plan.config.seed}"
             task = self._add(name, total=epochs, completed=event.num_epochs, progress="preparing")
             self._tasks[event.plan.run_id] = task
         elif isinstance(event.event, StepsDone):

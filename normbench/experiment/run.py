@@ -80,6 +80,11 @@ def planned_state(folder: Path) -> PlannedState:
     return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
 
 
+def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
+    """Return whether a run in that state is run, and not kept as it is."""
+    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
+
+
 @dataclass
 class ExperimentRunner:
     """Runs plans in an experiment's folder, on as many workers as there are devices.
@@ -149,8 +154,7 @@ class ExperimentRunner:
         return num_completed
 
     def _is_kept(self, folder: Path) -> bool:
-        state = planned_state(folder)
-        return not self.force and (state == "completed" or (state in ("failed", "diverged") and not self.retry))
+        return not is_due(planned_state(folder), force=self.force, retry=self.retry)
 
     def _start(self, plan: RunPlan, folder: RunFolder, worker: Worker) -> None:
         worker.revive()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from normbench.config import RunConfig, Value
-from normbench.engine.device import describe, set_precision
+from normbench.engine.device import DeviceName, describe, set_precision, visible_gpus
 from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
@@ -31,6 +31,15 @@ def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, d
         DataError: it is missing or damaged.
     """
     yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
+
+
+def worker_environments(devices: frozenset[DeviceName]) -> Iterator[list[dict[str, str]]]:
+    """Yield once: the environment variables of each worker that runs on `devices` can share.
+
+    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
+    """
+    others = visible_gpus()[1:] if devices == {"cuda"} else []
+    yield [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
 
 
 def train_run(

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from command import TINY
+from local_worker import LocalWorker
 
 from normbench.experiment.folder import RunFolder
 from normbench.records import read_experiment
@@ -78,6 +80,31 @@ def test_again_keeps_what_is_completed_and_says_so(quick, tiny, tmp_path) -> Non
     code, _, err = quick("compare", tiny, "--set", "norms=[bn]", "--force")
     assert code == 0
     assert "BN Epoch 1/2" in err
+
+
+def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypatch) -> None:
+    """Three GPUs and two runs: two workers, of which the second sees the second GPU alone."""
+    made = []
+
+    class Recorded(LocalWorker):
+        def __init__(self, environment: dict[str, str] | None = None) -> None:
+            super().__init__(environment=environment)
+            made.append(self)
+
+    def environments(devices: frozenset[str]) -> Iterator[list[dict[str, str]]]:
+        assert devices == {"cpu"}
+        yield [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+
+    monkeypatch.setattr("normbench.cli.running.Worker", Recorded)
+    monkeypatch.setattr("normbench.experiment.train.worker_environments", environments)
+    code, _, err = quick("compare", tiny)
+    assert code == 0
+    assert [worker.environment for worker in made] == [{}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert err.index("GN Epoch 1/2") < err.index("BN Epoch 2/2")
+
+    code, _, err = quick("compare", tiny)  # nothing is due
+    assert code == 0
+    assert len(made) == 3
 
 
 def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> None:

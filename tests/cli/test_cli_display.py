@@ -1,6 +1,7 @@
 """What progress looks like, on a terminal and off it."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -132,6 +133,20 @@ def test_80_columns_suffice(label: str) -> None:
     assert max(len(everything), len(run)) <= 80
     for part in ("seed 0", "epoch 1/5", "loss 2.2131", "train 25.0 %", "4,568 img/s"):
         assert part in run
+
+
+def test_runs_that_train_at_once_have_a_bar_each() -> None:
+    plans = [plan("bn"), plan("gn"), replace(plan("gn"), run_id="other", point="batch size 8")]
+    events = [RunStarted(found, 0) for found in plans]
+    progress = [RunProgressed(plans[0], steps(0, 391)), RunProgressed(plans[2], steps(0, 100, epoch=3))]
+    everything, *bars, _ = screen(140, *events, *progress, plans=plans)
+    assert "0/3 runs" in everything
+    assert [bar.split("  ")[0].split(" ━")[0].strip() for bar in bars] == [
+        "BN seed 0", "GN seed 0", "GN (batch size 8) seed 0",
+    ]  # fmt: skip
+    assert "epoch 1/5" in bars[0]
+    assert "preparing" in bars[1]
+    assert "epoch 3/5" in bars[2]
 
 
 def test_runs_leave_the_screen_as_lines() -> None:
