@@ -14,11 +14,15 @@ from normbench.cli.console import note
 from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
 
 _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
+_TIMING = "timing"
+"""Among the tasks, where runs are called by their ids."""
+
 _STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
@@ -30,7 +34,7 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Show what `event` says."""
 
 
@@ -68,6 +72,11 @@ def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
     return f"training goes on without a checkpoint: {event.reason}"
 
 
+def untimed(event: TimingEnded) -> str:
+    """Say in a line that norms are not timed against each other, and why."""
+    return f"times per epoch are those of the runs, each by itself: {event.problem}"
+
+
 class LineDisplay:
     """Lines for logs: ``GN Epoch 1/5 | Batch 0/782 | Loss: 2.3121``."""
 
@@ -80,7 +89,7 @@ class LineDisplay:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
             note(_STOPPING)
@@ -88,7 +97,12 @@ class LineDisplay:
             note(ending(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
-        elif event.num_epochs:
+        elif isinstance(event, TimingStarted):
+            note(f"timing the steps of {event.num_norms} norms against each other")
+        elif isinstance(event, TimingEnded):
+            if event.problem:
+                note(untimed(event))
+        elif isinstance(event, RunStarted) and event.num_epochs:
             note(f"{name_of(event.plan)}: goes on after epoch {event.num_epochs}")
 
     def _progress(self, event: RunProgressed) -> None:
@@ -143,16 +157,18 @@ class LiveDisplay:
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Update the display."""
         self._show(event)
         self._progress.refresh()
 
-    def _show(self, event: ExperimentEvent) -> None:
+    def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
             self._print(_STOPPING, "yellow")
         elif isinstance(event, RunEnded | RunBusy):
             self._end(event)
+        elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
+            self._show_timing(event)
         elif isinstance(event, RunStarted):
             epochs = event.plan.config.train.epochs
             label = event.plan.config.label
@@ -188,6 +204,17 @@ class LiveDisplay:
         )
         self._share[plan.run_id] = done / epochs
         self._progress.update(self._all, completed=self._num_ended + sum(self._share.values()))
+
+    def _show_timing(self, event: TimingEvent) -> None:
+        if isinstance(event, TimingStarted):
+            self._tasks[_TIMING] = self._add(f"timing {event.num_norms} norms", total=1, progress="in turn")
+        elif isinstance(event, TimingProgressed):
+            self._progress.update(self._tasks[_TIMING], completed=event.share)
+        else:
+            if (task := self._tasks.pop(_TIMING, None)) is not None:
+                self._progress.remove_task(task)
+            if event.problem:
+                self._print(untimed(event), "yellow")
 
     def _end(self, event: RunEnded | RunBusy) -> None:
         if (task := self._tasks.pop(event.plan.run_id, None)) is not None:

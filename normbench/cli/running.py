@@ -15,6 +15,7 @@ from normbench.errors import RunError
 from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
 from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, is_due, planned_state
+from normbench.experiment.timing import TimingPass
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
@@ -57,7 +58,7 @@ def execute(loaded: LoadedConfig, options: RunOptions) -> int:
         write_experiment(folder, resolved_experiment(loaded.experiment, plans))
         with ExitStack() as stack:
             others = [stack.enter_context(Worker(environment=more)) for more in _other_workers(due, worker)]
-            return 0 if _run(folder, plans, [worker, *others], options) else 1
+            return 0 if _run(folder, plans, [worker, *others], options, loaded.experiment.baseline) else 1
 
 
 def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
@@ -89,8 +90,11 @@ def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> 
     return plans
 
 
-def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: RunOptions) -> bool:
-    """Run the plans and report on all that is recorded, whatever happens; return whether every run is completed."""
+def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: RunOptions, baseline: str | None) -> bool:
+    """Run the plans, time their norms against each other, and report on all that is recorded, whatever happens.
+
+    Return whether every run is completed.
+    """
     display = make_display(plans)
 
     def listen(event: ExperimentEvent) -> None:
@@ -103,7 +107,11 @@ def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: Run
     )
     try:
         with HeldSignals() as signals, display:
-            return runner.run(plans, signals.arrived)
+            completed = runner.run(plans, signals.arrived)
+            if not signals.arrived():
+                timing = TimingPass(folder, plans, workers[0], display, options.data_dir, baseline, options.force)
+                timing.run(signals.arrived)
+            return completed
     finally:
         _report(folder, options)
 

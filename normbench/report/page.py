@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING
 
 from normbench.records import ExperimentRecord
 from normbench.report.answers import answers, unfinished
+from normbench.report.captions import describe_data, field_name, format_scalar
 from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
 from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.paired import MARGIN
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
-from normbench.report.tables import (
-    Table,
-    comparison_tables,
-    describe_data,
-    field_name,
-    format_scalar,
-)
+from normbench.report.tables import Table, comparison_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
