@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,45 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
     code, _, err = quick("compare", tiny)  # nothing is due
     assert code == 0
     assert len(made) == 3
+
+
+def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
+    timing = tmp_path / "runs" / "tiny" / "timing.json"
+    code, _, err = quick("compare", tiny, "--set", "norms=[bn]")
+    assert code == 0
+    assert not timing.exists()  # nothing to compare with
+
+    code, out, err = quick("compare", tiny)
+    assert "timing the steps of 2 norms against each other" in err
+    (session,) = read_experiment(timing.parent).timing.sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN"]
+    assert "interleaved in one process" in " ".join(out.split())
+    before = timing.stat().st_mtime_ns
+
+    code, out, err = quick("compare", tiny)
+    assert "timing" not in err
+    assert timing.stat().st_mtime_ns == before
+    assert "interleaved in one process" in " ".join(out.split())
+
+    quick("compare", tiny, "--set", "norms=[bn, gn, none]")
+    (session,) = read_experiment(timing.parent).timing.sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN", "none"]
+
+
+def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monkeypatch) -> None:
+    from normbench.experiment import interleave
+
+    def interrupted(wanted, schedule, data_dir):
+        signal.raise_signal(signal.SIGINT)
+        yield 0.5
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(interleave, "time_setting", interrupted)
+    code, out, err = quick("compare", tiny)
+    assert code == 130
+    assert "times per epoch are those of the runs, each by itself: the timing of norms" in err
+    assert "over runs and epochs" in " ".join(out.split())
+    assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 
 
 def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> None:

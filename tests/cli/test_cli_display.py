@@ -11,6 +11,7 @@ from normbench.config import RunConfig
 from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing import TimingEnded, TimingProgressed, TimingStarted
 from normbench.records import EpochRow, Status, Summary
 
 
@@ -83,6 +84,10 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
         RunEnded(gn, status("failed", "killed"), None, skipped=True),
         RunBusy(gn),
         Stopping(),
+        TimingStarted(4),
+        TimingProgressed(0.5),
+        TimingEnded(None),
+        TimingEnded("out of memory"),
     ]
     assert lines_of(events, capsys, [gn]) == [
         "GN seed 0: goes on after epoch 2",
@@ -95,6 +100,8 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
         "GN seed 0: failed: killed; --retry runs it again",
         "GN seed 0: another process is training it; left to that",
         "stopping: running runs end their step and save a checkpoint; again to stop at once",
+        "timing the steps of 4 norms against each other",
+        "times per epoch are those of the runs, each by itself: out of memory",
     ]
 
 
@@ -147,6 +154,15 @@ def test_runs_that_train_at_once_have_a_bar_each() -> None:
     assert "epoch 1/5" in bars[0]
     assert "preparing" in bars[1]
     assert "epoch 3/5" in bars[2]
+
+
+def test_the_timing_pass_has_a_bar() -> None:
+    _, bar, _ = screen(80, TimingStarted(4), TimingProgressed(0.5), plans=[plan()])
+    assert bar.startswith("timing 4 norms")
+    assert "in turn" in bar
+    *bars, printed = screen(80, TimingStarted(4), TimingEnded("out of memory"), plans=[plan()])
+    assert len(bars) == 1
+    assert "each by itself: out of memory" in printed
 
 
 def test_runs_leave_the_screen_as_lines() -> None:
