@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normbench.records import REPORT_FOLDER, ExperimentRecord, RunRecord, read_experiment, read_run, write_text_atomically
+from normbench.records import (
+    REPORT_FOLDER,
+    ExperimentRecord,
+    RunRecord,
+    read_experiment,
+    read_run,
+    write_text_atomically,
+)
 from normbench.report.figures import save_figure
 from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
 from normbench.report.markdown import page_to_markdown

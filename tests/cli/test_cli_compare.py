@@ -142,7 +142,7 @@ def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monk
     monkeypatch.setattr(interleave, "time_setting", interrupted)
     code, out, err = quick("compare", tiny)
     assert code == 130
-    assert "times per epoch are those of the runs, each by itself: the timing of norms" in err
+    assert "tables take times from the runs instead: stopped" in err
     assert "over runs and epochs" in " ".join(out.split())
     assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 
