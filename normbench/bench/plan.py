@@ -8,9 +8,11 @@ from typing import Any
 
 from normbench.bench.results import TUTORIAL
 from normbench.config import RunConfig
+from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.plan import PlanError, draft_runs, finish_plans
 from normbench.loader import load_config
+from normbench.norms import NormFactory, make_norm
 
 VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -90,3 +92,59 @@ def batch_sizes(text: str) -> list[int]:
             raise ConfigError(f"--batch-sizes: {part.strip()!r} is not a whole number from 1; for example 64,1024")
         sizes.append(int(part))
     return list(dict.fromkeys(sizes))
+
+
+def shapes(text: str | None, sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Read ``64x32x32,128x16x16`` (C, H, W) and return it for every batch size; None: the layers of NormResNet.
+
+    Raises:
+        ConfigError: a shape is not three whole numbers from 1.
+    """
+    layers = [_layer_shape(part) for part in text.split(",")] if text is not None else _normresnet_layers()
+    return [(size, *layer) for size in sizes for layer in dict.fromkeys(layers)]
+
+
+def _layer_shape(text: str) -> tuple[int, int, int]:
+    parts = text.strip().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise ConfigError(f"--shapes: {text.strip()!r} is not CxHxW, such as 64x32x32")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _normresnet_layers() -> list[tuple[int, int, int]]:
+    from normbench.models.normresnet import CHANNELS_AND_STRIDES
+
+    layers, size = [], 32
+    for num_channels, stride in CHANNELS_AND_STRIDES:
+        size //= stride
+        layers.append((num_channels, size, size))
+    return layers
+
+
+def factories(norms: Sequence[str]) -> list[NormFactory]:
+    """Return a factory for each norm.
+
+    Raises:
+        ConfigError: a norm does not exist.
+    """
+    found = []
+    for norm in norms:
+        try:
+            found.append(make_norm(norm))
+        except ConfigError as error:
+            raise ConfigError(f"--norms: {error}") from error
+    return found
+
+
+def device_and_precision(device: str | None, precision: str | None) -> tuple[DeviceName, Precision]:
+    """Resolve what ``--device`` and ``--precision`` say; None stands for ``auto``.
+
+    Raises:
+        ConfigError: something that does not exist.
+        DeviceError: a device that is not here.
+    """
+    flags = {"norms": ["bn"], "device": device, "train.precision": precision}
+    given = {path: value for path, value in flags.items() if value is not None}
+    experiment = load_config(None, flags=given, default_name="bench").experiment
+    resolved = resolve_device(experiment.device)
+    return resolved, resolve_precision(experiment.train.precision, resolved)

@@ -54,7 +54,8 @@ BREAKDOWN_NOTES = (
 )
 LAYER_NOTES = (
     "GB/s: the fewest bytes that must move (forward reads x and writes y; backward reads x and dy and writes dx) by "
-    "the median time. of copy: relative to copying a tensor of the same size in the same rounds, bytes read plus written.",
+    "the median time. of copy: relative to copying a tensor of the same size in the same rounds, bytes read plus bytes "
+    "written.",
     "kept: what autograd keeps for backward, each storage once, the input included, parameters and buffers not.",
 )
 

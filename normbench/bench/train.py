@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from normbench.bench.breakdown import profile_steps
 from normbench.bench.cases import Case, EngineCase, Images, TutorialCase
+from normbench.bench.failures import reason
 from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, with_ratios
 from normbench.config import RunConfig
 from normbench.engine.device import DeviceName, synchronize
@@ -198,17 +199,6 @@ def _row(measured: _Measured, times: StepTimes | None) -> TrainRow:
         epoch_seconds=tuple(measured.epoch_seconds),
         breakdown=measured.breakdown,
     )
-
-
-def reason(error: Exception) -> str:
-    """Return in a line what went wrong."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory beside the other cases: {_first_line(error)}"
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _wake(device: DeviceName) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,6 +101,58 @@ def train(
         )
 
     raise typer.Exit(_measure("train", bench.run, collect, runs_dir, json_output=json_output))
+
+
+@app.command()
+def layers(
+    norms: NormsOption = "bn,ln,in,gn,none",
+    batch_sizes: Annotated[
+        str | None, typer.Option(metavar="N,...", help="64,1024 on cuda, 64 elsewhere.", show_default=False)
+    ] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="CxHxW,...", help="Layers to measure; those of norm_resnet if left out."),
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    rounds: RoundsOption = None,
+    quick: QuickOption = False,
+    runs_dir: RunsDirOption = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """Time each norm with its activation alone, forward and backward, as a share of the copy bandwidth.
+
+    Example: normbench bench layers --norms bn,gn --batch-sizes 1024
+    """
+    from normbench.bench import plan
+    from normbench.bench.layers import LayerBench, LayerBenchSettings
+    from normbench.bench.results import LayerResults
+    from normbench.cli.console import note
+
+    on_cuda = _uses_cuda(device)
+    sizes = plan.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
+    factories = plan.factories(plan.names("--norms", norms))
+    chosen_device, chosen_precision = plan.device_and_precision(device, precision)
+    settings = LayerBenchSettings(
+        device=chosen_device,
+        precision=chosen_precision,
+        rounds=rounds or (5 if quick else 11),
+        block_seconds=(0.02 if quick else 0.05) if on_cuda else (0.1 if quick else 0.4),
+    )
+    chosen_shapes = plan.shapes(shapes, sizes)
+    bench = LayerBench(factories, chosen_shapes, settings, note)
+
+    def collect(started_at: str, interrupted: bool) -> LayerResults:
+        facts = {"norms": [factory.name for factory in factories], "shapes": chosen_shapes, "quick": quick}
+        return LayerResults(
+            started_at=started_at,
+            interrupted=interrupted,
+            settings=facts | asdict(settings),
+            environment=_environment(chosen_device),
+            rows=bench.rows,
+        )
+
+    raise typer.Exit(_measure("layers", bench.run, collect, runs_dir, json_output=json_output))
 
 
 def _measure(
