@@ -24,6 +24,7 @@ from normbench.experiment.timing import (
     TimingStarted,
     choose_schedule,
 )
+from normbench.records import read_run
 from normbench.timings import SkippedNorm, TimedNorm, Timing, read_timing, timing_config
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
@@ -228,3 +229,22 @@ def test_real_steps_are_timed_round_by_round_and_one_that_fails_is_left_out() ->
     (skipped,) = part.skipped
     assert (skipped.label, json.loads(skipped.model_dump_json())["config"]["norm"]["name"]) == ("GN-5", "gn")
     assert "groups=5 does not divide" in skipped.reason
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_captured_steps_are_timed_and_norms_run_fused(tmp_path) -> None:
+    plans = []
+    for norm in ("bn", "gn"):
+        plan = make_plan(norm, precision="bf16", engine="graph")
+        plans.append(RunPlan(plan.run_id, plan.config.model_copy(update={"device": "cuda"}), 0))
+    worker: Any = LocalWorker()
+    assert ExperimentRunner(tmp_path, [worker], lambda _: None).run(plans)
+    environment = read_run(tmp_path / plans[0].run_id).environment
+    assert (environment["norm_path"], environment["engine"]) == ("fused", "graph")
+    seen: list[Any] = []
+    TimingPass(tmp_path, plans, worker, seen.append).run()
+    assert seen[-1] == TimingEnded(None)
+    (session,) = read_timing(tmp_path).sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN"]
+    assert not session.skipped
+    assert all(norm.steps_per_block > 1 and max(norm.seconds_per_step) < 0.1 for norm in session.timed)
