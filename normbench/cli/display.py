@@ -19,7 +19,7 @@ _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
-_STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
+STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
 class Display(Protocol):
@@ -82,7 +82,7 @@ class LineDisplay:
     def __call__(self, event: ExperimentEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
-            note(_STOPPING)
+            note(STOPPING)
         elif isinstance(event, RunEnded | RunBusy):
             note(ending(event))
         elif isinstance(event, RunProgressed):
@@ -149,7 +149,7 @@ class LiveDisplay:
 
     def _show(self, event: ExperimentEvent) -> None:
         if isinstance(event, Stopping):
-            self._print(_STOPPING, "yellow")
+            self._print(STOPPING, "yellow")
         elif isinstance(event, RunEnded | RunBusy):
             self._end(event)
         elif isinstance(event, RunStarted):
