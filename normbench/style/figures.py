@@ -33,7 +33,7 @@ def loss_figure(groups: Sequence[StyleGroup]) -> Figure:
         both = figure.subplots(1, 2)
         chosen = _styles(groups)
         for axes, (name, column) in zip(both, CURVES, strict=True):
-            axes.set_yscale("log")
+            _log_scale(axes)
             for group in groups:
                 _draw_curve(axes, group, column, chosen[group.label])
             axes.set_xlabel("iteration")
@@ -42,6 +42,18 @@ def loss_figure(groups: Sequence[StyleGroup]) -> Figure:
             figure, groups, f"moving average over {100 * SMOOTHING:g} % of the steps", "band", with_markers=False
         )
         return figure
+
+
+def _log_scale(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter
+
+    def plain(value: float, _position: int) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter(FuncFormatter(plain))
 
 
 def _draw_curve(axes: Axes, group: StyleGroup, column: int, style: Style) -> None:
@@ -114,11 +126,16 @@ def picture_grid(groups: Sequence[StyleGroup]) -> Figure:
             for column, (title, picture) in enumerate(zip(columns, pictures, strict=True), start=1):
                 grid[row][column].imshow(picture, interpolation="nearest")
                 if row == 0:
-                    grid[0][column].set_title(fill(title, 17))
+                    grid[0][column].set_title(_folded(title), fontsize=7)
         grid[0][0].imshow(samples.style)
-        grid[0][0].set_title("style")
+        grid[0][0].set_title("style", fontsize=7)
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
         return figure
+
+
+def _folded(title: str) -> str:
+    """Break a label before what stands in brackets, and where it is still too wide for a picture."""
+    return "\n".join(fill(part, 18) for part in title.replace(" (", "\n(", 1).split("\n"))
 
 
 def _styles(groups: Sequence[StyleGroup]) -> Mapping[str, Style]:

@@ -198,7 +198,7 @@ def _tests(found: Sequence[StyleMeasured]) -> Grid | None:
         difference = comparison.difference
         rows.append(
             (
-                entry.measure.header,
+                entry.measure.name.replace("_", " "),
                 entry.group.label,
                 _written(entry.measure, difference.estimate, sign=True),
                 str(difference.estimate.n),
@@ -289,9 +289,9 @@ def _measured(experiment: StyleExperimentRecord, groups: Sequence[StyleGroup]) -
     found = [("seeds", ", ".join(map(str, sorted({run.config.seed for run in runs}))))]
     for path in shared:
         values = dict.fromkeys(str(g.setting[path]) for g in groups if g.setting.get(path) is not None)
-        if values:
+        if values and list(values) != ["auto"]:  # what it came to is recorded beside it
             found.append((path.removeprefix("train.").replace("_", " "), ", ".join(values)))
-    for key in ("memory_format", "num_content", "cuda", "platform", "normbench", "commit"):
+    for key in ("memory_format", "cuda", "platform", "normbench", "commit"):
         values = dict.fromkeys(str(run.environment[key]) for run in runs if run.environment.get(key) is not None)
         if values:
             found.append((key.replace("_", " "), ", ".join(values)))

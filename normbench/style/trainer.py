@@ -34,7 +34,7 @@ from normbench.style.images import Pixels
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
 from normbench.style.records import StyleSummary
 
-_STEPS_BETWEEN_REPORTS = 100
+_STEPS_BETWEEN_REPORTS = 25
 _SECONDS_BETWEEN_REPORTS = 0.5
 
 

