@@ -165,7 +165,7 @@ class _ShapeBench:
         """Compile the kernels of all layers at once; one that fails says so when it is run."""
         if self._settings.device == "cuda":
             with suppress(Exception):
-                compile_ahead(_EachOnItsOwn(modules), self._inputs[0].detach(), self._dtype)
+                compile_ahead(_EachOnItsOwn(modules), self._inputs[0].detach().float(), self._dtype)
 
     def _add(self, layer: _Layer, ways: dict[_Key, RunSteps]) -> None:
         """Measure what the layer keeps, and add its passes to what is timed."""
@@ -221,26 +221,33 @@ class _ShapeBench:
                 results[position] = work(position)
                 position = (position + 1) % self._num_sets
 
-        if self._stream is None:
-            return run
         with self._on_stream():
             run(self._num_sets)
+        if self._stream is None:
+            return run
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             run(self._layers_per_step)
-        results.clear()  # what the graph wrote; its memory stays the graph's
-
-        def replay(steps: int) -> None:
-            for _ in range(steps):
-                graph.replay()
-
-        return replay
+        results.clear()  # their memory stays the graph's
+        return _Replay(graph, work)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _autocast(self) -> torch.autocast:
         return autocast(self._settings.device, self._settings.precision)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """Replays a graph, and keeps alive the tensors that the graph reads, which `work` holds."""
+
+    graph: torch.cuda.CUDAGraph
+    work: Callable[[int], object]
+
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
+            self.graph.replay()
 
 
 class _EachOnItsOwn(nn.Module):
