@@ -74,6 +74,15 @@ def test_every_case_of_a_batch_size_is_started_before_any_is_timed(scripted) -> 
     assert {row.engine for row in bench.rows} == {"loop", "eager"}
 
 
+def test_a_breakdown_that_fails_leaves_the_times(scripted, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no profiler")
+
+    monkeypatch.setattr(bench_train, "profile_steps", fail)
+    row = run(["auto"], [2]).rows[0]
+    assert (row.note, row.failure, len(row.seconds_per_step)) == ("no breakdown: RuntimeError: no profiler", None, 2)
+
+
 @pytest.mark.parametrize("what", ["start", "run"])
 def test_a_case_that_fails_is_a_row_with_its_reason(scripted, what: str) -> None:
     scripted.failing[("gn", what)] = torch.OutOfMemoryError("no memory left\nand more")
@@ -92,13 +101,13 @@ def test_a_loss_that_diverges_in_an_epoch_leaves_the_steps_to_be_timed(scripted)
     assert rows["none"].epoch_seconds == ()
     assert rows["none"].note == "no epoch time: loss is nan at epoch 1, step 3 of 9"
     assert rows["none"].failure is None
+    assert [what for norm, _, what in calls if norm == "none"].count("epoch") == 1  # it would go on with nothing
     assert len(rows["none"].seconds_per_step) == 1
 
 
 def test_an_interruption_keeps_what_was_measured(scripted) -> None:
     bench = TrainBench(plan_runs(["auto"], [2, 4], FLAGS, []), None, QUICK, lambda _: None)
     bench.load_images()
-    scripted.failing[("gn", "run")] = None
 
     def interrupt(self: Any, steps: int) -> None:
         if self.batch_size == 4:
