@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from command import TINY
 
+from normbench.bench.folder import read_results
 from normbench.bench.layers import LayerBenchSettings
 from normbench.bench.train import TrainBenchSettings
+from normbench.cli.bench_tables import print_tables
 from normbench.engine.timing import InterleavedTimer
 
 TRAIN = ("bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--num-train", "8", "--batch-sizes", "4")
@@ -52,11 +54,14 @@ def test_layers_print_json_alone(normbench, tmp_path: Path) -> None:
     assert json.loads((folder / "results.json").read_text()) == content
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_tables_fit_the_terminal(normbench, monkeypatch, width: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    for command in ((*TRAIN, "--variants", "auto", "--norms", "evonorm_s0"), (*LAYERS, "--norms", "evonorm_s0")):
-        out = normbench(*command).out
+@pytest.mark.parametrize("command", [(*TRAIN, "--variants", "auto"), LAYERS], ids=["train", "layers"])
+def test_tables_fit_the_terminal(normbench, monkeypatch, capsys, tmp_path: Path, command: tuple[str, ...]) -> None:
+    normbench(*command, "--norms", "evonorm_s0")
+    (folder,) = (tmp_path / "runs").iterdir()
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_tables(read_results(folder))
+        out = capsys.readouterr().out
         tables = [line for line in out.splitlines() if "─" in line or "evonorm_s0 " in line]
         assert tables
         assert max(map(len, tables)) <= width
