@@ -83,7 +83,7 @@ class _Layer:
 
     norm: str
     module: nn.Module | None
-    path: str = "native: not run"
+    path: str = "native: no fused kernel for it"
     failure: str | None = None
     kept_bytes: int | None = None
 
@@ -117,7 +117,7 @@ class _ShapeBench:
         for layer in built:
             self._add(layer, ways)
             if layer.path == "fused" and isinstance(layer.module, FusedNormAct):
-                self._add(_Layer(layer.norm, nn.Sequential(*layer.module)), ways)
+                self._add(_Layer(layer.norm, nn.Sequential(*layer.module), "native: for comparison"), ways)
         self._timer = InterleavedTimer(
             ways,
             synchronize=lambda: synchronize(self._settings.device),
@@ -176,7 +176,8 @@ class _ShapeBench:
         try:
             with self._on_stream(), self._autocast():
                 _, layer.kept_bytes = forward_counting_kept_bytes(layer.module, self._inputs[0])
-            layer.path = layer.module.path if isinstance(layer.module, FusedNormAct) else "native: separate layers"
+            if isinstance(layer.module, FusedNormAct):
+                layer.path = layer.module.path
             ways[position, "forward"], ways[position, "backward"] = self._passes(layer.module)
         except Exception as error:
             layer.failure = reason(error)
