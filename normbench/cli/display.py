@@ -74,7 +74,7 @@ def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
 
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
-    return f"times per epoch are those of the runs, each by itself: {event.problem}"
+    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
 
 
 class LineDisplay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def load_experiments(path: Path | str) -> list[ExperimentRecord]:
     """Read what is recorded at `path`: one run, one experiment, or a folder of experiments; style transfer is left out.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
     """
     folder = Path(path)
     if (folder / STATUS_FILE).exists() and not is_style_run(folder):
@@ -44,17 +45,18 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
 
     Keys: experiment, run, norm, label, seed, state, reason; the configuration by dotted path (``train.batch_size``);
     the summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
-    ``environment.torch`` and so on.
+    ``environment.torch`` and so on. A run that cannot be read is left out with a warning.
 
         rows = normbench.load_runs("runs/tutorial")
         pd.DataFrame(rows).query("state == 'completed'").groupby("label")["test_accuracy"].agg(["mean", "std", "count"])
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
     """
-    rows = [
-        _row(experiment, run) for experiment in load_experiments(path) for run in (*experiment.runs, *experiment.probes)
-    ]
+    experiments = load_experiments(path)
+    for text in (text for experiment in experiments for text in experiment.unreadable):
+        warnings.warn(text, stacklevel=2)
+    rows = [_row(experiment, run) for experiment in experiments for run in (*experiment.runs, *experiment.probes)]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in keys} for row in rows]
 
@@ -79,7 +81,7 @@ def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: f
     """Return the comparison tables of all experiments at `paths`.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
         UnknownNameError: `baseline` is given and an experiment has no run of that norm.
     """
     experiments = [experiment for path in paths for experiment in load_experiments(path)]

@@ -77,8 +77,15 @@ def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> N
     path = tmp_path / "checkpoint.pt"
     events = train_run(PLAN.config, None, path, False, True)
     kinds = [type(event) for event in events]
-    epoch = [StepsDone, StepsDone, EpochDone]
-    assert kinds == [Started, StepsDone, FactsLearned, StepsDone, EpochDone, *epoch, TrainingDone]
+    # How many reports of steps there are depends on how long they take.
+    assert [kind for kind in kinds if kind is not StepsDone] == [
+        Started,
+        FactsLearned,
+        EpochDone,
+        EpochDone,
+        TrainingDone,
+    ]
+    assert kinds[1:3] == [StepsDone, FactsLearned]
     state = torch.load(path, weights_only=True)
     assert len(state["rows"]) == 2
     assert state["losses"].shape == (6,)
