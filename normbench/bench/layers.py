@@ -83,7 +83,7 @@ class _Layer:
 
     norm: str
     module: nn.Module | None
-    path: str = "native: not run"
+    path: str = "native: no fused kernel for it"
     failure: str | None = None
     kept_bytes: int | None = None
 
@@ -117,7 +117,7 @@ class _ShapeBench:
         for layer in built:
             self._add(layer, ways)
             if layer.path == "fused" and isinstance(layer.module, FusedNormAct):
-                self._add(_Layer(layer.norm, nn.Sequential(*layer.module)), ways)
+                self._add(_Layer(layer.norm, nn.Sequential(*layer.module), "native: for comparison"), ways)
         self._timer = InterleavedTimer(
             ways,
             synchronize=lambda: synchronize(self._settings.device),
@@ -165,7 +165,7 @@ class _ShapeBench:
         """Compile the kernels of all layers at once; one that fails says so when it is run."""
         if self._settings.device == "cuda":
             with suppress(Exception):
-                compile_ahead(_EachOnItsOwn(modules), self._inputs[0].detach(), self._dtype)
+                compile_ahead(_EachOnItsOwn(modules), self._inputs[0].detach().float(), self._dtype)
 
     def _add(self, layer: _Layer, ways: dict[_Key, RunSteps]) -> None:
         """Measure what the layer keeps, and add its passes to what is timed."""
@@ -176,7 +176,8 @@ class _ShapeBench:
         try:
             with self._on_stream(), self._autocast():
                 _, layer.kept_bytes = forward_counting_kept_bytes(layer.module, self._inputs[0])
-            layer.path = layer.module.path if isinstance(layer.module, FusedNormAct) else "native: separate layers"
+            if isinstance(layer.module, FusedNormAct):
+                layer.path = layer.module.path
             ways[position, "forward"], ways[position, "backward"] = self._passes(layer.module)
         except Exception as error:
             layer.failure = reason(error)
@@ -221,26 +222,33 @@ class _ShapeBench:
                 results[position] = work(position)
                 position = (position + 1) % self._num_sets
 
-        if self._stream is None:
-            return run
         with self._on_stream():
             run(self._num_sets)
+        if self._stream is None:
+            return run
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
             run(self._layers_per_step)
-        results.clear()  # what the graph wrote; its memory stays the graph's
-
-        def replay(steps: int) -> None:
-            for _ in range(steps):
-                graph.replay()
-
-        return replay
+        results.clear()  # their memory stays the graph's
+        return _Replay(graph, work)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _autocast(self) -> torch.autocast:
         return autocast(self._settings.device, self._settings.precision)
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """Replays a graph, and keeps alive the tensors that the graph reads, which `work` holds."""
+
+    graph: torch.cuda.CUDAGraph
+    work: Callable[[int], object]
+
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
+            self.graph.replay()
 
 
 class _EachOnItsOwn(nn.Module):

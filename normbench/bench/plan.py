@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from normbench.bench.results import TUTORIAL
 from normbench.config import RunConfig
@@ -12,7 +12,10 @@ from normbench.engine.device import DeviceName, Precision, resolve_device, resol
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.plan import PlanError, draft_runs, finish_plans
 from normbench.loader import load_config
-from normbench.norms import NormFactory, make_norm
+from normbench.models import MODELS
+from normbench.norms import AnyNormFactory
+
+Factory = TypeVar("Factory", bound=AnyNormFactory)
 
 VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -44,6 +47,8 @@ def plan_runs(
     for variant in variants:
         if variant not in VARIANTS:
             raise ConfigError(f"--variants: {UnknownNameError('variant', variant, VARIANTS)}")
+    if flags["model"] in MODELS:  # what it is called is checked with the rest
+        factories(flags["norms"], MODELS[flags["model"]].family.make)
     runs = []
     for batch_size in batch_sizes:
         by_variant = {variant: _configs(variant, batch_size, flags, settings) for variant in variants}
@@ -59,10 +64,11 @@ def _configs(variant: str, batch_size: int, flags: Mapping[str, Any], settings: 
     )  # fmt: skip
     if len(loaded.cells) > 1 or len(loaded.experiment.seeds) > 1:
         raise ConfigError("bench: one seed and no grid; --batch-sizes and --variants say what is compared")
+    drafts = draft_runs(loaded)
     try:
-        plans = next(finish_plans(draft_runs(loaded)))
+        plans = next(finish_plans(drafts))
     except PlanError as error:
-        raise ConfigError(f"variant {variant}: {str(error).partition('|')[2]}") from error
+        raise ConfigError(str(error).partition("|")[2]) from error
     except ConfigError as error:
         raise ConfigError(f"variant {variant}: {error}") from error
     return [plan.config for plan in plans]
@@ -121,8 +127,8 @@ def _normresnet_layers() -> list[tuple[int, int, int]]:
     return layers
 
 
-def factories(norms: Sequence[str]) -> list[NormFactory]:
-    """Return a factory for each norm.
+def factories(norms: Sequence[str], make: Callable[[str], Factory]) -> list[Factory]:
+    """Return what `make` makes of each norm.
 
     Raises:
         ConfigError: a norm does not exist.
@@ -130,7 +136,7 @@ def factories(norms: Sequence[str]) -> list[NormFactory]:
     found = []
     for norm in norms:
         try:
-            found.append(make_norm(norm))
+            found.append(make(norm))
         except ConfigError as error:
             raise ConfigError(f"--norms: {error}") from error
     return found

@@ -22,6 +22,8 @@ class Column:
     cells: tuple[str, ...]
     is_key: bool = False
     """Whether it names the row, so that every part of a split table needs it."""
+    group: str = ""
+    """Neighbors of the same group stay together where a table is split."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class _Field(Generic[Row]):
     cell: Callable[[Row], str]
     align: Align = "right"
     is_key: bool = False
+    group: str = ""
 
 
 TRAIN_NOTES = (
@@ -105,7 +108,7 @@ def _breakdown_columns(rows: Sequence[TrainRow]) -> tuple[Column, ...]:
     shown = list(_columns(rows, fields))
     for part in parts:
         cells = tuple(f"{100 * getattr(row.breakdown, part):.1f}" for row in rows)
-        shown.append(Column(part.partition("_")[0], "right", cells))
+        shown.append(Column(part.partition("_")[0], "right", cells, group=part))
     return tuple(shown)
 
 
@@ -114,15 +117,15 @@ def layer_tables(results: LayerResults) -> list[BenchTable]:
     fields: list[_Field[LayerRow]] = [
         _Field("norm", lambda row: row.norm, "left", is_key=True),
         _Field("path", lambda row: row.path.partition(":")[0], "left", is_key=True),
-        _Field("forward µs", lambda row: _micros(row.forward_seconds)),
-        _Field("±", lambda row: _micros(row.forward_seconds, spread=True)),
-        _Field("GB/s", lambda row: _count(row.forward_gb_per_s)),
-        _Field("of copy", lambda row: _percent(row.forward_copy_fraction)),
-        _Field("backward µs", lambda row: _micros(row.backward_seconds)),
-        _Field("± ", lambda row: _micros(row.backward_seconds, spread=True)),
-        _Field("GB/s ", lambda row: _count(row.backward_gb_per_s)),
-        _Field("of copy ", lambda row: _percent(row.backward_copy_fraction)),
-        _Field("kept MiB", lambda row: _mib(row.kept_bytes)),
+        _Field("forward µs", lambda row: _micros(row.forward_seconds), group="forward"),
+        _Field("±", lambda row: _micros(row.forward_seconds, spread=True), group="forward"),
+        _Field("GB/s", lambda row: _count(row.forward_gb_per_s), group="forward"),
+        _Field("of copy", lambda row: _percent(row.forward_copy_fraction), group="forward"),
+        _Field("backward µs", lambda row: _micros(row.backward_seconds), group="backward"),
+        _Field("±", lambda row: _micros(row.backward_seconds, spread=True), group="backward"),
+        _Field("GB/s", lambda row: _count(row.backward_gb_per_s), group="backward"),
+        _Field("of copy", lambda row: _percent(row.backward_copy_fraction), group="backward"),
+        _Field("kept MiB", lambda row: _mib(row.kept_bytes), group="backward"),
     ]
     tables = []
     for shape in dict.fromkeys(row.shape for row in results.rows):
@@ -134,9 +137,17 @@ def layer_tables(results: LayerResults) -> list[BenchTable]:
         tables.append(BenchTable(title, _columns(rows, fields), tuple(failures(rows))))
     if tables:
         last = tables[-1]
-        paths = dict.fromkeys(row.path for row in results.rows if row.path.startswith("native: "))
-        tables[-1] = BenchTable(last.title, last.columns, (*last.notes, *LAYER_NOTES, *paths))
+        tables[-1] = BenchTable(last.title, last.columns, (*last.notes, *LAYER_NOTES, *_paths(results)))
     return tables
+
+
+def _paths(results: LayerResults) -> list[str]:
+    """Say why layers ran natively, and which."""
+    norms_by_path: dict[str, dict[str, None]] = {}
+    for row in results.rows:
+        if row.path.startswith("native"):
+            norms_by_path.setdefault(row.path, {})[row.norm] = None
+    return [f"{path} ({', '.join(norms)})" for path, norms in norms_by_path.items()]
 
 
 def to_markdown(title: str, facts: Sequence[str], tables: Sequence[BenchTable], picture: str | None) -> str:
@@ -144,7 +155,7 @@ def to_markdown(title: str, facts: Sequence[str], tables: Sequence[BenchTable], 
     lines = [f"# {escape_markdown(title)}", "", *(f"- {escape_markdown(fact)}" for fact in facts), ""]
     lines += [f"![{escape_markdown(title)}]({picture})", ""] if picture else []
     for table in tables:
-        grid = [[escape_markdown(column.header.strip()) for column in table.columns]]
+        grid = [[escape_markdown(column.header) for column in table.columns]]
         grid += [
             [escape_markdown(cell) for cell in cells]
             for cells in zip(*(column.cells for column in table.columns), strict=True)
@@ -161,7 +172,7 @@ def _columns(rows: Sequence[Row], fields: Sequence[_Field[Row]]) -> tuple[Column
     for field in fields:
         cells = tuple(field.cell(row) for row in rows)
         if field.is_key or any(cell != NOTHING for cell in cells):
-            found.append(Column(field.header, field.align, cells, field.is_key))
+            found.append(Column(field.header, field.align, cells, field.is_key, field.group or field.header))
     return tuple(found)
 
 

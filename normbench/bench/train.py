@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,32 +35,84 @@ class TrainBenchSettings:
 
 @dataclass
 class _Measured:
-    """One case and what is known of it so far."""
+    """One case and what is known of it so far. What fails ends this case, with its reason, and no other."""
 
-    norm: str
     variant: str
     config: RunConfig
-    case: Case
+    case: Case | None
+    """None once it has failed, so that its memory is free."""
     steps_per_epoch: int
-    is_started: bool = False
     failure: str | None = None
     note: str | None = None
+    startup_seconds: float | None = None
+    peak_memory_mib: float | None = None
     epoch_seconds: list[float] = field(default_factory=list)
+    has_diverged: bool = False
     breakdown: Breakdown | None = None
 
-    def attempt(self, act: Callable[[], object]) -> bool:
-        """Do something that may fail, which ends this case and no other; return whether it went well."""
-        if self.failure is not None:
-            return False
+    def start(self) -> None:
+        """Build the case and train its first step."""
+        with self._catching():
+            if self.case is not None:
+                self.case.start()
+                self.startup_seconds, self.peak_memory_mib = self.case.startup_seconds, self.case.peak_memory_mib
+                self.note = self.case.note
+
+    def epoch(self) -> None:
+        """Time a whole epoch; one that diverges has no time, and the steps can be timed all the same."""
+        if self.case is None or self.has_diverged:
+            return
+        with self._catching():
+            try:
+                self.epoch_seconds.append(self.case.epoch())
+            except DivergedError as error:
+                self.has_diverged = True
+                self.note = f"no epoch time: {error}"
+
+    def run(self, steps: int) -> None:
+        """Train on that many batches."""
+        with self._catching():
+            if self.case is not None:
+                self.case.run(steps)
+
+    def break_down(self) -> None:
+        """Find where the time of an eager step on the CPU goes."""
+        case, config = self.case, self.config
+        if config.device != "cpu" or config.train.engine != "eager" or self.variant == TUTORIAL or case is None:
+            return
         try:
-            act()
-        except DivergedError as error:  # of an epoch: the steps can be timed all the same
-            self.note = f"no epoch time: {error}"
-            return False
+            self.breakdown = profile_steps(case.model, lambda: case.run(1))
+        except Exception as error:  # the times stand
+            self.note = f"no breakdown: {reason(error)}"
+
+    @contextmanager
+    def _catching(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             self.failure = reason(error)
-            return False
-        return True
+            self.case = None
+
+    def row(self, times: StepTimes | None) -> TrainRow:
+        """Return what is known; the blocks after a failure were empty, so that their `times` say nothing."""
+        train = self.config.train
+        timed = times if self.failure is None else None
+        return TrainRow(
+            norm=self.config.norm.name,
+            variant=self.variant,
+            batch_size=train.batch_size,
+            engine="loop" if self.variant == TUTORIAL else train.engine,
+            precision=train.precision,
+            steps_per_epoch=self.steps_per_epoch,
+            failure=self.failure,
+            note=self.note,
+            startup_seconds=self.startup_seconds,
+            peak_memory_mib=self.peak_memory_mib,
+            steps_per_block=timed.steps_per_block if timed else None,
+            seconds_per_step=timed.seconds_per_step if timed else (),
+            epoch_seconds=tuple(self.epoch_seconds),
+            breakdown=self.breakdown,
+        )
 
 
 class TrainBench:
@@ -133,72 +186,34 @@ class TrainBench:
             case = TutorialCase(config, images)
         else:
             case = EngineCase(config, images, self._settings.num_epochs)
-        steps_per_epoch = -(-len(images.train) // config.train.batch_size)
-        return _Measured(config.norm.name, variant, config, case, steps_per_epoch)
+        return _Measured(variant, config, case, steps_per_epoch=-(-len(images.train) // config.train.batch_size))
 
     def _measure(self, batch_size: int) -> None:
-        for measured in self._current:
-            self._tell(f"batch {batch_size}: starting {measured.norm}, {measured.variant}")
-            gc.collect()
-            measured.is_started = measured.attempt(measured.case.start)
-        labels = [index for index, measured in enumerate(self._current) if measured.is_started]
-        for number in range(self._settings.num_epochs):
-            self._tell(f"batch {batch_size}: epoch {number + 1} of {self._settings.num_epochs}")
-            for label in round_order(labels, number):
-                self._time_epoch(self._current[label])
+        settings, cases = self._settings, self._current
+        for measured in cases:
+            self._tell(f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}")
+            measured.start()
+            if measured.failure is not None:
+                gc.collect()  # the others may need its memory
+        started = {index: measured for index, measured in enumerate(cases) if measured.failure is None}
+        for number in range(settings.num_epochs):
+            self._tell(f"batch {batch_size}: epoch {number + 1} of {settings.num_epochs}")
+            for index in round_order(list(started), number):
+                started[index].epoch()
+        self._tell(f"batch {batch_size}: {settings.rounds} rounds over {len(started)} cases")
         self._timer = InterleavedTimer(
-            {label: self._steps_of(self._current[label]) for label in labels},
-            synchronize=lambda: synchronize(self._current[0].config.device),
-            block_seconds=self._settings.block_seconds,
+            {index: measured.run for index, measured in started.items()},
+            synchronize=lambda: synchronize(cases[0].config.device),
+            block_seconds=settings.block_seconds,
         )
-        self._tell(f"batch {batch_size}: {self._settings.rounds} rounds over {len(labels)} cases")
-        for _ in self._timer.rounds(self._settings.rounds):
+        for _ in self._timer.rounds(settings.rounds):
             pass
-        for label in labels:
-            self._break_down(self._current[label])
-
-    def _time_epoch(self, measured: _Measured) -> None:
-        measured.attempt(lambda: measured.epoch_seconds.append(measured.case.epoch()))
-
-    def _steps_of(self, measured: _Measured) -> Callable[[int], object]:
-        return lambda steps: measured.attempt(lambda: measured.case.run(steps))
-
-    def _break_down(self, measured: _Measured) -> None:
-        config, case = measured.config, measured.case
-        if config.device != "cpu" or config.train.engine != "eager" or isinstance(case, TutorialCase):
-            return
-
-        def profile() -> None:
-            measured.breakdown = profile_steps(case.model, lambda: case.run(1))
-
-        measured.attempt(profile)
+        for measured in started.values():
+            measured.break_down()
 
     def _current_rows(self) -> list[TrainRow]:
         times = {} if self._timer is None else self._timer.times()
-        return [_row(measured, times.get(index)) for index, measured in enumerate(self._current)]
-
-
-def _row(measured: _Measured, times: StepTimes | None) -> TrainRow:
-    train = measured.config.train
-    if measured.failure is not None:
-        times = None  # after a failure its blocks were empty
-    is_started = measured.is_started
-    return TrainRow(
-        norm=measured.norm,
-        variant=measured.variant,
-        batch_size=train.batch_size,
-        engine="loop" if measured.variant == TUTORIAL else train.engine,
-        precision=train.precision,
-        steps_per_epoch=measured.steps_per_epoch,
-        failure=measured.failure,
-        note=measured.note or (measured.case.note if is_started else None),
-        startup_seconds=measured.case.startup_seconds if is_started else None,
-        peak_memory_mib=measured.case.peak_memory_mib if is_started else None,
-        steps_per_block=times.steps_per_block if times else None,
-        seconds_per_step=times.seconds_per_step if times else (),
-        epoch_seconds=tuple(measured.epoch_seconds),
-        breakdown=measured.breakdown,
-    )
+        return [measured.row(times.get(index)) for index, measured in enumerate(self._current)]
 
 
 def _wake(device: DeviceName) -> None:

@@ -128,10 +128,11 @@ def layers(
     from normbench.bench.layers import LayerBench, LayerBenchSettings
     from normbench.bench.results import LayerResults
     from normbench.cli.console import note
+    from normbench.norms import make_norm
 
     on_cuda = _uses_cuda(device)
     sizes = plan.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
-    factories = plan.factories(plan.names("--norms", norms))
+    factories = plan.factories(plan.names("--norms", norms), make_norm)
     chosen_device, chosen_precision = plan.device_and_precision(device, precision)
     settings = LayerBenchSettings(
         device=chosen_device,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from normbench.cli.console import print_table
@@ -51,13 +52,12 @@ def _parts(columns: Sequence[Column], width: int | None) -> list[list[Column]]:
     measuring = Console(width=10_000)
     keys = [column for column in columns if column.is_key]
     parts: list[list[Column]] = []
-    for column in columns:
-        if column.is_key:
-            continue
-        if parts and (width is None or measuring.measure(_render([*parts[-1], column])).maximum <= width):
-            parts[-1].append(column)
+    for _, members in groupby((column for column in columns if not column.is_key), lambda column: column.group):
+        group = list(members)
+        if parts and (width is None or measuring.measure(_render([*parts[-1], *group])).maximum <= width):
+            parts[-1] += group
         else:
-            parts.append([*keys, column])
+            parts.append([*keys, *group])
     return parts or [keys]
 
 
@@ -68,7 +68,7 @@ def _render(columns: Sequence[Column]) -> Table:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column.header.strip()), justify=column.align, overflow="fold")
+        table.add_column(Text(column.header), justify=column.align, overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -12,10 +12,10 @@ from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
-from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
 from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, is_due, planned_state
 from normbench.experiment.timing import TimingPass
+from normbench.folders import write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import RunError, UnknownNameError
-from normbench.records import STATUS_FILE, ExperimentRecord, RunRecord, read_experiment, read_run
+from normbench.records import (
+    STATUS_FILE,
+    ExperimentRecord,
+    RunRecord,
+    find_runs,
+    is_style_run,
+    read_experiment,
+    read_run,
+)
 from normbench.report.formats import FORMATS
 from normbench.report.groups import flatten
 from normbench.report.paired import MARGIN
@@ -16,16 +24,18 @@ from normbench.report.tables import Table, comparison_tables
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:
-    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments.
+    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments; style transfer is left out.
 
     Raises:
         RunError: there are no runs that can be read.
     """
     folder = Path(path)
-    if (folder / STATUS_FILE).exists():
+    if (folder / STATUS_FILE).exists() and not is_style_run(folder):
         return [ExperimentRecord(folder, (read_run(folder),))]
-    experiments = sorted({status.parent.parent for status in folder.glob(f"**/{STATUS_FILE}")})
+    experiments = sorted({run.parent for run in find_runs(folder, "**")})
     if not experiments:
+        if is_style_run(folder) or find_runs(folder, "**", of_style=True):
+            raise RunError(f"{folder}: runs of style transfer, which `normbench report` and `normbench show` take")
         raise RunError(f"{folder}: {'no runs there' if folder.is_dir() else 'no such folder'}")
     return [read_experiment(experiment) for experiment in experiments]
 
