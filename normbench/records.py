@@ -10,6 +10,7 @@
         status.json              Status
         summary.json             Summary, written last
         loss_curve.png, table.md
+      timing.json                Timing: norms' steps timed against each other (timings.py)
       report/                    tables and figures over all runs
 
 Nothing here needs torch.
@@ -31,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normbench.config import RunConfig
 from normbench.errors import RunError
+from normbench.timings import Timing, read_timing
 
 EXPERIMENT_FILE = "experiment.yaml"
 CONFIG_FILE = "config.yaml"
@@ -133,6 +135,10 @@ class ExperimentRecord:
     """What experiment.yaml says (norms, seeds, baseline, ...); empty where it is not recorded."""
     probes: tuple[RunRecord, ...] = ()
     """Runs that are no part of the comparison: those whose config names a probe."""
+    timing: Timing = field(default_factory=Timing)
+    """What the norms' steps took when they were timed against each other."""
+    unreadable: tuple[str, ...] = ()
+    """What is there and cannot be understood, a line each."""
 
     @property
     def name(self) -> str:
@@ -191,20 +197,37 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_experiment(folder: Path) -> ExperimentRecord:
-    """Read all run folders under `folder`.
+    """Read all run folders under `folder`; what cannot be understood is named in `unreadable`.
 
     Raises:
-        RunError: there is none, or one cannot be understood.
+        RunError: there is none that can be understood.
     """
     run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
-    runs = [read_run(path) for path in run_folders]
+    runs, timing, unreadable = [], Timing(), []
+    for path in run_folders:
+        try:
+            runs.append(read_run(path))
+        except RunError as error:
+            unreadable.append(_in_a_line(error))
+    if not runs:
+        raise RunError(unreadable[0])
+    try:
+        timing = read_timing(folder)
+    except RunError as error:
+        unreadable.append(_in_a_line(error))
     settings = read_settings(folder)
     order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     compared = tuple(run for run in runs if run.config.probe is None)
-    return ExperimentRecord(folder, compared, settings, tuple(run for run in runs if run.config.probe is not None))
+    probes = tuple(run for run in runs if run.config.probe is not None)
+    return ExperimentRecord(folder, compared, settings, probes, timing, tuple(unreadable))
+
+
+def _in_a_line(error: RunError) -> str:
+    """Return the first sentence, without the details that pydantic and YAML add in further lines."""
+    return " ".join(str(error).splitlines()[0].split())
 
 
 def _load_yaml(path: Path) -> Any:

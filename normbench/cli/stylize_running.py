@@ -15,7 +15,7 @@ from normbench.cli.display import STOPPING, hitch, make_display
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import Device
 from normbench.data import DATASETS
-from normbench.engine.events import CheckpointFailed, EngineFellBack
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import NormBenchError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.plan import draft_runs
@@ -173,8 +173,9 @@ def _tell(folder: Path, config: StyleRunConfig, event: Happening) -> None:
             if step % _STEPS_BETWEEN_LINES == 0:
                 progress = f"{name} | Step {step}/{event.num_steps}"
                 note(f"{progress} | Content: {losses.content:.4f} | Style: {losses.style:.4f}")
-    elif isinstance(event, EngineFellBack | CheckpointFailed):
-        note(f"{name}: {hitch(event)}")
+    elif isinstance(event, FactsLearned | CheckpointFailed):
+        if text := hitch(event):
+            note(f"{name}: {text}")
     elif isinstance(event, StyleStopping):
         note(STOPPING)
     elif isinstance(event, StyleRunBusy):

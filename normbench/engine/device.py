@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,13 @@ def resolve_device(requested: str) -> DeviceName:
             return name
     here = ", ".join(name for name in names if available[name])
     raise DeviceError(f"device {requested!r} is not available here (torch {torch.__version__}). Available: {here}")
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, in order, each as ``CUDA_VISIBLE_DEVICES`` calls it."""
+    count = torch.cuda.device_count()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in chosen.split(",")[:count]] if chosen else [str(index) for index in range(count)]
 
 
 def resolve_precision(requested: str, device: DeviceName) -> Precision:

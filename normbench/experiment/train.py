@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +17,13 @@ from normbench.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from normbench.engine.device import OutOfMemoryError, describe, set_precision
-from normbench.engine.events import CheckpointFailed, EngineFellBack, RunEvent, Started, StepsDone, TrainingDone
+from normbench.engine.device import DeviceName, OutOfMemoryError, describe, set_precision, visible_gpus
+from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
 from normbench.experiment.build import build_run_model, load_images
+from normbench.models import MODELS
+from normbench.norms.fused import describe_paths
 
 
 def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, device: str) -> Iterator[str]:
@@ -30,6 +33,15 @@ def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, d
         DataError: it is missing or damaged.
     """
     yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
+
+
+def worker_environments(devices: frozenset[DeviceName]) -> Iterator[list[dict[str, str]]]:
+    """Yield once: the environment variables of each worker that runs on `devices` can share.
+
+    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
+    """
+    others = visible_gpus()[1:] if devices == {"cuda"} else []
+    yield [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
 
 
 def train_run(
@@ -70,16 +82,16 @@ def train_run(
     }
     yield Started(trainer.rows, trainer.losses, facts)
     saved_at = time.monotonic()
-    fell_back = False
+    has_stepped = False
     try:
         for event in trainer.run():
-            if trainer.step.fallback_reason and not fell_back:
-                fell_back = True
-                yield EngineFellBack(trainer.step.fallback_reason)
             if isinstance(event, TrainingDone) and config.probe == "batch_one":
                 accuracy = batch_statistics_accuracy(trainer.model, test_images, device, precision)
                 event = TrainingDone(event.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
             yield event
+            if isinstance(event, StepsDone) and not has_stepped:
+                has_stepped = True
+                yield FactsLearned(_how_steps_run(trainer, config))
             if isinstance(event, StepsDone) and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 try:
                     save_checkpoint(trainer.state_dict(), checkpoint)
@@ -93,3 +105,12 @@ def train_run(
         raise OutOfMemoryError(device, config.train.batch_size, error) from error
     if keep:
         save_checkpoint(trainer.state_dict(), checkpoint)
+
+
+def _how_steps_run(trainer: Trainer, config: RunConfig) -> dict[str, Any]:
+    """Return what only a step shows: whether the norms run fused, and whether the engine is the one asked for."""
+    has_norm = MODELS[config.model.name].family.norms[config.norm.name.partition("+")[0]].kind != "none"
+    facts = {"norm_path": describe_paths(trainer.model) if has_norm else "no norm layers"}
+    if reason := trainer.step.fallback_reason:
+        facts |= {"engine": "eager", "engine_fallback": reason}
+    return facts

@@ -15,9 +15,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from normbench.report.captions import describe_environment, field_name, format_scalar
 from normbench.report.groups import Group, Section, Setting
 from normbench.report.palette import Style, styles
-from normbench.report.tables import describe_environment, field_name, format_scalar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.style.records import Samples, StyleSummary
 
 
@@ -49,4 +49,4 @@ class StyleTrained:
     samples: Samples
 
 
-StyleEvent = StyleStarted | StyleSteps | StyleTrained | EngineFellBack | CheckpointFailed
+StyleEvent = StyleStarted | StyleSteps | StyleTrained | FactsLearned | CheckpointFailed

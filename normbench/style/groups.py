@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import UnknownNameError
+from normbench.report.captions import field_name, format_scalar
 from normbench.report.groups import DEFAULT_BASELINE, Scalar, flatten
 from normbench.report.stats import Estimate, summarize
-from normbench.report.tables import field_name, format_scalar
 from normbench.style.records import StyleExperimentRecord, StyleRun, StyleSummary
 
 CONTRAST_SHOWN = 0.4

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.folders import WrittenFolder, explained
 from normbench.records import CHECKPOINT_FILE, STYLE_LOSSES_FILE, State, Status
@@ -168,8 +168,8 @@ class StyleRunner:
             elif isinstance(event, StyleTrained):
                 summary = event.summary
                 folder.write_samples(event.samples)
-            elif isinstance(event, EngineFellBack):
-                facts |= {"engine": "eager", "engine_fallback": event.reason}
+            elif isinstance(event, FactsLearned):
+                facts |= event.facts
                 folder.write_environment(facts)
             else:
                 assert isinstance(event, CheckpointFailed)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
 from normbench import folders as folder_module
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.errors import DataError, DivergedError, FolderError
 from normbench.experiment.folder import RunFolder
 from normbench.experiment.run import (
@@ -24,6 +25,7 @@ from normbench.experiment.run import (
     planned_state,
 )
 from normbench.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
+from normbench.workers import Worker
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 
@@ -160,15 +162,16 @@ def test_what_a_run_has_to_do_without_is_told_and_recorded(tmp_path, seen) -> No
     def script(*arguments: Any) -> Iterator[Any]:
         events = whole_run(*arguments)
         yield next(events)
-        yield EngineFellBack("not capturable: x")
+        yield FactsLearned({"engine": "eager", "engine_fallback": "not capturable: x", "norm_path": "fused"})
         yield CheckpointFailed("no space")
         yield from events
 
     assert runner_for(tmp_path, seen, script).run([BN])
     environment = read_run(tmp_path / BN.run_id).environment
     assert (environment["engine"], environment["engine_fallback"]) == ("eager", "not capturable: x")
+    assert (environment["norm_path"], environment["torch"]) == ("fused", "none")
     assert [type(event.event) for event in seen if isinstance(event, RunProgressed)][:2] == [
-        EngineFellBack,
+        FactsLearned,
         CheckpointFailed,
     ]
 
@@ -321,6 +324,24 @@ def test_several_workers_share_the_runs(tmp_path, seen) -> None:
     assert not ExperimentRunner(tmp_path, workers, seen.append).run([BN, GN, IN])
     assert [len(worker.submitted) for worker in workers] in ([1, 2], [2, 1])
     assert states(tmp_path) == {"bn": "completed", "gn": "failed", "in": "completed"}
+
+
+def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen) -> None:
+    """Two real processes, as on two GPUs."""
+    plans = [make_plan(norm, epochs=500) for norm in ("bn", "gn", "in")]
+
+    def both_train() -> bool:
+        return len({event.plan.run_id for event in seen if isinstance(event, RunProgressed)}) == 2
+
+    with Worker() as first, Worker(environment={"CUDA_VISIBLE_DEVICES": "1"}) as second:
+        assert not ExperimentRunner(tmp_path, [first, second], seen.append).run(plans, both_train)
+    assert states(tmp_path) == {"bn": "interrupted", "gn": "interrupted"}
+    for plan in plans[:2]:
+        checkpoint = torch.load(tmp_path / plan.run_id / CHECKPOINT_FILE, weights_only=True)
+        assert len(checkpoint["losses"]) == len(read_run(tmp_path / plan.run_id).step_losses) >= 1
+    started = [position for position, event in enumerate(seen) if isinstance(event, RunStarted)]
+    ended = [position for position, event in enumerate(seen) if isinstance(event, RunEnded)]
+    assert max(started) < min(ended)
 
 
 # --- a disk that is full -----------------------------------------------------------------------------------------
