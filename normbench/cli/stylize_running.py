@@ -174,7 +174,8 @@ def _tell(folder: Path, config: StyleRunConfig, event: Happening) -> None:
                 progress = f"{name} | Step {step}/{event.num_steps}"
                 note(f"{progress} | Content: {losses.content:.4f} | Style: {losses.style:.4f}")
     elif isinstance(event, FactsLearned | CheckpointFailed):
-        note(f"{name}: {hitch(event)}")
+        if text := hitch(event):
+            note(f"{name}: {text}")
     elif isinstance(event, StyleStopping):
         note(STOPPING)
     elif isinstance(event, StyleRunBusy):

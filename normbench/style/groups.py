@@ -20,6 +20,9 @@ CONTRAST_SHOWN = 0.4
 _ENVIRONMENT = ("device_name", "torch", "precision", "engine", "features")
 """What, beside the config, must be equal within a group."""
 
+_MAX_WHERE = 40
+"""Characters of a label that tell its setting; where it takes more, groups are numbered."""
+
 Setting = Mapping[str, Scalar]
 
 
@@ -87,8 +90,9 @@ class StyleGroup:
 def style_groups(experiment: StyleExperimentRecord) -> list[StyleGroup]:
     """Sort runs into groups; runs of other settings, devices or versions never share one, and their labels say so."""
     members: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[StyleRun]] = {}
+    like = next((run for run in experiment.runs if run.environment), experiment.runs[0])
     for run in experiment.runs:
-        members.setdefault((_norm_key(run), tuple(_setting(run).items())), []).append(run)
+        members.setdefault((_norm_key(run), tuple(_setting(run, like).items())), []).append(run)
     settings = [dict(setting) for _, setting in members]
     varied = [
         path for path in dict.fromkeys(p for s in settings for p in s) if len({s.get(path) for s in settings}) > 1
@@ -99,7 +103,7 @@ def style_groups(experiment: StyleExperimentRecord) -> list[StyleGroup]:
     groups = []
     for runs, setting in zip(members.values(), settings, strict=True):
         where = ", ".join(f"{field_name(path)} {format_scalar(setting.get(path))}" for path in varied)
-        label = runs[0].config.label + (f" ({where})" if where else "")
+        label = runs[0].config.label + (f" ({where})" if 0 < len(where) <= _MAX_WHERE else "")
         used[label] += 1
         unique = label if used[label] == 1 else f"{label} #{used[label]}"
         planned = max(len(runs), num_planned)
@@ -111,9 +115,11 @@ def _norm_key(run: StyleRun) -> str:
     return run.config.norm.model_dump_json(exclude={"label"})
 
 
-def _setting(run: StyleRun) -> dict[str, Scalar]:
+def _setting(run: StyleRun, like: StyleRun) -> dict[str, Scalar]:
+    """Return all but norm and seed; what a run that died early did not record is taken to be as with `like`."""
     config: dict[str, Any] = run.config.model_dump(exclude={"norm", "seed"})
-    known = {key: run.environment[key] for key in _ENVIRONMENT if key in run.environment}
+    recorded = {**like.environment, **run.environment}
+    known = {key: recorded[key] for key in _ENVIRONMENT if key in recorded}
     if "features" in known:
         known["features"] = Path(str(known["features"])).name  # a run's id, wherever it lies
     return flatten(config | known)

@@ -25,7 +25,7 @@ from normbench.engine.device import (
 )
 from normbench.engine.optimizer import Snapshot, build_optimizer
 from normbench.errors import DivergedError
-from normbench.norms.fused import compile_ahead
+from normbench.norms.fused import compile_ahead, describe_paths
 from normbench.norms.training import training_aware_modules
 from normbench.style.config import StyleTrainConfig
 from normbench.style.events import StepLosses, StyleSteps
@@ -169,6 +169,13 @@ class StyleTrainer:
     def losses(self) -> tuple[StepLosses, ...]:
         """The losses of all steps done; waits for the device."""
         return tuple(StepLosses(*row) for row in self._losses[: self._num_done].tolist())
+
+    def how_steps_run(self) -> dict[str, Any]:
+        """Return what only a step shows, for `environment.json`: whether norms run fused, and the engine asked for."""
+        facts = {"norm_path": describe_paths(self.network)}
+        if self.fallback_reason:
+            facts |= {"engine": "eager", "engine_fallback": self.fallback_reason}
+        return facts
 
     def summarize(self, changes: dict[float, float]) -> StyleSummary:
         """Return the run's numbers after `run`."""

@@ -182,11 +182,11 @@ def train_style_run(
 def _train(trainer: StyleTrainer, checkpoint: Path) -> Iterator[StyleEvent]:
     """Train to the end, with a checkpoint now and then."""
     saved_at = time.monotonic()
-    fell_back = False
+    is_known = False
     for event in trainer.run():
-        if trainer.fallback_reason and not fell_back:
-            fell_back = True
-            yield FactsLearned({"engine": "eager", "engine_fallback": trainer.fallback_reason})
+        if not is_known:
+            is_known = True
+            yield FactsLearned(trainer.how_steps_run())
         yield event
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
             try:

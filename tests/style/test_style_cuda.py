@@ -8,8 +8,9 @@ import pytest
 import torch
 from style_cases import TINY
 
+from normbench.engine.events import FactsLearned
 from normbench.style.config import load_style_config, run_configs
-from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
+from normbench.style.events import StyleEvent, StyleSteps
 from normbench.style.training import train_style_run
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +38,7 @@ def losses(events: list[StyleEvent]) -> list[tuple[float, ...]]:
 def test_a_captured_run_agrees_with_an_eager_run_step_by_step(tmp_path: Path, features_run: Path, norm: str) -> None:
     eager = list(run(tmp_path, features_run, norm, engine="eager"))
     captured = list(run(tmp_path, features_run, norm, engine="graph"))
-    assert {type(event) for event in captured} == {StyleStarted, StyleSteps, StyleTrained}  # it did not fall back
+    assert not any("engine_fallback" in event.facts for event in captured if isinstance(event, FactsLearned))
     np.testing.assert_allclose(losses(captured), losses(eager), rtol=1e-3)
 
 
@@ -47,7 +48,7 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(
     monkeypatch.setattr("normbench.style.trainer._STEPS_BETWEEN_REPORTS", 2)
     straight = losses(list(run(tmp_path, features_run, "bn")))
     first = run(tmp_path, features_run, "bn")
-    head = [next(first) for _ in range(3)]
+    head = [next(first) for _ in range(4)]
     first.close()  # type: ignore[attr-defined]
     tail = list(run(tmp_path, features_run, "bn", resume=True))
     assert len(losses(head)) == 4

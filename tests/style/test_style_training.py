@@ -13,7 +13,7 @@ from torch import nn
 
 from normbench.data.batches import DeviceImages, normalize
 from normbench.engine.checkpoint import CheckpointError
-from normbench.engine.events import CheckpointFailed
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import ConfigError, DataError, DivergedError
 from normbench.models.stylenet import StyleTransferNet
 from normbench.norms import make_norm
@@ -112,7 +112,7 @@ def test_an_interrupted_training_goes_on_exactly(
     (tmp_path / "model.pt").unlink()
 
     first = train_style_run(config, features_run, None, tmp_path, False)
-    head = [next(first) for _ in range(1 + num_before)]
+    head = [next(first) for _ in range(2 + num_before)]  # and how it starts, and how its steps run
     first.close()
     assert not (tmp_path / "model.pt").exists()
     second = list(train_style_run(config, features_run, None, tmp_path, True))
@@ -132,7 +132,7 @@ def test_checkpoints_are_written_on_the_way_and_a_full_disk_is_told(
 ) -> None:
     monkeypatch.setattr("normbench.style.training.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with closing(train_style_run(tiny_run(), features_run, None, tmp_path, False)) as events:
-        assert [type(next(events)) for _ in range(3)] == [StyleStarted, StyleSteps, StyleTrained]
+        assert [type(next(events)) for _ in range(4)] == [StyleStarted, FactsLearned, StyleSteps, StyleTrained]
     assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["losses"]) == 3
     folder = tmp_path / "other"
     folder.mkdir()
@@ -142,7 +142,7 @@ def test_checkpoints_are_written_on_the_way_and_a_full_disk_is_told(
 
     monkeypatch.setattr("normbench.style.training.save_checkpoint", fail)
     told = [type(event) for event in train_style_run(tiny_run(), features_run, None, folder, False)]
-    assert told == [StyleStarted, StyleSteps, CheckpointFailed, StyleTrained]
+    assert told == [StyleStarted, FactsLearned, StyleSteps, CheckpointFailed, StyleTrained]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, features_run: Path) -> None:
