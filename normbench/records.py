@@ -44,6 +44,8 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 REPORT_FOLDER = "report"
+STYLE_LOSSES_FILE = "losses.csv"
+"""Only a style-transfer run has it; `normbench.style.records` says what else is in its folder."""
 
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
 
@@ -157,6 +159,17 @@ def write_text_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def is_style_run(run_folder: Path) -> bool:
+    """Return whether a run's folder is one of style transfer, which `read_run` cannot read."""
+    return (run_folder / STYLE_LOSSES_FILE).exists()
+
+
+def find_runs(folder: Path, pattern: str = "*", *, of_style: bool = False) -> list[Path]:
+    """Return the run folders that match `pattern` under `folder`, by name: those of style transfer or all others."""
+    found = (path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}"))
+    return sorted(path for path in found if is_style_run(path) == of_style)
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read one run folder, finished or not.
 
@@ -189,7 +202,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     Raises:
         RunError: there is none that can be understood.
     """
-    run_folders = sorted(path.parent for path in folder.glob(f"*/{STATUS_FILE}"))
+    run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
     runs, timing, unreadable = [], Timing(), []
@@ -204,7 +217,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         timing = read_timing(folder)
     except RunError as error:
         unreadable.append(_in_a_line(error))
-    settings = _read_settings(folder / EXPERIMENT_FILE)
+    settings = read_settings(folder)
     order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     compared = tuple(run for run in runs if run.config.probe is None)
@@ -223,8 +236,13 @@ def _load_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
-def _read_settings(experiment_file: Path) -> dict[str, Any]:
-    """Return the experiment's resolved settings; empty where they are not recorded."""
+def read_settings(experiment_folder: Path) -> dict[str, Any]:
+    """Return an experiment's resolved settings; empty where they are not recorded.
+
+    Raises:
+        RunError: they cannot be read.
+    """
+    experiment_file = experiment_folder / EXPERIMENT_FILE
     if not experiment_file.exists():
         return {}
     try:

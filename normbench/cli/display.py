@@ -23,7 +23,7 @@ _NARROW_LABEL = 16
 _TIMING = "timing"
 """Among the tasks, where runs are called by their ids."""
 
-_STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
+STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
 class Display(Protocol):
@@ -74,7 +74,7 @@ def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
 
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
-    return f"times per epoch are those of the runs, each by itself: {event.problem}"
+    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
 
 
 class LineDisplay:
@@ -92,7 +92,7 @@ class LineDisplay:
     def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
-            note(_STOPPING)
+            note(STOPPING)
         elif isinstance(event, RunEnded | RunBusy):
             note(ending(event))
         elif isinstance(event, RunProgressed):
@@ -164,7 +164,7 @@ class LiveDisplay:
 
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
-            self._print(_STOPPING, "yellow")
+            self._print(STOPPING, "yellow")
         elif isinstance(event, RunEnded | RunBusy):
             self._end(event)
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):

@@ -12,10 +12,10 @@ from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
-from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
 from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, is_due, planned_state
 from normbench.experiment.timing import TimingPass
+from normbench.folders import write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
@@ -131,7 +131,7 @@ def _report_run(run_folder: Path, options: RunOptions) -> None:
 def _report(folder: Path, options: RunOptions) -> None:
     """Write the report over what is recorded, also after an interrupt, and print its tables and where it is."""
     from normbench.records import REPORT_FOLDER, read_experiment
-    from normbench.report import write_report
+    from normbench.report import write_report_of
     from normbench.report.formats import to_json
     from normbench.report.tables import comparison_tables
     from normbench.report.tensorboard import write_tensorboard
@@ -139,13 +139,14 @@ def _report(folder: Path, options: RunOptions) -> None:
     if not any(folder.glob(f"*/{STATUS_FILE}")):
         return  # nothing is recorded
     try:
-        tables = comparison_tables(read_experiment(folder))
+        experiment = read_experiment(folder)
+        tables = comparison_tables(experiment)
         if options.json_output:
             print(to_json(tables), end="")
         else:
             for table in tables:
                 print_comparison(table)
-        write_report(folder)
+        write_report_of(experiment)
         if options.tensorboard:
             write_tensorboard(folder)
         tell = note if options.json_output else print

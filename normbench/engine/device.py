@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError
+from normbench.errors import ConfigError, DeviceError, NormBenchError
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -91,6 +91,16 @@ def synchronize(device: DeviceName) -> None:
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
+
+
+class OutOfMemoryError(NormBenchError):
+    """The device's memory does not hold a run.
+
+    The batch size is never changed silently, because that changes a norm's result.
+    """
+
+    def __init__(self, device: str, batch_size: int, error: Exception) -> None:
+        super().__init__(f"out of memory on {device} at batch size {batch_size}: {str(error).splitlines()[0]}")
 
 
 class MemoryMeter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +37,8 @@ _BLOCK_SECONDS = {"cuda": 0.03}
 _OTHER_BLOCK_SECONDS = 0.1
 
 _TRAINING_SHARE = 0.1
-_MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 5.0
-"""The pass takes about a tenth of what training took, within these bounds."""
+_MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
+"""The pass takes about a tenth of what training took, within these bounds, but never less than `MIN_ROUNDS` need."""
 
 _UNTIMED_BLOCKS = 3
 """What a norm takes, in blocks, to warm up and to find the number of steps of a block."""
@@ -178,6 +178,8 @@ class TimingPass:
         sessions = []
         try:
             environment = self._environment(wanted[0].config.device) | program
+            if self.force:
+                self._replace(wanted, environment, [])  # whatever happens, old times do not stand for new runs
             self.worker.submit("normbench.experiment.interleave:time_setting", wanted, schedule, self.data_dir)
             while not isinstance(message := self.worker.receive(), Finished):
                 if isinstance(message, Failed):
@@ -193,22 +195,23 @@ class TimingPass:
                 if stop_requested():
                     self.worker.stop()
             if message.stopped:
-                return "the timing of norms against each other was stopped"
-            self._write(sessions)
+                return "stopped"
+            self._replace(wanted, environment, sessions)
         except WorkerError as error:
             return str(error)
         except OSError as error:
             return f"{self.folder / TIMING_FILE}: cannot be written: {error.strerror or error}"
         return None
 
-    def _write(self, sessions: Sequence[TimingSession]) -> None:
-        """Write the new sessions in place of those whose norms they time again on the same machine."""
-        new = frozenset(key for session in sessions for key in session.keys | session.skipped_keys)
-        machine = machine_of(sessions[0].environment)
+    def _replace(
+        self, wanted: Sequence[Timeable], environment: Mapping[str, Any], sessions: Sequence[TimingSession]
+    ) -> None:
+        """Write `sessions` in place of those that timed some of `wanted`, and nothing else, on the same machine."""
+        keys = {timing_key(entry.config) for entry in wanted}
         kept = [
             session
             for session in _read(self.folder).sessions
-            if machine_of(session.environment) != machine or not session.keys <= new
+            if machine_of(session.environment) != machine_of(environment) or not session.keys <= keys
         ]
         timing = Timing(sessions=(*kept, *sessions))
         write_text_atomically(self.folder / TIMING_FILE, timing.model_dump_json(indent=1) + "\n")
@@ -224,7 +227,8 @@ def choose_schedule(wanted: Sequence[Timeable]) -> Schedule | None:
         num_rounds = min(MAX_ROUNDS, int(seconds / round_seconds) - _UNTIMED_BLOCKS)
         if num_rounds >= MIN_ROUNDS:
             return Schedule(num_rounds // 2 * 2, block_seconds)
-    return None
+    fits = (MIN_ROUNDS + _UNTIMED_BLOCKS) * round_seconds <= high  # of single steps
+    return Schedule(MIN_ROUNDS, 0.0) if fits else None
 
 
 def _settings(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:

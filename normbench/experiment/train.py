@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,16 +11,19 @@ from typing import Any
 import torch
 
 from normbench.config import RunConfig, Value
-from normbench.engine.device import DeviceName, describe, set_precision, visible_gpus
+from normbench.engine.checkpoint import (
+    SECONDS_BETWEEN_CHECKPOINTS,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from normbench.engine.device import DeviceName, OutOfMemoryError, describe, set_precision, visible_gpus
 from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
-from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, load_images
 from normbench.models import MODELS
 from normbench.norms.fused import describe_paths
-
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, device: str) -> Iterator[str]:
@@ -68,7 +70,7 @@ def train_run(
         engine=engine,
     )
     if resume:
-        _load_checkpoint(trainer, checkpoint)
+        load_checkpoint(checkpoint, trainer.load_state_dict)
     facts = describe(device) | {
         "precision": precision,
         "engine": engine,
@@ -90,19 +92,19 @@ def train_run(
             if isinstance(event, StepsDone) and not has_stepped:
                 has_stepped = True
                 yield FactsLearned(_how_steps_run(trainer, config))
-            if isinstance(event, StepsDone) and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            if isinstance(event, StepsDone) and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 try:
-                    _save_checkpoint(trainer, checkpoint)
+                    save_checkpoint(trainer.state_dict(), checkpoint)
                 except CheckpointError as error:
                     yield CheckpointFailed(str(error))
                 saved_at = time.monotonic()
     except GeneratorExit:
-        _save_checkpoint(trainer, checkpoint)
+        save_checkpoint(trainer.state_dict(), checkpoint)
         raise
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(config, error) from error
+        raise OutOfMemoryError(device, config.train.batch_size, error) from error
     if keep:
-        _save_checkpoint(trainer, checkpoint)
+        save_checkpoint(trainer.state_dict(), checkpoint)
 
 
 def _how_steps_run(trainer: Trainer, config: RunConfig) -> dict[str, Any]:
@@ -112,42 +114,3 @@ def _how_steps_run(trainer: Trainer, config: RunConfig) -> dict[str, Any]:
     if reason := trainer.step.fallback_reason:
         facts |= {"engine": "eager", "engine_fallback": reason}
     return facts
-
-
-class OutOfMemoryError(NormBenchError):
-    """The device's memory does not hold the run.
-
-    The batch size is never changed silently, because that changes a norm's result.
-    """
-
-    def __init__(self, config: RunConfig, error: Exception) -> None:
-        where = f"{config.device} at batch size {config.train.batch_size}"
-        super().__init__(f"out of memory on {where}: {_first_line(error)}")
-
-
-def _save_checkpoint(trainer: Trainer, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        torch.save(trainer.state_dict(), partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _load_checkpoint(trainer: Trainer, path: Path) -> None:
-    try:
-        trainer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint cannot be read ({_first_line(error)}); --retry trains the run anew"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class CheckpointError(NormBenchError):
-    """A checkpoint cannot be written or read."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
-from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions
+from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import unsupported_reason
 
@@ -168,8 +168,7 @@ def group_backward(
         group_kernels.whole_backward[grid](
             x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile
         )
-        if shares is not None:
-            sums = shares[0] if samples == 1 else shares.sum(0)
+        sums = None if shares is None else summed(shares)
     else:
         chunking = (plan.chunks, plan.chunk_tiles)
         shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
@@ -183,7 +182,7 @@ def group_backward(
             plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
         )  # fmt: skip
         if learnable and not across:
-            sums = shares.sum(0)
+            sums = summed(shares)
     return dx, gradients_from(sums, parameters)
 
 
@@ -208,9 +207,23 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
     if weight is not None or bias is not None:
         shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
     position_kernels.position_backward[(plan.programs,)](
-        x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
+        x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
+        STAGES=plan.stages, **position_tile(x, spec, plan),
+    )  # fmt: skip
+    return dx, gradients_from(None if shares is None else summed(shares), parameters)
+
+
+def summed(shares: Tensor) -> Tensor:
+    """Return ``(parts, terms, C)`` summed over the parts, in one small launch."""
+    parts, terms, channels = shares.shape
+    if parts == 1:
+        return shares[0]
+    sums = shares.new_empty((terms, channels))
+    plan = plan_sums(parts, terms * channels)
+    group_kernels.add_shares[(plan.programs,)](
+        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps
     )
-    return dx, gradients_from(None if shares is None else shares.sum(0), parameters)
+    return sums
 
 
 def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
@@ -245,6 +258,7 @@ def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
         "GROUP_PAD": plan.group_pad,
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
+        "STAGES": plan.stages,
         "num_warps": plan.num_warps,
     }
 

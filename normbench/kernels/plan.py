@@ -8,17 +8,28 @@ MAX_TILE = 16384
 """Elements of the largest tile a program holds in registers: 32 for each of 512 threads."""
 LOOP_TILE = 8192
 """Elements of a tile that a program loops over, with accumulators of the same size."""
+SPLIT_TILE = 4096
+"""The same where programs share the rows of a sample."""
+WHOLE_TILE = 65536
+"""Elements that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
 """Elements of a tile for statistics over channels."""
 THREAD_ELEMENTS = 16
 """Elements of a tile for each thread, until there are MAX_WARPS."""
 MAX_WARPS = 16
-PROGRAMS = 256
-"""Programs that fill the device: about two for each of its multiprocessors."""
+STAGES = 3
+"""Tiles of a loop on their way at once, the one in use included; they wait in shared memory."""
+PROGRAMS = 264
+"""Programs that fill the device: two for each of 132 multiprocessors."""
 MIN_CHANNELS = 16
 """Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
 LINE_CHANNELS = 64
 """Channels that fill one 128-byte line."""
+MERGE_TILE = 4096
+"""Elements that are merged at a time, of partial results of one kernel by the next."""
+SUM_TILE = 4096
+"""The same where it is a kernel of its own, with SUM_COLUMNS columns for each program."""
+SUM_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class GroupPlan:
     chunk_tiles: int
     block_p: int
     """Chunks merged at a time."""
+    stages: int
     num_warps: int
 
 
@@ -51,6 +63,17 @@ class PositionPlan:
     tiles: int
     programs: int
     """Programs of the backward pass, each with its share of the parameters' gradients."""
+    stages: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class SumPlan:
+    """Tiles and programs for sums of the programs' shares."""
+
+    block_c: int
+    block_p: int
+    programs: int
     num_warps: int
 
 
@@ -67,11 +90,13 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
         block_c *= 2
     one_tile = rows_pad * block_c <= MAX_TILE
     shared = across_samples and samples > 1
-    split = shared or not (one_tile or samples * ceil_div(lanes, block_c) >= PROGRAMS)
+    crowded = samples * ceil_div(lanes, block_c) >= PROGRAMS
+    split = shared or not (one_tile or crowded or rows * block_c <= WHOLE_TILE)
     if split:
         block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
     blocks = ceil_div(lanes, block_c)
-    block_r = rows_pad if one_tile and not split else min(max(1, LOOP_TILE // block_c), rows_pad)
+    loop_tile = SPLIT_TILE if split else LOOP_TILE
+    block_r = rows_pad if one_tile and not split else min(max(1, loop_tile // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
     return GroupPlan(
@@ -84,7 +109,8 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
         one_tile=one_tile and not split,
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
-        block_p=max(1, LOOP_TILE // 4 // block_c),
+        block_p=max(1, MERGE_TILE // block_c),
+        stages=STAGES,
         num_warps=num_warps(block_r * block_c),
     )
 
@@ -94,7 +120,14 @@ def plan_positions(positions: int, channels: int) -> PositionPlan:
     block_c = power_of_two(channels)
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
-    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), num_warps(block_r * block_c))
+    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), STAGES, num_warps(block_r * block_c))
+
+
+def plan_sums(parts: int, columns: int) -> SumPlan:
+    """Choose tiles to sum ``(parts, columns)`` over the parts."""
+    block_c = min(SUM_COLUMNS, power_of_two(columns))
+    block_p = min(SUM_TILE // block_c, power_of_two(parts))
+    return SumPlan(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
 
 def num_warps(elements: int) -> int:

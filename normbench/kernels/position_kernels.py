@@ -29,14 +29,14 @@ def position_forward(
     mean, rstd = statistics(value, inside, channels, eps, CENTERED, BLOCK_R)
     w = load_parameter(weight, channel, valid, 1.0, BLOCK_C)[None, :]
     b = load_parameter(bias, channel, valid, 0.0, BLOCK_C)[None, :]
-    tl.store(y + at, output(value, mean, rstd, w, b, 0.0, ACTIVATION), mask=inside)
+    tl.store(y + at, output(value, mean, rstd * w, b, 0.0, ACTIVATION), mask=inside)
 
 
 @triton.jit
 def position_backward(
     x, dy, dx, weight, bias, sums, eps, positions, rows, channels,
     CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute dx of every num_programs-th tile, and this program's share of the parameters' gradients in `sums`."""
     channel = tl.arange(0, BLOCK_C)
@@ -45,17 +45,20 @@ def position_backward(
     b = load_parameter(bias, channel, valid, 0.0, BLOCK_C)[None, :]
     sum_bias = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_weight = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    for start in range(tl.program_id(0) * BLOCK_R, positions, tl.num_programs(0) * BLOCK_R):
+    for start in tl.range(
+        tl.program_id(0) * BLOCK_R, positions, tl.num_programs(0) * BLOCK_R, num_stages=STAGES
+    ):  # fmt: skip
         position = start + tl.arange(0, BLOCK_R)
         at = offsets(position, channel, rows, channels, CHANNELS_LAST)
         inside = (position < positions)[:, None] & valid[None, :]
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         mean, rstd = statistics(value, inside, channels, eps, CENTERED, BLOCK_R)
-        normalized, direct, to_bias, to_weight, _ = gradient_terms(value, grad, mean, rstd, w, b, 0.0, ACTIVATION)
+        distance, direct, to_bias, to_weight, _ = gradient_terms(value, grad, mean, rstd * w, b, 0.0, ACTIVATION)
         sum_bias += to_bias
-        sum_weight += to_weight
-        d = direct - normalized * (tl.sum(direct * normalized, axis=1) / channels)[:, None]
+        sum_weight += to_weight * rstd
+        direct *= w
+        d = direct - distance * (rstd * rstd * (tl.sum(direct * distance, axis=1) / channels)[:, None])
         if CENTERED:
             d -= (tl.sum(direct, axis=1) / channels)[:, None]
         tl.store(dx + at, d * rstd, mask=inside)

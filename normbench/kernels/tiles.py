@@ -52,6 +52,23 @@ def load_parameter(pointer, channel, valid, default: tl.constexpr, BLOCK_C: tl.c
 
 
 @triton.jit
+def load_parameters(weight, bias, extra, channel, valid, EXTRA: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return weight, bias and extra of each lane."""
+    w = load_parameter(weight, channel, valid, 1.0, BLOCK_C)
+    b = load_parameter(bias, channel, valid, 0.0, BLOCK_C)
+    return w, b, load_parameter(extra, channel, valid, EXTRA, BLOCK_C)
+
+
+@triton.jit
+def load_statistics(mean_in, rstd_in, at, valid, CENTERED: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return mean (zero where not centered) and rstd of each lane."""
+    mean = tl.zeros([BLOCK_C], tl.float32)
+    if CENTERED:
+        mean = tl.load(mean_in + at, mask=valid, other=0.0)
+    return mean, tl.load(rstd_in + at, mask=valid, other=0.0)
+
+
+@triton.jit
 def tile_statistics(
     value, inside, count, CENTERED: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
@@ -67,32 +84,36 @@ def tile_statistics(
 def row_statistics(
     x, row_begin, row_end, row_stride, column, valid,
     CENTERED: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Return mean and variance over rows [row_begin, row_end): Welford's update in every lane, merged at the end."""
+    """Return mean and variance over rows [row_begin, row_end).
+
+    Each channel sums its distances from a value of its own, the first, so that a large mean costs no digits; channels
+    are then merged into their group (Chan et al.).
+    """
     lane = tl.arange(0, BLOCK_R)
-    mean = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    distance2 = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    steps = 0.0
-    for start in range(row_begin, row_end, BLOCK_R):
+    pivot = tl.zeros([BLOCK_C], tl.float32)
+    if CENTERED:
+        pivot = tl.load(x + row_begin * row_stride + column, mask=valid, other=0.0).to(tl.float32)
+    total = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    total2 = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
+    for start in tl.range(row_begin, row_end, BLOCK_R, num_stages=STAGES):
         row = start + lane
         inside = (row < row_end)[:, None] & valid[None, :]
         value = tl.load(x + row[:, None] * row_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        steps += 1.0
-        delta = tl.where(inside, value - mean, 0.0)
         if CENTERED:
-            mean += delta / steps
-        distance2 += delta * (value - mean)
-    count = ((row_end - row_begin) * GROUP_SIZE).to(tl.float32)
-    group_mean = tl.zeros([BLOCK_C], tl.float32)
+            value = tl.where(inside, value - pivot[None, :], 0.0)
+            total += value
+        total2 += value * value
+    rows = (row_end - row_begin).to(tl.float32)
+    square = tl.sum(total2, axis=0)
+    mean = tl.zeros([BLOCK_C], tl.float32)
     if CENTERED:
-        # The rows that each lane has seen: its share of the merged mean.
-        seen = tl.maximum((row_end - row_begin - lane + BLOCK_R - 1) // BLOCK_R, 0).to(tl.float32)
-        weight = tl.where(valid[None, :], seen[:, None], 0.0)
-        group_mean = group_sum(tl.sum(mean * weight, axis=0), GROUP_PAD, BLOCK_C) / count
-        offset = mean - group_mean[None, :]
-        distance2 += weight * offset * offset
-    return group_mean, group_sum(tl.sum(distance2, axis=0), GROUP_PAD, BLOCK_C) / count
+        offset = tl.sum(total, axis=0) / rows
+        mean = group_sum(pivot + offset, GROUP_PAD, BLOCK_C) / GROUP_SIZE
+        distance = tl.where(valid, pivot + offset - mean, 0.0)
+        square = tl.maximum(square - rows * offset * offset, 0.0) + rows * distance * distance
+    return mean, group_sum(square, GROUP_PAD, BLOCK_C) / (rows * GROUP_SIZE)
 
 
 @triton.jit
@@ -103,28 +124,23 @@ def merge_statistics(
     """Merge the statistics of `parts` chunks of rows (Chan et al.); the last chunk of a sample may be shorter."""
     lane = tl.arange(0, BLOCK_P)
     count = (rows * (parts // chunks)).to(tl.float32)
-    mean = tl.zeros([BLOCK_C], tl.float32)
+    pivot = tl.zeros([BLOCK_C], tl.float32)
     if CENTERED:
-        total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-        for start in range(0, parts, BLOCK_P):
-            part = start + lane
-            inside = (part < parts)[:, None] & valid[None, :]
-            share = tl.minimum(rows - (part % chunks) * chunk_rows, chunk_rows).to(tl.float32) / count
-            at = (first_part + part)[:, None] * groups + group[None, :]
-            total += share[:, None] * tl.load(part_mean + at, mask=inside, other=0.0)
-        mean = tl.sum(total, axis=0)
+        pivot = tl.load(part_mean + first_part * groups + group, mask=valid, other=0.0)
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+    total2 = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     for start in range(0, parts, BLOCK_P):
         part = start + lane
         inside = (part < parts)[:, None] & valid[None, :]
-        share = tl.minimum(rows - (part % chunks) * chunk_rows, chunk_rows).to(tl.float32) / count
+        share = (tl.minimum(rows - (part % chunks) * chunk_rows, chunk_rows).to(tl.float32) / count)[:, None]
         at = (first_part + part)[:, None] * groups + group[None, :]
-        second = tl.load(part_var + at, mask=inside, other=0.0)
+        total2 += share * tl.load(part_var + at, mask=inside, other=0.0)
         if CENTERED:
-            offset = tl.load(part_mean + at, mask=inside, other=0.0) - mean[None, :]
-            second += tl.where(inside, offset * offset, 0.0)
-        total += share[:, None] * second
-    return mean, tl.sum(total, axis=0)
+            offset = tl.where(inside, tl.load(part_mean + at, mask=inside, other=0.0) - pivot[None, :], 0.0)
+            total += share * offset
+            total2 += share * offset * offset
+    offset = tl.sum(total, axis=0)
+    return pivot + offset, tl.maximum(tl.sum(total2, axis=0) - offset * offset, 0.0)
 
 
 @triton.jit
@@ -141,12 +157,12 @@ def update_running(running_mean, running_var, num_batches, momentum, mean, var, 
 
 
 @triton.jit
-def output(x, mean, rstd, weight, bias, extra, ACTIVATION: tl.constexpr):
-    """Normalize and activate; all arguments broadcast to the tile."""
+def output(x, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
+    """Normalize and activate; all arguments broadcast to the tile, and ``scale = rstd * weight``."""
     if ACTIVATION == "gate":
-        y = x * tl.sigmoid(extra * x) * rstd * weight + bias
+        y = x * tl.sigmoid(extra * x) * scale + bias
     else:
-        y = (x - mean) * rstd * weight + bias
+        y = (x - mean) * scale + bias
         if ACTIVATION == "relu":
             y = tl.maximum(y, 0.0)
         elif ACTIVATION == "tlu":
@@ -155,71 +171,118 @@ def output(x, mean, rstd, weight, bias, extra, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def gradient_terms(x, dy, mean, rstd, weight, bias, extra, ACTIVATION: tl.constexpr):
-    """Return the normalized input, its gradient at fixed statistics, and what bias, weight and extra sum up.
+def gradient_terms(x, dy, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
+    """Return the distance from the mean, the gradient at fixed statistics, and what bias, weight and extra sum up.
 
-    Where the output equals the threshold, the threshold takes the gradient.
+    Per-channel factors are left to the callers: `scale` for the gradient at fixed statistics and for extra's of the
+    gate, rstd for weight's. Where the output equals the threshold, the threshold takes the gradient.
     """
-    normalized = (x - mean) * rstd
+    distance = x - mean
     if ACTIVATION == "gate":
         sigmoid = tl.sigmoid(extra * x)
         slope = x * sigmoid * (1.0 - sigmoid)
+        direct = dy * (sigmoid + extra * slope)
         to_bias = dy
-        to_weight = dy * x * sigmoid * rstd
-        to_extra = dy * weight * rstd * x * slope
-        direct = dy * weight * (sigmoid + extra * slope)
+        to_weight = dy * x * sigmoid
+        to_extra = dy * x * slope
     else:
-        to_bias = dy
+        direct = dy
         if ACTIVATION == "relu":
-            to_bias = tl.where(normalized * weight + bias > 0.0, dy, 0.0)
+            direct = tl.where(distance * scale + bias > 0.0, dy, 0.0)
         elif ACTIVATION == "tlu":
-            to_bias = tl.where(normalized * weight + bias > extra, dy, 0.0)
-        to_weight = to_bias * normalized
-        to_extra = dy - to_bias
-        direct = to_bias * weight
-    return normalized, direct, to_bias, to_weight, to_extra
+            direct = tl.where(distance * scale + bias > extra, dy, 0.0)
+        to_bias = direct
+        to_weight = direct * distance
+        to_extra = dy - direct
+    return distance, direct, to_bias, to_weight, to_extra
+
+
+@triton.jit
+def channel_sums(
+    to_bias, to_weight, to_extra, rstd, scale, ACTIVATION: tl.constexpr, TERMS: tl.constexpr
+):  # fmt: skip
+    """Return the sums over a tile's rows of the gradients of bias, weight and (TERMS == 3) extra, per channel."""
+    sum_bias = tl.sum(to_bias, axis=0)
+    sum_extra = sum_bias
+    if TERMS == 3:
+        sum_extra = tl.sum(to_extra, axis=0)
+        if ACTIVATION == "gate":
+            sum_extra *= scale
+    return sum_bias, tl.sum(to_weight, axis=0) * rstd, sum_extra
 
 
 @triton.jit
 def row_gradients(
-    x, dy, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e,
-    ACTIVATION: tl.constexpr, TERMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, dy, row_begin, row_end, row_stride, column, valid, mean, rstd, scale, b, e, ACTIVATION: tl.constexpr,
+    TERMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Return the sums over rows of the gradients of bias, weight and (TERMS == 3) extra, per channel."""
+    """Return the same sums over rows [row_begin, row_end)."""
     lane = tl.arange(0, BLOCK_R)
     sum_bias = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_weight = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_extra = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    for start in range(row_begin, row_end, BLOCK_R):
+    for start in tl.range(row_begin, row_end, BLOCK_R, num_stages=STAGES):
         inside = (start + lane < row_end)[:, None] & valid[None, :]
         at = (start + lane)[:, None] * row_stride + column[None, :]
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-        _, _, to_bias, to_weight, to_extra = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
+        _, _, to_bias, to_weight, to_extra = gradient_terms(
+            value, grad, mean[None, :], scale[None, :], b[None, :], e[None, :], ACTIVATION
+        )
         sum_bias += to_bias
         sum_weight += to_weight
         if TERMS == 3:
             sum_extra += to_extra
-    return tl.sum(sum_bias, axis=0), tl.sum(sum_weight, axis=0), tl.sum(sum_extra, axis=0)
+    return channel_sums(sum_bias, sum_weight, sum_extra, rstd, scale, ACTIVATION, TERMS)
+
+
+@triton.jit
+def statistics_gradients(
+    w, rstd, sum_bias, sum_weight, count, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
+    GROUP_PAD: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Return slope and offset of ``dx = direct * scale - distance * slope - offset``, constant in each group."""
+    slope = group_sum(w * sum_weight, GROUP_PAD, BLOCK_C) / count * rstd * rstd
+    offset = tl.zeros([BLOCK_C], tl.float32)
+    if CENTERED and ACTIVATION != "gate":
+        offset = group_sum(w * sum_bias, GROUP_PAD, BLOCK_C) / count * rstd
+    return slope, offset
+
+
+@triton.jit
+def store_output(
+    x, y, row_begin, row_end, row_stride, column, valid, mean, scale, b, e,
+    ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Write the output of rows [row_begin, row_end); last rows first, which the cache still holds."""
+    lane = tl.arange(0, BLOCK_R)
+    tiles = tl.cdiv(row_end - row_begin, BLOCK_R)
+    for step in tl.range(0, tiles, num_stages=STAGES):
+        row = row_begin + (tiles - 1 - step) * BLOCK_R + lane
+        inside = (row < row_end)[:, None] & valid[None, :]
+        at = row[:, None] * row_stride + column[None, :]
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(y + at, output(value, mean[None, :], scale[None, :], b[None, :], e[None, :], ACTIVATION), mask=inside)
 
 
 @triton.jit
 def store_dx(
-    x, dy, dx, row_begin, row_end, row_stride, column, valid, mean, rstd, w, b, e, mean_bias, mean_weight,
-    CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr,
+    x, dy, dx, row_begin, row_end, row_stride, column, valid, mean, scale, b, e, slope, offset,
+    ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Write dx of rows [row_begin, row_end)."""
+    """Write dx of rows [row_begin, row_end); last rows first, likewise."""
     lane = tl.arange(0, BLOCK_R)
-    for start in range(row_begin, row_end, BLOCK_R):
-        inside = (start + lane < row_end)[:, None] & valid[None, :]
-        at = (start + lane)[:, None] * row_stride + column[None, :]
+    tiles = tl.cdiv(row_end - row_begin, BLOCK_R)
+    for step in tl.range(0, tiles, num_stages=STAGES):
+        row = row_begin + (tiles - 1 - step) * BLOCK_R + lane
+        inside = (row < row_end)[:, None] & valid[None, :]
+        at = row[:, None] * row_stride + column[None, :]
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         grad = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-        normalized, direct, _, _, _ = gradient_terms(value, grad, mean, rstd, w, b, e, ACTIVATION)
-        direct -= normalized * mean_weight
-        if CENTERED and ACTIVATION != "gate":
-            direct -= mean_bias
-        tl.store(dx + at, direct * rstd, mask=inside)
+        distance, direct, _, _, _ = gradient_terms(
+            value, grad, mean[None, :], scale[None, :], b[None, :], e[None, :], ACTIVATION
+        )
+        tl.store(dx + at, direct * scale[None, :] - distance * slope[None, :] - offset[None, :], mask=inside)
 
 
 @triton.jit
@@ -233,15 +296,14 @@ def store_sums(sums, part, channels, channel, valid, sum_bias, sum_weight, sum_e
 
 
 @triton.jit
-def merge_sums(
-    part_sums, term, first_part, parts, channels, channel, valid,
-    TERMS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+def merge_parts(
+    parts_of, first_part, parts, columns, column, valid, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
-    """Return one term of ``(parts, TERMS, channels)`` summed over `parts` parts, always in the same order."""
+    """Return some columns of ``(parts, columns)`` summed over `parts` parts, always in the same order."""
     lane = tl.arange(0, BLOCK_P)
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     for start in range(0, parts, BLOCK_P):
         part = start + lane
-        at = ((first_part + part) * TERMS + term)[:, None] * channels + channel[None, :]
-        total += tl.load(part_sums + at, mask=(part < parts)[:, None] & valid[None, :], other=0.0)
+        at = (first_part + part)[:, None] * columns + column[None, :]
+        total += tl.load(parts_of + at, mask=(part < parts)[:, None] & valid[None, :], other=0.0)
     return tl.sum(total, axis=0)

@@ -11,9 +11,9 @@ import torch
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
+from normbench import folders as folder_module
 from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.errors import DataError, DivergedError, FolderError
-from normbench.experiment import folder as folder_module
 from normbench.experiment.folder import RunFolder
 from normbench.experiment.run import (
     ExperimentRunner,
@@ -360,19 +360,19 @@ def test_a_full_disk_ends_the_runs_and_what_was_recorded_stays_readable(
         if writes >= failing_write:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    write_atomically, append = folder_module.write_text_atomically, RunFolder._append
+    write_atomically, append = folder_module.write_text_atomically, RunFolder.append
 
     def write(path: Path, text: str) -> None:
         full_from_then_on()
         write_atomically(path, text)
 
     def append_or_not(self: RunFolder, name: str, text: str) -> None:
-        with folder_module._explained(self.path):
+        with folder_module.explained(self.path):
             full_from_then_on()
         append(self, name, text)
 
     monkeypatch.setattr(folder_module, "write_text_atomically", write)
-    monkeypatch.setattr(RunFolder, "_append", append_or_not)
+    monkeypatch.setattr(RunFolder, "append", append_or_not)
     with pytest.raises(FolderError, match="cannot be written: No space left on device") as caught:
         runner_for(tmp_path, seen).run([BN, IN])
     assert caught.value.exit_code == 3

@@ -24,6 +24,7 @@ from normbench.experiment.timing import (
     TimingStarted,
     choose_schedule,
 )
+from normbench.records import read_run
 from normbench.timings import SkippedNorm, TimedNorm, Timing, read_timing, timing_config
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
@@ -149,8 +150,17 @@ def test_times_of_another_machine_stay(tmp_path) -> None:
 def test_a_stop_leaves_the_times_of_the_runs_and_says_so(tmp_path) -> None:
     train(tmp_path, [BN, GN])
     _, seen = time_norms(tmp_path, [BN, GN], stop=lambda: True)
-    assert seen[-1] == TimingEnded("the timing of norms against each other was stopped")
+    assert seen[-1] == TimingEnded("stopped")
     assert not (tmp_path / "timing.json").exists()
+
+
+def test_old_times_do_not_stand_for_forced_runs(tmp_path) -> None:
+    train(tmp_path, [BN, GN, IN])
+    time_norms(tmp_path, [BN, GN])
+    time_norms(tmp_path, [BN, GN], stop=lambda: True)  # nothing is due
+    assert sessions(tmp_path) == [["BN", "GN"]]
+    time_norms(tmp_path, [BN, GN, IN], force=True, stop=lambda: True)
+    assert sessions(tmp_path) == []
 
 
 def test_what_goes_wrong_is_told_and_no_more(tmp_path, monkeypatch) -> None:
@@ -183,16 +193,18 @@ def test_a_damaged_file_is_written_anew(tmp_path) -> None:
 @pytest.mark.parametrize("num_norms", [2, 32])
 @pytest.mark.parametrize("step_seconds", [0.0002, 0.02, 0.1, 0.2, 1.0, 10.0])
 @pytest.mark.parametrize("num_steps", [10, 200, 4000])
-def test_the_pass_takes_a_tenth_of_training_or_a_second_a_norm(num_norms, step_seconds, num_steps) -> None:
+def test_the_pass_takes_a_tenth_of_training_or_a_second_a_norm_or_seven_steps(
+    num_norms, step_seconds, num_steps
+) -> None:
     entry = Timeable(BN.config, 0.0, step_seconds * num_steps, num_steps)
     schedule = choose_schedule([entry] * num_norms)
     if schedule is not None:
         seconds = num_norms * max(step_seconds, schedule.block_seconds) * (schedule.num_rounds + 3)
-        assert seconds <= max(0.1 * entry.train_seconds, 1.0) * num_norms
-        assert seconds <= 5.0 * num_norms
+        assert seconds <= max(0.1 * entry.train_seconds, 1.0, 7 * step_seconds) * num_norms
+        assert seconds <= 10.0 * num_norms
         assert schedule.num_rounds in (4, 6, 8, 10)
     else:
-        assert step_seconds * 7 > min(5.0, max(1.0, 0.1 * entry.train_seconds))
+        assert step_seconds * 7 > 10.0
 
 
 def test_norms_that_do_not_fit_the_memory_together_are_timed_in_parts_with_the_first() -> None:
@@ -217,3 +229,22 @@ def test_real_steps_are_timed_round_by_round_and_one_that_fails_is_left_out() ->
     (skipped,) = part.skipped
     assert (skipped.label, json.loads(skipped.model_dump_json())["config"]["norm"]["name"]) == ("GN-5", "gn")
     assert "groups=5 does not divide" in skipped.reason
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_captured_steps_are_timed_and_norms_run_fused(tmp_path) -> None:
+    plans = []
+    for norm in ("bn", "gn"):
+        plan = make_plan(norm, precision="bf16", engine="graph")
+        plans.append(RunPlan(plan.run_id, plan.config.model_copy(update={"device": "cuda"}), 0))
+    worker: Any = LocalWorker()
+    assert ExperimentRunner(tmp_path, [worker], lambda _: None).run(plans)
+    environment = read_run(tmp_path / plans[0].run_id).environment
+    assert (environment["norm_path"], environment["engine"]) == ("fused", "graph")
+    seen: list[Any] = []
+    TimingPass(tmp_path, plans, worker, seen.append).run()
+    assert seen[-1] == TimingEnded(None)
+    (session,) = read_timing(tmp_path).sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN"]
+    assert not session.skipped
+    assert all(norm.steps_per_block > 1 and max(norm.seconds_per_step) < 0.1 for norm in session.timed)
