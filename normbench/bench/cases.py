@@ -21,6 +21,9 @@ from normbench.engine.trainer import Trainer
 from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model
 
+_EPOCHS_OF_STEPS = 20
+"""For which single steps have a learning rate, beside those of the whole epochs."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -57,13 +60,14 @@ class EngineCase:
 
     def __init__(self, config: RunConfig, images: Images, num_epochs: int) -> None:
         self._config = config.model_copy(
-            update={"train": config.train.model_copy(update={"epochs": max(1, num_epochs)})}
+            update={"train": config.train.model_copy(update={"epochs": num_epochs + _EPOCHS_OF_STEPS})}
         )
         self._images = images
         self._device: DeviceName = config.device
         self.startup_seconds = 0.0
         self.peak_memory_mib: float | None = None
         self._position = 0
+        self._num_steps = 1
 
     def start(self) -> None:
         """Build, compile, capture, and train the first step."""
@@ -83,7 +87,10 @@ class EngineCase:
             pass
         self.startup_seconds = time.perf_counter() - began
         self.peak_memory_mib = memory.peak_mib() if self._device == "cuda" else None
-        self._num_whole_batches = len(self._images.train) // train.batch_size
+        count, seed = len(self._images.train), self._config.seed
+        self._order = epoch_order(count, seed, 0)
+        self._crop_flip = draw_crop_flip(count, seed, 0) if train.augment == "crop_flip" else None
+        self._num_whole_batches = count // train.batch_size
         self._position = self._num_whole_batches  # the next step opens an epoch
 
     @property
@@ -96,6 +103,7 @@ class EngineCase:
         self._set_flags()
         for event in self._events:
             if isinstance(event, EpochDone):
+                self._num_steps = event.row.num_steps
                 return event.row.train_seconds
         raise NormBenchError("all epochs are done")
 
@@ -105,13 +113,19 @@ class EngineCase:
         step = self._trainer.step
         for _ in range(steps):
             if self._position >= self._num_whole_batches:
-                seed, count = self._config.seed, step.num_images
-                augment = self._config.train.augment == "crop_flip"
-                crop_flip = draw_crop_flip(count, seed, 0) if augment else None
-                step.start_epoch(epoch_order(count, seed, 0), crop_flip, global_step=0)
-                self._position = 0
+                self._begin_epoch()
             step(self._position)
             self._position += 1
+
+    def _begin_epoch(self) -> None:
+        """Go on training: a step back would also undo Adam's bias correction, and the weights would leap."""
+        step = self._trainer.step
+        num_steps = self._config.train.epochs * step.steps_per_epoch
+        if self._num_steps + self._num_whole_batches > num_steps:
+            self._num_steps = num_steps // 2
+        step.start_epoch(self._order, self._crop_flip, global_step=self._num_steps)
+        self._num_steps += self._num_whole_batches
+        self._position = 0
 
     def _set_flags(self) -> None:
         precision = self._config.train.precision

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from normbench.bench import train as bench_train
+from normbench.bench.cases import EngineCase, Images
 from normbench.bench.plan import plan_runs
 from normbench.bench.train import TrainBench, TrainBenchSettings
 from normbench.errors import ConfigError, DivergedError
+from normbench.experiment.build import load_images
 
 FLAGS = {
     "norms": ["bn", "gn", "none"],
@@ -144,6 +146,22 @@ def test_real_cases_run_steps_and_epochs() -> None:
     assert tutorial.breakdown is None
     assert auto.breakdown is not None
     assert tutorial.speedup_over_tutorial == 1
+
+
+def test_single_steps_go_on_training_epoch_after_epoch() -> None:
+    (_, config), *_ = plan_runs(["auto"], [4], FLAGS, [])
+    case = EngineCase(config, Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu")), 1)
+    case.start()
+    case.epoch()  # three steps, the last one short
+    begun: list[int] = []
+    step = case._trainer.step
+    start_epoch = step.start_epoch
+    step.start_epoch = lambda *given, **named: (begun.append(named["global_step"]), start_epoch(*given, **named))
+    before = [parameter.clone() for parameter in case.model.parameters()]
+    case.run(70)
+    assert begun[:3] == [3, 5, 7]  # two whole batches each
+    assert all(first < 21 * 3 - 1 for first in begun)  # each step has a learning rate
+    assert any(not torch.equal(a, b) for a, b in zip(before, case.model.parameters(), strict=True))
 
 
 @pytest.mark.gpu

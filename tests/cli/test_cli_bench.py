@@ -14,6 +14,7 @@ from normbench.bench.layers import LayerBenchSettings
 from normbench.bench.train import TrainBenchSettings
 from normbench.cli.bench_tables import print_tables
 from normbench.engine.timing import InterleavedTimer
+from normbench.experiment.environment import describe_program
 
 TRAIN = ("bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--num-train", "8", "--batch-sizes", "4")
 LAYERS = ("bench", "layers", "--device", "cpu", "--quick", "--rounds", "1", "--batch-sizes", "2", "--shapes", "4x8x8")
@@ -21,6 +22,7 @@ LAYERS = ("bench", "layers", "--device", "cpu", "--quick", "--rounds", "1", "--b
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    describe_program.cache_clear()  # it remembers the command of the process, which here are many
     monkeypatch.setattr("normbench.bench.layers.CPU_CACHE_BYTES", 2**16)
     for name, kind in (
         ("layers.LayerBenchSettings", LayerBenchSettings),
