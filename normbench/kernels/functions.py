@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
+from normbench.kernels import plan as plans
 from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums
 from normbench.kernels.spec import NormActSpec
-from normbench.kernels.support import unsupported_reason
+from normbench.kernels.support import is_channels_last, unsupported_reason
 
 
 class Parameters(NamedTuple):
@@ -208,7 +209,7 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
         shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
     position_kernels.position_backward[(plan.programs,)](
         x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
-        STAGES=plan.stages, **position_tile(x, spec, plan),
+        STAGES=plans.STAGES, **position_tile(x, spec, plan),
     )  # fmt: skip
     return dx, gradients_from(None if shares is None else summed(shares), parameters)
 
@@ -221,7 +222,7 @@ def summed(shares: Tensor) -> Tensor:
     sums = shares.new_empty((terms, channels))
     plan = plan_sums(parts, terms * channels)
     group_kernels.add_shares[(plan.programs,)](
-        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps
+        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, **plan.launch
     )
     return sums
 
@@ -258,8 +259,8 @@ def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
         "GROUP_PAD": plan.group_pad,
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
-        "STAGES": plan.stages,
-        "num_warps": plan.num_warps,
+        "STAGES": plans.STAGES,
+        **plan.launch,
     }
 
 
@@ -271,7 +272,7 @@ def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str,
         "ACTIVATION": spec.activation,
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
-        "num_warps": plan.num_warps,
+        **plan.launch,
     }
 
 
@@ -290,11 +291,6 @@ def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
 def extra_default(spec: NormActSpec) -> float:
     """Return what an absent `extra` stands for."""
     return 1.0 if spec.activation == "gate" else 0.0
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Return whether channels are adjacent in memory."""
-    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def like(grad: Tensor, x: Tensor) -> Tensor:

@@ -12,15 +12,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from normbench.kernels.terms import channel_sums, gradient_terms, output
 from normbench.kernels.tiles import (
     channel_lanes,
-    channel_sums,
-    gradient_terms,
     load_parameters,
     load_statistics,
     merge_parts,
     merge_statistics,
-    output,
     row_gradients,
     row_statistics,
     statistics_gradients,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_TILE = 16384
-"""Elements of the largest tile a program holds in registers: 32 for each of 512 threads."""
-LOOP_TILE = 8192
+MAX_TILE = 8192
+"""Elements of the largest tile a program holds in registers: 16 for each of 512 threads."""
+LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
-SPLIT_TILE = 4096
-"""The same where programs share the rows of a sample."""
 WHOLE_TILE = 65536
 """Elements that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
 """Elements of a tile for statistics over channels."""
-THREAD_ELEMENTS = 16
-"""Elements of a tile for each thread, until there are MAX_WARPS."""
+THREAD_ELEMENTS = 8
+"""Elements of a tile for each thread, one 16-byte load in 16 bits, until there are MAX_WARPS."""
 MAX_WARPS = 16
-STAGES = 3
+MAX_REGISTERS = 64
+"""Registers of a thread with THREAD_ELEMENTS: two programs of MAX_WARPS then share a multiprocessor."""
+STAGES = 4
 """Tiles of a loop on their way at once, the one in use included; they wait in shared memory."""
 PROGRAMS = 264
 """Programs that fill the device: two for each of 132 multiprocessors."""
@@ -50,8 +50,7 @@ class GroupPlan:
     chunk_tiles: int
     block_p: int
     """Chunks merged at a time."""
-    stages: int
-    num_warps: int
+    launch: dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class PositionPlan:
     tiles: int
     programs: int
     """Programs of the backward pass, each with its share of the parameters' gradients."""
-    stages: int
-    num_warps: int
+    launch: dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class SumPlan:
     block_c: int
     block_p: int
     programs: int
-    num_warps: int
+    launch: dict[str, int | None]
 
 
 def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_samples: bool) -> GroupPlan:
@@ -95,8 +93,7 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
     if split:
         block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
     blocks = ceil_div(lanes, block_c)
-    loop_tile = SPLIT_TILE if split else LOOP_TILE
-    block_r = rows_pad if one_tile and not split else min(max(1, loop_tile // block_c), rows_pad)
+    block_r = rows_pad if one_tile and not split else min(max(1, LOOP_TILE // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
     return GroupPlan(
@@ -110,8 +107,7 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
-        stages=STAGES,
-        num_warps=num_warps(block_r * block_c),
+        launch=launch(block_r * block_c),
     )
 
 
@@ -120,19 +116,21 @@ def plan_positions(positions: int, channels: int) -> PositionPlan:
     block_c = power_of_two(channels)
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
-    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), STAGES, num_warps(block_r * block_c))
+    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), launch(block_r * block_c))
 
 
 def plan_sums(parts: int, columns: int) -> SumPlan:
     """Choose tiles to sum ``(parts, columns)`` over the parts."""
     block_c = min(SUM_COLUMNS, power_of_two(columns))
     block_p = min(SUM_TILE // block_c, power_of_two(parts))
-    return SumPlan(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
+    return SumPlan(block_c, block_p, ceil_div(columns, block_c), launch(block_p * block_c))
 
 
-def num_warps(elements: int) -> int:
-    """Return the warps for a tile."""
-    return min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
+def launch(elements: int) -> dict[str, int | None]:
+    """Return the warps for a tile, and the most registers for each thread where they would cost no spills."""
+    warps = min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
+    roomy = elements > 32 * THREAD_ELEMENTS * warps
+    return {"num_warps": warps, "maxnreg": None if roomy or not MAX_REGISTERS else MAX_REGISTERS}
 
 
 def power_of_two(n: int) -> int:

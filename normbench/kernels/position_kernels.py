@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.tiles import gradient_terms, load_parameter, output
+from normbench.kernels.terms import gradient_terms, output
+from normbench.kernels.tiles import load_parameter
 
 
 @triton.jit

@@ -55,9 +55,14 @@ def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     return None
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether channels are adjacent in memory."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 def is_dense(x: Tensor) -> bool:
     """Return whether `x` is contiguous in one of the two memory formats."""
-    return x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
+    return is_channels_last(x) or x.is_contiguous()
 
 
 def interpreting() -> bool:

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""What all Triton kernels share: channel lanes, statistics of tiles, the activation and its gradient.
+"""What all Triton kernels share: channel lanes, statistics of tiles, loops over rows, merged partial results.
 
 A layer sees its input as (samples, rows, channels), where a row is a position of the image. A program works on tiles
 of ``(BLOCK_R, BLOCK_C)``. Lanes are channels: a group of GROUP_SIZE channels takes GROUP_PAD lanes, the next power of
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from normbench.kernels.terms import channel_sums, gradient_terms, output
 
 
 @triton.jit
@@ -154,61 +156,6 @@ def update_running(running_mean, running_var, num_batches, momentum, mean, var, 
         tl.store(running_var + channel, old_var + momentum * (unbiased - old_var), mask=storing)
         if num_batches is not None:
             tl.store(num_batches, tl.load(num_batches) + 1, mask=first_block)
-
-
-@triton.jit
-def output(x, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
-    """Normalize and activate; all arguments broadcast to the tile, and ``scale = rstd * weight``."""
-    if ACTIVATION == "gate":
-        y = x * tl.sigmoid(extra * x) * scale + bias
-    else:
-        y = (x - mean) * scale + bias
-        if ACTIVATION == "relu":
-            y = tl.maximum(y, 0.0)
-        elif ACTIVATION == "tlu":
-            y = tl.maximum(y, extra)
-    return y
-
-
-@triton.jit
-def gradient_terms(x, dy, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
-    """Return the distance from the mean, the gradient at fixed statistics, and what bias, weight and extra sum up.
-
-    Per-channel factors are left to the callers: `scale` for the gradient at fixed statistics and for extra's of the
-    gate, rstd for weight's. Where the output equals the threshold, the threshold takes the gradient.
-    """
-    distance = x - mean
-    if ACTIVATION == "gate":
-        sigmoid = tl.sigmoid(extra * x)
-        slope = x * sigmoid * (1.0 - sigmoid)
-        direct = dy * (sigmoid + extra * slope)
-        to_bias = dy
-        to_weight = dy * x * sigmoid
-        to_extra = dy * x * slope
-    else:
-        direct = dy
-        if ACTIVATION == "relu":
-            direct = tl.where(distance * scale + bias > 0.0, dy, 0.0)
-        elif ACTIVATION == "tlu":
-            direct = tl.where(distance * scale + bias > extra, dy, 0.0)
-        to_bias = direct
-        to_weight = direct * distance
-        to_extra = dy - direct
-    return distance, direct, to_bias, to_weight, to_extra
-
-
-@triton.jit
-def channel_sums(
-    to_bias, to_weight, to_extra, rstd, scale, ACTIVATION: tl.constexpr, TERMS: tl.constexpr
-):  # fmt: skip
-    """Return the sums over a tile's rows of the gradients of bias, weight and (TERMS == 3) extra, per channel."""
-    sum_bias = tl.sum(to_bias, axis=0)
-    sum_extra = sum_bias
-    if TERMS == 3:
-        sum_extra = tl.sum(to_extra, axis=0)
-        if ACTIVATION == "gate":
-            sum_extra *= scale
-    return sum_bias, tl.sum(to_weight, axis=0) * rstd, sum_extra
 
 
 @triton.jit

@@ -115,7 +115,7 @@ POSITION_CASES = {
 WAYS = {
     "whole": {},
     "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1},
-    "split": {"MAX_TILE": 32, "SPLIT_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7},
+    "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7},
 }
 
 
