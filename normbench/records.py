@@ -10,6 +10,7 @@
         status.json              Status
         summary.json             Summary, written last
         loss_curve.png, table.md
+      timing.json                Timing: norms' steps timed against each other (timings.py)
       report/                    tables and figures over all runs
 
 Nothing here needs torch.
@@ -31,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normbench.config import RunConfig
 from normbench.errors import RunError
+from normbench.timings import Timing, read_timing
 
 EXPERIMENT_FILE = "experiment.yaml"
 CONFIG_FILE = "config.yaml"
@@ -42,6 +44,8 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 REPORT_FOLDER = "report"
+STYLE_LOSSES_FILE = "losses.csv"
+"""Only a style-transfer run has it; `normbench.style.records` says what else is in its folder."""
 
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
 
@@ -131,6 +135,10 @@ class ExperimentRecord:
     """What experiment.yaml says (norms, seeds, baseline, ...); empty where it is not recorded."""
     probes: tuple[RunRecord, ...] = ()
     """Runs that are no part of the comparison: those whose config names a probe."""
+    timing: Timing = field(default_factory=Timing)
+    """What the norms' steps took when they were timed against each other."""
+    unreadable: tuple[str, ...] = ()
+    """What is there and cannot be understood, a line each."""
 
     @property
     def name(self) -> str:
@@ -149,6 +157,17 @@ def write_text_atomically(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_style_run(run_folder: Path) -> bool:
+    """Return whether a run's folder is one of style transfer, which `read_run` cannot read."""
+    return (run_folder / STYLE_LOSSES_FILE).exists()
+
+
+def find_runs(folder: Path, pattern: str = "*", *, of_style: bool = False) -> list[Path]:
+    """Return the run folders that match `pattern` under `folder`, by name: those of style transfer or all others."""
+    found = (path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}"))
+    return sorted(path for path in found if is_style_run(path) == of_style)
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -178,20 +197,37 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_experiment(folder: Path) -> ExperimentRecord:
-    """Read all run folders under `folder`.
+    """Read all run folders under `folder`; what cannot be understood is named in `unreadable`.
 
     Raises:
-        RunError: there is none, or one cannot be understood.
+        RunError: there is none that can be understood.
     """
-    run_folders = sorted(path.parent for path in folder.glob(f"*/{STATUS_FILE}"))
+    run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
-    runs = [read_run(path) for path in run_folders]
-    settings = _read_settings(folder / EXPERIMENT_FILE)
+    runs, timing, unreadable = [], Timing(), []
+    for path in run_folders:
+        try:
+            runs.append(read_run(path))
+        except RunError as error:
+            unreadable.append(_in_a_line(error))
+    if not runs:
+        raise RunError(unreadable[0])
+    try:
+        timing = read_timing(folder)
+    except RunError as error:
+        unreadable.append(_in_a_line(error))
+    settings = read_settings(folder)
     order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     compared = tuple(run for run in runs if run.config.probe is None)
-    return ExperimentRecord(folder, compared, settings, tuple(run for run in runs if run.config.probe is not None))
+    probes = tuple(run for run in runs if run.config.probe is not None)
+    return ExperimentRecord(folder, compared, settings, probes, timing, tuple(unreadable))
+
+
+def _in_a_line(error: RunError) -> str:
+    """Return the first sentence, without the details that pydantic and YAML add in further lines."""
+    return " ".join(str(error).splitlines()[0].split())
 
 
 def _load_yaml(path: Path) -> Any:
@@ -200,8 +236,13 @@ def _load_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
-def _read_settings(experiment_file: Path) -> dict[str, Any]:
-    """Return the experiment's resolved settings; empty where they are not recorded."""
+def read_settings(experiment_folder: Path) -> dict[str, Any]:
+    """Return an experiment's resolved settings; empty where they are not recorded.
+
+    Raises:
+        RunError: they cannot be read.
+    """
+    experiment_file = experiment_folder / EXPERIMENT_FILE
     if not experiment_file.exists():
         return {}
     try:

@@ -19,7 +19,10 @@ class Killed(Exception):
 class LocalWorker:
     """Runs what is submitted, or `script` in its place, one value a message."""
 
-    def __init__(self, script: Callable[..., Iterator[Any]] | None = None) -> None:
+    def __init__(
+        self, script: Callable[..., Iterator[Any]] | None = None, environment: dict[str, str] | None = None
+    ) -> None:
+        self.environment = environment or {}
         self.connection, self._bell = Pipe()
         self._script = script
         self.submitted: list[tuple[Any, ...]] = []

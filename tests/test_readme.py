@@ -42,6 +42,8 @@ def test_every_normbench_command_runs_in_their_order(normbench: Callable[..., An
             arguments += TINY
             arguments += [] if "--epochs" in line else ["--set", "train.epochs=1"]
             arguments += ["--seeds", "1"] if arguments[0] == "compare" and "--seeds" not in line else []
+        if arguments[0] == "bench":
+            arguments += ["--device", "cpu", "--rounds", "1", "--batch-sizes", "4", "--norms", "bn"]
         if arguments[:2] == ["data", "fetch"]:
             # Nothing listens there: tests/data downloads from a server.
             refused = normbench(*arguments, "--url", "http://127.0.0.1:9/x.tar.gz", "--data-dir", str(tmp_path))

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from normbench.records import read_experiment
+from normbench.report.captions import field_name, format_scalar
 from normbench.report.groups import sections
-from normbench.report.tables import field_name, format_scalar
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from normbench import __version__
-from normbench.cli import advise, compare, data, env, inspect, listing, ls, plots, report, show, stylize, table, train
+from normbench.cli import (
+    advise,
+    bench,
+    compare,
+    data,
+    env,
+    inspect,
+    listing,
+    ls,
+    plots,
+    report,
+    show,
+    stylize,
+    table,
+    train,
+)
 from normbench.errors import NormBenchError
 
 _EPILOG = (
@@ -54,6 +69,7 @@ app.command()(env.env)
 app.add_typer(listing.app, name="list")
 app.add_typer(data.app, name="data")
 app.add_typer(stylize.app, name="stylize")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

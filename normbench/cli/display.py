@@ -11,15 +11,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from normbench.cli.console import note
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
 
 _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
-_STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
+_TIMING = "timing"
+"""Among the tasks, where runs are called by their ids."""
+
+STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
 class Display(Protocol):
@@ -30,7 +34,7 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Show what `event` says."""
 
 
@@ -60,11 +64,17 @@ def ending(event: RunEnded | RunBusy) -> str:
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
-def hitch(event: EngineFellBack | CheckpointFailed) -> str:
-    """Say in a line what a run does without."""
-    if isinstance(event, EngineFellBack):
-        return f"steps run eagerly: {event.reason}"
+def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
+    """Say in a line what a run does without, if anything."""
+    if isinstance(event, FactsLearned):
+        reason = event.facts.get("engine_fallback")
+        return f"steps run eagerly: {reason}" if reason else None
     return f"training goes on without a checkpoint: {event.reason}"
+
+
+def untimed(event: TimingEnded) -> str:
+    """Say in a line that norms are not timed against each other, and why."""
+    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
 
 
 class LineDisplay:
@@ -79,15 +89,20 @@ class LineDisplay:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
-            note(_STOPPING)
+            note(STOPPING)
         elif isinstance(event, RunEnded | RunBusy):
             note(ending(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
-        elif event.num_epochs:
+        elif isinstance(event, TimingStarted):
+            note(f"timing the steps of {event.num_norms} norms against each other")
+        elif isinstance(event, TimingEnded):
+            if event.problem:
+                note(untimed(event))
+        elif isinstance(event, RunStarted) and event.num_epochs:
             note(f"{name_of(event.plan)}: goes on after epoch {event.num_epochs}")
 
     def _progress(self, event: RunProgressed) -> None:
@@ -105,8 +120,8 @@ class LineDisplay:
                 f"{name} Epoch {row.epoch}/{epochs} | Test accuracy: {100 * row.test_accuracy:.2f} % | "
                 f"Test loss: {row.test_loss:.4f} | {row.train_seconds:.2f} s"
             )
-        else:
-            note(f"{name}: {hitch(event.event)}")
+        elif text := hitch(event.event):
+            note(f"{name}: {text}")
 
 
 class LiveDisplay:
@@ -142,22 +157,25 @@ class LiveDisplay:
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, event: ExperimentEvent) -> None:
+    def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Update the display."""
         self._show(event)
         self._progress.refresh()
 
-    def _show(self, event: ExperimentEvent) -> None:
+    def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
-            self._print(_STOPPING, "yellow")
+            self._print(STOPPING, "yellow")
         elif isinstance(event, RunEnded | RunBusy):
             self._end(event)
+        elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
+            self._show_timing(event)
         elif isinstance(event, RunStarted):
             epochs = event.plan.config.train.epochs
             label = event.plan.config.label
             if not self._is_wide and len(label) > _NARROW_LABEL:
                 label = f"{label[: _NARROW_LABEL - 1]}…"
-            name = f"{label} seed {event.plan.config.seed}"
+            point = f" ({event.plan.point})" if event.plan.point and self._is_wide else ""
+            name = f"{label}{point} seed {event.plan.config.seed}"
             task = self._add(name, total=epochs, completed=event.num_epochs, progress="preparing")
             self._tasks[event.plan.run_id] = task
         elif isinstance(event.event, StepsDone):
@@ -165,8 +183,8 @@ class LiveDisplay:
         elif isinstance(event.event, EpochDone):
             test = f"test {100 * event.event.row.test_accuracy:.1f} %"
             self._progress.update(self._tasks[event.plan.run_id], test=test)
-        else:
-            self._print(f"{name_of(event.plan)}: {hitch(event.event)}", "yellow")
+        elif text := hitch(event.event):
+            self._print(f"{name_of(event.plan)}: {text}", "yellow")
 
     def _add(self, name: str, *, total: int, progress: str, completed: int = 0) -> TaskID:
         return self._progress.add_task(
@@ -186,6 +204,17 @@ class LiveDisplay:
         )
         self._share[plan.run_id] = done / epochs
         self._progress.update(self._all, completed=self._num_ended + sum(self._share.values()))
+
+    def _show_timing(self, event: TimingEvent) -> None:
+        if isinstance(event, TimingStarted):
+            self._tasks[_TIMING] = self._add(f"timing {event.num_norms} norms", total=1, progress="in turn")
+        elif isinstance(event, TimingProgressed):
+            self._progress.update(self._tasks[_TIMING], completed=event.share)
+        else:
+            if (task := self._tasks.pop(_TIMING, None)) is not None:
+                self._progress.remove_task(task)
+            if event.problem:
+                self._print(untimed(event), "yellow")
 
     def _end(self, event: RunEnded | RunBusy) -> None:
         if (task := self._tasks.pop(event.plan.run_id, None)) is not None:

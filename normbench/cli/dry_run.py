@@ -10,9 +10,7 @@ from pathlib import Path
 from normbench.cli.console import print_table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import planned_state
-
-_ENDED = ("completed", "failed", "diverged")
+from normbench.experiment.run import is_due, planned_state
 
 
 def print_dry_run(
@@ -20,9 +18,8 @@ def print_dry_run(
 ) -> None:
     """Print what running `plans` in `folder` would do; times come from recorded runs beside and in it."""
     states = [planned_state(folder / plan.run_id) for plan in plans]
-    kept = ("completed",) if retry else _ENDED
-    is_due = [force or state not in kept for state in states]
-    due = [plan for plan, due in zip(plans, is_due, strict=True) if due]
+    will_run = [is_due(state, force=force, retry=retry) for state in states]
+    due = [plan for plan, due in zip(plans, will_run, strict=True) if due]
     known = dict(zip((plan.run_id for plan in due), estimate_seconds(due, folder.parent), strict=True))
     seconds = [known.get(plan.run_id) for plan in plans]
     if json_output:
@@ -37,7 +34,7 @@ def print_dry_run(
                 "will_run": due,
                 "estimated_seconds": estimate,
             }
-            for plan, state, due, estimate in zip(plans, states, is_due, seconds, strict=True)
+            for plan, state, due, estimate in zip(plans, states, will_run, seconds, strict=True)
         ]
         counts = {"runs": len(plans), "will_run": len(due), "states": Counter(states)}
         print(json.dumps({"schema_version": 1, "folder": str(folder), **counts, "plans": runs}, indent=2))

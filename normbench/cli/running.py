@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
-from normbench.experiment.folder import write_experiment
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
-from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
+from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, is_due, planned_state
+from normbench.experiment.timing import TimingPass
+from normbench.folders import write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
@@ -46,14 +48,26 @@ def execute(loaded: LoadedConfig, options: RunOptions) -> int:
         if options.dry_run:
             print_dry_run(folder, plans, force=options.force, retry=options.retry, json_output=options.json_output)
             return 0
-        due = [plan for plan in plans if options.force or planned_state(folder / plan.run_id) != "completed"]
+        states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
+        due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
         images = {_images(plan.config): plan.config for plan in due}
         for config in reversed(images.values()):  # the last ones stay loaded, and the first run takes the first
             _check_data(config, options.data_dir, worker)
         if len(plans) < len(drafts):
             note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
         write_experiment(folder, resolved_experiment(loaded.experiment, plans))
-        return 0 if _run(folder, plans, worker, options) else 1
+        with ExitStack() as stack:
+            others = [stack.enter_context(Worker(environment=more)) for more in _other_workers(due, worker)]
+            return 0 if _run(folder, plans, [worker, *others], options, loaded.experiment.baseline) else 1
+
+
+def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+    """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
+    if len(due) < 2:
+        return []
+    devices = frozenset(plan.config.device for plan in due)
+    environments: list[dict[str, str]] = worker.call("normbench.experiment.train:worker_environments", devices)
+    return environments[1 : len(due)]
 
 
 def _images(config: RunConfig) -> str:
@@ -76,8 +90,11 @@ def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> 
     return plans
 
 
-def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions) -> bool:
-    """Run the plans and report on all that is recorded, whatever happens; return whether every run is completed."""
+def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: RunOptions, baseline: str | None) -> bool:
+    """Run the plans, time their norms against each other, and report on all that is recorded, whatever happens.
+
+    Return whether every run is completed.
+    """
     display = make_display(plans)
 
     def listen(event: ExperimentEvent) -> None:
@@ -86,11 +103,15 @@ def _run(folder: Path, plans: list[RunPlan], worker: Worker, options: RunOptions
             _report_run(folder / event.plan.run_id, options)
 
     runner = ExperimentRunner(
-        folder, [worker], listen, options.data_dir, options.force, options.retry, options.keep_checkpoint
+        folder, workers, listen, options.data_dir, options.force, options.retry, options.keep_checkpoint
     )
     try:
         with HeldSignals() as signals, display:
-            return runner.run(plans, signals.arrived)
+            completed = runner.run(plans, signals.arrived)
+            if not signals.arrived():
+                timing = TimingPass(folder, plans, workers[0], display, options.data_dir, baseline, options.force)
+                timing.run(signals.arrived)
+            return completed
     finally:
         _report(folder, options)
 
@@ -110,7 +131,7 @@ def _report_run(run_folder: Path, options: RunOptions) -> None:
 def _report(folder: Path, options: RunOptions) -> None:
     """Write the report over what is recorded, also after an interrupt, and print its tables and where it is."""
     from normbench.records import REPORT_FOLDER, read_experiment
-    from normbench.report import write_report
+    from normbench.report import write_report_of
     from normbench.report.formats import to_json
     from normbench.report.tables import comparison_tables
     from normbench.report.tensorboard import write_tensorboard
@@ -118,13 +139,14 @@ def _report(folder: Path, options: RunOptions) -> None:
     if not any(folder.glob(f"*/{STATUS_FILE}")):
         return  # nothing is recorded
     try:
-        tables = comparison_tables(read_experiment(folder))
+        experiment = read_experiment(folder)
+        tables = comparison_tables(experiment)
         if options.json_output:
             print(to_json(tables), end="")
         else:
             for table in tables:
                 print_comparison(table)
-        write_report(folder)
+        write_report_of(experiment)
         if options.tensorboard:
             write_tensorboard(folder)
         tell = note if options.json_output else print

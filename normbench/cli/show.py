@@ -12,6 +12,7 @@ from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
     from normbench.records import RunRecord
+    from normbench.style.records import StyleRun
 
 
 def show(
@@ -25,9 +26,11 @@ def show(
 
     Example: normbench show runs/tutorial/gn-norm_resnet-bs64-s0-3f2a9c1b
     """
-    from normbench.records import read_run
+    from normbench.records import is_style_run, read_run
+    from normbench.style.records import read_style_run
 
-    record = read_run(find_run(run, runs_dir))
+    folder = find_run(run, runs_dir)
+    record = read_style_run(folder) if is_style_run(folder) else read_run(folder)
     if json_output:
         print(json.dumps(as_json(record), indent=2))
     else:
@@ -59,16 +62,23 @@ def find_run(name: str, runs_dir: Path) -> Path:
     return found[0]
 
 
-def as_json(record: RunRecord) -> dict[str, Any]:
+def as_json(record: RunRecord | StyleRun) -> dict[str, Any]:
     """Return all that the run's files say but the losses of single steps."""
+    from normbench.records import RunRecord
+
+    if isinstance(record, RunRecord):
+        epochs = {"epochs": [epoch.model_dump() for epoch in record.epochs]}
+        num_steps = len(record.step_losses)
+    else:
+        epochs, num_steps = {}, len(record.losses)
     return {
         "schema_version": 1,
         "run": record.run_id,
         "folder": str(record.folder),
         "status": record.status.model_dump(),
         "summary": record.summary.model_dump() if record.summary else None,
-        "epochs": [epoch.model_dump() for epoch in record.epochs],
-        "num_steps_recorded": len(record.step_losses),
+        **epochs,
+        "num_steps_recorded": num_steps,
         "config": record.config.model_dump(mode="json"),
         "environment": dict(record.environment),
         "files": _files(record.folder),
@@ -82,7 +92,7 @@ def _files(folder: Path) -> dict[str, int]:
     }
 
 
-def _print(record: RunRecord) -> None:
+def _print(record: RunRecord | StyleRun) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -93,7 +103,7 @@ def _print(record: RunRecord) -> None:
     status = record.status.model_dump(exclude={"pid"})
     sections: dict[str, dict[str, Any]] = {
         "run": {"name": record.run_id, "folder": record.folder, **status},
-        "results": record.summary.model_dump() if record.summary else {},
+        "results": flatten(record.summary.model_dump(mode="json")) if record.summary else {},
         "config": flatten(record.config.model_dump(mode="json")),
         "environment": flatten(record.environment),
         "files": {name: format_size(size) for name, size in _files(record.folder).items()},

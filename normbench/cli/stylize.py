@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from normbench.cli.options import DataDirOption, DeviceOption, ForceOption, RunsDirOption, SetOption
+from normbench.cli.options import (
+    BaselineOption,
+    DataDirOption,
+    DeviceOption,
+    DryRunOption,
+    EngineOption,
+    ForceOption,
+    PrecisionOption,
+    RetryOption,
+    RunsDirOption,
+    SetOption,
+)
 
 app = typer.Typer(help="Style transfer: train, compare norms, apply.", no_args_is_help=True)
 
@@ -39,12 +50,14 @@ def train(
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
+    retry: RetryOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train one network that gives any image the style of one.
 
     Example: normbench stylize train --style painting.jpg --norm in
     """
-    from normbench.cli.stylize_running import execute
+    from normbench.cli.stylize_running import StyleOptions, execute
     from normbench.errors import ConfigError
     from normbench.loader import parse_options
     from normbench.style.config import load_style_config
@@ -66,7 +79,7 @@ def train(
         "name": name,
     }
     experiment = load_style_config(config, settings=set_ or [], flags=_given(flags))
-    raise typer.Exit(execute(experiment, runs_dir, data_dir, force=force))
+    raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
 
 
 @app.command()
@@ -74,23 +87,35 @@ def compare(
     config: Annotated[str, typer.Argument(help="A config file, or the name of a built-in one: style.")],
     set_: SetOption = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=1)] = None,
+    baseline: BaselineOption = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    engine: EngineOption = None,
     name: Annotated[str | None, typer.Option(help="The experiment's folder under runs/.")] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
+    retry: RetryOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Compare norms: train a network with each and each seed, then draw curves, pictures and the effect of contrast.
 
-    Running it again continues: completed runs are kept.
+    Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
     """
     from normbench.cli.configs import find_config
-    from normbench.cli.stylize_running import execute
+    from normbench.cli.stylize_running import StyleOptions, execute
     from normbench.style.config import load_style_config
 
-    flags = {"seeds": seeds, "device": device, "name": name}
+    flags = {
+        "seeds": seeds,
+        "baseline": baseline,
+        "device": device,
+        "train.precision": precision,
+        "train.engine": engine,
+        "name": name,
+    }
     experiment = load_style_config(find_config(config), settings=set_ or [], flags=_given(flags))
-    raise typer.Exit(execute(experiment, runs_dir, data_dir, force=force))
+    raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
 
 
 @app.command()
@@ -127,22 +152,6 @@ def apply(
         write_image(target, stylize(network, pixels))
         print(target)
     raise typer.Exit(1 if num_failed else 0)
-
-
-@app.command()
-def plots(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, or a folder of experiments.")] = Path("runs"),
-) -> None:
-    """Redraw the figures and tables of style transfer under a folder from what is recorded; trains nothing."""
-    from normbench.errors import RunError
-    from normbench.style.records import RESULT_FILE
-    from normbench.style.report import write_style_report
-
-    experiments = sorted({path.parent.parent for path in folder.rglob(RESULT_FILE)})
-    if not experiments:
-        raise RunError(f"{folder}: no style-transfer runs there")
-    for experiment in experiments:
-        print("\n".join(map(str, write_style_report(experiment))))
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,13 @@ class DeviceImages:
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the uint8 images ``(B, C, H, W)`` and labels ``(B,)`` at `indices`, int64 ``(B,)`` on the device."""
         return self._as_nchw(self._stored.index_select(0, indices)), self.labels.index_select(0, indices)
+
+    def first(self, count: int) -> DeviceImages:
+        """Return the first `count` images; they share memory with these."""
+        part = copy(self)
+        part._stored, part.labels = self._stored[:count], self.labels[:count]
+        part.images = part._as_nchw(part._stored)
+        return part
 
     def _as_nchw(self, stored: torch.Tensor) -> torch.Tensor:
         # index_select forgets channels_last, so that such images are gathered as (N, H, W, C) and viewed as NCHW after.

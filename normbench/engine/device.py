@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError
+from normbench.errors import ConfigError, DeviceError, NormBenchError
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -34,6 +35,13 @@ def resolve_device(requested: str) -> DeviceName:
             return name
     here = ", ".join(name for name in names if available[name])
     raise DeviceError(f"device {requested!r} is not available here (torch {torch.__version__}). Available: {here}")
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, in order, each as ``CUDA_VISIBLE_DEVICES`` calls it."""
+    count = torch.cuda.device_count()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in chosen.split(",")[:count]] if chosen else [str(index) for index in range(count)]
 
 
 def resolve_precision(requested: str, device: DeviceName) -> Precision:
@@ -83,6 +91,16 @@ def synchronize(device: DeviceName) -> None:
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
+
+
+class OutOfMemoryError(NormBenchError):
+    """The device's memory does not hold a run.
+
+    The batch size is never changed silently, because that changes a norm's result.
+    """
+
+    def __init__(self, device: str, batch_size: int, error: Exception) -> None:
+        super().__init__(f"out of memory on {device} at batch size {batch_size}: {str(error).splitlines()[0]}")
 
 
 class MemoryMeter:

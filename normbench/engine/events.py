@@ -22,10 +22,11 @@ class Started:
 
 
 @dataclass(frozen=True)
-class EngineFellBack:
-    """The steps run eagerly although a graph was asked for."""
+class FactsLearned:
+    """What is known only once steps have run: how they run."""
 
-    reason: str
+    facts: Mapping[str, Any]
+    """For `environment.json`, over what `Started` said."""
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,4 @@ class TrainingDone:
 
 
 TrainingEvent = StepsDone | EpochDone | TrainingDone
-RunEvent = Started | EngineFellBack | CheckpointFailed | TrainingEvent
+RunEvent = Started | FactsLearned | CheckpointFailed | TrainingEvent

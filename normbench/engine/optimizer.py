@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,26 +12,31 @@ from normbench.config import TrainConfig
 from normbench.norms.training import learning_rate_factors
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return the optimizer of `model`, with one fused kernel for all parameters of a group.
+def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
+    """Return the groups of parameters that share `weight_decay` and `learning_rate_factor`.
 
-    Parameters of two or more dimensions decay; others never do. A group's `learning_rate_factor` multiplies the
-    scheduled rate; its `lr` is a tensor, so that a captured graph can change it.
+    Parameters of two or more dimensions decay; others never do. The factor multiplies the scheduled rate.
     """
     factors = learning_rate_factors(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         decay = train.weight_decay if parameter.ndim >= 2 else 0.0
         groups[decay, factors.get(name, 1.0)].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "learning_rate_factor": factor}
+        for (decay, factor), parameters in groups.items()
+    ]
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> torch.optim.Optimizer:
+    """Return torch's optimizer of `model`, with one fused kernel for all parameters of a group.
+
+    A group's `lr` is a tensor, so that a captured graph can change it.
+    """
     device = next(model.parameters()).device
     settings = [
-        {
-            "params": parameters,
-            "weight_decay": decay,
-            "learning_rate_factor": factor,
-            "lr": torch.tensor(train.learning_rate * factor, device=device),
-        }
-        for (decay, factor), parameters in groups.items()
+        {**group, "lr": torch.tensor(train.learning_rate * group["learning_rate_factor"], device=device)}
+        for group in parameter_groups(model, train)
     ]
     if train.optimizer == "sgd":
         nesterov = train.momentum > 0

@@ -17,10 +17,13 @@ from normbench.data.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, MemoryMeter, Precision, synchronize
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
-from normbench.engine.optimizer import build_optimizer
+from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.optimizer import build_optimizer, parameter_groups
 from normbench.engine.schedule import learning_rates
-from normbench.engine.step import StepSettings, TrainStep
+from normbench.engine.step import TrainStep
+from normbench.engine.step_state import StepSettings, StepState
 from normbench.errors import DivergedError
+from normbench.kernels.support import unsupported_device_reason
 from normbench.records import EpochRow, Summary
 
 STEPS_BETWEEN_LINES = 100
@@ -61,7 +64,6 @@ class Trainer:
             config.schedule, config.learning_rate, config.epochs * steps_per_epoch, config.warmup_fraction
         )
         self._learning_rates = rates.tolist()
-        self._optimizer = build_optimizer(self.model, config, capturable=device == "cuda" and engine != "eager")
         settings = StepSettings(
             batch_size=config.batch_size,
             learning_rates=rates,
@@ -71,7 +73,17 @@ class Trainer:
             precision=precision,
             engine=engine,
         )
-        self.step = TrainStep(self.model, self._optimizer, train_images, settings)
+        state = StepState(len(train_images), steps_per_epoch, settings, train_images.labels.device)
+        self._optimizer: torch.optim.Optimizer
+        if engine == "graph" and unsupported_device_reason(train_images.labels.device) is None:
+            working_dtype = torch.bfloat16 if precision == "bf16" else None
+            self._optimizer = FlatOptimizer(
+                parameter_groups(self.model, config), config, state.learning_rates, state.global_step,
+                working_dtype=working_dtype,
+            )  # fmt: skip
+        else:
+            self._optimizer = build_optimizer(self.model, config, capturable=device == "cuda" and engine != "eager")
+        self.step = TrainStep(self.model, self._optimizer, train_images, settings, state)
         # Where training stands; all of it goes into a checkpoint.
         self._rows: list[EpochRow] = []
         self._losses: list[float] = []
@@ -201,10 +213,11 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; call before `run`."""
         self.model.load_state_dict(state["model"])
-        rates = [group["lr"] for group in self._optimizer.param_groups]
+        rates = [group.get("lr") for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # on the device; each step sets its value
+            if rate is not None:
+                group["lr"] = rate  # on the device; each step sets its value
         self._rows = [EpochRow.model_validate(row) for row in state["rows"]]
         self._losses = state["losses"].tolist()
         self._step_in_epoch = state["step_in_epoch"]

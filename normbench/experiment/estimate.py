@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -11,9 +10,10 @@ from normbench.config import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import RunPlan
 from normbench.records import SUMMARY_FILE, RunRecord, read_run
+from normbench.timings import timing_key
 
 Kind = str
-"""What the time of an epoch depends on, as JSON."""
+"""What the time of an epoch depends on, as text."""
 
 
 def estimate_seconds(plans: Sequence[RunPlan], runs_dir: Path) -> list[float | None]:
@@ -32,10 +32,7 @@ def estimate_seconds(plans: Sequence[RunPlan], runs_dir: Path) -> list[float | N
 
 def kind_of(config: RunConfig) -> Kind:
     """Return what two runs share whose epochs take the same time on the same machine."""
-    train = config.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"})
-    norm = {"name": config.norm.name, "options": dict(config.norm.options)}
-    parts = [norm, config.model.model_dump(), config.dataset.model_dump(), train, config.device, config.probe]
-    return json.dumps(parts, sort_keys=True)
+    return f"{timing_key(config)} {config.probe}"
 
 
 def _completed(runs_dir: Path) -> Iterable[RunRecord]:

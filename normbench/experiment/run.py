@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone, TrainingDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.folder import RunFolder
@@ -32,10 +32,10 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class RunProgressed:
-    """A run reports steps, an epoch, or what it had to do without."""
+    """A run reports steps, an epoch, how its steps run, or what it had to do without."""
 
     plan: RunPlan
-    event: StepsDone | EpochDone | EngineFellBack | CheckpointFailed
+    event: StepsDone | EpochDone | FactsLearned | CheckpointFailed
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def planned_state(folder: Path) -> PlannedState:
     if state in ("failed", "diverged"):
         return "failed" if state == "failed" else "diverged"
     return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
+
+
+def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
+    """Return whether a run in that state is run, and not kept as it is."""
+    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
 
 
 @dataclass
@@ -149,8 +154,7 @@ class ExperimentRunner:
         return num_completed
 
     def _is_kept(self, folder: Path) -> bool:
-        state = planned_state(folder)
-        return not self.force and (state == "completed" or (state in ("failed", "diverged") and not self.retry))
+        return not is_due(planned_state(folder), force=self.force, retry=self.retry)
 
     def _start(self, plan: RunPlan, folder: RunFolder, worker: Worker) -> None:
         worker.revive()
@@ -181,8 +185,8 @@ class ExperimentRunner:
                 active.folder.append_steps(event.losses)
             elif isinstance(event, EpochDone):
                 active.folder.append_epoch(event.row)
-            elif isinstance(event, EngineFellBack):
-                active.facts |= {"engine": "eager", "engine_fallback": event.reason}
+            elif isinstance(event, FactsLearned):
+                active.facts |= event.facts
                 active.folder.write_environment(active.facts)
             self.listener(RunProgressed(active.plan, event))
         return None

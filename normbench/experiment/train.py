@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from normbench.config import RunConfig, Value
-from normbench.engine.device import describe, set_precision
-from normbench.engine.events import CheckpointFailed, EngineFellBack, RunEvent, Started, StepsDone, TrainingDone
+from normbench.engine.checkpoint import (
+    SECONDS_BETWEEN_CHECKPOINTS,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from normbench.engine.device import DeviceName, OutOfMemoryError, describe, set_precision, visible_gpus
+from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
-from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, load_images
-
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+from normbench.models import MODELS
+from normbench.norms.fused import describe_paths
 
 
 def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, device: str) -> Iterator[str]:
@@ -28,6 +33,15 @@ def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, d
         DataError: it is missing or damaged.
     """
     yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
+
+
+def worker_environments(devices: frozenset[DeviceName]) -> Iterator[list[dict[str, str]]]:
+    """Yield once: the environment variables of each worker that runs on `devices` can share.
+
+    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
+    """
+    others = visible_gpus()[1:] if devices == {"cuda"} else []
+    yield [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
 
 
 def train_run(
@@ -56,7 +70,7 @@ def train_run(
         engine=engine,
     )
     if resume:
-        _load_checkpoint(trainer, checkpoint)
+        load_checkpoint(checkpoint, trainer.load_state_dict)
     facts = describe(device) | {
         "precision": precision,
         "engine": engine,
@@ -68,65 +82,35 @@ def train_run(
     }
     yield Started(trainer.rows, trainer.losses, facts)
     saved_at = time.monotonic()
-    fell_back = False
+    has_stepped = False
     try:
         for event in trainer.run():
-            if trainer.step.fallback_reason and not fell_back:
-                fell_back = True
-                yield EngineFellBack(trainer.step.fallback_reason)
             if isinstance(event, TrainingDone) and config.probe == "batch_one":
                 accuracy = batch_statistics_accuracy(trainer.model, test_images, device, precision)
                 event = TrainingDone(event.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
             yield event
-            if isinstance(event, StepsDone) and time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            if isinstance(event, StepsDone) and not has_stepped:
+                has_stepped = True
+                yield FactsLearned(_how_steps_run(trainer, config))
+            if isinstance(event, StepsDone) and time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 try:
-                    _save_checkpoint(trainer, checkpoint)
+                    save_checkpoint(trainer.state_dict(), checkpoint)
                 except CheckpointError as error:
                     yield CheckpointFailed(str(error))
                 saved_at = time.monotonic()
     except GeneratorExit:
-        _save_checkpoint(trainer, checkpoint)
+        save_checkpoint(trainer.state_dict(), checkpoint)
         raise
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(config, error) from error
+        raise OutOfMemoryError(device, config.train.batch_size, error) from error
     if keep:
-        _save_checkpoint(trainer, checkpoint)
+        save_checkpoint(trainer.state_dict(), checkpoint)
 
 
-class OutOfMemoryError(NormBenchError):
-    """The device's memory does not hold the run.
-
-    The batch size is never changed silently, because that changes a norm's result.
-    """
-
-    def __init__(self, config: RunConfig, error: Exception) -> None:
-        where = f"{config.device} at batch size {config.train.batch_size}"
-        super().__init__(f"out of memory on {where}: {_first_line(error)}")
-
-
-def _save_checkpoint(trainer: Trainer, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        torch.save(trainer.state_dict(), partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {_first_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _load_checkpoint(trainer: Trainer, path: Path) -> None:
-    try:
-        trainer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint cannot be read ({_first_line(error)}); --retry trains the run anew"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class CheckpointError(NormBenchError):
-    """A checkpoint cannot be written or read."""
+def _how_steps_run(trainer: Trainer, config: RunConfig) -> dict[str, Any]:
+    """Return what only a step shows: whether the norms run fused, and whether the engine is the one asked for."""
+    has_norm = MODELS[config.model.name].family.norms[config.norm.name.partition("+")[0]].kind != "none"
+    facts = {"norm_path": describe_paths(trainer.model) if has_norm else "no norm layers"}
+    if reason := trainer.step.fallback_reason:
+        facts |= {"engine": "eager", "engine_fallback": reason}
+    return facts

@@ -93,7 +93,7 @@ def inspect_norm(factory: NormFactory, shape: Shape, *, seed: int = 0) -> Inspec
     layer = build_layer(factory, shape)
     x = uniform_input(shape, seed).requires_grad_()
     try:
-        output, kept_bytes = _forward_counting_kept_bytes(layer, x)
+        output, kept_bytes = forward_counting_kept_bytes(layer, x)
         evaluation = _evaluate(layer, x) if factory.norm.train_eval_differ else None
     except ValueError as error:
         raise ConfigError(f"{factory.name} on shape {shape}: {error}") from error
@@ -159,7 +159,7 @@ def statistics(x: torch.Tensor, axes: str, sizes: Shape) -> Statistics:
     )
 
 
-def _forward_counting_kept_bytes(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+def forward_counting_kept_bytes(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Run the layer; return its output and the bytes of the distinct storages that autograd saved meanwhile."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), *layer.buffers())}
     kept: dict[int, torch.Tensor] = {}  # holding the tensors keeps their addresses from being used again

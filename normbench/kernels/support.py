@@ -17,14 +17,22 @@ MAX_ELEMENTS = 2**31 - 1
 """Offsets are 32-bit."""
 
 
-def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
-    """See `normbench.kernels.unsupported_reason`."""
-    if not (x.is_cuda or (x.device.type == "cpu" and interpreting())):
-        return f"no fused kernels on {x.device.type}"
+def unsupported_device_reason(device: torch.device) -> str | None:
+    """Return None where kernels can run on `device`, and otherwise why not, in one line."""
+    if not (device.type == "cuda" or (device.type == "cpu" and interpreting())):
+        return f"no fused kernels on {device.type}"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return "fused kernels need compute capability 8.0"
+    return None
+
+
+def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
+    """See `normbench.kernels.unsupported_reason`."""
+    reason = unsupported_device_reason(x.device)
+    if reason is not None:
+        return reason
     if x.dtype not in DTYPES:
         return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
     if x.ndim != 4 or x.numel() == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -115,6 +116,22 @@ def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | No
 def norm_paths(model: nn.Module) -> dict[str, str]:
     """Return for each fusable layer of `model`, by name, the path that its last forward took."""
     return {name: module.path for name, module in model.named_modules() if isinstance(module, FusedNormAct)}
+
+
+def describe_paths(model: nn.Module) -> str:
+    """Say how the norms of `model` ran in its last forward.
+
+    ``fused`` or ``native: <reason>``; where layers differ, each with its number of layers, the most frequent first.
+    """
+    fusable = [module for module in model.modules() if isinstance(module, FusedNormAct)]
+    inside, kinds = {id(module[0]) for module in fusable}, {type(module[0]) for module in fusable}
+    counts = Counter(module.path for module in fusable)
+    for module in model.modules():  # of a kind that has a kernel, but in a form that has none
+        if type(module) in kinds and id(module) not in inside:
+            counts[f"native: no fused kernel for {type(module).__name__} without its activation"] += 1
+    if len(counts) < 2:
+        return next(iter(counts), "native: no fused kernel for this norm")
+    return "; ".join(f"{path} ({count} layer{'s' if count > 1 else ''})" for path, count in counts.most_common())
 
 
 def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *, max_workers: int | None = None) -> int:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normbench.records import REPORT_FOLDER, RunRecord, read_experiment, read_run, write_text_atomically
+from normbench.records import (
+    REPORT_FOLDER,
+    ExperimentRecord,
+    RunRecord,
+    read_experiment,
+    read_run,
+    write_text_atomically,
+)
 from normbench.report.figures import save_figure
 from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
 from normbench.report.markdown import page_to_markdown
 from normbench.report.page import make_page
 from normbench.report.paired import MARGIN
 
-__all__ = ["write_report", "write_run_report"]
+__all__ = ["write_report", "write_report_of", "write_run_report"]
 
 
 def write_report(experiment_folder: Path, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:
@@ -21,14 +28,23 @@ def write_report(experiment_folder: Path, *, baseline: str | None = None, margin
     `margin` is the difference in accuracy, as a fraction, below which norms count as equivalent.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
+        UnknownNameError: `baseline` is given and no run has that norm.
+    """
+    return write_report_of(read_experiment(experiment_folder), baseline=baseline, margin=margin)
+
+
+def write_report_of(experiment: ExperimentRecord, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:
+    """Do what `write_report` does for an experiment that is read already.
+
+    Raises:
         UnknownNameError: `baseline` is given and no run has that norm.
     """
     from normbench.report.html import page_to_html
 
-    page = make_page(read_experiment(experiment_folder), baseline=baseline, margin=margin)
+    page = make_page(experiment, baseline=baseline, margin=margin)
     tables = [part.table for part in page.tables]
-    folder = experiment_folder / REPORT_FOLDER
+    folder = experiment.folder / REPORT_FOLDER
     folder.mkdir(exist_ok=True)
     texts = {
         "report.html": page_to_html(page),

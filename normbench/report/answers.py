@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from normbench.report.cells import format_percent
 from normbench.report.figures import setting_title
 from normbench.report.groups import Section, Setting
 from normbench.report.paired import MIN_SEEDS, Verdict
+from normbench.report.sweeps import Sensitivity
 from normbench.report.tables import Row, Table
 
 
@@ -18,10 +20,33 @@ def answers(table: Table) -> list[str]:
     for row in table.rows:
         by_setting.setdefault(row.setting, []).append(row)
     several = len(by_setting) > 1
+    if several and all(row.num_completed < MIN_SEEDS for row in table.rows):
+        return [
+            f"which norm is best is not resolved at any setting: a verdict takes at least {MIN_SEEDS} seeds of each."
+        ]
     found = []
     for setting, rows in by_setting.items():
         where = f"{setting_title(setting)}: " if several else ""
         found.append(where + " ".join(filter(None, [_best(rows), _against_baseline(rows, table)])))
+    return found
+
+
+def stability(entries: Sequence[Sensitivity]) -> list[str]:
+    """Return, for each panel of a learning-rate sweep, the lowest rate at which each norm diverged."""
+    by_panel: dict[str, list[Sensitivity]] = {}
+    for entry in entries:
+        by_panel.setdefault(entry.title, []).append(entry)
+    found = []
+    for title, panel in by_panel.items():
+        labels: dict[float | None, list[str]] = {}
+        for entry in sorted(panel, key=lambda entry: -(entry.diverges_from or inf)):
+            labels.setdefault(entry.diverges_from, []).append(entry.label)
+        top = max(entry.highest_rate for entry in panel)
+        parts = [
+            f"{_listed(names)} nowhere up to {top:.3g}" if rate is None else f"{_listed(names)} from {rate:.3g} on"
+            for rate, names in labels.items()
+        ]
+        found.append(f"{f'{title}: ' if title else ''}learning rates at which runs diverged: {'; '.join(parts)}.")
     return found
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Literal
 
+from normbench.report.captions import field_name, format_scalar
 from normbench.report.paired import Comparison
 from normbench.report.stats import Estimate, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
-from normbench.report.tables import Row, Table, field_name, format_scalar
+from normbench.report.tables import Row, Table
 
 NOTHING = "-"
 Align = Literal["left", "right"]
@@ -178,14 +179,15 @@ def sensitivity_caption() -> str:
 
 def sensitivity_cells(entry: Sensitivity) -> list[str]:
     """Return the cells of one norm, in the order of `SENSITIVITY_HEADERS`."""
+    best = entry.best
+    found = [NOTHING] * 5
+    if best is not None:
+        accuracy = format_percent(best.accuracy)
+        found = [f"{best.rate:.3g}", accuracy, f"{best.low:.3g}", f"{best.high:.3g}", f"{best.decades:.1f}"]
     return [
         entry.label + (f" ({entry.title})" if entry.title else ""),
-        f"{entry.best_rate:.3g}",
-        format_percent(entry.best_accuracy),
-        f"{entry.low_rate:.3g}",
-        f"{entry.high_rate:.3g}",
-        f"{entry.decades:.1f}",
-        "none did" if entry.diverges_from is None else f"{entry.diverges_from:.3g}",
+        *found,
+        f"none up to {entry.highest_rate:.3g}" if entry.diverges_from is None else f"{entry.diverges_from:.3g}",
     ]
 
 

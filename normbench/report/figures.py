@@ -15,9 +15,9 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from normbench.report.captions import describe_environment, field_name, format_scalar
 from normbench.report.groups import Group, Section, Setting
 from normbench.report.palette import Style, styles
-from normbench.report.tables import describe_environment, field_name, format_scalar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,8 @@ DPI = 200
 MAX_PANELS = 24
 MAX_CLEAR_LINES = 8
 """With more norms in a panel, thin lines and bands would hide the means and are left out."""
+MAX_NARROW_LABEL = 16
+"""Characters of legend entries of which four stand side by side."""
 INK = "#333333"
 """Text and axes; the HTML report recolors exactly this."""
 RULE = "#DDDDDD"
@@ -148,10 +150,12 @@ def add_legend(
             handle.set_marker(style.marker)
         handles.append(handle)
     several = len(shown) > 1
+    entries = [*handles, *extra]
+    longest = max((len(str(entry.get_label())) for entry in entries), default=0)
     figure.legend(
-        handles=[*handles, *extra],
+        handles=entries,
         loc="outside lower center" if several else "outside right upper",
-        ncols=4 if several else 1,
+        ncols=(4 if longest <= MAX_NARROW_LABEL else 3) if several else 1,
         title="; ".join(explanation).replace("\n", " ") if several else "\n".join(explanation),
         title_fontsize=7,
         alignment="left",

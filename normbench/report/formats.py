@@ -200,6 +200,7 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
         "worst_rank": row.rank[1] if row.rank else None,
         "epoch_seconds_median": time.median if time else None,
         "epoch_seconds_mad": time.mad if time else None,
+        "epoch_seconds_source": row.time_source,
         "relative_time": row.relative_time,
         **{f"seconds_to_{target}": seconds for target, seconds in row.seconds_to_reach.items()},
         **_batch_one(row.batch_one),

@@ -80,6 +80,16 @@ class Section:
         return [tuple(found[setting]) for setting in sorted(found, key=_order_of_setting)]
 
     @property
+    def norm_paths(self) -> dict[str, list[str]]:
+        """How norms ran (``fused``, ``native: <reason>``), each with the labels of those that ran so."""
+        found: dict[str, list[str]] = {}
+        for group in self.groups:
+            for path in dict.fromkeys(run.environment.get("norm_path") for run in group.runs):
+                if path and group.label not in found.setdefault(path, []):
+                    found[path].append(group.label)
+        return found
+
+    @property
     def runs(self) -> list[RunRecord]:
         """All runs of all groups."""
         return [run for group in self.groups for run in group.runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normbench.report.cells import (
@@ -17,7 +18,7 @@ from normbench.report.cells import (
     sensitivity_cells,
 )
 from normbench.report.figures import INK, RULE, figure_bytes
-from normbench.report.page import Page
+from normbench.report.page import Page, PageFigure
 from normbench.report.palette import ON_DARK
 
 if TYPE_CHECKING:
@@ -28,20 +29,10 @@ TEMPLATE = "report.html.j2"
 
 def page_to_html(page: Page) -> str:
     """Return the report as HTML; its figures are drawn into it as SVG."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("normbench", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    drawings = [Markup(inline_svg(entry.figure, entry.name, entry.title)) for entry in page.figures]
-    return environment.get_template(TEMPLATE).render(
-        page=page,
-        drawings=list(zip(page.figures, drawings, strict=True)),
+    return render_page(
+        TEMPLATE,
+        page,
+        page.figures,
         result_columns=lambda table: [*norm_columns(table), *result_columns(table), RUNS],
         evidence_columns=lambda table: [*norm_columns(table), *evidence_columns(table)],
         tests_caption=TESTS_CAPTION,
@@ -49,9 +40,31 @@ def page_to_html(page: Page) -> str:
         sensitivity_headers=SENSITIVITY_HEADERS,
         sensitivity_caption=sensitivity_caption(),
         sensitivity_cells=sensitivity_cells,
+    )
+
+
+def render_page(
+    template: str, page: object, figures: Sequence[PageFigure], *, package: str = "report", **values: object
+) -> str:
+    """Fill `template`, which lies in ``normbench/<package>`` and may extend one of this package's."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("normbench", name) for name in dict.fromkeys((package, "report"))]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawings = [Markup(inline_svg(entry.figure, entry.name, entry.title)) for entry in figures]
+    return environment.get_template(template).render(
+        page=page,
+        drawings=list(zip(figures, drawings, strict=True)),
         ink=INK.lower(),
         rule=RULE.lower(),
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
+        **values,
     )
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from normbench.errors import RunError, UnknownNameError
-from normbench.records import STATUS_FILE, ExperimentRecord, RunRecord, read_experiment, read_run
+from normbench.records import (
+    STATUS_FILE,
+    ExperimentRecord,
+    RunRecord,
+    find_runs,
+    is_style_run,
+    read_experiment,
+    read_run,
+)
 from normbench.report.formats import FORMATS
 from normbench.report.groups import flatten
 from normbench.report.paired import MARGIN
@@ -15,16 +24,18 @@ from normbench.report.tables import Table, comparison_tables
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:
-    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments.
+    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments; style transfer is left out.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
     """
     folder = Path(path)
-    if (folder / STATUS_FILE).exists():
+    if (folder / STATUS_FILE).exists() and not is_style_run(folder):
         return [ExperimentRecord(folder, (read_run(folder),))]
-    experiments = sorted({status.parent.parent for status in folder.glob(f"**/{STATUS_FILE}")})
+    experiments = sorted({run.parent for run in find_runs(folder, "**")})
     if not experiments:
+        if is_style_run(folder) or find_runs(folder, "**", of_style=True):
+            raise RunError(f"{folder}: runs of style transfer, which `normbench report` and `normbench show` take")
         raise RunError(f"{folder}: {'no runs there' if folder.is_dir() else 'no such folder'}")
     return [read_experiment(experiment) for experiment in experiments]
 
@@ -34,17 +45,18 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
 
     Keys: experiment, run, norm, label, seed, state, reason; the configuration by dotted path (``train.batch_size``);
     the summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
-    ``environment.torch`` and so on.
+    ``environment.torch`` and so on. A run that cannot be read is left out with a warning.
 
         rows = normbench.load_runs("runs/tutorial")
         pd.DataFrame(rows).query("state == 'completed'").groupby("label")["test_accuracy"].agg(["mean", "std", "count"])
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
     """
-    rows = [
-        _row(experiment, run) for experiment in load_experiments(path) for run in (*experiment.runs, *experiment.probes)
-    ]
+    experiments = load_experiments(path)
+    for text in (text for experiment in experiments for text in experiment.unreadable):
+        warnings.warn(text, stacklevel=2)
+    rows = [_row(experiment, run) for experiment in experiments for run in (*experiment.runs, *experiment.probes)]
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in keys} for row in rows]
 
@@ -69,7 +81,7 @@ def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: f
     """Return the comparison tables of all experiments at `paths`.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
+        RunError: there are no runs that can be read.
         UnknownNameError: `baseline` is given and an experiment has no run of that norm.
     """
     experiments = [experiment for path in paths for experiment in load_experiments(path)]

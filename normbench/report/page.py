@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normbench.records import ExperimentRecord
-from normbench.report.answers import answers, unfinished
+from normbench.report.answers import answers, stability, unfinished
+from normbench.report.captions import describe_data, field_name, format_scalar
 from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
 from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.paired import MARGIN
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
-from normbench.report.tables import (
-    Table,
-    comparison_tables,
-    describe_data,
-    field_name,
-    format_scalar,
-)
+from normbench.report.tables import Table, comparison_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,20 +63,24 @@ def make_page(experiment: ExperimentRecord, *, baseline: str | None = None, marg
     """
     found = sections(experiment, baseline)
     tables = comparison_tables(experiment, baseline=baseline, margin=margin)
-    rates = [sweep for sweep in sweeps(found) if sweep.path == LEARNING_RATE]
     return Page(
         title=experiment.name,
         tables=tuple(_page_table(table, section) for table, section in zip(tables, found, strict=True)),
         figures=tuple(_figures(found)),
-        sensitivities=tuple(entry for sweep in rates for entry in learning_rate_sensitivity(sweep)),
+        sensitivities=tuple(_sensitivities(found)),
     )
+
+
+def _sensitivities(found: Sequence[Section]) -> list[Sensitivity]:
+    rates = [sweep for sweep in sweeps(found) if sweep.path == LEARNING_RATE]
+    return [entry for sweep in rates for entry in learning_rate_sensitivity(sweep)]
 
 
 def _page_table(table: Table, section: Section) -> PageTable:
     return PageTable(
         table=table,
         data=describe_data(section).rstrip(","),
-        answers=tuple(answers(table)),
+        answers=(*stability(_sensitivities([section])), *answers(table)),
         unfinished=unfinished(section),
         measured=tuple(_measured(section).items()),
     )
@@ -136,6 +135,11 @@ def _measured(section: Section) -> dict[str, str]:
         values = sorted({str(run.environment[key]) for run in runs if run.environment.get(key) is not None})
         if values or key in section.environment:
             found[key.replace("_", " ")] = ", ".join(values) or section.environment[key]
+    if paths := section.norm_paths:
+        several = len(paths) > 1
+        found["norm path"] = "; ".join(
+            f"{path} ({', '.join(labels)})" if several else path for path, labels in paths.items()
+        )
     if "commit" in found and any(run.environment.get("dirty") for run in runs):
         found["commit"] += ", with changes that were not committed"
     days = sorted(time[:10] for run in runs for time in (run.status.started_at, run.status.ended_at) if time)

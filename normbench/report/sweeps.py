@@ -143,49 +143,61 @@ def _x(group: Group, path: str) -> float:
 
 
 @dataclass(frozen=True)
+class BestRate:
+    """The best learning rate, and the others that are as good."""
+
+    rate: float
+    accuracy: Estimate
+    low: float
+    high: float
+    """Ends of the unbroken range of rates around the best whose mean is within `TOLERANCE` of it."""
+
+    @property
+    def decades(self) -> float:
+        """Width of that range in powers of ten."""
+        return log10(self.high / self.low)
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """How much a norm minds the learning rate, among the rates that were run."""
 
     label: str
     title: str
     """The panel's setting; empty where there is one."""
-    best_rate: float
-    best_accuracy: Estimate
-    low_rate: float
-    high_rate: float
-    """Ends of the unbroken range of rates around the best whose mean is within `TOLERANCE` of it."""
+    best: BestRate | None
+    """None where no run completed."""
     diverges_from: float | None
     """The lowest rate at which a run diverged."""
-
-    @property
-    def decades(self) -> float:
-        """Width of that range in powers of ten."""
-        return log10(self.high_rate / self.low_rate)
+    highest_rate: float
+    """That was run."""
 
 
 def learning_rate_sensitivity(sweep: Sweep) -> list[Sensitivity]:
-    """Return best rate, good range and first diverging rate of each norm; norms without any result are left out."""
+    """Return best rate, good range and first diverging rate of each norm in each panel."""
     found = []
     for panel in sweep.panels:
         for norm, label in dict.fromkeys((group.norm, group.label) for group in panel.groups):
             groups = [group for group in panel.groups if (group.norm, group.label) == (norm, label)]
             groups.sort(key=lambda group: _x(group, sweep.path))
-            estimates = [summarize(list(group.accuracies.values())) for group in groups]
-            means = [estimate.mean if estimate else -1.0 for estimate in estimates]
-            best = max(range(len(groups)), key=lambda index: means[index])
-            best_estimate = estimates[best]
-            if best_estimate is None:
-                continue
-            low = high = best
-            while low > 0 and means[low - 1] > means[best] - TOLERANCE:
-                low -= 1
-            while high < len(groups) - 1 and means[high + 1] > means[best] - TOLERANCE:
-                high += 1
             rates = [_x(group, sweep.path) for group in groups]
             diverged = [rate for rate, group in zip(rates, groups, strict=True) if group.states["diverged"]]
             found.append(
-                Sensitivity(
-                    label, panel.title, rates[best], best_estimate, rates[low], rates[high], min(diverged, default=None)
-                )
+                Sensitivity(label, panel.title, _best_rate(rates, groups), min(diverged, default=None), rates[-1])
             )
     return found
+
+
+def _best_rate(rates: Sequence[float], groups: Sequence[Group]) -> BestRate | None:
+    """Return the best of ascending `rates`; None where no run completed."""
+    estimates = [summarize(list(group.accuracies.values())) for group in groups]
+    means = [estimate.mean if estimate else -1.0 for estimate in estimates]
+    low = high = best = max(range(len(groups)), key=lambda index: means[index])
+    accuracy = estimates[best]
+    if accuracy is None:
+        return None
+    while low > 0 and means[low - 1] > means[best] - TOLERANCE:
+        low -= 1
+    while high < len(groups) - 1 and means[high + 1] > means[best] - TOLERANCE:
+        high += 1
+    return BestRate(rates[best], accuracy, rates[low], rates[high])

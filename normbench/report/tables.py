@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from statistics import median
 
 from normbench.records import ExperimentRecord, RunRecord
-from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOne, BatchOneProbe, batch_one_probe
-from normbench.report.groups import Fields, Group, Scalar, Section, Setting, sections
+from normbench.report.batch_one import BatchOne, BatchOneProbe, batch_one_probe
+from normbench.report.captions import (
+    caption,
+    cost_caption,
+    describe_environment,
+    failure,
+    is_failure,
+    notes,
+    probe_caption,
+    timing_notes,
+)
+from normbench.report.epoch_times import EpochTime, Source, epoch_times
+from normbench.report.groups import Fields, Group, Section, Setting, sections
 from normbench.report.paired import MARGIN, MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
-from normbench.report.stats import Estimate, Spread, median_and_mad, summarize
-
-DRIFT = 0.10
-"""Epoch times that differ from their run's median by more than this share are pointed out."""
+from normbench.report.stats import Estimate, Spread, summarize
 
 TARGETS = (0.90, 0.94)
 """Accuracies whose time is reported, as CIFAR-10 speed records do."""
@@ -32,9 +40,11 @@ class Row:
     accuracy: Estimate | None
     """Test accuracy after the last epoch, 0 to 1."""
     epoch_seconds: Spread | None
-    """Training time of an epoch, over runs and epochs, the first epoch left out where there are others."""
+    """Time of an epoch's training steps: over the rounds of the timing pass, or over the epochs of the runs."""
+    time_source: Source | None
+    """Where it comes from: norms timed in turn, or each run by itself."""
     relative_time: float | None
-    """Median epoch time as a multiple of the baseline's."""
+    """Epoch time as a multiple of the baseline's: the median over rounds, or the ratio of the runs' medians."""
     seconds_to_reach: Mapping[str, float | None]
     """For each of `TARGETS`, the median training time to the first epoch there; None unless every run reached it."""
     num_parameters: int | None
@@ -102,39 +112,48 @@ def comparison_tables(
 
 def _table(experiment: ExperimentRecord, section: Section, num_sections: int, margin: float) -> Table:
     probe = batch_one_probe(experiment, section)
-    rows = [row for groups in section.by_setting for row in _rows(groups, section, margin, probe)]
+    times = [epoch_times(groups, section, experiment.timing) for groups in section.by_setting]
+    rows = [
+        row
+        for groups, own_times in zip(section.by_setting, times, strict=True)
+        for row in _rows(groups, section, margin, probe, own_times)
+    ]
     title = experiment.name
     if num_sections > 1:
         title += f" ({describe_environment(section.environment)})"
     return Table(
         title=title,
-        caption=_caption(section, rows, num_sections, margin) + (f" {_probe_caption(probe)}" if probe else ""),
-        cost_caption=_cost_caption(section),
+        caption=caption(section, rows, num_sections, margin) + (f" {probe_caption(probe)}" if probe else ""),
+        cost_caption=cost_caption(section, rows),
         varied=section.varied,
         rows=tuple(rows),
-        failures=tuple(_failure(group, run) for group in section.groups for run in group.runs if _is_failure(run)),
-        notes=tuple(_notes(section)),
+        failures=tuple(failure(group, run) for group in section.groups for run in group.runs if is_failure(run)),
+        notes=(*notes(section, times), *timing_notes(section, times, experiment.timing), *experiment.unreadable),
         environment=section.environment,
         baseline=section.baseline,
         margin=margin,
     )
 
 
-def _rows(groups: tuple[Group, ...], section: Section, margin: float, probe: BatchOneProbe | None) -> list[Row]:
+def _rows(
+    groups: tuple[Group, ...],
+    section: Section,
+    margin: float,
+    probe: BatchOneProbe | None,
+    times: Mapping[str, EpochTime],
+) -> list[Row]:
     """Return the rows of one setting, compared with each other."""
     scores = {group.label: group.accuracies for group in groups}
-    times = {group.label: median_and_mad(_epoch_seconds(group)) for group in groups}
     can_rank = sum(len(by_seed) >= MIN_SEEDS for by_seed in scores.values()) > 1
     ranks = rank_ranges(scores) if can_rank else {}
     comparisons: dict[str, Comparison] = {}
     if section.baseline in scores:
         others = {label: by_seed for label, by_seed in scores.items() if label != section.baseline}
         comparisons = compare_to_baseline(others, scores[section.baseline], margin)
-    reference = times.get(section.baseline) if section.baseline is not None else None
     rows = []
     for group in groups:
         summaries = [run.summary for run in group.completed if run.summary is not None]
-        time = times[group.label]
+        time = times.get(group.label)
         memory = [summary.peak_memory_mib for summary in summaries if summary.peak_memory_mib is not None]
         rows.append(
             Row(
@@ -142,10 +161,11 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float, probe: Bat
                 norm=group.norm,
                 fields={path: group.fields.get(path) for path in section.varied},
                 accuracy=summarize(list(scores[group.label].values())),
-                epoch_seconds=time,
+                epoch_seconds=time.seconds if time else None,
+                time_source=time.source if time else None,
                 setting=group.setting,
                 seconds_to_reach={f"{target:.2f}": _time_to(group, target) for target in TARGETS},
-                relative_time=time.median / reference.median if time and reference and reference.median else None,
+                relative_time=time.relative if time else None,
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),
                 num_completed=len(summaries),
@@ -158,11 +178,6 @@ def _rows(groups: tuple[Group, ...], section: Section, margin: float, probe: Bat
             )
         )
     return rows
-
-
-def _epoch_seconds(group: Group) -> list[float]:
-    """Return the training seconds of the completed runs' epochs, first ones left out where there are others."""
-    return [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
 
 
 def seconds_to_reach(run: RunRecord, target: float) -> float | None:
@@ -180,121 +195,3 @@ def _time_to(group: Group, target: float) -> float | None:
     times = [seconds_to_reach(run, target) for run in group.completed]
     reached = [seconds for seconds in times if seconds is not None]
     return float(median(reached)) if reached and len(reached) == len(times) else None
-
-
-def _caption(section: Section, rows: list[Row], num_sections: int, margin: float) -> str:
-    """Say what the numbers are."""
-    sentences = [
-        f"Test accuracy on {describe_data(section)} after the last epoch: mean ± half the 95 % Student-t interval "
-        "over seeds (a single run has no interval)."
-    ]
-    within = " within its setting" if len(section.by_setting) > 1 else ""
-    if any(row.comparison for row in rows):
-        sentences.append(
-            f"Difference: to {section.baseline}{within}, paired by seed, in points, with its 95 % t interval. Verdict: "
-            f"Holm-adjusted paired t test at 5 %, from {MIN_SEEDS} seeds on; equivalent means within "
-            f"±{100 * margin:g} points."
-        )
-    if any(row.rank for row in rows):
-        sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
-    sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
-    if num_sections > 1:
-        sentences.append(
-            f"This is one of {num_sections} tables: runs from different devices, versions or precisions are not mixed."
-        )
-    return " ".join(sentences)
-
-
-def _probe_caption(probe: BatchOneProbe) -> str:
-    """Say what the column on batch size 1 is."""
-    sentences = [
-        f"At batch size 1: test accuracy after {probe.num_steps:,} steps on one image each at learning rate "
-        f"{probe.learning_rate:.3g}, in evaluation mode and with the statistics of each test image alone."
-    ]
-    if probe.best_accuracy is not None:
-        sentences.append(
-            f"Stable: at least {100 * STABLE_FROM:g} % of the best norm's gain over chance there ({probe.best_label}, "
-            f"{100 * probe.best_accuracy:.1f} %); collapsed: less than {100 * COLLAPSED_BELOW:g} %, or a diverged run; "
-            "degraded: between."
-        )
-    if probe.accuracy_without_norm is not None:
-        sentences.append(f"Without a norm: {100 * probe.accuracy_without_norm.mean:.1f} %.")
-    return " ".join(sentences)
-
-
-def _cost_caption(section: Section) -> str:
-    """Say what the costs are."""
-    later = ", first epoch left out" if any(len(run.epochs) > 1 for run in section.runs) else ""
-    reached = "; time to an accuracy: median over runs, if all reached it" if _reached(section) else ""
-    return (
-        f"Time per epoch: training steps only, median ± median absolute deviation over runs and epochs{later}{reached}."
-        " Peak memory: the largest of the runs."
-    )
-
-
-def _reached(section: Section) -> bool:
-    return any(_time_to(group, target) is not None for group in section.groups for target in TARGETS)
-
-
-def describe_data(section: Section) -> str:
-    """Return how the section's images are called in prose; synthetic ones never pass for photographs."""
-    prose = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, not CIFAR-10,"}
-    fields = [group.fields for group in section.groups]
-    splits = dict.fromkeys((str(f.get("dataset.name")), f.get("dataset.options.eval_split") == "val") for f in fields)
-    return " and ".join(
-        prose.get(name, name) + (" (validation: training images held out)" if is_held_out else "")
-        for name, is_held_out in splits
-    )
-
-
-def _notes(section: Section) -> list[str]:
-    """Say what to be careful about, a line each."""
-    notes = []
-    for group in section.groups:
-        if drifting := [run for run in group.completed if _drifts(run)]:
-            seeds = ", ".join(str(run.config.seed) for run in drifting)
-            notes.append(
-                f"{group.label}: epoch times of seed {seeds} vary by more than {DRIFT:.0%}; compare times with care."
-            )
-    commits = {str(run.environment["commit"]) for run in section.runs if run.environment.get("commit")}
-    if len(commits) > 1:
-        notes.append(f"The runs were made by {len(commits)} different commits.")
-    return notes
-
-
-def _is_failure(run: RunRecord) -> bool:
-    """Whether the run ended without a result."""
-    return run.status.state in ("diverged", "failed", "interrupted")
-
-
-def _failure(group: Group, run: RunRecord) -> str:
-    """Say in a line which run ended how and why."""
-    where = "".join(f", {field_name(path)} {format_scalar(value)}" for path, value in group.setting)
-    reason = " ".join((run.status.reason or "no reason recorded").split())
-    return f"{group.label}{where}, seed {run.config.seed} {run.status.state}: {reason} ({run.run_id})"
-
-
-def _drifts(run: RunRecord) -> bool:
-    seconds = [epoch.train_seconds for epoch in run.epochs[1:]]
-    spread = median_and_mad(seconds)
-    return spread is not None and max(abs(value - spread.median) for value in seconds) > DRIFT * spread.median
-
-
-def describe_environment(environment: Mapping[str, str]) -> str:
-    """Write an environment as ``cuda, NVIDIA H100, torch 2.11, CUDA 13.0, bf16``."""
-    prefixes = {"torch": "torch ", "cuda": "CUDA "}
-    return ", ".join(f"{prefixes.get(key, '')}{value}" for key, value in environment.items())
-
-
-def field_name(path: str) -> str:
-    """Return how a config field is called in a header: ``train.batch_size`` -> ``batch size``."""
-    section, _, rest = path.partition(".")
-    name = section if rest == "name" or not rest else rest.removeprefix("options.")
-    return name.replace("_", " ")
-
-
-def format_scalar(value: Scalar) -> str:
-    """Write a config value as short as it can be read back."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

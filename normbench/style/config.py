@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
-from normbench.config import NAME_PATTERN, Device, NormConfig, NormEntry, Seeds
+from normbench.config import NAME_PATTERN, Device, NormConfig, NormEntry, Seeds, spell_out_lr
 from normbench.errors import ConfigError, NormBenchError
 from normbench.loader import read_settings
 from normbench.loader.explain import Sections, explain, located
@@ -36,13 +36,13 @@ class StyleTrainConfig(_Frozen):
     total_variation_weight: float = Field(default=0.3, ge=0)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA, fp32 elsewhere. Losses are computed in fp32."""
+    engine: Literal["auto", "eager", "graph"] = "auto"
+    """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
 
     @model_validator(mode="before")
     @classmethod
     def _spell_out_lr(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "lr" in data and "learning_rate" not in data:
-            return {("learning_rate" if key == "lr" else key): value for key, value in data.items()}
-        return data
+        return spell_out_lr(data)
 
 
 class _Pictures(_Frozen):
@@ -72,6 +72,8 @@ class StyleExperiment(_Pictures):
     norms: tuple[NormEntry, ...] = Field(min_length=1)
     seeds: Seeds = Field(default=(0,), min_length=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    baseline: StrictStr | None = None
+    """The norm (its label or name) that differences refer to; bn where it takes part."""
 
 
 class StyleRunConfig(_Pictures):
@@ -143,7 +145,7 @@ def _resolve_norm(norm: NormConfig) -> NormConfig:
 
 def run_configs(experiment: StyleExperiment, device: Device) -> list[StyleRunConfig]:
     """Return the runs, seed-major: all norms of the first seed come first."""
-    shared = experiment.model_dump(exclude={"name", "norms", "seeds", "device"})
+    shared = experiment.model_dump(exclude={"name", "norms", "seeds", "device", "baseline"})
     return [
         StyleRunConfig.model_validate({**shared, "norm": norm, "seed": seed, "device": device})
         for seed in experiment.seeds

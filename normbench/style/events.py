@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.style.records import Samples, StyleSummary
 
 
@@ -26,6 +27,8 @@ class StyleStarted:
     """For `environment.json`."""
     problems: tuple[str, ...]
     """Content files that were left out, a line each."""
+    losses: tuple[StepLosses, ...] = ()
+    """Of the steps done, where a training goes on."""
 
 
 @dataclass(frozen=True)
@@ -46,4 +49,4 @@ class StyleTrained:
     samples: Samples
 
 
-StyleEvent = StyleStarted | StyleSteps | StyleTrained
+StyleEvent = StyleStarted | StyleSteps | StyleTrained | FactsLearned | CheckpointFailed

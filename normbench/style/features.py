@@ -65,12 +65,20 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Features:
         """Return the feature maps that content and style are compared by."""
-        x = ((images + 1) / 2 - self.mean) / self.std
-        maps: dict[int, torch.Tensor] = {}
-        for position, layer in enumerate(self.layers):
-            x = layer(x)
-            maps[position] = x
+        maps = self._maps(images, len(self.layers))
         return Features(maps[self.content_layer], [maps[position] for position in self.style_layers])
+
+    def content(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the content's feature maps alone, without running the layers behind them."""
+        return self._maps(images, self.content_layer + 1)[-1]
+
+    def _maps(self, images: torch.Tensor, num_layers: int) -> list[torch.Tensor]:
+        x = ((images + 1) / 2 - self.mean) / self.std
+        maps = []
+        for layer in self.layers[:num_layers]:
+            x = layer(x)
+            maps.append(x)
+        return maps
 
 
 def vgg16_features(weights: Path | None) -> FeatureNetwork:

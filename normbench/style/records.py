@@ -1,14 +1,18 @@
 """What a style-transfer run leaves on disk, and how to read it back. Needs no torch.
 
 runs/<experiment>/
+  experiment.yaml            StyleExperiment, resolved
   <norm>-stylenet-s0-<hash8>/
     config.yaml              StyleRunConfig
     environment.json         versions, device, commit, feature network, argv
     losses.csv               a line a training step: total, content, style, total variation
+    status.json              normbench.records.Status
     samples.npz              content images, the same stylized, and the style image
     model.pt                 what `normbench stylize apply` takes
-    result.json              StyleResult, with state `running` from the start
-  report/                    curves, picture grid, contrast figure, table
+    summary.json             StyleSummary, written last
+    loss_curve.png, pictures.png
+    checkpoint.pt            only while unfinished
+  report/                    page, tables, curves, picture grid, contrast figure
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -25,16 +30,21 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normbench.errors import RunError
-from normbench.records import CONFIG_FILE, ENVIRONMENT_FILE
+from normbench.records import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    STATUS_FILE,
+    STYLE_LOSSES_FILE,
+    SUMMARY_FILE,
+    Status,
+    find_runs,
+    read_settings,
+)
 from normbench.style.config import StyleRunConfig
 
-LOSSES_FILE = "losses.csv"
 LOSSES_HEADER = "step,total,content,style,total_variation\n"
-RESULT_FILE = "result.json"
 SAMPLES_FILE = "samples.npz"
 MODEL_FILE = "model.pt"
-
-State = Literal["running", "completed", "diverged", "failed", "interrupted"]
 
 
 class _Row(BaseModel):
@@ -52,19 +62,15 @@ class StyleSummary(_Row):
     total_loss: float
     """The weighted sum."""
     train_seconds: float
-    """Of the steps alone."""
+    """Of the steps alone: no compilation, capture or warm-up."""
+    startup_seconds: float
+    """From the start of building to the first timed step."""
+    images_per_second: float
+    """Content images, in training."""
+    peak_memory_mib: float | None
+    """What training added to the images that were already on the device."""
     contrast_change: Mapping[float, float]
     """By factor of the content image's contrast: how much the output changes (`apply.contrast_changes`)."""
-
-
-class StyleResult(_Row):
-    """Where a run stands. Times are UTC, ISO 8601."""
-
-    state: State
-    reason: str | None = None
-    started_at: str
-    ended_at: str | None = None
-    summary: StyleSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,32 @@ class StyleRun:
 
     folder: Path
     config: StyleRunConfig
-    result: StyleResult
+    status: Status
+    summary: StyleSummary | None
     losses: NDArray[np.float64]
     """``(steps, 4)``: total, content, style and total variation."""
     environment: Mapping[str, Any]
     samples: Samples | None
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class StyleExperimentRecord:
+    """All style-transfer runs of one experiment folder, in the order of the experiment's norms, then seeds."""
+
+    folder: Path
+    runs: tuple[StyleRun, ...]
+    settings: Mapping[str, Any]
+    """What experiment.yaml says; empty where it is not recorded."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
 
 
 def read_style_run(folder: Path) -> StyleRun:
@@ -97,24 +124,31 @@ def read_style_run(folder: Path) -> StyleRun:
     """
     try:
         config = StyleRunConfig.model_validate(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-        result = StyleResult.model_validate_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        status = Status.model_validate_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
+        summary_file = folder / SUMMARY_FILE
+        summary = StyleSummary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
         environment_file = folder / ENVIRONMENT_FILE
         environment = json.loads(environment_file.read_text(encoding="utf-8")) if environment_file.exists() else {}
-        return StyleRun(folder, config, result, _read_losses(folder / LOSSES_FILE), environment, _read_samples(folder))
-    except (OSError, ValidationError, ValueError, KeyError, yaml.YAMLError) as error:
+        losses = _read_losses(folder / STYLE_LOSSES_FILE)
+        return StyleRun(folder, config, status, summary, losses, environment, _read_samples(folder))
+    except (OSError, ValidationError, ValueError, KeyError, yaml.YAMLError, BadZipFile) as error:
         raise RunError(f"{folder}: not a readable style-transfer run: {error}") from error
 
 
-def read_style_experiment(folder: Path) -> list[StyleRun]:
-    """Read all style-transfer runs under `folder`, in the order in which they were started.
+def read_style_experiment(folder: Path) -> StyleExperimentRecord:
+    """Read all style-transfer runs under `folder`.
 
     Raises:
         RunError: there is none, or one cannot be understood.
     """
-    runs = [read_style_run(path.parent) for path in sorted(folder.glob(f"*/{RESULT_FILE}"))]
-    if not runs:
-        raise RunError(f"{folder}: no style-transfer runs there (a run folder holds {CONFIG_FILE} and {RESULT_FILE})")
-    return sorted(runs, key=lambda run: run.result.started_at)
+    run_folders = find_runs(folder, of_style=True)
+    if not run_folders:
+        raise RunError(f"{folder}: no style-transfer runs there")
+    runs = [read_style_run(path) for path in run_folders]
+    settings = read_settings(folder)
+    order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
+    runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
+    return StyleExperimentRecord(folder, tuple(runs), settings)
 
 
 def _read_losses(path: Path) -> NDArray[np.float64]:

@@ -2,186 +2,219 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import yaml
-from filelock import FileLock, Timeout
 
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import FolderBusyError, FolderError, RunError
-from normbench.records import CONFIG_FILE, ENVIRONMENT_FILE, ERROR_FILE, write_text_atomically
+from normbench.folders import WrittenFolder, explained
+from normbench.records import CHECKPOINT_FILE, STYLE_LOSSES_FILE, State, Status
 from normbench.style.config import StyleRunConfig
-from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
-from normbench.style.records import (
-    LOSSES_FILE,
-    LOSSES_HEADER,
-    MODEL_FILE,
-    RESULT_FILE,
-    SAMPLES_FILE,
-    Samples,
-    State,
-    StyleResult,
-    StyleSummary,
-    read_style_run,
-)
+from normbench.style.events import StepLosses, StyleEvent, StyleStarted, StyleSteps, StyleTrained
+from normbench.style.records import LOSSES_HEADER, MODEL_FILE, SAMPLES_FILE, Samples, StyleSummary, read_style_run
 from normbench.workers import Failed, Finished, Worker
 
 TRAIN = "normbench.style.training:train_style_run"
+PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
 class StyleRunEnded:
-    """A run ended, or was completed before (`skipped`)."""
+    """A run ended, or was ended already (`skipped`)."""
 
-    result: StyleResult
+    status: Status
+    summary: StyleSummary | None
     skipped: bool = False
 
 
-Listener = Callable[[StyleRunConfig, StyleEvent | StyleRunEnded], None]
+@dataclass(frozen=True)
+class StyleRunBusy:
+    """Another process is writing the run, which is left to it."""
 
 
-def run_styles(
-    folder: Path,
-    configs: Sequence[StyleRunConfig],
-    worker: Worker,
-    listener: Listener,
-    *,
-    features_run: Path | None,
-    data_dir: Path | None,
-    program: Mapping[str, Any],
-    force: bool = False,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train what is not completed yet, one run after the other; return whether every run is completed.
-
-    A run that fails or diverges is recorded, and the next one starts. When `stop_requested`, the run in training is
-    marked interrupted (it starts anew next time) and no other is started. `program` goes into `environment.json`.
-
-    Raises:
-        FolderError: a folder cannot be written, or another process is writing it.
-    """
-    num_completed = 0
-    for config in configs:
-        if stop_requested():
-            break
-        path = folder / config.run_id
-        result = None if force else completed_before(path)
-        skipped = result is not None
-        if result is None:
-            worker.revive()
-            with _writing(path) as writer:
-                writer.begin(config)
-                worker.submit(TRAIN, config, features_run, data_dir, path / MODEL_FILE)
-                result = _follow(writer, config, worker, listener, program, stop_requested)
-        num_completed += result.state == "completed"
-        listener(config, StyleRunEnded(result, skipped))
-    return num_completed == len(configs)
+@dataclass(frozen=True)
+class StyleStopping:
+    """The run is asked to stop; it ends its step and saves a checkpoint."""
 
 
-def completed_before(path: Path) -> StyleResult | None:
-    """Return the result in a run's folder if that run is completed and its model is there."""
+Happening = StyleEvent | StyleRunEnded | StyleRunBusy | StyleStopping
+Listener = Callable[[StyleRunConfig, Happening], None]
+
+
+def planned_state(path: Path) -> PlannedState:
+    """Return what running a run would find in its folder."""
     try:
-        result = read_style_run(path).result
+        run = read_style_run(path)
     except RunError:
-        return None
-    return result if result.state == "completed" and (path / MODEL_FILE).is_file() else None
+        return "new"
+    state = run.status.state
+    if state == "completed" and run.summary is not None and (path / MODEL_FILE).is_file():
+        return "completed"
+    if state in ("failed", "diverged"):
+        return "failed" if state == "failed" else "diverged"
+    return "resume" if (path / CHECKPOINT_FILE).exists() else "new"
 
 
-def _follow(
-    writer: _Writer,
-    config: StyleRunConfig,
-    worker: Worker,
-    listener: Listener,
-    program: Mapping[str, Any],
-    stop_requested: Callable[[], bool],
-) -> StyleResult:
-    """Record a run's messages to the last, and return how it ended."""
-    summary: StyleSummary | None = None
-    while True:
-        message = worker.receive()
-        if isinstance(message, Finished):
-            if summary is None:
-                return writer.end("interrupted", "stopped before its end; run the command again to train it anew")
-            return writer.end("completed", summary=summary)
-        if isinstance(message, Failed):
-            if message.traceback:
-                writer.write(ERROR_FILE, message.traceback)
-            return writer.end("diverged" if message.kind == "DivergedError" else "failed", message.message)
-        event: StyleEvent = message.value
-        if isinstance(event, StyleStarted):
-            writer.write(ENVIRONMENT_FILE, json.dumps({**program, **event.facts}, indent=2) + "\n")
-        elif isinstance(event, StyleSteps):
-            writer.append_losses(event)
-        elif isinstance(event, StyleTrained):
-            summary = event.summary
-            writer.write_samples(event.samples)
-        listener(config, event)
-        if stop_requested():
-            worker.stop()
+@dataclass
+class StyleRunner:
+    """Trains an experiment's runs one after the other on one worker.
+
+    What a run sends is written at once, so that whatever happens loses no more than what the run's checkpoint lacks.
+    """
+
+    folder: Path
+    worker: Worker
+    listener: Listener
+    features_run: Path | None
+    data_dir: Path | None = None
+    program: Mapping[str, Any] = field(default_factory=dict)
+    """For `environment.json`."""
+    force: bool = False
+    retry: bool = False
+
+    def run(self, configs: Sequence[StyleRunConfig], stop_requested: Callable[[], bool] = lambda: False) -> bool:
+        """Train what is not done yet; return whether every run is completed.
+
+        A run that fails or diverges is recorded, and the next one starts. When `stop_requested`, the run in training
+        ends with a checkpoint to go on from, and no other is started.
+
+        Raises:
+            FolderError: a folder cannot be written.
+        """
+        num_completed = 0
+        for config in configs:
+            if stop_requested():
+                break
+            folder = StyleFolder(self.folder / config.run_id)
+            if not self._is_kept(folder.path):
+                try:
+                    folder.acquire()
+                except FolderBusyError:
+                    self.listener(config, StyleRunBusy())
+                    continue
+            try:
+                if self._is_kept(folder.path):  # still: another process may have run it meanwhile
+                    ended = self._keep(config, folder)
+                else:
+                    ended = self._train(config, folder, stop_requested)
+            finally:
+                folder.release()
+            num_completed += ended.status.state == "completed"
+            self.listener(config, ended)
+        return num_completed == len(configs)
+
+    def _is_kept(self, path: Path) -> bool:
+        state = planned_state(path)
+        return not self.force and (state == "completed" or (state in ("failed", "diverged") and not self.retry))
+
+    def _keep(self, config: StyleRunConfig, folder: StyleFolder) -> StyleRunEnded:
+        run = read_style_run(folder.path)
+        if run.config.label != config.label:
+            folder.write_config(config)
+        return StyleRunEnded(run.status, run.summary, skipped=True)
+
+    def _train(self, config: StyleRunConfig, folder: StyleFolder, stop_requested: Callable[[], bool]) -> StyleRunEnded:
+        resume = planned_state(folder.path) == "resume" and not self.force
+        if self.force:
+            folder.clear()
+        self.worker.revive()
+        self.worker.submit(TRAIN, config, self.features_run, self.data_dir, folder.path, resume)
+        try:
+            return self._follow(config, folder, stop_requested)
+        except BaseException as error:
+            self.worker.kill()
+            with suppress(FolderError):  # a full disk, say: the status stays "running", which counts as interrupted
+                _end(folder, config, "interrupted", str(error) or "interrupted")
+            raise
+
+    def _follow(self, config: StyleRunConfig, folder: StyleFolder, stop_requested: Callable[[], bool]) -> StyleRunEnded:
+        """Record a run's messages to the last, and return how it ended."""
+        facts: dict[str, Any] = {}
+        summary: StyleSummary | None = None
+        is_stopping = False
+        while True:
+            if stop_requested() and not is_stopping:
+                is_stopping = True
+                self.listener(config, StyleStopping())
+                self.worker.stop()
+            if not wait([self.worker.connection], timeout=_SECONDS_BETWEEN_LOOKS):
+                continue
+            message = self.worker.receive()
+            if isinstance(message, Finished):
+                if summary is not None:
+                    return StyleRunEnded(folder.finish(summary, keep_checkpoint=False), summary)
+                return _end(folder, config, "interrupted", "stopped before its end; run the command again to go on")
+            if isinstance(message, Failed):
+                if message.traceback:
+                    folder.write_error(message.traceback)
+                state: State = "diverged" if message.kind == "DivergedError" else "failed"
+                return _end(folder, config, "interrupted" if is_stopping else state, message.message)
+            event: StyleEvent = message.value
+            if isinstance(event, StyleStarted):
+                folder.begin(config, event.losses)
+                facts = {**self.program, **event.facts}
+                folder.write_environment(facts)
+            elif isinstance(event, StyleSteps):
+                folder.append_losses(event.losses)
+            elif isinstance(event, StyleTrained):
+                summary = event.summary
+                folder.write_samples(event.samples)
+            elif isinstance(event, FactsLearned):
+                facts |= event.facts
+                folder.write_environment(facts)
+            else:
+                assert isinstance(event, CheckpointFailed)
+            self.listener(config, event)
 
 
-class _Writer:
-    """Writes the folder of one run."""
+def _end(folder: StyleFolder, config: StyleRunConfig, state: State, reason: str) -> StyleRunEnded:
+    if not (folder.path / STYLE_LOSSES_FILE).exists():
+        folder.begin(config)  # it ended before it started, and still is a row
+    return StyleRunEnded(folder.set_status(state, reason), None)
+
+
+class StyleFolder(WrittenFolder):
+    """One run's folder while it is written, between `acquire` and `release`."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._started_at = _now()
+        super().__init__(path)
+        self._num_steps = 0
 
-    def begin(self, config: StyleRunConfig) -> None:
-        """Forget an earlier try and write the config."""
-        for name in (LOSSES_FILE, SAMPLES_FILE, MODEL_FILE, ERROR_FILE):
-            (self._path / name).unlink(missing_ok=True)
-        self.write(CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        self.write(LOSSES_FILE, LOSSES_HEADER)
-        self.end("running")
+    def begin(self, config: StyleRunConfig, losses: Iterable[StepLosses] = ()) -> None:
+        """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
+        self.remove_left_overs()
+        with explained(self.path):
+            for name in (SAMPLES_FILE, MODEL_FILE):
+                (self.path / name).unlink(missing_ok=True)
+        self._num_steps = 0
+        self.write(STYLE_LOSSES_FILE, LOSSES_HEADER + self._lines(losses))
+        self.write_config(config)
+        self.set_status("running")
 
-    def write(self, name: str, text: str) -> None:
-        write_text_atomically(self._path / name, text)
-
-    def append_losses(self, event: StyleSteps) -> None:
-        with (self._path / LOSSES_FILE).open("a", encoding="utf-8") as file:
-            for step, losses in enumerate(event.losses, event.first_step):
-                file.write(f"{step},{','.join(f'{value:.7g}' for value in losses)}\n")
+    def append_losses(self, losses: Iterable[StepLosses]) -> None:
+        """Append the losses of further steps."""
+        self.append(STYLE_LOSSES_FILE, self._lines(losses))
 
     def write_samples(self, samples: Samples) -> None:
-        np.savez_compressed(
-            self._path / SAMPLES_FILE,
-            content=samples.content,
-            stylized=samples.stylized,
-            style=samples.style,
-        )
+        """Write the pictures, whole or not at all."""
+        partial = self.path / f".{SAMPLES_FILE}.{os.getpid()}.partial"
+        with explained(self.path):
+            with partial.open("wb") as file:
+                np.savez_compressed(file, content=samples.content, stylized=samples.stylized, style=samples.style)
+            os.replace(partial, self.path / SAMPLES_FILE)
 
-    def end(self, state: State, reason: str | None = None, summary: StyleSummary | None = None) -> StyleResult:
-        """Write and return where the run stands."""
-        ended_at = None if state == "running" else _now()
-        result = StyleResult(
-            state=state, reason=reason, started_at=self._started_at, ended_at=ended_at, summary=summary
-        )
-        self.write(RESULT_FILE, result.model_dump_json(indent=2) + "\n")
-        return result
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[_Writer]:
-    """Make a run's folder and be its only writer; what goes wrong with files is a `FolderError`."""
-    lock = FileLock(path / ".lock")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        yield _Writer(path)
-    except Timeout:
-        raise FolderBusyError(f"{path}: another process is writing this run") from None
-    except OSError as error:
-        raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        lock.release()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    def _lines(self, losses: Iterable[StepLosses]) -> str:
+        lines = []
+        for step, row in enumerate(losses, self._num_steps):
+            lines.append(f"{step},{','.join(f'{value:.7g}' for value in row)}\n")
+        self._num_steps += len(lines)
+        return "".join(lines)

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from normbench.config import TrainConfig
 from normbench.data import DATASETS, load_dataset
-from normbench.data.batches import DeviceImages, epoch_order, normalize
+from normbench.data.batches import DeviceImages, normalize
 from normbench.data.randomness import derive_seed
+from normbench.engine.checkpoint import (
+    SECONDS_BETWEEN_CHECKPOINTS,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from normbench.engine.device import (
     DeviceName,
-    Precision,
-    autocast,
+    OutOfMemoryError,
     describe,
     resolve_device,
+    resolve_engine,
     resolve_precision,
     set_precision,
-    synchronize,
 )
-from normbench.engine.optimizer import build_optimizer
-from normbench.errors import ConfigError, DataError, DivergedError
+from normbench.engine.events import CheckpointFailed, FactsLearned
+from normbench.errors import ConfigError, DataError
 from normbench.models import MODELS, build_model
-from normbench.norms.training import training_aware_modules
+from normbench.records import CHECKPOINT_FILE
 from normbench.style.apply import contrast_changes, stylize_all
-from normbench.style.config import STYLENET, StyleRunConfig, StyleTrainConfig
-from normbench.style.events import StepLosses, StyleEvent, StyleStarted, StyleSteps, StyleTrained
+from normbench.style.config import STYLENET, StyleRunConfig
+from normbench.style.events import StyleEvent, StyleStarted, StyleTrained
 from normbench.style.features import VGG16, FeatureNetwork, resnet9_features, vgg16_features
 from normbench.style.images import MARGIN, Pixels, cut_to_square, pad_image, read_folder, read_style, resize_all
-from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
-from normbench.style.records import Samples, StyleSummary
+from normbench.style.records import MODEL_FILE, Samples
+from normbench.style.trainer import StyleTrainer
 
 NUM_SAMPLES = 6
-_STEPS_BETWEEN_REPORTS = 100
-_SECONDS_BETWEEN_REPORTS = 0.5
+"""Images that are shown and never trained on."""
 
 
 def find_device(requested: str) -> Iterator[DeviceName]:
@@ -61,6 +63,7 @@ def check_runs(configs: list[StyleRunConfig]) -> Iterator[None]:
     check_content(configs[0].content)
     for config in {config.norm.model_dump_json(): config for config in configs}.values():
         resolve_precision(config.train.precision, config.device)
+        resolve_engine(config.train.engine, config.device)
         try:
             with torch.device("meta"):
                 batch = torch.empty(config.train.batch_size, 3, config.image_size, config.image_size)
@@ -119,145 +122,78 @@ def check_features(config: StyleRunConfig, run_folder: Path | None) -> Iterator[
 
 
 def train_style_run(
-    config: StyleRunConfig, features_run: Path | None, data_dir: Path | None, model_file: Path
+    config: StyleRunConfig,
+    features_run: Path | None,
+    data_dir: Path | None,
+    folder: Path,
+    resume: bool,
 ) -> Iterator[StyleEvent]:
-    """Train the run and yield its events; the trained network is written to `model_file`.
+    """Train the run and yield its events; when closed early, save a checkpoint to go on from.
+
+    The trained network and the checkpoints are written into `folder`.
 
     Raises:
         DataError: content, style or feature network cannot be read.
         DivergedError: a loss is not finite.
+        OutOfMemoryError: the device's memory does not hold the run.
     """
     device = torch.device(config.device)
+    gc.collect()  # the run before may hold device memory in cycles
     precision = resolve_precision(config.train.precision, config.device)
     set_precision(precision, config.device)
     style = cut_to_square(read_style(config.style), config.style_size)
     training, shown, problems = load_content(config, data_dir)
-    network = build_style_network(config)
     content = DeviceImages(training, np.zeros(len(training), np.int64), device, channels_last=True)
-    features = load_features(config, features_run).to(device)
-    trainer = StyleTrainer(network, features, style, content, config.train, config.seed, config.device, precision)
+    trainer = StyleTrainer(
+        build_style_network(config),
+        load_features(config, features_run),
+        style,
+        content,
+        config.train,
+        config.seed,
+        config.device,
+        precision,
+    )
+    checkpoint = folder / CHECKPOINT_FILE
+    if resume:
+        load_checkpoint(checkpoint, trainer.load_state_dict)
     facts = describe(config.device) | {
         "precision": precision,
+        "engine": resolve_engine(config.train.engine, config.device),
         "memory_format": "channels_last",
         "num_content": len(training),
         "features": config.features if features_run is None else str(features_run),
     }
-    yield StyleStarted(facts, tuple(problems))
-    yield from trainer.run()
-    save_style_model(network, config, model_file)
-    samples = Samples(shown, stylize_all(network, shown), style)
-    padded = torch.from_numpy(np.stack([pad_image(image) for image in shown])).to(device).permute(0, 3, 1, 2)
-    changes = contrast_changes(network, normalize(padded), margin=MARGIN)
-    yield StyleTrained(trainer.summarize(changes), samples)
+    yield StyleStarted(facts, tuple(problems), trainer.losses)
+    try:
+        yield from _train(trainer, checkpoint)
+        save_style_model(trainer.network, config, folder / MODEL_FILE)
+        samples = Samples(shown, stylize_all(trainer.network, shown), style)
+        padded = torch.from_numpy(np.stack([pad_image(image) for image in shown])).to(device).permute(0, 3, 1, 2)
+        changes = contrast_changes(trainer.network, normalize(padded), margin=MARGIN)
+        yield StyleTrained(trainer.summarize(changes), samples)
+    except GeneratorExit:
+        save_checkpoint(trainer.state_dict(), checkpoint)
+        raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(config.device, config.train.batch_size, error) from error
 
 
-class StyleTrainer:
-    """Trains one network on content images ``(N, H, W, 3)`` and one style image ``(S, S, 3)``.
-
-    The order of the content images depends on the seed and never on the norm.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        features: FeatureNetwork,
-        style: Pixels,
-        content: DeviceImages,
-        config: StyleTrainConfig,
-        seed: int,
-        device: DeviceName,
-        precision: Precision,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.network = network.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._features = features
-        self._content = content
-        self._config = config
-        self._device: DeviceName = device
-        self._precision: Precision = precision
-        self._clock = clock
-        self._order = batch_indices(len(content), config.batch_size, seed)
-        self._aware = training_aware_modules(network)
-        train = TrainConfig(optimizer="adam", learning_rate=config.learning_rate)
-        self._optimizer = build_optimizer(network, train, capturable=False)
-        image = normalize(torch.from_numpy(style).to(content.labels.device).permute(2, 0, 1)[None])
-        with torch.no_grad():
-            self._style_grams = [gram_matrix(maps) for maps in features(image).style]
-        self._losses = torch.zeros(config.steps, len(StepLosses._fields), device=content.labels.device)
-        self._seconds = 0.0
-
-    def run(self) -> Iterator[StyleSteps]:
-        """Train to the end, yielding the losses of some steps at a time.
-
-        Raises:
-            DivergedError: a loss is not finite; the steps up to it were yielded.
-        """
-        num_steps, first = self._config.steps, 0
-        self.network.train()
-        began = self._clock()
-        for step in range(num_steps):
-            self._step(step)
-            is_due = (step + 1) % _STEPS_BETWEEN_REPORTS == 0 or self._clock() - began > _SECONDS_BETWEEN_REPORTS
-            if not is_due and step + 1 < num_steps:
-                continue
-            rows = [StepLosses(*row) for row in self._losses[first : step + 1].tolist()]  # waits for the device
-            self._seconds += self._clock() - began
-            broken = next((index for index, row in enumerate(rows) if not math.isfinite(row.total)), None)
-            yield StyleSteps(first, tuple(rows if broken is None else rows[: broken + 1]), num_steps)
-            if broken is not None:
-                raise DivergedError(f"loss is {rows[broken].total} at step {first + broken} of {num_steps}")
-            first, began = step + 1, self._clock()
-
-    def _step(self, step: int) -> None:
-        config = self._config
-        progress = torch.full((), step / config.steps, device=self._losses.device)
-        for layer in self._aware:
-            layer.before_step(progress)
-        batch = self._content.batch(next(self._order).to(self._losses.device))[0]
-        images = normalize(batch)
-        with autocast(self._device, self._precision):
-            with torch.no_grad():
-                target = self._features(images).content
-            output = self.network(images)
-            seen = self._features(output)
-        content = content_loss(seen.content, target)
-        style = style_loss(seen.style, self._style_grams)
-        variation = total_variation(output)
-        total = (
-            config.content_weight * content + config.style_weight * style + config.total_variation_weight * variation
-        )
-        self._optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self._optimizer.step()
-        with torch.no_grad():
-            for layer in self._aware:
-                layer.after_step()
-            self._losses[step] = torch.stack((total, content, style, variation)).detach()  # as `StepLosses`
-
-    def summarize(self, changes: dict[float, float]) -> StyleSummary:
-        """Return the run's numbers after `run`."""
-        synchronize(self._device)
-        last = StepLosses(*self._losses[-max(1, self._config.steps // 10) :].mean(dim=0).tolist())
-        return StyleSummary(
-            num_steps=self._config.steps,
-            num_parameters=sum(parameter.numel() for parameter in self.network.parameters()),
-            content_loss=last.content,
-            style_loss=last.style,
-            total_variation=last.total_variation,
-            total_loss=last.total,
-            train_seconds=self._seconds,
-            contrast_change=changes,
-        )
-
-
-def batch_indices(num_images: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
-    """Yield the images of each batch, int64 ``(batch_size,)``, without end: every image once before any comes again."""
-    waiting = torch.empty(0, dtype=torch.int64)
-    for epoch in itertools.count():
-        waiting = torch.cat((waiting, epoch_order(num_images, seed, epoch)))
-        while len(waiting) >= batch_size:
-            yield waiting[:batch_size]
-            waiting = waiting[batch_size:]
+def _train(trainer: StyleTrainer, checkpoint: Path) -> Iterator[StyleEvent]:
+    """Train to the end, with a checkpoint now and then."""
+    saved_at = time.monotonic()
+    is_known = False
+    for event in trainer.run():
+        if not is_known:
+            is_known = True
+            yield FactsLearned(trainer.how_steps_run())
+        yield event
+        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+            try:
+                save_checkpoint(trainer.state_dict(), checkpoint)
+            except CheckpointError as error:
+                yield CheckpointFailed(str(error))
+            saved_at = time.monotonic()
 
 
 def save_style_model(network: nn.Module, config: StyleRunConfig, path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from command import TINY
+from local_worker import LocalWorker
 
 from normbench.experiment.folder import RunFolder
 from normbench.records import read_experiment
@@ -78,6 +81,70 @@ def test_again_keeps_what_is_completed_and_says_so(quick, tiny, tmp_path) -> Non
     code, _, err = quick("compare", tiny, "--set", "norms=[bn]", "--force")
     assert code == 0
     assert "BN Epoch 1/2" in err
+
+
+def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypatch) -> None:
+    """Three GPUs and two runs: two workers, of which the second sees the second GPU alone."""
+    made = []
+
+    class Recorded(LocalWorker):
+        def __init__(self, environment: dict[str, str] | None = None) -> None:
+            super().__init__(environment=environment)
+            made.append(self)
+
+    def environments(devices: frozenset[str]) -> Iterator[list[dict[str, str]]]:
+        assert devices == {"cpu"}
+        yield [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+
+    monkeypatch.setattr("normbench.cli.running.Worker", Recorded)
+    monkeypatch.setattr("normbench.experiment.train.worker_environments", environments)
+    code, _, err = quick("compare", tiny)
+    assert code == 0
+    assert [worker.environment for worker in made] == [{}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert err.index("GN Epoch 1/2") < err.index("BN Epoch 2/2")
+
+    code, _, err = quick("compare", tiny)  # nothing is due
+    assert code == 0
+    assert len(made) == 3
+
+
+def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
+    timing = tmp_path / "runs" / "tiny" / "timing.json"
+    code, _, err = quick("compare", tiny, "--set", "norms=[bn]")
+    assert code == 0
+    assert not timing.exists()  # nothing to compare with
+
+    code, out, err = quick("compare", tiny)
+    assert "timing the steps of 2 norms against each other" in err
+    (session,) = read_experiment(timing.parent).timing.sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN"]
+    assert "interleaved in one process" in " ".join(out.split())
+    before = timing.stat().st_mtime_ns
+
+    code, out, err = quick("compare", tiny)
+    assert "timing" not in err
+    assert timing.stat().st_mtime_ns == before
+    assert "interleaved in one process" in " ".join(out.split())
+
+    quick("compare", tiny, "--set", "norms=[bn, gn, none]")
+    (session,) = read_experiment(timing.parent).timing.sessions
+    assert [norm.label for norm in session.timed] == ["BN", "GN", "none"]
+
+
+def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monkeypatch) -> None:
+    from normbench.experiment import interleave
+
+    def interrupted(wanted, schedule, data_dir):
+        signal.raise_signal(signal.SIGTERM)  # a background job ignores Ctrl-C
+        yield 0.5
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(interleave, "time_setting", interrupted)
+    code, out, err = quick("compare", tiny)
+    assert code == 143
+    assert "tables take times from the runs instead: stopped" in err
+    assert "over runs and epochs" in " ".join(out.split())
+    assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 
 
 def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> None:
@@ -207,7 +274,7 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("normbench.report.write_report", full)
+    monkeypatch.setattr("normbench.report.write_report_of", full)
     monkeypatch.setattr("normbench.report.write_run_report", full)
     code, out, err = quick("compare", tiny)
     assert code == 0
@@ -226,7 +293,7 @@ def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
 
 def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("normbench.report.write_report", lambda _: [])
+        patch.setattr("normbench.report.write_report_of", lambda _: [])
         patch.setattr("normbench.report.write_run_report", lambda _: [])
         normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
     recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}

@@ -1,15 +1,17 @@
 """What progress looks like, on a terminal and off it."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from normbench.cli.display import LineDisplay, LiveDisplay, make_display
 from normbench.config import RunConfig
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, StepsDone
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.run import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing import TimingEnded, TimingProgressed, TimingStarted
 from normbench.records import EpochRow, Status, Summary
 
 
@@ -72,7 +74,8 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
     events = [
         RunStarted(gn, 0),
         RunStarted(gn, 2),
-        RunProgressed(gn, EngineFellBack("not capturable: x")),
+        RunProgressed(gn, FactsLearned({"norm_path": "fused"})),
+        RunProgressed(gn, FactsLearned({"engine": "eager", "engine_fallback": "not capturable: x"})),
         RunProgressed(gn, CheckpointFailed("disk full")),
         RunProgressed(gn, EpochDone(ROW)),
         RunEnded(gn, status("completed"), SUMMARY),
@@ -81,6 +84,10 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
         RunEnded(gn, status("failed", "killed"), None, skipped=True),
         RunBusy(gn),
         Stopping(),
+        TimingStarted(4),
+        TimingProgressed(0.5),
+        TimingEnded(None),
+        TimingEnded("out of memory"),
     ]
     assert lines_of(events, capsys, [gn]) == [
         "GN seed 0: goes on after epoch 2",
@@ -93,6 +100,8 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
         "GN seed 0: failed: killed; --retry runs it again",
         "GN seed 0: another process is training it; left to that",
         "stopping: running runs end their step and save a checkpoint; again to stop at once",
+        "timing the steps of 4 norms against each other",
+        "not all norms were timed against each other, tables take times from the runs instead: out of memory",
     ]
 
 
@@ -131,6 +140,29 @@ def test_80_columns_suffice(label: str) -> None:
     assert max(len(everything), len(run)) <= 80
     for part in ("seed 0", "epoch 1/5", "loss 2.2131", "train 25.0 %", "4,568 img/s"):
         assert part in run
+
+
+def test_runs_that_train_at_once_have_a_bar_each() -> None:
+    plans = [plan("bn"), plan("gn"), replace(plan("gn"), run_id="other", point="batch size 8")]
+    events = [RunStarted(found, 0) for found in plans]
+    progress = [RunProgressed(plans[0], steps(0, 391)), RunProgressed(plans[2], steps(0, 100, epoch=3))]
+    everything, *bars, _ = screen(140, *events, *progress, plans=plans)
+    assert "0/3 runs" in everything
+    assert [bar.split("  ")[0].split(" ━")[0].strip() for bar in bars] == [
+        "BN seed 0", "GN seed 0", "GN (batch size 8) seed 0",
+    ]  # fmt: skip
+    assert "epoch 1/5" in bars[0]
+    assert "preparing" in bars[1]
+    assert "epoch 3/5" in bars[2]
+
+
+def test_the_timing_pass_has_a_bar() -> None:
+    _, bar, _ = screen(80, TimingStarted(4), TimingProgressed(0.5), plans=[plan()])
+    assert bar.startswith("timing 4 norms")
+    assert "in turn" in bar
+    *bars, printed = screen(80, TimingStarted(4), TimingEnded("out of memory"), plans=[plan()])
+    assert len(bars) == 1
+    assert "from the runs instead: out of memory" in " ".join(printed.split())
 
 
 def test_runs_leave_the_screen_as_lines() -> None:

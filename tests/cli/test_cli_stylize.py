@@ -14,6 +14,7 @@ from local_worker import LocalWorker
 from PIL import Image
 
 import normbench.cli.stylize_running as running
+from normbench import load_runs
 from normbench.models import build_model
 from normbench.norms import make_norm
 
@@ -21,6 +22,14 @@ TINY = [
     *("--content", "synthetic", "--steps", "2", "--device", "cpu"),
     *("--set", "train.batch_size=2", "--set", "image_size=32", "--set", "style_size=32", "--set", "num_content=4"),
 ]
+
+
+TINY_CLASSIFIER = """
+norms: [gn]
+dataset: {name: synthetic, options: {num_train: 32, num_test: 20}}
+train: {epochs: 1, batch_size: 16}
+device: cpu
+"""
 
 
 @pytest.fixture
@@ -54,7 +63,9 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
     assert "GN (groups=8) seed 0 | Step 0/2 | Content: " in trained.err
     (model,) = Path("runs/stylize").glob("gn-stylenet-s0-*/model.pt")
     assert str(model) in trained.out.splitlines()
-    assert "| GN (groups=8) |" in trained.out
+    assert "GN (groups=8)" in trained.out
+    assert {"loss_curve.png", "pictures.png"} <= {path.name for path in model.parent.iterdir()}
+    assert Path("runs/stylize/report/report.html").exists()
     assert json.loads((model.parent / "environment.json").read_text())["features"] == str(features_run)
 
     odd, broken, out = tmp_path / "odd.png", tmp_path / "broken.png", tmp_path / "out"
@@ -68,10 +79,48 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
     same_name = stylize("apply", model, odd, tmp_path / "other" / "odd.png", code=2)
     assert "two images have the same name" in same_name.err
 
-    curves = Path("runs/stylize/report/style_losses.png")
-    curves.unlink()
-    assert str(curves) in stylize("plots").out.splitlines()
-    assert curves.exists()
+
+def test_recorded_runs_are_listed_shown_and_redrawn(
+    stylize: Callable[..., Any], quick: Callable[..., Any], tmp_path: Path, features_run: Path
+) -> None:
+    """The commands that read classifiers' runs read these as well, also where both lie under one folder."""
+    arguments = ["train", "--norm", "in", "--features", features_run, *TINY]
+    planned = stylize(*arguments, "--dry-run")
+    assert "1 runs (1 new); 1 to run" in planned.out
+    assert not Path("runs").exists()
+    stylize(*arguments)
+    assert "1 runs (1 completed); 0 to run" in stylize(*arguments, "--dry-run").out
+    (tmp_path / "tiny.yaml").write_text(TINY_CLASSIFIER)
+    assert quick("compare", "tiny.yaml").code == 0
+
+    listed = json.loads(quick("ls", "--json").out)["experiments"]
+    assert [(entry["experiment"], entry["states"]) for entry in listed] == [
+        ("stylize", {"completed": 1}),
+        ("tiny", {"completed": 1}),
+    ]
+    (run,) = Path("runs/stylize").glob("in-*")
+    shown = json.loads(quick("show", "in-", "--json").out)
+    assert (shown["run"], shown["num_steps_recorded"], shown["config"]["style"]) == (run.name, 2, "mosaic")
+    text = quick("show", "in-").out
+    assert "contrast_change.0.4" in text
+    assert "model.pt" in text
+
+    pictures = [run / "pictures.png", Path("runs/stylize/report/report.html")]
+    for path in pictures:
+        path.unlink()
+    drawn = quick("plots")
+    assert drawn.code == 0, drawn.err
+    assert set(map(str, pictures)) <= set(drawn.out.splitlines())
+    assert all(path.exists() for path in pictures)
+
+    page = Path("runs/stylize/report/report.html")
+    page.unlink()
+    assert str(page) in quick("report", "runs/stylize").out.splitlines()
+    assert str(page) in json.loads(quick("report", "runs", "--json").out)["written"]["runs/stylize"]
+    assert page.exists()
+    refused = quick("table", "runs/stylize")
+    assert (refused.code, "style transfer" in refused.err) == (1, True)
+    assert len(load_runs("runs")) == 1  # a style run is no row of a classifier's table
 
 
 @pytest.mark.parametrize(
@@ -85,7 +134,7 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
         (["train", "--norm", "in", "--features", "nowhere", *TINY], 1, "--features nowhere: no such run folder"),
         (["compare", "styl"], 2, "styl: no such config file"),
         (["apply", "model.pt", "image.png"], 3, "model.pt: no such model"),
-        (["plots", "."], 1, "no style-transfer runs there"),
+        (["compare", "style", "--engine", "graph", "--device", "cpu"], 2, "engine graph exists on cuda only"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_trained(

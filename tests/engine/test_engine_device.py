@@ -5,7 +5,14 @@ import os
 import pytest
 import torch
 
-from normbench.engine.device import MemoryMeter, describe, resolve_device, resolve_engine, resolve_precision
+from normbench.engine.device import (
+    MemoryMeter,
+    describe,
+    resolve_device,
+    resolve_engine,
+    resolve_precision,
+    visible_gpus,
+)
 from normbench.errors import ConfigError, DeviceError
 
 
@@ -39,6 +46,24 @@ def test_what_only_cuda_has_is_refused_elsewhere() -> None:
         resolve_precision("tf32", "cpu")
     with pytest.raises(ConfigError, match=r"graph.* exists on cuda only"):
         resolve_engine("graph", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen", "expected"),
+    [
+        (0, None, []),
+        (0, "", []),
+        (2, None, ["0", "1"]),
+        (2, "5, 3", ["5", "3"]),
+        (1, "GPU-8932f937,-1,7", ["GPU-8932f937"]),  # CUDA stops at the first that is none
+    ],
+)
+def test_gpus_are_called_as_the_environment_calls_them(monkeypatch, count: int, chosen: str | None, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_gpus() == expected
 
 
 @pytest.mark.skipif(

@@ -214,4 +214,4 @@ def test_augmentation_changes_the_images_and_not_their_order(make_trainer) -> No
     plain, augmented = make_trainer(), make_trainer(augment="crop_flip")
     first = [next(iter(trainer.run())).losses for trainer in (plain, augmented)]
     assert first[0] != first[1]
-    assert torch.equal(plain.step._order, augmented.step._order)
+    assert torch.equal(plain.step._state.order, augmented.step._state.order)

@@ -8,7 +8,8 @@ import pytest
 from run_events import SUMMARY, make_plan, make_row
 
 from normbench.errors import FolderBusyError, FolderError
-from normbench.experiment.folder import RunFolder, write_experiment
+from normbench.experiment.folder import RunFolder
+from normbench.folders import write_experiment
 from normbench.loader import load_config
 from normbench.records import CHECKPOINT_FILE, read_run
 

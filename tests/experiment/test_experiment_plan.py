@@ -11,8 +11,9 @@ import yaml
 
 from normbench.config import RunConfig
 from normbench.errors import ConfigError, DeviceError, UnknownNameError
-from normbench.experiment.folder import RunFolder, write_experiment
+from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import PlanError, RunPlan, draft_runs, finish_plans, resolved_experiment, run_id_of
+from normbench.folders import write_experiment
 from normbench.loader import LoadedConfig, load_config
 from normbench.records import CONFIG_FILE, EXPERIMENT_FILE
 

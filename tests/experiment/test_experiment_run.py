@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
-from normbench.engine.events import CheckpointFailed, EngineFellBack, EpochDone, Started, StepsDone
+from normbench import folders as folder_module
+from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.errors import DataError, DivergedError, FolderError
-from normbench.experiment import folder as folder_module
 from normbench.experiment.folder import RunFolder
 from normbench.experiment.run import (
     ExperimentRunner,
@@ -24,6 +25,7 @@ from normbench.experiment.run import (
     planned_state,
 )
 from normbench.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
+from normbench.workers import Worker
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 
@@ -160,15 +162,16 @@ def test_what_a_run_has_to_do_without_is_told_and_recorded(tmp_path, seen) -> No
     def script(*arguments: Any) -> Iterator[Any]:
         events = whole_run(*arguments)
         yield next(events)
-        yield EngineFellBack("not capturable: x")
+        yield FactsLearned({"engine": "eager", "engine_fallback": "not capturable: x", "norm_path": "fused"})
         yield CheckpointFailed("no space")
         yield from events
 
     assert runner_for(tmp_path, seen, script).run([BN])
     environment = read_run(tmp_path / BN.run_id).environment
     assert (environment["engine"], environment["engine_fallback"]) == ("eager", "not capturable: x")
+    assert (environment["norm_path"], environment["torch"]) == ("fused", "none")
     assert [type(event.event) for event in seen if isinstance(event, RunProgressed)][:2] == [
-        EngineFellBack,
+        FactsLearned,
         CheckpointFailed,
     ]
 
@@ -323,6 +326,24 @@ def test_several_workers_share_the_runs(tmp_path, seen) -> None:
     assert states(tmp_path) == {"bn": "completed", "gn": "failed", "in": "completed"}
 
 
+def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen) -> None:
+    """Two real processes, as on two GPUs."""
+    plans = [make_plan(norm, epochs=500) for norm in ("bn", "gn", "in")]
+
+    def both_train() -> bool:
+        return len({event.plan.run_id for event in seen if isinstance(event, RunProgressed)}) == 2
+
+    with Worker() as first, Worker(environment={"CUDA_VISIBLE_DEVICES": "1"}) as second:
+        assert not ExperimentRunner(tmp_path, [first, second], seen.append).run(plans, both_train)
+    assert states(tmp_path) == {"bn": "interrupted", "gn": "interrupted"}
+    for plan in plans[:2]:
+        checkpoint = torch.load(tmp_path / plan.run_id / CHECKPOINT_FILE, weights_only=True)
+        assert len(checkpoint["losses"]) == len(read_run(tmp_path / plan.run_id).step_losses) >= 1
+    started = [position for position, event in enumerate(seen) if isinstance(event, RunStarted)]
+    ended = [position for position, event in enumerate(seen) if isinstance(event, RunEnded)]
+    assert max(started) < min(ended)
+
+
 # --- a disk that is full -----------------------------------------------------------------------------------------
 
 
@@ -339,19 +360,19 @@ def test_a_full_disk_ends_the_runs_and_what_was_recorded_stays_readable(
         if writes >= failing_write:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    write_atomically, append = folder_module.write_text_atomically, RunFolder._append
+    write_atomically, append = folder_module.write_text_atomically, RunFolder.append
 
     def write(path: Path, text: str) -> None:
         full_from_then_on()
         write_atomically(path, text)
 
     def append_or_not(self: RunFolder, name: str, text: str) -> None:
-        with folder_module._explained(self.path):
+        with folder_module.explained(self.path):
             full_from_then_on()
         append(self, name, text)
 
     monkeypatch.setattr(folder_module, "write_text_atomically", write)
-    monkeypatch.setattr(RunFolder, "_append", append_or_not)
+    monkeypatch.setattr(RunFolder, "append", append_or_not)
     with pytest.raises(FolderError, match="cannot be written: No space left on device") as caught:
         runner_for(tmp_path, seen).run([BN, IN])
     assert caught.value.exit_code == 3

@@ -9,9 +9,10 @@ import yaml
 from normbench.config import RunConfig
 from normbench.errors import ConfigError
 from normbench.experiment.estimate import estimate_seconds
-from normbench.experiment.folder import RunFolder, write_experiment
+from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.train import train_run
+from normbench.folders import write_experiment
 from normbench.loader import LoadedConfig, load_config
 from normbench.records import EXPERIMENT_FILE, EpochRow, Summary, read_run
 

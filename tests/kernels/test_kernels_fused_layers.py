@@ -11,7 +11,7 @@ from torch import nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.norms import NORMS, make_norm
-from normbench.norms.fused import FusedNormAct, compile_ahead, norm_paths
+from normbench.norms.fused import FusedNormAct, compile_ahead, describe_paths, norm_paths
 
 FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms2d")
 FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
@@ -97,6 +97,18 @@ def test_without_a_gpu_the_layers_run_and_say_so(monkeypatch: pytest.MonkeyPatch
     fused = build("gn")
     fused(images())
     assert norm_paths(nn.Sequential(fused)) == {"0": "native: no fused kernels on cpu"}
+
+
+def test_a_model_says_how_its_norms_ran() -> None:
+    assert describe_paths(nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU())) == "native: no fused kernel for this norm"
+    model = nn.Sequential(build("gn"), build("gn"))
+    model(images())
+    assert describe_paths(model) == "fused"
+    factory = make_norm("evonorm_s0")
+    model = nn.Sequential(factory.norm_act(12), factory.norm_act(12), factory.norm_only(12))
+    model(images())
+    reason = "native: no fused kernel for EvoNormS without its activation"
+    assert describe_paths(model) == f"fused (2 layers); {reason} (1 layer)"
 
 
 def test_compiling_ahead_reaches_every_layer_and_changes_nothing() -> None:

@@ -36,6 +36,15 @@ def test_rows_have_the_same_plain_columns(tmp_path: Path, new_run: NewRun) -> No
     assert all(isinstance(value, str | int | float | bool | None) for row in rows for value in row.values())
 
 
+def test_a_run_that_cannot_be_read_is_left_out_with_a_warning(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path / "a", "bn", 0, steps_per_epoch=4)
+    broken = new_run(tmp_path / "a", "gn", 0, steps_per_epoch=4)
+    (broken / "config.yaml").write_text("{")
+    with pytest.warns(UserWarning, match=f"{broken.name}: not a readable run folder"):
+        rows = load_runs(tmp_path)
+    assert [row["norm"] for row in rows] == ["bn"]
+
+
 def test_one_run_one_experiment_or_many(tmp_path: Path, new_run: NewRun) -> None:
     run = new_run(tmp_path / "a", "bn", 0, steps_per_epoch=4)
     new_run(tmp_path / "b", "gn", 0, steps_per_epoch=4)

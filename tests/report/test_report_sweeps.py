@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from normbench.records import read_experiment, read_run
+from normbench.report.cells import sensitivity_cells
 from normbench.report.figures import panels
 from normbench.report.groups import sections
+from normbench.report.page import make_page
 from normbench.report.stats import summarize
 from normbench.report.sweeps import learning_rate_sensitivity, sweep_figure, sweeps
 from normbench.report.tables import comparison_tables, seconds_to_reach
@@ -71,9 +73,28 @@ def test_learning_rate_sensitivity(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "gn", 0, state="diverged", diverge_at=3, train=train, steps_per_epoch=4, folder_name="gn-x")
     (sweep,) = sweeps(sections(read_experiment(tmp_path)))
     (found,) = learning_rate_sensitivity(sweep)
-    assert (found.best_rate, found.low_rate, found.high_rate, found.diverges_from) == (1e-3, 3e-4, 3e-3, 3e-2)
-    assert found.best_accuracy.mean == pytest.approx(0.72)
-    assert found.decades == pytest.approx(1.0)
+    assert found.best is not None
+    assert (found.best.rate, found.best.low, found.best.high, found.diverges_from) == (1e-3, 3e-4, 3e-3, 3e-2)
+    assert found.best.accuracy.mean == pytest.approx(0.72)
+    assert found.best.decades == pytest.approx(1.0)
+
+
+def test_the_report_says_where_each_norm_diverges(tmp_path: Path, new_run: NewRun) -> None:
+    """Also of a norm that diverges everywhere, which has no result to tabulate."""
+    diverges_at = {"ln": 1e9, "bn": 1e-2, "none": 1e-3}
+    for norm, limit in diverges_at.items():
+        for rate in (1e-3, 1e-2):
+            state = {"state": "diverged", "diverge_at": 3} if rate >= limit else {}
+            name = f"{norm}-{rate}"
+            new_run(tmp_path, norm, train={"learning_rate": rate}, folder_name=name, steps_per_epoch=4, **state)
+    page = make_page(read_experiment(tmp_path))
+    assert page.tables[0].answers == (
+        "learning rates at which runs diverged: ln nowhere up to 0.01; bn from 0.01 on; none from 0.001 on.",
+        "which norm is best is not resolved at any setting: a verdict takes at least 3 seeds of each.",
+    )
+    cells = {entry.label: sensitivity_cells(entry) for entry in page.sensitivities}
+    assert cells["none"][1:] == ["-", "-", "-", "-", "-", "0.001"]
+    assert cells["ln"][-1] == "none up to 0.01"
 
 
 def test_time_to_an_accuracy_counts_training_alone(tmp_path: Path, new_run: NewRun) -> None:

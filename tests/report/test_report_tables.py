@@ -179,3 +179,20 @@ def test_accuracy_on_held_out_training_images_does_not_pass_for_test_accuracy(
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (table,) = comparison_tables(read_experiment(tmp_path))
     assert "on CIFAR-10 (validation: training images held out) after" in table.caption
+
+
+def test_norms_that_ran_by_other_kernels_share_the_table_and_are_named(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", 0, environment={"norm_path": "fused"})
+    new_run(tmp_path, "gn", 0, environment={"norm_path": "native: no fused kernel for this norm"})
+    new_run(tmp_path, "ln", 0)  # of an earlier version
+    (table,) = tables_of(tmp_path)
+    assert len(table.rows) == 3
+    (note,) = (note for note in table.notes if "fused" in note)
+    assert note.startswith("Not all norms ran fused; gn: native: no fused kernel")
+
+
+def test_on_a_device_without_fused_kernels_no_norm_is_pointed_out(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", 0, environment={"norm_path": "native: no fused kernels on cpu"})
+    new_run(tmp_path, "gn", 0, environment={"norm_path": "native: no fused kernel for this norm"})
+    (table,) = tables_of(tmp_path)
+    assert not table.notes

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from normbench.style.config import StyleRunConfig, load_style_config, run_configs
 
 TINY: dict[str, Any] = {
+    "style": "waves",  # drawn in no time
     "content": "synthetic",
     "num_content": 6,
-    "image_size": 32,
+    "image_size": 16,
     "style_size": 32,
     "train": {"steps": 3, "batch_size": 2},
 }

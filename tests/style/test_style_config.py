@@ -73,7 +73,7 @@ def test_a_run_is_known_by_what_decides_it() -> None:
     assert run.run_id.startswith("in-stylenet-s0-")
     relabeled = run.model_copy(update={"norm": run.norm.model_copy(update={"label": "other"})})
     assert relabeled.run_id == run.run_id
-    assert tiny_run(style="waves").run_id != run.run_id
+    assert tiny_run(style="mosaic").run_id != run.run_id
     assert tiny_run(seed=1).run_id != run.run_id
 
 

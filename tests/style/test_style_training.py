@@ -1,6 +1,7 @@
 """Training: it lowers the loss, pairs by seed, and stops where a loss is not finite; applying; contrast."""
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,17 @@ from PIL import Image
 from style_cases import photograph, tiny_run
 from torch import nn
 
-from normbench.data.batches import normalize
+from normbench.data.batches import DeviceImages, normalize
+from normbench.engine.checkpoint import CheckpointError
+from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import ConfigError, DataError, DivergedError
 from normbench.models.stylenet import StyleTransferNet
 from normbench.norms import make_norm
 from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, stylize
 from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
+from normbench.style.trainer import StyleTrainer, batch_indices
 from normbench.style.training import (
-    batch_indices,
     build_style_network,
     check_runs,
     load_content,
@@ -29,7 +32,7 @@ from normbench.style.training import (
 
 
 def train(folder: Path, features_run: Path, norm: str = "in", **changes: object) -> list[StyleEvent]:
-    return list(train_style_run(tiny_run(norm, **changes), features_run, None, folder / "model.pt"))
+    return list(train_style_run(tiny_run(norm, **changes), features_run, None, folder, False))
 
 
 def losses_of(events: list[StyleEvent]) -> list[tuple[float, ...]]:
@@ -46,7 +49,7 @@ def test_a_training_learns_and_leaves_a_model(tmp_path: Path, features_run: Path
     assert np.mean([row[0] for row in rows[-3:]]) < np.mean([row[0] for row in rows[:3]])
     end = events[-1]
     assert isinstance(end, StyleTrained)
-    assert end.samples.stylized.shape == end.samples.content.shape == (6, 32, 32, 3)
+    assert end.samples.stylized.shape == end.samples.content.shape == (6, 16, 16, 3)
     assert end.summary.num_parameters == 1_676_035
     assert end.summary.style_loss == pytest.approx(rows[-1][2], rel=1e-5)  # a tenth of 14 steps is the last one
     assert set(end.summary.contrast_change) == set(CONTRAST_FACTORS)
@@ -92,11 +95,74 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, features_ru
     events: list[StyleEvent] = []
     config = tiny_run("none", train={"steps": 4, "batch_size": 2, "lr": 1e30})
     with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step \d of 4"):
-        events.extend(train_style_run(config, features_run, None, tmp_path / "model.pt"))
+        events.extend(train_style_run(config, features_run, None, tmp_path, False))
     rows = losses_of(events)
     assert math.isfinite(rows[0][0])
     assert not math.isfinite(rows[-1][0])
     assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(("norm", "num_before"), [("brn", 2), ("bn", 4)])  # brn has a schedule and its own buffers
+def test_an_interrupted_training_goes_on_exactly(
+    tmp_path: Path, features_run: Path, monkeypatch: pytest.MonkeyPatch, norm: str, num_before: int
+) -> None:
+    monkeypatch.setattr("normbench.style.trainer._STEPS_BETWEEN_REPORTS", 1)
+    config = tiny_run(norm, train={"steps": 4, "batch_size": 2})
+    straight = list(train_style_run(config, features_run, None, tmp_path, False))
+    (tmp_path / "model.pt").unlink()
+
+    first = train_style_run(config, features_run, None, tmp_path, False)
+    head = [next(first) for _ in range(2 + num_before)]  # and how it starts, and how its steps run
+    first.close()
+    assert not (tmp_path / "model.pt").exists()
+    second = list(train_style_run(config, features_run, None, tmp_path, True))
+    started, end = second[0], second[-1]
+    assert isinstance(started, StyleStarted)
+    assert list(started.losses) == losses_of(head) == losses_of(straight)[:num_before]
+    assert losses_of(head) + losses_of(second) == losses_of(straight)
+    assert isinstance(end, StyleTrained)
+    assert isinstance(straight[-1], StyleTrained)
+    assert np.array_equal(end.samples.stylized, straight[-1].samples.stylized)
+    assert end.summary.style_loss == straight[-1].summary.style_loss
+    assert end.summary.contrast_change == straight[-1].summary.contrast_change
+
+
+def test_checkpoints_are_written_on_the_way_and_a_full_disk_is_told(
+    tmp_path: Path, features_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normbench.style.training.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with closing(train_style_run(tiny_run(), features_run, None, tmp_path, False)) as events:
+        assert [type(next(events)) for _ in range(4)] == [StyleStarted, FactsLearned, StyleSteps, StyleTrained]
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["losses"]) == 3
+    folder = tmp_path / "other"
+    folder.mkdir()
+
+    def fail(*_: object) -> None:
+        raise CheckpointError("no space left on device")
+
+    monkeypatch.setattr("normbench.style.training.save_checkpoint", fail)
+    told = [type(event) for event in train_style_run(tiny_run(), features_run, None, folder, False)]
+    assert told == [StyleStarted, FactsLearned, StyleSteps, CheckpointFailed, StyleTrained]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, features_run: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match=r"cannot be read .* --retry trains the run anew"):
+        list(train_style_run(tiny_run(), features_run, None, tmp_path, True))
+
+
+def test_a_step_never_asks_the_device_for_a_value(features_run: Path) -> None:
+    """On the meta device there is none to get: what would stop a capture raises here."""
+    config = tiny_run("brn")
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    content = DeviceImages(images, np.zeros(4, np.int64), "meta", channels_last=True)
+    network = build_style_network(config)
+    trainer = StyleTrainer(
+        network, load_features(config, features_run), images[0], content, config.train, 0, "cpu", "fp32"
+    )
+    trainer._optimizer = torch.optim.SGD(network.parameters(), lr=0.1)  # Adam in one kernel has no meta device
+    trainer._run()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_a_norm_with_a_schedule_trains(tmp_path: Path, features_run: Path) -> None:
@@ -108,7 +174,7 @@ def test_content_from_a_folder(tmp_path: Path, features_run: Path) -> None:
         Image.fromarray(photograph(seed=number)).save(tmp_path / f"{number}.jpg")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     training, shown, problems = load_content(tiny_run(content=str(tmp_path)), None)
-    assert training.shape == shown.shape == (5, 32, 32, 3)  # too few to hold any out
+    assert training.shape == shown.shape == (5, 16, 16, 3)  # too few to hold any out
     assert len(problems) == 1
     events = train(tmp_path, features_run, content=str(tmp_path))
     assert isinstance(events[0], StyleStarted)

@@ -1,0 +1,185 @@
+"""One norm trained in one way: built, warmed up, and ready to run any number of steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from normbench.bench.tutorial_loop import PilImages, TutorialLoop, with_plain_layers
+from normbench.config import RunConfig
+from normbench.data.augment import draw_crop_flip
+from normbench.data.batches import DeviceImages, epoch_order
+from normbench.data.images import ImageDataset
+from normbench.engine.device import DeviceName, MemoryMeter, set_precision, synchronize
+from normbench.engine.events import EpochDone, StepsDone, TrainingEvent
+from normbench.engine.trainer import Trainer
+from normbench.errors import NormBenchError
+from normbench.experiment.build import build_run_model
+
+_EPOCHS_OF_STEPS = 20
+"""For which single steps have a learning rate, beside those of the whole epochs."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data set as each variant takes it."""
+
+    train: DeviceImages
+    test: DeviceImages
+    dataset: ImageDataset
+
+
+class Case(Protocol):
+    """What can be timed; `start` comes first, then `epoch` any number of times, then `run`."""
+
+    model: nn.Module
+    startup_seconds: float
+    peak_memory_mib: float | None
+
+    @property
+    def note(self) -> str | None:
+        """What the reader should know about how the steps ran."""
+
+    def start(self) -> None:
+        """Build and warm up, to the end of the first step."""
+
+    def run(self, steps: int) -> None:
+        """Train on `steps` whole batches; may return before the device is done."""
+
+    def epoch(self) -> float:
+        """Train one whole epoch and return its seconds."""
+
+
+class EngineCase:
+    """NormBench's own training step, as `normbench train` and `compare` run it."""
+
+    def __init__(self, config: RunConfig, images: Images, num_epochs: int) -> None:
+        self._config = config.model_copy(
+            update={"train": config.train.model_copy(update={"epochs": num_epochs + _EPOCHS_OF_STEPS})}
+        )
+        self._images = images
+        self._device: DeviceName = config.device
+        self.startup_seconds = 0.0
+        self.peak_memory_mib: float | None = None
+        self._position = 0
+        self._num_steps = 1
+
+    def start(self) -> None:
+        """Build, compile, capture, and train the first step."""
+        train = self._config.train
+        assert train.precision != "auto"
+        assert train.engine != "auto"
+        began = time.perf_counter()
+        self._set_flags()
+        memory = MemoryMeter(self._device)
+        self._trainer = Trainer(
+            build_run_model(self._config), self._images.train, self._images.test, train,
+            seed=self._config.seed, device=self._device, precision=train.precision, engine=train.engine,
+        )  # fmt: skip
+        self.model = self._trainer.model
+        self._events: Iterator[TrainingEvent] = self._trainer.run()
+        while not isinstance(next(self._events), StepsDone):
+            pass
+        self.startup_seconds = time.perf_counter() - began
+        self.peak_memory_mib = memory.peak_mib() if self._device == "cuda" else None
+        count, seed = len(self._images.train), self._config.seed
+        self._order = epoch_order(count, seed, 0)
+        self._crop_flip = draw_crop_flip(count, seed, 0) if train.augment == "crop_flip" else None
+        self._num_whole_batches = count // train.batch_size
+        self._position = self._num_whole_batches  # the next step opens an epoch
+
+    @property
+    def note(self) -> str | None:
+        """Why the steps ran eagerly although a graph was asked for."""
+        return self._trainer.step.fallback_reason
+
+    def epoch(self) -> float:
+        """Train to the end of the epoch and return `train_seconds`, as a run records it."""
+        self._set_flags()
+        for event in self._events:
+            if isinstance(event, EpochDone):
+                self._num_steps = event.row.num_steps
+                return event.row.train_seconds
+        raise NormBenchError("all epochs are done")
+
+    def run(self, steps: int) -> None:
+        """Train on `steps` whole batches, beginning the epoch again where it ends."""
+        self._set_flags()
+        step = self._trainer.step
+        for _ in range(steps):
+            if self._position >= self._num_whole_batches:
+                self._begin_epoch()
+            step(self._position)
+            self._position += 1
+
+    def _begin_epoch(self) -> None:
+        """Go on training: a step back would also undo Adam's bias correction, and the weights would leap."""
+        step = self._trainer.step
+        num_steps = self._config.train.epochs * step.steps_per_epoch
+        if self._num_steps + self._num_whole_batches > num_steps:
+            self._num_steps = num_steps // 2
+        step.start_epoch(self._order, self._crop_flip, global_step=self._num_steps)
+        self._num_steps += self._num_whole_batches
+        self._position = 0
+
+    def _set_flags(self) -> None:
+        precision = self._config.train.precision
+        assert precision != "auto"
+        set_precision(precision, self._device)
+
+
+class TutorialCase:
+    """The tutorial's own loop, under torch's own settings."""
+
+    def __init__(self, config: RunConfig, images: Images) -> None:
+        self._config = config
+        self._images = images
+        self.startup_seconds = 0.0
+        self.peak_memory_mib: float | None = None
+        self.note: str | None = None
+
+    def start(self) -> None:
+        """Build and train the first step."""
+        began = time.perf_counter()
+        _set_default_flags(self._config.device)
+        memory = MemoryMeter(self._config.device)
+        dataset = self._images.dataset
+        self.model = with_plain_layers(build_run_model(self._config))
+        train = self._config.train
+        self._loop = TutorialLoop(
+            self.model, PilImages(dataset.x_train, dataset.y_train), train.batch_size, self._config.device,
+            learning_rate=train.learning_rate, seed=self._config.seed,
+        )  # fmt: skip
+        self._loop.run(1)
+        synchronize(self._config.device)
+        self.startup_seconds = time.perf_counter() - began
+        if self._config.device == "cuda":
+            self._loop.run(2)  # the first step has no optimizer state beside its activations
+            self.peak_memory_mib = memory.peak_mib()
+
+    def epoch(self) -> float:
+        """Train on every image once and return the seconds that took."""
+        _set_default_flags(self._config.device)
+        synchronize(self._config.device)
+        began = time.perf_counter()
+        self._loop.run_epoch()
+        synchronize(self._config.device)
+        return time.perf_counter() - began
+
+    def run(self, steps: int) -> None:
+        """Train on `steps` whole batches."""
+        _set_default_flags(self._config.device)
+        self._loop.run(steps)
+
+
+def _set_default_flags(device: DeviceName) -> None:
+    """Undo `set_precision`: torch's defaults, which allow TF32 in convolutions and not in matrix products."""
+    if device == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False

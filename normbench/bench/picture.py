@@ -1,0 +1,154 @@
+"""The pictures of a benchmark: a dot a case, with the range of its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+from normbench.bench.results import LayerResults, Samples, TrainResults
+from normbench.report.figures import INK, WIDTH, figure_style, settle
+from normbench.report.palette import COLORS, MARKERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PANELS = 12
+_WIDE_RANGE = 8.0
+"""Values further apart than this are drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One value in a panel: its row, its series, and the median, lowest and highest of its rounds."""
+
+    row: str
+    series: str
+    middle: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """One set of axes."""
+
+    title: str
+    x_label: str
+    dots: tuple[Dot, ...]
+    reference: float | None = None
+    """Where a vertical line is drawn."""
+
+
+def draw_train(results: TrainResults) -> Figure | None:
+    """Draw the time of a step: a panel a batch size, a row a norm, a marker a variant; None if nothing was measured."""
+    found = []
+    for batch_size in dict.fromkeys(row.batch_size for row in results.rows):
+        dots = tuple(
+            _dot(row.norm, row.variant, tuple(1e3 * seconds for seconds in row.seconds_per_step))
+            for row in results.rows
+            if row.batch_size == batch_size and row.seconds_per_step
+        )
+        if dots:
+            found.append(DotPanel(f"batch {batch_size}", "ms/step", dots))
+    return _draw(found, "dot: median over rounds\nline: fastest to slowest")
+
+
+def draw_layers(results: LayerResults) -> Figure | None:
+    """Draw bandwidths as a fraction of the copy's: a panel a shape, a row a norm; None if nothing was measured."""
+    found = []
+    for shape in dict.fromkeys(row.shape for row in results.rows):
+        dots = []
+        for row in results.rows:
+            copy = row.copy_gb_per_s
+            if row.shape != shape or copy is None:
+                continue
+            for part, samples, passes in (("forward", row.forward_seconds, 2), ("backward", row.backward_seconds, 3)):
+                if samples:
+                    fractions = tuple(passes * row.input_bytes / seconds / 1e9 / copy for seconds in samples)
+                    dots.append(_dot(row.norm, f"{part}, {row.way}", fractions))
+        if dots:
+            title = f"{'x'.join(map(str, shape))} ({results_mib(row_bytes(results, shape))} MiB)"
+            found.append(DotPanel(title, "fraction of copy bandwidth", tuple(dots), reference=1.0))
+    return _draw(found, "dot: median over rounds\nline: lowest to highest")
+
+
+def row_bytes(results: LayerResults, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a tensor of `shape`."""
+    return next(row.input_bytes for row in results.rows if row.shape == shape)
+
+
+def results_mib(num_bytes: int) -> str:
+    """Write bytes in MiB."""
+    return f"{num_bytes / 2**20:.3g}"
+
+
+def _dot(row: str, series: str, values: Samples) -> Dot:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    return Dot(row, series, middle, ordered[0], ordered[-1])
+
+
+def _draw(found: Sequence[DotPanel], explanation: str) -> Figure | None:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    if not found:
+        return None
+    shown = found[:MAX_PANELS]
+    series = list(dict.fromkeys(dot.series for panel in shown for dot in panel.dots))
+    rows = list(dict.fromkeys(dot.row for panel in shown for dot in panel.dots))
+    num_columns = min(2, len(shown))
+    num_lines = ceil(len(shown) / num_columns)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, num_lines * (0.7 + 0.2 * len(rows)) + 0.7))
+        grid = figure.subplots(num_lines, num_columns, sharey=True, squeeze=False).flatten()
+        for spare in grid[len(shown) :]:
+            spare.remove()
+        for axes, panel in zip(grid, shown, strict=False):
+            _draw_panel(axes, panel, rows, series)
+        handles = [
+            Line2D([], [], color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linewidth=0.8, label=name)
+            for i, name in enumerate(series)
+        ]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(4, len(handles)),
+            title=explanation.replace("\n", "; "), title_fontsize=7, alignment="left",
+        )  # fmt: skip
+        if len(found) > MAX_PANELS:
+            figure.suptitle(f"the first {MAX_PANELS} of {len(found)}")
+        return settle(figure)
+
+
+def _draw_panel(axes: Axes, panel: DotPanel, rows: Sequence[str], series: Sequence[str]) -> None:
+    step = 0.6 / max(1, len(series))
+    for dot in panel.dots:
+        place = series.index(dot.series)
+        y = rows.index(dot.row) + (place - (len(series) - 1) / 2) * step
+        color = COLORS[place % len(COLORS)]
+        axes.plot([dot.low, dot.high], [y, y], color=color, linewidth=0.8)
+        axes.plot([dot.middle], [y], color=color, marker=MARKERS[place % len(MARKERS)], linestyle="none")
+    if panel.reference is not None:
+        axes.axvline(panel.reference, color=INK, linewidth=0.6)
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.x_label)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    values = [dot.middle for dot in panel.dots]
+    if max(values) > _WIDE_RANGE * min(values) > 0:
+        _use_logarithmic(axes)
+    else:
+        axes.set_xlim(left=0)
+
+
+def _use_logarithmic(axes: Axes) -> None:
+    """Use a logarithmic axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,156 @@
+"""From a command's flags to what is measured; every mistake is found here, before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from normbench.bench.results import TUTORIAL
+from normbench.config import RunConfig
+from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
+from normbench.errors import ConfigError, UnknownNameError
+from normbench.experiment.plan import PlanError, draft_runs, finish_plans
+from normbench.loader import load_config
+from normbench.models import MODELS
+from normbench.norms import AnyNormFactory
+
+Factory = TypeVar("Factory", bound=AnyNormFactory)
+
+VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        TUTORIAL: {"train.engine": "eager", "train.precision": "fp32"},
+        "eager": {"train.engine": "eager", "train.precision": "fp32"},
+        "auto": {},
+        "graph": {"train.engine": "graph"},
+        "compile": {"train.engine": "compile"},
+    }
+)
+"""What each variant says itself; the rest is as `--engine` and `--precision` say, and else what `compare` chooses."""
+
+
+def plan_runs(
+    variants: Sequence[str], batch_sizes: Sequence[int], flags: Mapping[str, Any], settings: Sequence[str]
+) -> list[tuple[str, RunConfig]]:
+    """Return ``(variant, config)`` of every case, by batch size, then norm, then variant; builds models on `meta`.
+
+    Args:
+        variants: keys of `VARIANTS`.
+        batch_sizes: each at least 1.
+        flags: what `load_config` takes: norms, model, dataset, device, precision, engine.
+        settings: ``train.lr=0.01`` and the like.
+
+    Raises:
+        UnknownNameError: a variant does not exist.
+        ConfigError: anything else is wrong: a norm, a model, an engine that the device does not have.
+    """
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise ConfigError(f"--variants: {UnknownNameError('variant', variant, VARIANTS)}")
+    if flags["model"] in MODELS:  # what it is called is checked with the rest
+        factories(flags["norms"], MODELS[flags["model"]].family.make)
+    runs = []
+    for batch_size in batch_sizes:
+        by_variant = {variant: _configs(variant, batch_size, flags, settings) for variant in variants}
+        for position in range(len(by_variant[variants[0]])):
+            runs += [(variant, configs[position]) for variant, configs in by_variant.items()]
+    return runs
+
+
+def _configs(variant: str, batch_size: int, flags: Mapping[str, Any], settings: Sequence[str]) -> list[RunConfig]:
+    loaded = load_config(
+        None, settings=settings, flags={**flags, "train.batch_size": batch_size, **VARIANTS[variant]},
+        default_name="bench",
+    )  # fmt: skip
+    if len(loaded.cells) > 1 or len(loaded.experiment.seeds) > 1:
+        raise ConfigError("bench: one seed and no grid; --batch-sizes and --variants say what is compared")
+    drafts = draft_runs(loaded)
+    try:
+        plans = next(finish_plans(drafts))
+    except PlanError as error:
+        raise ConfigError(str(error).partition("|")[2]) from error
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant}: {error}") from error
+    return [plan.config for plan in plans]
+
+
+def names(option: str, text: str) -> list[str]:
+    """Read ``bn,gn``; repetitions count once.
+
+    Raises:
+        ConfigError: there is no name.
+    """
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise ConfigError(f"{option}: give at least one name, such as bn,gn")
+    return found
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Read ``64,1024``.
+
+    Raises:
+        ConfigError: something is no whole number from 1.
+    """
+    sizes = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) < 1:
+            raise ConfigError(f"--batch-sizes: {part.strip()!r} is not a whole number from 1; for example 64,1024")
+        sizes.append(int(part))
+    return list(dict.fromkeys(sizes))
+
+
+def shapes(text: str | None, sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Read ``64x32x32,128x16x16`` (C, H, W) and return it for every batch size; None: the layers of NormResNet.
+
+    Raises:
+        ConfigError: a shape is not three whole numbers from 1.
+    """
+    layers = [_layer_shape(part) for part in text.split(",")] if text is not None else _normresnet_layers()
+    return [(size, *layer) for size in sizes for layer in dict.fromkeys(layers)]
+
+
+def _layer_shape(text: str) -> tuple[int, int, int]:
+    parts = text.strip().split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise ConfigError(f"--shapes: {text.strip()!r} is not CxHxW, such as 64x32x32")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _normresnet_layers() -> list[tuple[int, int, int]]:
+    from normbench.models.normresnet import CHANNELS_AND_STRIDES
+
+    layers, size = [], 32
+    for num_channels, stride in CHANNELS_AND_STRIDES:
+        size //= stride
+        layers.append((num_channels, size, size))
+    return layers
+
+
+def factories(norms: Sequence[str], make: Callable[[str], Factory]) -> list[Factory]:
+    """Return what `make` makes of each norm.
+
+    Raises:
+        ConfigError: a norm does not exist.
+    """
+    found = []
+    for norm in norms:
+        try:
+            found.append(make(norm))
+        except ConfigError as error:
+            raise ConfigError(f"--norms: {error}") from error
+    return found
+
+
+def device_and_precision(device: str | None, precision: str | None) -> tuple[DeviceName, Precision]:
+    """Resolve what ``--device`` and ``--precision`` say; None stands for ``auto``.
+
+    Raises:
+        ConfigError: something that does not exist.
+        DeviceError: a device that is not here.
+    """
+    flags = {"norms": ["bn"], "device": device, "train.precision": precision}
+    given = {path: value for path, value in flags.items() if value is not None}
+    experiment = load_config(None, flags=given, default_name="bench").experiment
+    resolved = resolve_device(experiment.device)
+    return resolved, resolve_precision(experiment.train.precision, resolved)

@@ -1,0 +1,229 @@
+"""What a benchmark leaves: rows with their samples, and what is derived from them. Nothing here needs torch.
+
+runs/bench-train-<UTC time>/ or runs/bench-layers-<UTC time>/
+  results.json    TrainResults or LayerResults: every sample, and what it was measured on
+  table.md        the same as a table
+  times.png, or bandwidth.png
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+Samples = tuple[float, ...]
+
+TUTORIAL = "tutorial"
+"""The variant that is the tutorial's own loop."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def median(samples: Sequence[float]) -> float | None:
+    """Return the median; None for no samples."""
+    return statistics.median(samples) if samples else None
+
+
+def mad(samples: Sequence[float]) -> float | None:
+    """Return the median absolute deviation from the median; None for no samples."""
+    middle = median(samples)
+    return None if middle is None else statistics.median(abs(sample - middle) for sample in samples)
+
+
+class Breakdown(_Frozen):
+    """Where the time of an eager step on the CPU goes, as fractions that sum to 1 (docs/performance.md)."""
+
+    convolution: float
+    norm_and_activation: float
+    optimizer: float
+    other: float
+
+
+class TrainRow(_Frozen):
+    """One norm trained in one way at one batch size. Samples are one a round, in the order of the rounds."""
+
+    norm: str
+    variant: str
+    batch_size: int
+    engine: str
+    precision: str
+    steps_per_epoch: int
+    failure: str | None = None
+    """Why it could not be measured, or not to the end."""
+    note: str | None = None
+    """What else to know, such as why the steps ran eagerly."""
+    startup_seconds: float | None = None
+    """From nothing to the end of the first step: building, compilation, capture, warm-up."""
+    peak_memory_mib: float | None = None
+    """Peak device memory that the case added; None on a CPU, where cases in one process cannot be told apart."""
+    steps_per_block: int | None = None
+    seconds_per_step: Samples = ()
+    epoch_seconds: Samples = ()
+    """Of whole epochs: order upload, every step, the short last one, and fetching the losses."""
+    breakdown: Breakdown | None = None
+    ratio_to_bn: float | None = None
+    """Time of a step relative to bn's in the same variant: the median over rounds of the quotient within a round."""
+    ratio_to_none: float | None = None
+    """Likewise, relative to no norm."""
+    speedup_over_tutorial: float | None = None
+    """Time of the tutorial's step with this norm relative to this one's, likewise."""
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether anything was timed."""
+        return bool(self.seconds_per_step or self.epoch_seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ms_per_step(self) -> float | None:
+        """Median over rounds, in milliseconds."""
+        seconds = median(self.seconds_per_step)
+        return None if seconds is None else seconds * 1e3
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ms_mad(self) -> float | None:
+        """Median absolute deviation over rounds, in milliseconds."""
+        seconds = mad(self.seconds_per_step)
+        return None if seconds is None else seconds * 1e3
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def steps_per_second(self) -> float | None:
+        """By the median."""
+        seconds = median(self.seconds_per_step)
+        return 1 / seconds if seconds else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def images_per_second(self) -> float | None:
+        """By the median."""
+        return None if self.steps_per_second is None else self.steps_per_second * self.batch_size
+
+
+class LayerRow(_Frozen):
+    """One norm with its activation on one tensor, ``(N, C, H, W)``. Samples are one a round."""
+
+    norm: str
+    way: Literal["fused", "native"]
+    """Asked for as in training (fused where a kernel exists), or as separate layers."""
+    path: str
+    """What ran: ``fused``, or ``native: <why no kernel>``."""
+    shape: tuple[int, int, int, int]
+    dtype: str
+    input_bytes: int
+    num_sets: int
+    """Input sets that are taken in turn, so that the cache does not serve them."""
+    failure: str | None = None
+    kept_bytes: int | None = None
+    """What autograd keeps for backward: distinct storages, the input counted, parameters and buffers not."""
+    forward_seconds: Samples = ()
+    backward_seconds: Samples = ()
+    copy_seconds: Samples = ()
+    """Of a device copy of a tensor of the same size, in the same rounds."""
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether anything was timed."""
+        return bool(self.forward_seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def forward_gb_per_s(self) -> float | None:
+        """The fewest bytes that must move (read x, write y) by the median time."""
+        return _gb_per_s(2 * self.input_bytes, self.forward_seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def backward_gb_per_s(self) -> float | None:
+        """The fewest bytes that must move (read x and dy, write dx) by the median time."""
+        return _gb_per_s(3 * self.input_bytes, self.backward_seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def copy_gb_per_s(self) -> float | None:
+        """Bytes read and bytes written by the median time of the copy."""
+        return _gb_per_s(2 * self.input_bytes, self.copy_seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def forward_copy_fraction(self) -> float | None:
+        """Bandwidth of the forward pass relative to the copy's."""
+        return _quotient(self.forward_gb_per_s, self.copy_gb_per_s)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def backward_copy_fraction(self) -> float | None:
+        """Bandwidth of the backward pass relative to the copy's."""
+        return _quotient(self.backward_gb_per_s, self.copy_gb_per_s)
+
+
+class _Results(_Frozen):
+    schema_version: Literal[1] = 1
+    started_at: str
+    """UTC, ISO 8601."""
+    interrupted: bool = False
+    settings: Mapping[str, Any]
+    """What was asked for, and what it came to."""
+    environment: Mapping[str, Any]
+    """Versions, device and command, as in a run's environment.json."""
+
+
+class TrainResults(_Results):
+    """A whole ``normbench bench train``."""
+
+    bench: Literal["train"] = "train"
+    rows: tuple[TrainRow, ...]
+
+
+class LayerResults(_Results):
+    """A whole ``normbench bench layers``."""
+
+    bench: Literal["layers"] = "layers"
+    rows: tuple[LayerRow, ...]
+
+
+def with_ratios(rows: Sequence[TrainRow]) -> tuple[TrainRow, ...]:
+    """Fill in each row's ratios to bn, to none and to the tutorial's loop, as far as they were measured beside it."""
+    by_key = {(row.batch_size, row.variant, row.norm): row for row in rows}
+
+    def ratio(row: TrainRow, other: TrainRow | None) -> float | None:
+        pairs = zip(row.seconds_per_step, other.seconds_per_step, strict=False) if other else ()
+        return median([mine / theirs for mine, theirs in pairs if theirs])
+
+    filled = []
+    for row in rows:
+        tutorial = by_key.get((row.batch_size, TUTORIAL, row.norm))
+        changes = {
+            "ratio_to_bn": ratio(row, by_key.get((row.batch_size, row.variant, "bn"))),
+            "ratio_to_none": ratio(row, by_key.get((row.batch_size, row.variant, "none"))),
+            "speedup_over_tutorial": ratio(tutorial, row) if tutorial else None,
+        }
+        filled.append(row.model_copy(update=changes))
+    return tuple(filled)
+
+
+def failures(rows: Iterable[TrainRow | LayerRow]) -> list[str]:
+    """Return a line for each row that failed or has a note."""
+    lines = []
+    for row in rows:
+        said = row.failure or (row.note if isinstance(row, TrainRow) else None)
+        if said:
+            where = f"batch {row.batch_size}" if isinstance(row, TrainRow) else "x".join(map(str, row.shape))
+            way = row.variant if isinstance(row, TrainRow) else row.way
+            lines.append(f"{row.norm}, {way}, {where}: {said}")
+    return lines
+
+
+def _gb_per_s(num_bytes: int, seconds: Samples) -> float | None:
+    middle = median(seconds)
+    return num_bytes / middle / 1e9 if middle else None
+
+
+def _quotient(numerator: float | None, denominator: float | None) -> float | None:
+    return numerator / denominator if numerator is not None and denominator else None

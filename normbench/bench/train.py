@@ -1,0 +1,223 @@
+"""Timing training steps: every norm in every variant, in turn, in one process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from normbench.bench.breakdown import profile_steps
+from normbench.bench.cases import Case, EngineCase, Images, TutorialCase
+from normbench.bench.failures import reason
+from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, with_ratios
+from normbench.config import RunConfig
+from normbench.engine.device import DeviceName, synchronize
+from normbench.engine.timing import InterleavedTimer, StepTimes, round_order
+from normbench.errors import ConfigError, DivergedError
+from normbench.experiment.build import load_images
+
+
+@dataclass(frozen=True)
+class TrainBenchSettings:
+    """How thoroughly to measure."""
+
+    rounds: int
+    block_seconds: float
+    num_epochs: int
+    """Whole epochs to time of each case; 0 for none."""
+
+
+@dataclass
+class _Measured:
+    """One case and what is known of it so far. What fails ends this case, with its reason, and no other."""
+
+    variant: str
+    config: RunConfig
+    case: Case | None
+    """None once it has failed, so that its memory is free."""
+    steps_per_epoch: int
+    failure: str | None = None
+    note: str | None = None
+    startup_seconds: float | None = None
+    peak_memory_mib: float | None = None
+    epoch_seconds: list[float] = field(default_factory=list)
+    has_diverged: bool = False
+    breakdown: Breakdown | None = None
+
+    def start(self) -> None:
+        """Build the case and train its first step."""
+        with self._catching():
+            if self.case is not None:
+                self.case.start()
+                self.startup_seconds, self.peak_memory_mib = self.case.startup_seconds, self.case.peak_memory_mib
+                self.note = self.case.note
+
+    def epoch(self) -> None:
+        """Time a whole epoch; one that diverges has no time, and the steps can be timed all the same."""
+        if self.case is None or self.has_diverged:
+            return
+        with self._catching():
+            try:
+                self.epoch_seconds.append(self.case.epoch())
+            except DivergedError as error:
+                self.has_diverged = True
+                self.note = f"no epoch time: {error}"
+
+    def run(self, steps: int) -> None:
+        """Train on that many batches."""
+        with self._catching():
+            if self.case is not None:
+                self.case.run(steps)
+
+    def break_down(self) -> None:
+        """Find where the time of an eager step on the CPU goes."""
+        case, config = self.case, self.config
+        if config.device != "cpu" or config.train.engine != "eager" or self.variant == TUTORIAL or case is None:
+            return
+        try:
+            self.breakdown = profile_steps(case.model, lambda: case.run(1))
+        except Exception as error:  # the times stand
+            self.note = f"no breakdown: {reason(error)}"
+
+    @contextmanager
+    def _catching(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failure = reason(error)
+            self.case = None
+
+    def row(self, times: StepTimes | None) -> TrainRow:
+        """Return what is known; the blocks after a failure were empty, so that their `times` say nothing."""
+        train = self.config.train
+        timed = times if self.failure is None else None
+        return TrainRow(
+            norm=self.config.norm.name,
+            variant=self.variant,
+            batch_size=train.batch_size,
+            engine="loop" if self.variant == TUTORIAL else train.engine,
+            precision=train.precision,
+            steps_per_epoch=self.steps_per_epoch,
+            failure=self.failure,
+            note=self.note,
+            startup_seconds=self.startup_seconds,
+            peak_memory_mib=self.peak_memory_mib,
+            steps_per_block=timed.steps_per_block if timed else None,
+            seconds_per_step=timed.seconds_per_step if timed else (),
+            epoch_seconds=tuple(self.epoch_seconds),
+            breakdown=self.breakdown,
+        )
+
+
+class TrainBench:
+    """Measures `runs`, ``(variant, config)`` each, grouped by batch size; `rows` can be read at any time.
+
+    Args:
+        runs: `variant` is ``tutorial`` for the tutorial's loop; all others differ in their config alone.
+        data_dir: where to look for CIFAR-10.
+        settings: how thoroughly to measure.
+        tell: takes a line of progress.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[tuple[str, RunConfig]],
+        data_dir: Path | None,
+        settings: TrainBenchSettings,
+        tell: Callable[[str], object],
+    ) -> None:
+        self._runs = runs
+        self._data_dir = data_dir
+        self._settings = settings
+        self._tell = tell
+        self._done: list[TrainRow] = []
+        self._current: list[_Measured] = []
+        self._timer: InterleavedTimer[int] | None = None
+
+    @property
+    def rows(self) -> tuple[TrainRow, ...]:
+        """What is measured so far."""
+        return with_ratios([*self._done, *self._current_rows()])
+
+    def load_images(self) -> dict[str, Any]:
+        """Load the data set onto the device, and return what is measured on and how, in plain data.
+
+        Raises:
+            DataError: the data set is missing or damaged.
+            ConfigError: it does not fill a batch.
+        """
+        config = self._runs[0][1]
+        images = Images(*load_images(config.dataset.name, config.dataset.options, self._data_dir, config.device))
+        largest = max(config.train.batch_size for _, config in self._runs)
+        if largest > len(images.train):
+            raise ConfigError(f"--batch-sizes: {largest} is more than the {len(images.train)} training images")
+        self._images = images
+        not_shared = {"batch_size", "epochs", "engine", "precision"}
+        return {
+            "model": config.model.name,
+            "train": config.train.model_dump(exclude=not_shared),
+            "dataset": images.dataset.name,
+            "dataset_source": images.dataset.source,
+            "num_train": len(images.train),
+            **asdict(self._settings),
+        }
+
+    def run(self) -> None:
+        """Measure everything, after `load_images`; a case that fails is a row with its reason."""
+        images = self._images
+        _wake(self._runs[0][1].device)
+        for batch_size in dict.fromkeys(config.train.batch_size for _, config in self._runs):
+            chosen = [(variant, config) for variant, config in self._runs if config.train.batch_size == batch_size]
+            self._current = [self._prepare(variant, config, images) for variant, config in chosen]
+            self._measure(batch_size)
+            self._done += self._current_rows()
+            self._current, self._timer = [], None
+            gc.collect()  # the next batch size needs the memory
+
+    def _prepare(self, variant: str, config: RunConfig, images: Images) -> _Measured:
+        case: Case
+        if variant == TUTORIAL:
+            case = TutorialCase(config, images)
+        else:
+            case = EngineCase(config, images, self._settings.num_epochs)
+        return _Measured(variant, config, case, steps_per_epoch=-(-len(images.train) // config.train.batch_size))
+
+    def _measure(self, batch_size: int) -> None:
+        settings, cases = self._settings, self._current
+        for measured in cases:
+            self._tell(f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}")
+            measured.start()
+            if measured.failure is not None:
+                gc.collect()  # the others may need its memory
+        started = {index: measured for index, measured in enumerate(cases) if measured.failure is None}
+        for number in range(settings.num_epochs):
+            self._tell(f"batch {batch_size}: epoch {number + 1} of {settings.num_epochs}")
+            for index in round_order(list(started), number):
+                started[index].epoch()
+        self._tell(f"batch {batch_size}: {settings.rounds} rounds over {len(started)} cases")
+        self._timer = InterleavedTimer(
+            {index: measured.run for index, measured in started.items()},
+            synchronize=lambda: synchronize(cases[0].config.device),
+            block_seconds=settings.block_seconds,
+        )
+        for _ in self._timer.rounds(settings.rounds):
+            pass
+        for measured in started.values():
+            measured.break_down()
+
+    def _current_rows(self) -> list[TrainRow]:
+        times = {} if self._timer is None else self._timer.times()
+        return [measured.row(times.get(index)) for index, measured in enumerate(self._current)]
+
+
+def _wake(device: DeviceName) -> None:
+    """Load the libraries that the first convolution loads, so that no case's startup has to."""
+    images = torch.zeros(2, 3, 8, 8, device=device, requires_grad=True)
+    functional.conv2d(images, torch.zeros(4, 3, 3, 3, device=device)).sum().backward()
+    synchronize(device)

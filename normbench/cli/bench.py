@@ -1,0 +1,204 @@
+"""``normbench bench``: how fast training steps and single layers run, measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from normbench.cli.options import (
+    DataDirOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    PrecisionOption,
+    RunsDirOption,
+    SetOption,
+)
+
+if TYPE_CHECKING:
+    from normbench.bench.folder import Results
+
+app = typer.Typer(help="Measure speed: training steps, or layers alone.", no_args_is_help=True)
+
+NormsOption = Annotated[str, typer.Option(metavar="NORM,...", help="See `normbench list norms`.")]
+RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each case is timed.", show_default=False)]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds; train: no whole epochs.")]
+
+
+@app.command()
+def train(
+    norms: NormsOption = "bn,gn,none",
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="tutorial (its own loop), eager (fp32), auto (what compare does), graph, compile. "
+            "If left out: tutorial,auto and, on cuda, eager.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_sizes: Annotated[str, typer.Option(metavar="N,...")] = "64",
+    model: Annotated[str, typer.Option(help="See `normbench list models`.")] = "norm_resnet",
+    dataset: Annotated[str, typer.Option(help="synthetic or cifar10.")] = "synthetic",
+    num_train: Annotated[
+        int | None, typer.Option(min=1, help="Images an epoch: 50000 on cuda, fewer on a CPU.", show_default=False)
+    ] = None,
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    engine: EngineOption = None,
+    rounds: RoundsOption = None,
+    quick: QuickOption = False,
+    data_dir: DataDirOption = None,
+    runs_dir: RunsDirOption = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """Time training steps of norms in several variants, in turn in one process, and compare them.
+
+    --engine and --precision say what auto is, and the precision of graph and compile.
+
+    Example: normbench bench train --norms bn,gn,none --variants tutorial,auto --batch-sizes 64
+    """
+    from normbench.bench import plan
+    from normbench.bench.results import TrainResults
+    from normbench.bench.train import TrainBench, TrainBenchSettings
+    from normbench.cli.console import note
+
+    sizes = plan.batch_sizes(batch_sizes)
+    on_cuda = _uses_cuda(device)
+    chosen = plan.names("--variants", variants or ("tutorial,eager,auto" if on_cuda else "tutorial,auto"))
+    count = num_train or max(*sizes, 1280 if quick else 50_000 if on_cuda else 6400)
+    flags: dict[str, Any] = {
+        "norms": plan.names("--norms", norms),
+        "model": model,
+        "dataset": {"name": dataset, "options": {"num_train": count, "num_test": 500}},
+        "device": device,
+        "train.precision": precision,
+        "train.engine": engine,
+    }
+    given = {path: value for path, value in flags.items() if value is not None}
+    runs = plan.plan_runs(chosen, sizes, given, set_ or [])
+    settings = TrainBenchSettings(
+        rounds=rounds or (3 if quick else 9),
+        block_seconds=(0.1 if quick else 0.3) if on_cuda else (0.5 if quick else 2.0),
+        num_epochs=0 if quick else 3 if on_cuda else 1,
+    )
+    bench = TrainBench(runs, data_dir, settings, note)
+    facts = bench.load_images()
+
+    def collect(started_at: str, interrupted: bool) -> TrainResults:
+        return TrainResults(
+            started_at=started_at,
+            interrupted=interrupted,
+            settings={"norms": flags["norms"], "variants": chosen, "batch_sizes": sizes, "quick": quick, **facts},
+            environment=_environment(runs[0][1].device),
+            rows=bench.rows,
+        )
+
+    raise typer.Exit(_measure("train", bench.run, collect, runs_dir, json_output=json_output))
+
+
+@app.command()
+def layers(
+    norms: NormsOption = "bn,ln,in,gn,none",
+    batch_sizes: Annotated[
+        str | None, typer.Option(metavar="N,...", help="64,1024 on cuda, 64 elsewhere.", show_default=False)
+    ] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="CxHxW,...", help="Layers to measure; those of norm_resnet if left out."),
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    rounds: RoundsOption = None,
+    quick: QuickOption = False,
+    runs_dir: RunsDirOption = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """Time each norm with its activation alone, forward and backward, as a share of the copy bandwidth.
+
+    Example: normbench bench layers --norms bn,gn --batch-sizes 1024
+    """
+    from normbench.bench import plan
+    from normbench.bench.layers import LayerBench, LayerBenchSettings
+    from normbench.bench.results import LayerResults
+    from normbench.cli.console import note
+    from normbench.norms import make_norm
+
+    on_cuda = _uses_cuda(device)
+    sizes = plan.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
+    factories = plan.factories(plan.names("--norms", norms), make_norm)
+    chosen_device, chosen_precision = plan.device_and_precision(device, precision)
+    settings = LayerBenchSettings(
+        device=chosen_device,
+        precision=chosen_precision,
+        rounds=rounds or (5 if quick else 11),
+        block_seconds=(0.02 if quick else 0.05) if on_cuda else (0.1 if quick else 0.4),
+    )
+    chosen_shapes = plan.shapes(shapes, sizes)
+    bench = LayerBench(factories, chosen_shapes, settings, note)
+
+    def collect(started_at: str, interrupted: bool) -> LayerResults:
+        facts = {"norms": [factory.name for factory in factories], "shapes": chosen_shapes, "quick": quick}
+        return LayerResults(
+            started_at=started_at,
+            interrupted=interrupted,
+            settings=facts | asdict(settings),
+            environment=_environment(chosen_device),
+            rows=bench.rows,
+        )
+
+    raise typer.Exit(_measure("layers", bench.run, collect, runs_dir, json_output=json_output))
+
+
+def _measure(
+    what: str,
+    run: Callable[[], None],
+    collect: Callable[[str, bool], Results],
+    runs_dir: Path,
+    *,
+    json_output: bool,
+) -> int:
+    """Run a benchmark, write and print what it measured even if it is interrupted, and return the exit code."""
+    from normbench.bench.folder import make_folder, write_results
+    from normbench.cli.bench_tables import print_tables
+    from normbench.cli.console import note
+
+    started = datetime.now(UTC)
+    folder = make_folder(runs_dir, what, started)
+    is_done = False
+    try:
+        run()
+        is_done = True
+    finally:
+        results = collect(started.isoformat(timespec="seconds"), not is_done)
+        if is_done or any(row.has_samples for row in results.rows):
+            if json_output:
+                print(results.model_dump_json(indent=2))
+            else:
+                print_tables(results)
+            write_results(folder, results)
+            tell = note if json_output else print
+            tell(f"\nresults.json, table.md and a picture are in {folder}/")
+        else:
+            folder.rmdir()
+    return 0 if all(row.failure is None for row in results.rows) else 1
+
+
+def _uses_cuda(device: str | None) -> bool:
+    """Return whether the benchmark runs on CUDA, as far as the defaults need to know."""
+    import torch
+
+    return device == "cuda" or (device in (None, "auto") and torch.cuda.is_available())
+
+
+def _environment(device: Any) -> dict[str, Any]:
+    from normbench.engine.device import describe
+    from normbench.experiment.environment import describe_program
+
+    return describe_program() | describe(device)

@@ -1,0 +1,53 @@
+"""Checkpoints on disk: there whole or not at all, and read without running code from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normbench.errors import NormBenchError
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
+class CheckpointError(NormBenchError):
+    """A checkpoint cannot be written or read."""
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Replace `path` by `state`: tensors, numbers, strings, lists and dicts.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        torch.save(state, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, load_state_dict: Callable[[dict[str, Any]], None]) -> None:
+    """Hand what `save_checkpoint` wrote, on the CPU, to `load_state_dict`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another training.
+    """
+    try:
+        load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:  # whatever a damaged file leads to
+        raise CheckpointError(
+            f"{path}: the checkpoint cannot be read ({first_line(error)}); --retry trains the run anew"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what `error` says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,130 @@
+"""One training step with as few launches as the network allows: batch, loss and optimizer are one kernel each.
+
+In bf16 the convolutions and linear layers read working copies of their weights, which the optimizer's kernel writes:
+what autocast would compute by casting every weight and every gradient in every step, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from normbench.data.batches import DeviceImages
+from normbench.engine.device import autocast
+from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.step_state import AwareLayers, StepSettings, StepState
+
+_PADDED_CHANNELS = 8
+"""Tensor cores take 16-bit channels by eights; with 3, cuDNN's convolution takes five times as long."""
+
+
+class FusedStep:
+    """Computes what `PlainStep` computes; needs kernels (`normbench.kernels.support`)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: FlatOptimizer,
+        images: DeviceImages,
+        settings: StepSettings,
+        state: StepState,
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._images = images
+        self._settings = settings
+        self._state = state
+        self._aware = AwareLayers(model, state)
+        self._parameters = dict(model.named_parameters())
+        self._leaves: dict[str, Tensor] = dict(self._parameters)
+        self._padded: str | None = None
+        if settings.precision == "bf16":
+            for name in working_parameters(model):
+                self._leaves[name] = optimizer.working(self._parameters[name]).requires_grad_()
+            self._padded = input_weight(model, images.images[:2])
+        if self._padded is not None:
+            weight = self._parameters[self._padded]
+            shape = (weight.shape[0], _PADDED_CHANNELS, *weight.shape[2:])
+            padded = torch.zeros(shape, dtype=torch.bfloat16, device=weight.device)
+            self._leaves[self._padded] = padded.to(memory_format=torch.channels_last).requires_grad_()
+
+    def run(self, batch_size: int) -> None:
+        """Train on the next `batch_size` images of the epoch, and count the step."""
+        from normbench.kernels.step import assemble, cross_entropy
+
+        settings, state, images = self._settings, self._state, self._images
+        self._aware.before_step()
+        _, channels, height, width = images.images.shape
+        dtype = torch.float32 if self._padded is None else torch.bfloat16
+        channels = channels if self._padded is None else _PADDED_CHANNELS
+        batch = torch.empty((batch_size, height, width, channels), dtype=dtype, device=images.labels.device)
+        labels = images.labels.new_empty(batch_size)
+        assemble(
+            images.images.permute(0, 2, 3, 1), images.labels, state.order, state.step_in_epoch, state.crop_flip,
+            batch, labels, settings.batch_size,
+        )  # fmt: skip
+
+        for leaf in self._leaves.values():
+            leaf.grad = None
+        with autocast(settings.device, settings.precision):
+            logits = functional_call(self._model, self._leaves, (batch.permute(0, 3, 1, 2),))
+        gradient = cross_entropy(
+            logits.detach(), labels, settings.label_smoothing,
+            state.losses, state.num_correct, state.step_in_epoch, state.global_step,
+        )  # fmt: skip
+        logits.backward(gradient)
+        self._optimizer.take_gradients([(self._parameters[name], self._gradient(name)) for name in self._leaves])
+        self._optimizer.step()
+        self._aware.after_step()
+        self._pad()
+
+    def refresh(self) -> None:
+        """Take over weights that something else has changed."""
+        self._optimizer.refresh()
+        self._pad()
+
+    def _gradient(self, name: str) -> Tensor | None:
+        gradient = self._leaves[name].grad
+        if gradient is None or name != self._padded:
+            return gradient
+        return gradient[:, : self._parameters[name].shape[1]]
+
+    @torch.no_grad()
+    def _pad(self) -> None:
+        if self._padded is not None:
+            weight = self._parameters[self._padded]
+            self._leaves[self._padded][:, : weight.shape[1]].copy_(weight)
+
+
+def working_parameters(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that autocast would cast: those of plain convolutions and linear layers.
+
+    Subclasses (weight standardization) compute with their weights in float32 first.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    return [names[id(parameter)] for layer in layers for parameter in layer.parameters(recurse=False)]
+
+
+def input_weight(model: nn.Module, images: Tensor) -> str | None:
+    """Return the name of the weight of the plain convolution that takes the images themselves, if there is one."""
+    on_meta = copy.deepcopy(model).to("meta")
+    batch = torch.empty(images.shape, device="meta")
+    found: list[str] = []
+
+    def look(name: str, layer: nn.Module) -> None:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            if arguments[0] is batch:
+                found.append(f"{name}.weight" if type(layer) is nn.Conv2d and layer.groups == 1 else "")
+
+        layer.register_forward_pre_hook(hook)
+
+    for name, layer in on_meta.named_modules():
+        if not any(layer.children()):
+            look(name, layer)
+    with torch.no_grad():
+        on_meta(batch)
+    return found[0] if len(found) == 1 and found[0] else None

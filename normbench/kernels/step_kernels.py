@@ -1,0 +1,130 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""Kernels for what surrounds the network in a training step: the batch, the loss, the optimizer.
+
+Each replaces a dozen or so small launches, which at batch 64 take as long as the network's convolutions.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def assemble(
+    stored, labels, order, step_in_epoch, shift_x, shift_y, flip, images_out, labels_out, batch_size,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
+    LANES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gather, crop, flip and normalize one image of the batch; channels beyond CHANNELS become zero."""
+    position = tl.program_id(0)
+    index = tl.load(order + tl.load(step_in_epoch) * batch_size + position)
+    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    y = pixel // WIDTH
+    x = pixel % WIDTH
+    if shift_x is not None:
+        x = tl.where(tl.load(flip + index) != 0, WIDTH - 1 - x, x)
+        x = reflect(x + tl.load(shift_x + index).to(tl.int32), WIDTH)
+        y = reflect(y + tl.load(shift_y + index).to(tl.int32), HEIGHT)
+    channel = tl.arange(0, LANES)
+    there = pixel < HEIGHT * WIDTH
+    source = stored + index * (HEIGHT * WIDTH * CHANNELS) + (y * WIDTH + x)[:, None] * CHANNELS + channel[None, :]
+    value = tl.load(source, mask=there[:, None] & (channel < CHANNELS)[None, :], other=0).to(tl.float32)
+    value = (tl.div_rn(value, 255.0) - 0.5) * 2.0
+    value = tl.where((channel < CHANNELS)[None, :], value, 0.0)
+    target = images_out + (position * HEIGHT * WIDTH + pixel)[:, None] * CHANNELS_OUT + channel[None, :]
+    tl.store(target, value, mask=there[:, None] & (channel < CHANNELS_OUT)[None, :])
+    tl.store(labels_out + position, tl.load(labels + index), mask=tl.program_id(1) == 0)
+
+
+@triton.jit
+def reflect(position, SIZE: tl.constexpr):
+    """Fold positions beyond 0 .. SIZE - 1 back, the border pixel being the mirror."""
+    return (SIZE - 1) - tl.abs((SIZE - 1) - tl.abs(position))
+
+
+@triton.jit
+def cross_entropy(
+    logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, smoothing,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of the mean loss, record loss and correct answers, and count the step; one program."""
+    k = tl.arange(0, BLOCK_K)
+    exists = (k < classes)[None, :]
+    loss_sum = tl.zeros([BLOCK_R], tl.float32)
+    correct = tl.zeros([BLOCK_R], tl.int32)
+    for start in range(0, rows, BLOCK_R):
+        row = start + tl.arange(0, BLOCK_R)
+        there = row < rows
+        inside = there[:, None] & exists
+        at = row[:, None] * classes + k[None, :]
+        z = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
+        z = tl.where(exists, z, float("-inf"))
+        z -= tl.max(z, axis=1)[:, None]
+        exponential = tl.exp(z)
+        total = tl.sum(exponential, axis=1)[:, None]
+        label = tl.load(labels + row, mask=there, other=0).to(tl.int32)
+        target = tl.where(k[None, :] == label[:, None], 1.0 - smoothing, 0.0) + smoothing / classes
+        log_p = tl.where(exists, z - tl.log(total), 0.0)
+        row_loss = -tl.sum(target * log_p, axis=1)
+        loss_sum += tl.where(there, row_loss, 0.0)
+        correct += tl.where(there & (tl.argmax(z, axis=1) == label), 1, 0)
+        tl.store(gradient + at, (exponential / total - target) / rows, mask=inside)
+    step = tl.load(step_in_epoch)
+    tl.store(losses + step, tl.sum(loss_sum, axis=0) / rows)
+    tl.store(num_correct, tl.load(num_correct) + tl.sum(correct, axis=0))
+    tl.store(step_in_epoch, step + 1)
+    tl.store(global_step, tl.load(global_step) + 1)
+
+
+@triton.jit
+def update_adam(
+    weights, gradients, first, second, working, learning_rates, corrections, num_steps,
+    rate_factor, weight_decay, count,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Adam, or AdamW where DECOUPLED. `num_steps` counts this step; `working` gets the weights in its own dtype.
+
+    The betas are constants because 1 - beta2 would lose five digits in float32.
+    """
+    step = tl.load(num_steps) - 1
+    rate = tl.load(learning_rates + step) * rate_factor
+    step_size = rate / tl.load(corrections + 2 * step)
+    root_correction = tl.load(corrections + 2 * step + 1)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    weight = tl.load(weights + at, mask=inside, other=0.0)
+    gradient = tl.load(gradients + at, mask=inside, other=0.0)
+    m = tl.load(first + at, mask=inside, other=0.0)
+    v = tl.load(second + at, mask=inside, other=0.0)
+    if DECOUPLED:
+        weight *= 1.0 - rate * weight_decay
+    else:
+        gradient += weight_decay * weight
+    m += (1.0 - BETA1) * (gradient - m)
+    v = BETA2 * v + (1.0 - BETA2) * gradient * gradient
+    weight -= step_size * m / (tl.sqrt(v) / root_correction + EPS)
+    tl.store(first + at, m, mask=inside)
+    tl.store(second + at, v, mask=inside)
+    tl.store(weights + at, weight, mask=inside)
+    if working is not None:
+        tl.store(working + at, weight, mask=inside)
+
+
+@triton.jit
+def update_sgd(
+    weights, gradients, momenta, working, learning_rates, num_steps, rate_factor, weight_decay, momentum, count,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
+    rate = tl.load(learning_rates + tl.load(num_steps) - 1) * rate_factor
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    weight = tl.load(weights + at, mask=inside, other=0.0)
+    gradient = tl.load(gradients + at, mask=inside, other=0.0) + weight_decay * weight
+    moving = momentum * tl.load(momenta + at, mask=inside, other=0.0) + gradient
+    weight -= rate * (gradient + momentum * moving)
+    tl.store(momenta + at, moving, mask=inside)
+    tl.store(weights + at, weight, mask=inside)
+    if working is not None:
+        tl.store(working + at, weight, mask=inside)

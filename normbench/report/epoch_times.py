@@ -1,0 +1,82 @@
+"""Time per epoch: from norms timed in turn where they were, and from the runs where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from normbench.report.groups import Group, Section
+from normbench.report.stats import Spread, median_and_mad
+from normbench.timings import Timing, TimingSession, timing_key
+
+Source = Literal["interleaved", "runs"]
+
+
+@dataclass(frozen=True)
+class EpochTime:
+    """The time of an epoch's training steps."""
+
+    seconds: Spread
+    relative: float | None
+    """As a multiple of the baseline's."""
+    source: Source
+
+
+def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> dict[str, EpochTime]:
+    """Return the times of one setting's groups by label, without those that have no completed run.
+
+    Interleaved times have as ratio the median over rounds of the norm's time to the baseline's in the same round; all
+    others compare medians over the runs.
+    """
+    of_runs = {group.label: median_and_mad(run_seconds(group)) for group in groups}
+    base = next((group for group in groups if group.label == section.baseline), None)
+    found = {}
+    for group in groups:
+        seconds = of_runs[group.label]
+        if seconds is None:
+            continue
+        if session := _session(group, base, section, timing):
+            timed = session.norm(_key(group)).epoch_seconds
+            found[group.label] = EpochTime(_spread(timed), _paired_ratio(timed, session, base), "interleaved")
+        else:
+            reference = of_runs[base.label] if base else None
+            ratio = seconds.median / reference.median if reference and reference.median else None
+            found[group.label] = EpochTime(seconds, ratio, "runs")
+    return found
+
+
+def run_seconds(group: Group) -> list[float]:
+    """Return the training seconds of the completed runs' epochs, first ones left out where there are others."""
+    return [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
+
+
+def reasons_untimed(groups: Iterable[Group], section: Section, timing: Timing) -> dict[str, str]:
+    """Return, by label, why groups could not be timed, as far as that is recorded."""
+    skipped = {norm.key: norm.reason for session in timing.on(section.environment) for norm in session.skipped}
+    return {group.label: skipped[_key(group)] for group in groups if _key(group) in skipped}
+
+
+def _session(group: Group, base: Group | None, section: Section, timing: Timing) -> TimingSession | None:
+    """Return the last session that timed the group, with the baseline if one did."""
+    found = [session for session in timing.on(section.environment) if _key(group) in session.keys]
+    paired = [session for session in found if base and _key(base) in session.keys]
+    return next(reversed(paired or found), None)
+
+
+def _paired_ratio(timed: Sequence[float], session: TimingSession, base: Group | None) -> float | None:
+    if base is None or _key(base) not in session.keys:
+        return None
+    reference = session.norm(_key(base)).epoch_seconds
+    return float(median(own / other for own, other in zip(timed, reference, strict=True)))
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    found = median_and_mad(values)
+    assert found is not None
+    return found
+
+
+def _key(group: Group) -> str:
+    return timing_key(group.runs[0].config)

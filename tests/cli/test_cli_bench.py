@@ -1,0 +1,151 @@
+"""`normbench bench`: what it prints and writes, what it refuses, how it ends."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import TINY
+
+from normbench.bench.folder import read_results
+from normbench.bench.layers import LayerBenchSettings
+from normbench.bench.train import TrainBenchSettings
+from normbench.cli.bench_tables import print_tables
+from normbench.engine.timing import InterleavedTimer
+from normbench.experiment.environment import describe_program
+
+TRAIN = ("bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--num-train", "8", "--batch-sizes", "4")
+LAYERS = ("bench", "layers", "--device", "cpu", "--quick", "--rounds", "1", "--batch-sizes", "2", "--shapes", "4x8x8")
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    describe_program.cache_clear()  # it remembers the command of the process, which here are many
+    monkeypatch.setattr("normbench.bench.layers.CPU_CACHE_BYTES", 2**16)
+    for name, kind in (
+        ("layers.LayerBenchSettings", LayerBenchSettings),
+        ("train.TrainBenchSettings", TrainBenchSettings),
+    ):
+        monkeypatch.setattr(
+            f"normbench.bench.{name}", lambda kind=kind, **given: kind(**{**given, "block_seconds": 0.005})
+        )
+
+
+def test_train_prints_a_table_and_writes_a_folder(normbench, tmp_path: Path) -> None:
+    result = normbench(*TRAIN, "--norms", "bn,none", "--variants", "tutorial,auto")
+    assert result.code == 0, result.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["results.json", "table.md", "times.png"]
+    assert str(folder.relative_to(tmp_path)) in result.out
+    for word in ("ms/step", "speedup", "drawn by normbench", "convolution", "tutorial: loop, fp32; auto: eager, fp32."):
+        assert word in result.out
+    recorded = json.loads((folder / "results.json").read_text())
+    assert recorded["environment"]["argv"][:3] == ["normbench", "bench", "train"]
+    assert recorded["settings"]["norms"] == ["bn", "none"]
+    assert {"torch", "device_name", "num_threads", "normbench", "commit"} <= set(recorded["environment"])
+
+
+def test_layers_print_json_alone(normbench, tmp_path: Path) -> None:
+    result = normbench(*LAYERS, "--norms", "bn,none", "--json")
+    assert result.code == 0, result.err
+    content = json.loads(result.out)
+    assert [(row["norm"], row["shape"]) for row in content["rows"]] == [("bn", [2, 4, 8, 8]), ("none", [2, 4, 8, 8])]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "results.json").read_text()) == content
+
+
+@pytest.mark.parametrize("command", [(*TRAIN, "--variants", "auto"), LAYERS], ids=["train", "layers"])
+def test_tables_fit_the_terminal(normbench, monkeypatch, capsys, tmp_path: Path, command: tuple[str, ...]) -> None:
+    normbench(*command, "--norms", "evonorm_s0")
+    (folder,) = (tmp_path / "runs").iterdir()
+    for width in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_tables(read_results(folder))
+        out = capsys.readouterr().out
+        tables = [line for line in out.splitlines() if "─" in line or "evonorm_s0 " in line]
+        assert tables
+        assert max(map(len, tables)) <= width
+        assert "…" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "--norms", "bn,gnn"), "normbench: --norms: unknown norm 'gnn'; did you mean 'gn'?"),
+        (("train", "--norms", "bn,gn", "--model", "vit"), "--norms: unknown sequence norm 'gn'"),
+        (("train", "--variants", "grap"), "--variants: unknown variant 'grap'; did you mean 'graph'?"),
+        (("train", "--batch-sizes", "64,0"), "--batch-sizes: '0' is not a whole number from 1; for example 64,1024"),
+        (("train", "--batch-sizes", "x"), "--batch-sizes: 'x' is not a whole number from 1"),
+        (("train", "--variants", "graph", "--device", "cpu"), "variant graph: engine graph exists on cuda only"),
+        (("train", "--engine", "graph", "--device", "cpu"), "variant auto: engine graph exists on cuda only"),
+        (("train", "--model", "resnet"), "unknown model 'resnet'; did you mean 'resnet9'?"),
+        (("train", "--model", "stylenet"), "stylenet is no classifier"),
+        (("train", "--dataset", "cifar"), "unknown dataset 'cifar'; did you mean 'cifar10'?"),
+        (("train", "--precision", "fp16"), "--precision: 'fp16' is not allowed; did you mean 'bf16'?"),
+        (("train", "--num-train", "10"), "--batch-sizes: 64 is more than the 10 training images"),
+        (("train", "--set", "train.lrr=1"), "--set train.lrr=1: unknown key"),
+        (("train", "--norms", ","), "--norms: give at least one name"),
+        (("layers", "--norms", "gnn"), "--norms: unknown norm 'gnn'; did you mean 'gn'?"),
+        (("layers", "--shapes", "64x32"), "--shapes: '64x32' is not CxHxW, such as 64x32x32"),
+        (("layers", "--device", "gpu"), "--device: 'gpu' is not allowed; did you mean 'cpu'?"),
+        (("layers", "--precision", "tf32", "--device", "cpu"), "precision tf32 exists on cuda only"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_timed(normbench, tmp_path: Path, arguments, expected: str) -> None:
+    result = normbench("bench", *arguments)
+    assert result.code == 2
+    assert expected in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_case_that_fails_makes_the_exit_code_1(normbench, monkeypatch) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("normbench.norms.frn.FilterResponseNorm.forward", explode)
+    result = normbench(*LAYERS, "--norms", "frn,bn")
+    assert result.code == 1
+    assert "frn, native, 2x4x8x8: RuntimeError: no such thing" in result.out
+
+
+def test_other_commands_pass_over_a_benchmarks_folder(quick, monkeypatch, tmp_path: Path) -> None:
+    assert quick(*LAYERS, "--norms", "bn").code == 0
+    assert "no runs there" in quick("ls").err
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("bn, gn", "bn"), encoding="utf-8")
+    assert quick("compare", "tiny.yaml").code == 0
+    listed = json.loads(quick("ls", "--json").out)["experiments"]
+    assert [entry["experiment"] for entry in listed] == ["tiny"]
+    monkeypatch.setattr("normbench.report.write_report", lambda folder, baseline: [folder])
+    assert quick("plots").out.split() == ["runs/tiny"]
+
+
+@pytest.mark.parametrize("command", [(*TRAIN, "--variants", "auto"), LAYERS], ids=["train", "layers"])
+def test_ctrl_c_keeps_what_was_measured(normbench, monkeypatch, tmp_path: Path, command: tuple[str, ...]) -> None:
+    measure = InterleavedTimer.rounds
+
+    def interrupted(self: InterleavedTimer[int], count: int) -> Iterator[int]:
+        for done in measure(self, count):
+            yield done
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(InterleavedTimer, "rounds", interrupted)
+    result = normbench(*command, "--rounds", "1000", "--norms", "bn")
+    assert result.code == 130
+    assert "Traceback" not in result.err
+    assert ", interrupted" in result.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    recorded = json.loads((folder / "results.json").read_text())
+    assert recorded["interrupted"] is True
+    (row,) = recorded["rows"]
+    assert len(row.get("seconds_per_step") or row["forward_seconds"]) == 2
+
+
+def test_ctrl_c_before_anything_is_measured_leaves_no_folder(normbench, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("normbench.bench.layers._ShapeBench.run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert normbench(*LAYERS).code == 130
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -1,0 +1,151 @@
+"""The step with fused kernels, interpreted on the CPU, against the step in torch's own operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from tiny_net import TinyNet, draw_images
+from torch import nn
+
+pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
+
+from normbench import NormResNet, make_norm
+from normbench.config import TrainConfig
+from normbench.data.augment import draw_crop_flip
+from normbench.data.batches import DeviceImages, epoch_order
+from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.fused_step import FusedStep, input_weight, working_parameters
+from normbench.engine.optimizer import build_optimizer, parameter_groups
+from normbench.engine.plain_step import PlainStep
+from normbench.engine.schedule import learning_rates
+from normbench.engine.step_state import StepSettings, StepState
+
+CPU = torch.device("cpu")
+BATCH = 16
+STEPS = 3  # an epoch of 40 images: 16, 16 and 8
+
+
+@pytest.fixture(autouse=True)
+def _interpreted_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interpret the kernels on the CPU, and fill new memory with NaN, so that an element no program writes shows."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def train_images() -> DeviceImages:
+    pixels, labels = draw_images(40, 1)
+    return DeviceImages(pixels[:, :16, :16].copy(), labels, CPU, channels_last=True)
+
+
+class Run:
+    """Two epochs of one of the two steps, from the same start."""
+
+    def __init__(self, images: DeviceImages, net: nn.Module, *, fused: bool, bf16: bool = False, **train: Any) -> None:
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = TrainConfig.model_validate({"lr": 0.02, "batch_size": BATCH, "weight_decay": 0.3, **train})
+        settings = StepSettings(
+            batch_size=BATCH,
+            learning_rates=learning_rates("one_cycle", config.learning_rate, 2 * STEPS),
+            label_smoothing=config.label_smoothing,
+            augment=config.augment == "crop_flip",
+            device="cpu",
+            precision="bf16" if bf16 else "fp32",
+            engine="eager",
+        )
+        self.state = StepState(len(images), STEPS, settings, CPU)
+        self.step: PlainStep | FusedStep
+        self.optimizer: torch.optim.Optimizer
+        if fused:
+            self.optimizer = FlatOptimizer(
+                parameter_groups(net, config), config, self.state.learning_rates, self.state.global_step,
+                working_dtype=torch.bfloat16 if bf16 else None,
+            )  # fmt: skip
+            self.step = FusedStep(net, self.optimizer, images, settings, self.state)
+        else:
+            self.optimizer = build_optimizer(net, config, capturable=False)
+            self.step = PlainStep(net, self.optimizer, images, settings, self.state)
+        self.losses: list[float] = []
+        self.num_correct: list[int] = []
+
+    def train(self, first_epoch: int = 0, epochs: int = 2) -> Run:
+        self.step.refresh()
+        for epoch in range(first_epoch, first_epoch + epochs):
+            flips = None if self.state.crop_flip is None else draw_crop_flip(40, 7, epoch)
+            order = epoch_order(40, 7, epoch)
+            self.state.start_epoch(order, flips, global_step=STEPS * epoch, step_in_epoch=0, num_correct=0)
+            for size in (16, 16, 8):
+                self.step.run(size)
+            self.losses += self.state.losses.tolist()
+            self.num_correct.append(int(self.state.num_correct))
+        assert int(self.state.global_step) == STEPS * (first_epoch + epochs)
+        return self
+
+
+def pair(images: DeviceImages, norm: str | None = None, **train: Any) -> tuple[Run, Run]:
+    def net() -> nn.Module:
+        return TinyNet(None if norm is None else make_norm(norm)(8))
+
+    return Run(images, net(), fused=True, **train).train(), Run(images, net(), fused=False, **train).train()
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "augment": "crop_flip"},
+        {"optimizer": "sgd", "label_smoothing": 0.2},
+        {"optimizer": "sgd", "momentum": 0.0, "augment": "crop_flip", "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_fused_and_plain_steps_agree(train_images: DeviceImages, train: dict[str, Any]) -> None:
+    fused, plain = pair(train_images, "gn", **train)  # after a BN, the convolution's bias follows rounding noise
+    assert fused.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert fused.num_correct == plain.num_correct
+    for (name, ours), theirs in zip(fused.net.state_dict().items(), plain.net.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_layers_that_follow_training_do_so(train_images: DeviceImages) -> None:
+    fused, plain = pair(train_images, "bin")  # its gates learn ten times as fast and are clamped after each step
+    gates = [run.net.get_parameter("norm.gate") for run in (fused, plain)]
+    assert (gates[1] == 1).any()
+    torch.testing.assert_close(gates[0], gates[1], rtol=1e-4, atol=1e-6)
+
+
+def test_working_copies_compute_what_autocast_does(train_images: DeviceImages) -> None:
+    fused, plain = pair(train_images, "gn", bf16=True, optimizer="adam")
+    exact = Run(train_images, TinyNet(make_norm("gn")(8)), fused=False, optimizer="adam").train()
+    assert fused.losses != exact.losses
+    # Not the same here: the interpreter truncates where a GPU rounds.
+    assert fused.losses == pytest.approx(plain.losses, rel=2e-3)
+    for run in (fused, plain):
+        assert all(parameter.dtype == torch.float32 for parameter in run.net.parameters())
+
+
+def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages) -> None:
+    straight = Run(train_images, TinyNet(), fused=True).train()  # in fp32: the interpreter truncates to bf16
+    first = Run(train_images, TinyNet(), fused=True).train(0, 1)
+    second = Run(train_images, TinyNet(seed=1), fused=True)
+    second.net.load_state_dict(first.net.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert first.losses + second.train(1, 1).losses == straight.losses
+
+
+def test_which_weights_have_working_copies() -> None:
+    net = NormResNet(norm=make_norm("gn"))
+    assert working_parameters(net) == [name for name, p in net.named_parameters() if p.ndim > 1 or "classifier" in name]
+    assert working_parameters(NormResNet(norm=make_norm("gn+ws"))) == ["classifier.weight", "classifier.bias"]
+
+
+def test_only_a_plain_convolution_of_the_images_is_padded() -> None:
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert input_weight(TinyNet(), images) == "conv.weight"
+    assert input_weight(NormResNet(norm=make_norm("gn+ws")), images) is None
+    assert input_weight(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), images) is None

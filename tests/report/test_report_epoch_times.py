@@ -1,0 +1,138 @@
+"""Tables take times from timing.json where norms were timed against each other, and from the runs where not."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normbench.records import read_experiment, read_run
+from normbench.report import write_report
+from normbench.report.formats import FORMATS
+from normbench.report.tables import Table, comparison_tables
+from normbench.timings import SkippedNorm, TimedNorm, Timing, TimingSession, timing_config
+
+NewRun = Callable[..., Path]
+MACHINE = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "torch": "2.11.0", "cuda": "13.0"}
+
+# Seconds a step by round. BN slows down by half in the second round, and everything with it: the ratios do not.
+BN = (0.0010, 0.0015, 0.0010, 0.0010)
+GN = (0.0020, 0.0030, 0.0020, 0.0022)
+
+
+def timed(run: Path, seconds: tuple[float, ...], steps_per_epoch: float = 1000.0) -> TimedNorm:
+    config = read_run(run).config
+    return TimedNorm(
+        label=config.label, config=timing_config(config), seconds_per_step=seconds, steps_per_block=30,
+        steps_per_epoch=steps_per_epoch,
+    )  # fmt: skip
+
+
+def write_timing(folder: Path, *timed_norms: TimedNorm, skipped: tuple[SkippedNorm, ...] = (), **machine: str) -> None:
+    session = TimingSession(environment=MACHINE | machine, measured_at="2026-01-01", timed=timed_norms, skipped=skipped)
+    (folder / "timing.json").write_text(Timing(sessions=(session,)).model_dump_json())
+
+
+def table_of(folder: Path, baseline: str | None = None) -> Table:
+    (table,) = comparison_tables(read_experiment(folder), baseline=baseline)
+    return table
+
+
+@pytest.fixture
+def runs(tmp_path: Path, new_run: NewRun) -> dict[str, Path]:
+    return {norm: new_run(tmp_path, norm, steps_per_epoch=4) for norm in ("bn", "gn")}
+
+
+def test_times_and_ratios_come_from_rounds(tmp_path: Path, runs: dict[str, Path]) -> None:
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN))
+    table = table_of(tmp_path)
+    bn, gn = table.rows
+    assert (bn.epoch_seconds.median, bn.epoch_seconds.mad, bn.epoch_seconds.n) == (1.0, 0.0, 4)
+    assert gn.epoch_seconds.median == pytest.approx(2.1)
+    assert (bn.relative_time, gn.relative_time) == (1.0, 2.0)
+    assert {row.time_source for row in table.rows} == {"interleaved"}
+    assert "interleaved in one process after training, median of 4 rounds ±" in table.cost_caption
+    assert "on NVIDIA H100 80GB HBM3" in table.cost_caption
+    assert "over runs and epochs" not in table.cost_caption
+    assert table_of(tmp_path, "gn").rows[0].relative_time == pytest.approx((1 / 2 + 1 / 2.2) / 2, rel=0.05)
+
+
+def test_every_format_shows_the_same_times(tmp_path: Path, runs: dict[str, Path]) -> None:
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN))
+    write_report(tmp_path)
+    report = tmp_path / "report"
+    for name in ("report.html", "report.md", "table.md", "table.tex"):
+        text = (report / name).read_text()
+        assert "2.00x" in text, name
+        assert "interleaved in one process after training" in text, name
+    rows = list(csv.DictReader(io.StringIO((report / "table.csv").read_text())))
+    assert [float(row["epoch_seconds_median"]) for row in rows] == pytest.approx([1.0, 2.1])
+    assert [row["epoch_seconds_source"] for row in rows] == ["interleaved"] * 2
+    (table,) = json.loads((report / "table.json").read_text())["tables"]
+    assert [row["relative_time"] for row in table["rows"]] == [1.0, 2.0]
+    assert "2.10 ± 0.10" in FORMATS["text"]([table_of(tmp_path)])
+
+
+@pytest.mark.parametrize("other", [{"device_name": "NVIDIA A100"}, {"torch": "2.12.0"}, {"cuda": "12.8"}])
+def test_times_of_another_machine_or_version_do_not_count(tmp_path: Path, runs: dict[str, Path], other: Any) -> None:
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN), **other)
+    table = table_of(tmp_path)
+    assert {row.time_source for row in table.rows} == {"runs"}
+    assert "over runs and epochs" in table.cost_caption
+    assert not table.notes
+
+
+def test_a_norm_that_was_not_timed_keeps_the_times_of_its_runs_and_is_named(
+    tmp_path: Path, runs: dict[str, Path], new_run: NewRun
+) -> None:
+    slow = new_run(tmp_path, "in", epoch_seconds=1.0, steps_per_epoch=4)
+    new_run(tmp_path, "ln", epoch_seconds=1.0, steps_per_epoch=4)
+    new_run(tmp_path, "frn", state="diverged", reason="nan", steps_per_epoch=4)
+    skipped = SkippedNorm(label="in", config=timing_config(read_run(slow).config), reason="out of memory")
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN), skipped=(skipped,))
+    table = table_of(tmp_path)
+    rows = {row.label: row for row in table.rows}
+    assert (rows["in"].time_source, rows["bn"].time_source, rows["frn"].time_source) == ("runs", "interleaved", None)
+    assert rows["in"].epoch_seconds.median == pytest.approx(1.0, rel=0.05)
+    assert rows["in"].relative_time == pytest.approx(2.0, rel=0.05)  # of the runs' medians, 1.0 and 0.5
+    assert "in: time per epoch from the runs, each by itself (out of memory)." in table.notes
+    assert "ln: time per epoch from the runs, each by itself (not timed with the others)." in table.notes
+    assert "Where the notes say so, time per epoch comes from the runs" in table.cost_caption
+
+
+def test_norms_timed_in_parts_are_compared_within_their_part(
+    tmp_path: Path, runs: dict[str, Path], new_run: NewRun
+) -> None:
+    other = new_run(tmp_path, "in", steps_per_epoch=4)
+    parts = [
+        (timed(runs["bn"], BN), timed(runs["gn"], GN)),
+        (timed(runs["bn"], (0.002,) * 4), timed(other, (0.003,) * 4)),
+    ]
+    sessions = tuple(TimingSession(environment=MACHINE, measured_at="2026-01-01", timed=part) for part in parts)
+    (tmp_path / "timing.json").write_text(Timing(sessions=sessions).model_dump_json())
+    rows = {row.label: row.relative_time for row in table_of(tmp_path).rows}
+    assert rows == {"bn": 1.0, "gn": 2.0, "in": pytest.approx(1.5)}
+    assert {row.label: row.relative_time for row in table_of(tmp_path, "gn").rows}["in"] is None
+
+
+def test_a_learning_rate_does_not_change_the_time(tmp_path: Path, new_run: NewRun) -> None:
+    first = new_run(tmp_path, "bn", steps_per_epoch=4)
+    gn = new_run(tmp_path, "gn", steps_per_epoch=4)
+    new_run(tmp_path, "bn", train={"learning_rate": 0.01}, steps_per_epoch=4, folder_name="bn-other")
+    write_timing(tmp_path, timed(first, BN), timed(gn, GN))
+    assert {row.time_source for row in table_of(tmp_path).rows} == {"interleaved"}
+
+
+def test_a_damaged_timing_or_run_is_named_and_the_rest_reported(tmp_path: Path, runs: dict[str, Path]) -> None:
+    (tmp_path / "timing.json").write_text('{"sessions": [{}]}')
+    broken = tmp_path / "gn-broken"
+    broken.mkdir()
+    (broken / "status.json").write_text("{")
+    table = table_of(tmp_path)
+    assert [row.label for row in table.rows] == ["bn", "gn"]
+    assert {row.time_source for row in table.rows} == {"runs"}
+    assert any(f"{broken}: not a readable run folder" in note for note in table.notes)
+    assert any("timing.json: cannot be read" in note for note in table.notes)
