@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
-from normbench.kernels import plan as plans
-from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums
+from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_reason
 
@@ -209,7 +208,7 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
         shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
     position_kernels.position_backward[(plan.programs,)](
         x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
-        STAGES=plans.STAGES, **position_tile(x, spec, plan),
+        STAGES=stages(x.element_size()), **position_tile(x, spec, plan),
     )  # fmt: skip
     return dx, gradients_from(None if shares is None else summed(shares), parameters)
 
@@ -259,7 +258,7 @@ def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
         "GROUP_PAD": plan.group_pad,
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
-        "STAGES": plans.STAGES,
+        "STAGES": stages(x.element_size()),
         **plan.launch,
     }
 

@@ -18,9 +18,9 @@ MAX_WARPS = 16
 MAX_REGISTERS = 64
 """Registers of a thread with THREAD_ELEMENTS: two programs of MAX_WARPS then share a multiprocessor."""
 STAGES = 4
-"""Tiles of a loop on their way at once, the one in use included; they wait in shared memory."""
-PROGRAMS = 264
-"""Programs that fill the device: two for each of 132 multiprocessors."""
+"""Tiles of 16-bit elements on their way at once in a loop, the one in use included; they wait in shared memory."""
+PROGRAMS = 256
+"""Programs that fill the device, almost two for each of 132 multiprocessors; a power of two, merged in full tiles."""
 MIN_CHANNELS = 16
 """Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
 LINE_CHANNELS = 64
@@ -131,6 +131,11 @@ def launch(elements: int) -> dict[str, int | None]:
     warps = min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
     roomy = elements > 32 * THREAD_ELEMENTS * warps
     return {"num_warps": warps, "maxnreg": None if roomy or not MAX_REGISTERS else MAX_REGISTERS}
+
+
+def stages(element_bytes: int) -> int:
+    """Return how many tiles of a loop are on their way at once: the same bytes, which small devices must hold too."""
+    return max(1, STAGES * 2 // element_bytes)
 
 
 def power_of_two(n: int) -> int:

@@ -114,8 +114,8 @@ POSITION_CASES = {
 }
 WAYS = {
     "whole": {},
-    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1},
-    "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7},
+    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32},
+    "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7, "MERGE_TILE": 64},
 }
 
 
@@ -186,6 +186,46 @@ def test_variance_survives_a_mean_a_thousand_times_the_deviation(spec: NormActSp
     x, _, _ = random_case((3, 40, 9, 5), shift=1500.0)
     y = norm_act(x, spec)
     assert relative_error(y, reference.norm_act(x.double(), spec)) < 1e-3
+
+
+def test_a_mean_ten_thousand_times_the_deviation_costs_no_more_digits_than_the_input_lacks(way: str) -> None:
+    """A float32 near 10,000 is exact to 5e-4: the output cannot be better than that."""
+    x, _, _ = random_case((3, 40, 9, 5), shift=1e4)
+    assert relative_error(norm_act(x, LN), reference.norm_act(x.double(), LN)) < 1e-3
+
+
+@pytest.mark.parametrize("spec", [LN, BN], ids=lambda spec: spec.scope)
+def test_a_first_value_far_from_all_others_costs_no_digits(spec: NormActSpec, way: str) -> None:
+    """Distances are summed from it, so that it is the worst there can be."""
+    x, parameters, grad = random_case((3, 24, 9, 5))
+    x[:, :, 0, 0] = 100.0
+    assert_matches_formula(x, spec, parameters, grad)
+
+
+def test_channels_with_means_of_their_own_share_a_variance(way: str) -> None:
+    x, parameters, grad = random_case((2, 12, 6, 5))
+    assert_matches_formula(
+        x + 10.0 * torch.arange(12.0)[:, None, None], NormActSpec(scope="sample", groups=3), parameters, grad
+    )
+
+
+def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from normbench.kernels.functions import summed
+
+    monkeypatch.setattr(plan, "SUM_TILE", 64)
+    shares = torch.randn(37, 2, 21, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(summed(shares), shares.sum(0))
+
+
+def test_registers_are_limited_only_where_threads_hold_few_elements() -> None:
+    elements = 32 * plan.MAX_WARPS * plan.THREAD_ELEMENTS
+    assert plan.launch(elements) == {"num_warps": plan.MAX_WARPS, "maxnreg": plan.MAX_REGISTERS}
+    assert plan.launch(2 * elements) == {"num_warps": plan.MAX_WARPS, "maxnreg": None}
+    assert plan.launch(64)["num_warps"] == 1
+
+
+def test_the_tiles_on_their_way_are_as_many_bytes_in_every_dtype() -> None:
+    assert (plan.stages(2), plan.stages(4)) == (plan.STAGES, plan.STAGES // 2)
 
 
 def test_samples_do_not_see_each_other() -> None:
