@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from normbench.errors import ConfigError
 from normbench.norms import Option, SequenceNormFactory
@@ -19,6 +20,10 @@ from normbench.norms import Option, SequenceNormFactory
 IMAGE_SIZE = 32
 PATCH_SIZE = 4
 FFN_FACTOR = 4
+
+# Not cuDNN's, which torch prefers on Hopper GPUs: with 64 tokens its backward pass gives NaN for a query whose scores
+# are all below about -88, from torch 2.11 on (github.com/pytorch/pytorch/issues/196678 reports it with a mask).
+_ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class MultiHeadAttention(nn.Module):
@@ -50,7 +55,8 @@ class MultiHeadAttention(nn.Module):
         heads = self.query_key_value(x).unflatten(-1, (3, self.n_head, -1))  # (N, T, 3, heads, D/heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (N, heads, T, D/heads)
         may_look = None if mask is None else (mask > 0).unsqueeze(-3)  # ([N,] 1, T, T): the same for all heads
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_look)
+        with sdpa_kernel(_ATTENTION_KERNELS):
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=may_look)
         collected: torch.Tensor = self.output(attended.transpose(1, 2).flatten(2))  # (N, T, D)
         return collected
 

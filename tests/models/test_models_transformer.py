@@ -55,6 +55,22 @@ def test_attention_is_the_softmax_formula(masked: str) -> None:
     torch.testing.assert_close(layer(x, masks[masked]), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_attention_never_uses_the_kernel_whose_gradients_are_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's, with 64 tokens and low scores; runs without a GPU. `test_models_transformer_cuda` sees the gradients."""
+    allowed = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args: torch.Tensor, **options: torch.Tensor | None) -> torch.Tensor:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    MultiHeadAttention(12, 3).double()(sequences(4, 7, 12))
+    assert allowed == [False]
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
 def test_a_causal_block_does_not_look_ahead() -> None:
     block = TransformerBlock(512, 8, norm=make_sequence_norm("ln"))
     x = sequences(32, 50, 512).float()
