@@ -83,12 +83,13 @@ def sweep_figure(sweep: Sweep) -> Figure:
     with figure_style():
         figure, all_axes = new_figure(sweep.panels)
         chosen = panel_styles(sweep.panels)
+        drawn: list[tuple[Axes, Panel, list[tuple[float, str]]]] = []
         for axes, panel in zip(all_axes, sweep.panels, strict=False):
             axes.set_xscale("log", base=2 if sweep.path == BATCH_SIZE else 10)
             lines: dict[tuple[str, str], list[Group]] = {}
             for group in panel.groups:
                 lines.setdefault((group.norm, group.label), []).append(group)
-            empty = []
+            empty: list[tuple[float, str]] = []
             for position, (key, groups) in enumerate(lines.items()):
                 groups.sort(key=lambda group: _x(group, sweep.path))
                 dodge = DODGE ** (position - (len(lines) - 1) / 2)
@@ -107,6 +108,8 @@ def sweep_figure(sweep: Sweep) -> Figure:
                     capsize=2,
                     elinewidth=0.8,
                 )
+            drawn.append((axes, panel, empty))
+        for axes, panel, empty in drawn:  # when all is drawn: the panels share an axis, and a set limit stays
             _finish(axes, panel, sweep.path, empty)
         without = any(not group.completed for panel in sweep.panels for group in panel.groups)
         explanation = ["line: mean over seeds", "bar: 95 % t interval over n seeds"]

@@ -58,6 +58,18 @@ def test_a_norm_without_result_is_marked_and_other_fields_get_panels(tmp_path: P
     assert "no completed run" in figure.legends[0].get_title().get_text()
 
 
+def test_no_panel_is_cut_at_the_range_of_another(tmp_path: Path, new_run: NewRun) -> None:
+    for smoothing, accuracies in ((0.0, (0.6, 0.61)), (0.1, (0.9, 0.2))):
+        for batch_size, accuracy in zip((4, 64), accuracies, strict=True):
+            train = {"batch_size": batch_size, "label_smoothing": smoothing}
+            name = f"bn-{batch_size}-{smoothing}"
+            new_run(tmp_path, "bn", 0, accuracy=accuracy, train=train, folder_name=name, steps_per_epoch=4)
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    for axes in sweep_figure(sweep).axes:
+        low, high = axes.get_ylim()
+        assert low < 10 < 80 < high
+
+
 def test_without_a_sweep_there_is_no_sweep_figure(tutorial: Path) -> None:
     assert sweeps(sections(read_experiment(tutorial))) == []
 
