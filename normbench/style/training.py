@@ -222,7 +222,6 @@ def load_style_model(path: Path) -> tuple[nn.Module, str]:
         norm = MODELS[STYLENET].family.make(saved["norm"]["name"], **saved["norm"]["options"])
         network = build_model(STYLENET, norm=norm)
         network.load_state_dict(saved["model"])
-    except Exception as error:  # whatever a damaged file leads to
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a model of `normbench stylize` ({type(error).__name__}: {reason})") from None
+    except Exception as error:  # whatever a damaged file leads to; torch's own advice would be to trust it
+        raise DataError(f"{path}: not a model of `normbench stylize` ({type(error).__name__})") from None
     return network.eval(), norm.name

@@ -202,3 +202,13 @@ def test_norms_of_the_other_family_and_bad_options_are_refused() -> None:
         build_model("vit", norm=make_sequence_norm("ln"), pre_norm="no")
     with pytest.raises(ConfigError, match="n_head=5 does not divide d_model=192"):
         build_model("vit", norm=make_sequence_norm("ln"), n_head=5)
+
+
+def test_without_norms_pre_and_post_norm_are_one_network() -> None:
+    logits = []
+    for pre_norm in (True, False):
+        torch.manual_seed(0)
+        model = build_model("vit", norm=make_sequence_norm("none"), pre_norm=pre_norm, d_model=12, depth=2)
+        logits.append(model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))))
+    assert logits[0].std() > 0
+    assert torch.equal(*logits)
