@@ -53,8 +53,8 @@ def losses(
 
 @pytest.mark.parametrize("norm", list(NORMS))
 def test_a_captured_run_agrees_with_an_eager_run_step_by_step(images: DeviceImages, norm: str) -> None:
-    # SGD at a low rate: weights that differ by 1e-6 then differ in their losses by at most 1e-5 after these 8 steps. At 0.01
-    # it is up to 4e-4 (frn, ln), and Adam's first steps move every weight by the whole rate, rounding noise or not.
+    # SGD at a low rate: weights that differ by 1e-6 then differ in their losses by at most 1e-5 after these steps. At
+    # 0.01 it is up to 4e-4 (frn, ln); Adam's first steps move every weight by the whole rate, rounding or not.
     train = {"optimizer": "sgd", "learning_rate": 0.001}
     eager, _ = losses(images, norm, "eager", **train)
     captured, trainer = losses(images, norm, "graph", **train)
