@@ -13,7 +13,7 @@ class Recommendation:
     """A leaf: which norm to take, and why."""
 
     norm: str
-    """A key of `NORMS`, with ``+ws`` or ``+sws`` where it applies."""
+    """A key of the model's norms, with ``+ws`` or ``+sws`` where it applies."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     form: str = ""
     """How the norm is to be used, where its name does not say it."""
@@ -216,6 +216,7 @@ DETECTION_GN = Recommendation(
 )
 STYLE = Recommendation(
     norm="in",
+    model="stylenet",
     because="The output's contrast must not depend on the content image's: IN removes it, image by image.",
     also=("bn", "gn"),
     avoid=(("bn", "mixes the contrasts of the images of a batch, and evaluation differs from training"),),
@@ -233,11 +234,12 @@ SAMPLING = Recommendation(
     evidence=("batch_leaks", "gn_sweep"),
 )
 SEQUENCE = Recommendation(
-    norm="ln2d",
-    because="Each token is normalized by itself over its channels, whatever the length and the padding.",
-    also=("rms2d", "dyt", "derf"),
+    norm="ln",
+    model="vit",
+    because="Each token is normalized by itself over its features, whatever the length and the padding.",
+    also=("rms", "dyt", "derf"),
     avoid=(("bn", "its statistics mix sequences, and padding with them"),),
-    hint="ln2d is LN over channels for images; on tokens it is torch.nn.LayerNorm.",
+    hint="Try it with `model.options.pre_norm` true and false: before or after attention changes what rate it bears.",
     evidence=("dyt_vit", "derf_vit"),
 )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from normbench.advice.tree import TREE, Branch, Question, Recommendation
 from normbench.errors import ConfigError, UnknownNameError
-from normbench.norms import NORMS, WEIGHTS
+from normbench.models import MODELS
+from normbench.norms import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Walk:
     def asked(self) -> tuple[str, ...]:
         """Names of the questions on the way."""
         return tuple(step.question.name for step in self.steps)
+
+
+STYLENET = "stylenet"
+"""The model that `normbench stylize` trains."""
 
 
 def walk(answers: Mapping[str, str], start: Question | Recommendation = TREE) -> Walk:
@@ -95,16 +100,28 @@ def config_lines(recommendation: Recommendation) -> str:
     """Return the lines of a config that compare the recommended norm with bn and the alternatives."""
     others = [norm for norm in dict.fromkeys(("bn", *recommendation.also)) if norm != recommendation.norm]
     entries = ", ".join([*others, norm_entry(recommendation.norm, recommendation.options)])
-    return f"model: {recommendation.model}\nnorms: [{entries}]"
+    return (
+        f"norms: [{entries}]"
+        if recommendation.model == STYLENET
+        else f"model: {recommendation.model}\nnorms: [{entries}]"
+    )
 
 
 def command(recommendation: Recommendation) -> str:
     """Return the command that tries the recommended norm alone."""
     options = "".join(f" --norm-option {name}={value}" for name, value in recommendation.options.items())
+    if recommendation.model == STYLENET:
+        return f"normbench stylize train --norm {recommendation.norm}{options}"
     return f"normbench train --norm {recommendation.norm}{options} --model {recommendation.model}"
 
 
-def full_name(norm: str) -> str:
-    """Return a norm's full name: ``Group Normalization with Weight Standardization`` for ``gn+ws``."""
+def compare_command(recommendation: Recommendation) -> str:
+    """Return the command that takes a file with `config_lines`."""
+    return "normbench stylize compare FILE" if recommendation.model == STYLENET else "normbench compare FILE"
+
+
+def full_name(norm: str, model: str) -> str:
+    """Return a norm's full name in `model`: ``Group Normalization with Weight Standardization`` for ``gn+ws``."""
+    norms = MODELS[model].family.norms
     base, plus, weight = norm.partition("+")
-    return f"{NORMS[base].full_name} with {WEIGHTS[weight].full_name}" if plus else NORMS[base].full_name
+    return f"{norms[base].full_name} with {WEIGHTS[weight].full_name}" if plus else norms[base].full_name

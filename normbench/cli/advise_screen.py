@@ -22,12 +22,12 @@ def print_recommendation(
 ) -> None:
     """Print the norm, the way to it, its evidence, what to avoid, how to try it, and the user's own results."""
     from normbench.advice.evidence import EVIDENCE
-    from normbench.advice.walk import command, config_lines, full_name
+    from normbench.advice.walk import STYLENET, command, compare_command, config_lines, full_name
 
     console = _console()
     details = [f"{name} {value}" for name, value in recommendation.options.items()]
     details += [recommendation.form] if recommendation.form else []
-    name = ", ".join([full_name(recommendation.norm), *details])
+    name = ", ".join([full_name(recommendation.norm, recommendation.model), *details])
     console.print(f"[bold green]{recommendation.norm}[/]  {name}")
     console.print(recommendation.because)
     _rows(
@@ -39,11 +39,13 @@ def print_recommendation(
         found = EVIDENCE[key]
         _rows(console, "", [("-", f"{found.text} [dim]({found.source}{_BASIS[found.basis]})[/]")])
     _rows(console, "Avoid", recommendation.avoid)
-    _rows(console, "Compare with", ((norm, full_name(norm)) for norm in recommendation.also))
+    _rows(console, "Compare with", ((norm, full_name(norm, recommendation.model)) for norm in recommendation.also))
     _heading(console, "Before judging")
     _rows(console, "", [("-", recommendation.hint)])
-    _heading(console, "Try it" if answers["task"] == "classification" else "Try it, on image classification")
-    for line in (command(recommendation), "", "# or all of them, as lines of a config for `normbench compare FILE`:"):
+    on_images = answers["task"] in ("detection", "generation") and recommendation.model != STYLENET
+    _heading(console, "Try it, on image classification" if on_images else "Try it")
+    lines = f"# or all of them, as lines of a config for `{compare_command(recommendation)}`:"
+    for line in (command(recommendation), "", lines):
         print(f"  {line}".rstrip())
     for line in config_lines(recommendation).splitlines():
         print(f"  {line}")

@@ -98,12 +98,11 @@ def _against_baseline(rows: Sequence[Row], table: Table) -> str:
 
 def unfinished(section: Section) -> str:
     """Say how many planned runs gave no result and why; empty where all did."""
-    num_planned = sum(group.num_planned for group in section.groups)
     states: Counter[str] = Counter(run.status.state for run in section.runs)
-    missing = num_planned - states.pop("completed", 0)
-    states["not started"] = num_planned - len(section.runs)
+    missing = section.num_planned - states.pop("completed", 0)
+    states["not started"] = section.num_planned - len(section.runs)
     parts = [f"{count} {state}" for state, count in states.items() if count]
-    return f"{missing} of {num_planned} runs have no result: {', '.join(parts)}." if missing else ""
+    return f"{missing} of {section.num_planned} runs have no result: {', '.join(parts)}." if missing else ""
 
 
 def _mean(row: Row) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ class Section:
     """Dotted paths of the fields, other than the norm's, that differ between groups."""
     baseline: str | None
     """Label of the norm that the others are compared with."""
+    num_planned: int
+    """Runs that the experiment asks for, also of configurations that no run has begun."""
 
     @property
     def by_setting(self) -> list[tuple[Group, ...]]:
@@ -110,10 +113,13 @@ def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple
     for run, environment in zip(experiment.runs, environments(experiment.runs), strict=True):
         by_environment.setdefault(environment, []).append(run)
     seeds = experiment.settings.get("seeds", ())
-    num_seeds = len(seeds) if isinstance(seeds, list | tuple) and len(by_environment) == 1 else 0
+    is_whole = len(by_environment) == 1
+    num_seeds = len(seeds) if isinstance(seeds, list | tuple) and is_whole else 0
+    num_planned = num_seeds * _num_configurations(experiment.settings)
     overridden = _overridden(experiment)
     return tuple(
-        _section(dict(environment), runs, overridden, num_seeds, wanted) for environment, runs in by_environment.items()
+        _section(dict(environment), runs, overridden, num_seeds, num_planned, wanted)
+        for environment, runs in by_environment.items()
     )
 
 
@@ -151,6 +157,12 @@ def environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]
     ]
 
 
+def _num_configurations(settings: Mapping[str, Any]) -> int:
+    """Return how many norms there are times how many points of the grid."""
+    grid = settings.get("grid") or {}
+    return len(settings.get("norms") or ()) * math.prod(len(values) for values in grid.values())
+
+
 def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
     """Return the training fields that some norm sets for itself: they belong to the norm, not to the setting."""
     own = [norm.get("train") or {} for norm in experiment.settings.get("norms", []) if isinstance(norm, Mapping)]
@@ -163,6 +175,7 @@ def _section(
     runs: Iterable[RunRecord],
     overridden: frozenset[str],
     num_seeds: int,
+    num_planned: int,
     baseline: str,
 ) -> Section:
     members: dict[tuple[tuple[str, Scalar], ...], list[RunRecord]] = {}
@@ -183,7 +196,8 @@ def _section(
     )
     by_name = [group.label for group in groups if group.norm == baseline]
     resolved = baseline if baseline in labels else by_name[0] if by_name else None
-    return Section(environment, groups, varied, resolved)
+    num_planned = max(num_planned, sum(group.num_planned for group in groups))
+    return Section(environment, groups, varied, resolved, num_planned)
 
 
 def _unique_labels(runs: Sequence[RunRecord], settings: Sequence[Hashable]) -> list[str]:

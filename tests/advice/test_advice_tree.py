@@ -10,11 +10,21 @@ import yaml
 
 from normbench.advice.evidence import EVIDENCE
 from normbench.advice.tree import Recommendation
-from normbench.advice.walk import Step, choose, command, config_lines, full_name, paths, questions, walk
+from normbench.advice.walk import (
+    Step,
+    choose,
+    command,
+    compare_command,
+    config_lines,
+    full_name,
+    paths,
+    questions,
+    walk,
+)
 from normbench.config import NormConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.models import MODELS, build_model
-from normbench.norms import NORMS, WEIGHTS, make_norm
+from normbench.norms import WEIGHTS
 
 PATHS = list(paths())
 
@@ -59,7 +69,7 @@ EXPECTED = {
     "detection/yes": "frozen_bn",
     "detection/no": "gn",
     "style": "in",
-    "sequence": "ln2d",
+    "sequence": "ln",
     "generation/image": "in",
     "generation/noise": "gn",
 }
@@ -83,9 +93,9 @@ def test_every_norm_named_exists_and_every_result_is_known(path: tuple[Step, ...
     recommendation = leaf(path)
     for norm in (recommendation.norm, *recommendation.also, *(norm for norm, _ in recommendation.avoid)):
         base, plus, weight = norm.partition("+")
-        assert base in NORMS
+        assert base in MODELS[recommendation.model].family.norms
         assert not plus or weight in WEIGHTS
-        assert full_name(norm)
+        assert full_name(norm, recommendation.model)
     assert recommendation.evidence
     assert set(recommendation.evidence) <= set(EVIDENCE)
     assert recommendation.norm not in recommendation.also
@@ -99,9 +109,10 @@ def test_config_lines_are_valid_and_build(path: tuple[Step, ...]) -> None:
     norms = [NormConfig.model_validate({"name": norm} if isinstance(norm, str) else norm) for norm in config["norms"]]
     assert "bn" in {norm.name for norm in norms}
     assert NormConfig(name=recommendation.norm, options=recommendation.options) == norms[-1]
+    model = config.get("model", "stylenet")
     with torch.device("meta"):
         for norm in norms:
-            build_model(config["model"], norm=make_norm(norm.name, **norm.options))
+            build_model(model, norm=MODELS[model].family.make(norm.name, **norm.options))
 
 
 def test_the_command_carries_norm_options_and_model() -> None:
@@ -109,6 +120,15 @@ def test_the_command_carries_norm_options_and_model() -> None:
     assert isinstance(recommendation, Recommendation)
     expected = "normbench train --norm evonorm_s0 --norm-option group_size=16 --model preact_resnet18"
     assert command(recommendation) == expected
+
+
+def test_style_and_sequences_are_tried_on_their_own_networks() -> None:
+    style, sequence = (walk({"task": task}).end for task in ("style", "sequence"))
+    assert isinstance(style, Recommendation)
+    assert isinstance(sequence, Recommendation)
+    assert command(style) == "normbench stylize train --norm in"
+    assert compare_command(style) == "normbench stylize compare FILE"
+    assert command(sequence) == "normbench train --norm ln --model vit"
 
 
 @pytest.mark.parametrize(

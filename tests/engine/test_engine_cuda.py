@@ -53,13 +53,14 @@ def losses(
 
 @pytest.mark.parametrize("norm", list(NORMS))
 def test_a_captured_run_agrees_with_an_eager_run_step_by_step(images: DeviceImages, norm: str) -> None:
-    # SGD, because Adam's first steps move every weight by the whole rate, also where its gradient is rounding noise.
-    train = {"optimizer": "sgd", "learning_rate": 0.01}
+    # SGD at a low rate: weights that differ by 1e-6 then differ in their losses by at most 1e-5 after these steps. At
+    # 0.01 it is up to 4e-4 (frn, ln); Adam's first steps move every weight by the whole rate, rounding or not.
+    train = {"optimizer": "sgd", "learning_rate": 0.001}
     eager, _ = losses(images, norm, "eager", **train)
     captured, trainer = losses(images, norm, "graph", **train)
     assert trainer.step.fallback_reason is None
     assert len(captured) == 8  # 4 steps an epoch, the last of 8 images
-    np.testing.assert_allclose(captured, eager, rtol=3e-4)
+    np.testing.assert_allclose(captured, eager, rtol=1e-4)
 
 
 def test_adam_makes_the_same_first_steps(images: DeviceImages) -> None:
@@ -69,7 +70,7 @@ def test_adam_makes_the_same_first_steps(images: DeviceImages) -> None:
     np.testing.assert_allclose(captured, eager, rtol=1e-2)
 
 
-ONE_CYCLE = {"optimizer": "sgd", "learning_rate": 0.05, "schedule": "one_cycle"}
+ONE_CYCLE = {"optimizer": "sgd", "learning_rate": 0.005, "schedule": "one_cycle"}
 AUGMENTED = {**ONE_CYCLE, "augment": "crop_flip", "label_smoothing": 0.1}
 COSINE = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.1, "schedule": "cosine"}
 

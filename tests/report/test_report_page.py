@@ -133,3 +133,11 @@ def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: New
     page = make_page(read_experiment(tmp_path))
     assert "out of memory" in page_to_html(page)
     assert "out of memory" in page_to_markdown(page)
+
+
+def test_runs_of_a_grid_that_never_began_are_counted(tmp_path: Path, new_run: NewRun, new_settings) -> None:
+    new_settings(tmp_path, ["bn", "gn"], [0, 1], grid={"train.batch_size": [16, 32, 64]})
+    for norm in ("bn", "gn"):
+        new_run(tmp_path, norm, 0, train={"batch_size": 16}, steps_per_epoch=20)
+    (part,) = make_page(read_experiment(tmp_path)).tables
+    assert part.unfinished == "10 of 12 runs have no result: 10 not started."
