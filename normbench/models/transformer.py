@@ -21,8 +21,8 @@ IMAGE_SIZE = 32
 PATCH_SIZE = 4
 FFN_FACTOR = 4
 
-# Not cuDNN's, which torch prefers on Hopper GPUs: with 64 tokens its backward pass gives NaN for a query whose scores
-# are all below about -88, from torch 2.11 on (github.com/pytorch/pytorch/issues/196678 reports it with a mask).
+# Not cuDNN's, which torch prefers on Hopper GPUs: from torch 2.11 on, with 64 tokens, its backward pass is reported to
+# give NaN for a query whose scores are all below about -88 (github.com/pytorch/pytorch/issues/196678, with a mask).
 _ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
