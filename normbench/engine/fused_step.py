@@ -73,7 +73,7 @@ class FusedStep:
             logits = functional_call(self._model, self._leaves, (batch.permute(0, 3, 1, 2),))
         gradient = cross_entropy(
             logits.detach(), labels, settings.label_smoothing,
-            state.losses, state.num_correct, state.step_in_epoch, state.global_step,
+            state.losses, state.num_correct, state.step_in_epoch, state.global_step, settings.batch_size,
         )  # fmt: skip
         logits.backward(gradient)
         self._optimizer.take_gradients([(self._parameters[name], self._gradient(name)) for name in self._leaves])

@@ -54,16 +54,18 @@ def cross_entropy(
     num_correct: Tensor,
     step_in_epoch: Tensor,
     global_step: Tensor,
+    batch_size: int,
 ) -> Tensor:
     """Return the gradient of the mean cross-entropy of `logits`, ``(B, K)``, computed in float32.
 
-    Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters.
+    Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters. B may be less
+    than `batch_size` in an epoch's last step, which then takes the same compiled kernel.
     """
     rows, classes = logits.shape
     logits = logits.contiguous()
     gradient = torch.empty_like(logits)
     lanes = _power_of_two(classes)
-    block_rows = min(_power_of_two(rows), max(1, _LOSS_ELEMENTS // lanes))
+    block_rows = min(_power_of_two(batch_size), max(1, _LOSS_ELEMENTS // lanes))
     step_kernels.cross_entropy[(1,)](
         logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, label_smoothing,
         BLOCK_R=block_rows, BLOCK_K=lanes, num_warps=min(max(block_rows * lanes // 512, 1), 16),

@@ -23,7 +23,7 @@ def test_loss_gradient_and_counts(shape: tuple[int, int], elements: int, monkeyp
     labels = torch.randint(classes, (rows,), generator=source)
     losses, correct = torch.zeros(4), torch.tensor(5)
     step_in_epoch, global_step = torch.tensor(2), torch.tensor(9)
-    gradient = step.cross_entropy(logits.detach(), labels, 0.1, losses, correct, step_in_epoch, global_step)
+    gradient = step.cross_entropy(logits.detach(), labels, 0.1, losses, correct, step_in_epoch, global_step, 32)
     expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
     expected.backward()
     torch.testing.assert_close(gradient, logits.grad, rtol=1e-5, atol=1e-7)
