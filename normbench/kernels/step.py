@@ -58,8 +58,8 @@ def cross_entropy(
 ) -> Tensor:
     """Return the gradient of the mean cross-entropy of `logits`, ``(B, K)``, computed in float32.
 
-    Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters. B may be less
-    than `batch_size` in an epoch's last step, which then takes the same compiled kernel.
+    Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters. B may be
+    less than `batch_size` in an epoch's last step, which then takes the same compiled kernel.
     """
     rows, classes = logits.shape
     logits = logits.contiguous()
