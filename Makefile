@@ -25,10 +25,10 @@ install: $(VENV)/.installed  ## Make .venv and install NormBench with its develo
 demo: install  ## Compare four norms on built-in images and say where the plots are (about two minutes)
 	$(BIN)/normbench compare configs/demo.yaml --runs-dir $(RUNS)
 
-test: install  ## Run the tests (under five minutes on two cores) and show the coverage
-	$(PYTEST) -m "not slow and not gpu" --cov --cov-report=term
+test: install  ## Run the tests (under five minutes on two cores)
+	$(PYTEST) -m "not slow and not gpu"
 
-test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one
+test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one; show the coverage
 	$(PYTEST) --cov --cov-report=term
 
 lint: install  ## Check style, formatting and the direction of imports

@@ -123,6 +123,15 @@ def test_other_commands_pass_over_a_benchmarks_folder(quick, monkeypatch, tmp_pa
     assert quick("plots").out.split() == ["runs/tiny"]
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """Take SIGINT as at a terminal, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 @pytest.mark.parametrize("command", [(*TRAIN, "--variants", "auto"), LAYERS], ids=["train", "layers"])
 def test_ctrl_c_keeps_what_was_measured(normbench, monkeypatch, tmp_path: Path, command: tuple[str, ...]) -> None:
     measure = InterleavedTimer.rounds
@@ -134,7 +143,7 @@ def test_ctrl_c_keeps_what_was_measured(normbench, monkeypatch, tmp_path: Path, 
                 os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(InterleavedTimer, "rounds", interrupted)
-    result = normbench(*command, "--rounds", "1000", "--norms", "bn")
+    result = normbench(*command, "--rounds", "20", "--norms", "bn")
     assert result.code == 130
     assert "Traceback" not in result.err
     assert ", interrupted" in result.out
@@ -145,6 +154,7 @@ def test_ctrl_c_keeps_what_was_measured(normbench, monkeypatch, tmp_path: Path, 
     assert len(row.get("seconds_per_step") or row["forward_seconds"]) == 2
 
 
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_before_anything_is_measured_leaves_no_folder(normbench, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("normbench.bench.layers._ShapeBench.run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert normbench(*LAYERS).code == 130

@@ -41,6 +41,7 @@ def runner(folder: Path, worker: Any, seen: Any, features_run: Path, **options: 
     return StyleRunner(folder, worker, seen, features_run, program={"commit": "abc"}, **options)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_a_failed_result_and_a_stopped_one_goes_on(tmp_path: Path, features_run: Path) -> None:
     """The real process: killed without a word; then stopped after some steps, and gone on to the end."""
     seen = Seen()
