@@ -10,8 +10,8 @@ from normbench.report.cells import format_percent
 from normbench.report.figures import setting_title
 from normbench.report.groups import Section, Setting
 from normbench.report.paired import MIN_SEEDS, Verdict
+from normbench.report.rows import Row, Table
 from normbench.report.sweeps import Sensitivity
-from normbench.report.tables import Row, Table
 
 
 def answers(table: Table) -> list[str]:

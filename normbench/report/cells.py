@@ -9,9 +9,9 @@ from typing import Literal
 
 from normbench.report.captions import field_name, format_scalar
 from normbench.report.paired import Comparison
+from normbench.report.rows import Row, Table
 from normbench.report.stats import Estimate, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
-from normbench.report.tables import Row, Table
 
 NOTHING = "-"
 Align = Literal["left", "right"]

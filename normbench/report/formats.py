@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from normbench.report.batch_one import BatchOne
 from normbench.report.cells import NOTHING, Align, Column, columns, norm_columns
 from normbench.report.paired import Comparison
-from normbench.report.tables import Row, Table
+from normbench.report.rows import Row, Table
 
 if TYPE_CHECKING:
     import rich.table

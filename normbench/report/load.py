@@ -20,7 +20,8 @@ from normbench.records import (
 from normbench.report.formats import FORMATS
 from normbench.report.groups import flatten
 from normbench.report.paired import MARGIN
-from normbench.report.tables import Table, comparison_tables
+from normbench.report.rows import Table
+from normbench.report.tables import comparison_tables
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:

@@ -12,8 +12,9 @@ from normbench.report.captions import describe_data, field_name, format_scalar
 from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
 from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.paired import MARGIN
+from normbench.report.rows import Table
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
-from normbench.report.tables import Table, comparison_tables
+from normbench.report.tables import comparison_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,8 @@ import pytest
 from normbench.records import read_experiment, read_run
 from normbench.report import write_report
 from normbench.report.formats import FORMATS
-from normbench.report.tables import Table, comparison_tables
+from normbench.report.rows import Table
+from normbench.report.tables import comparison_tables
 from normbench.timings import SkippedNorm, TimedNorm, Timing, TimingSession, timing_config
 
 NewRun = Callable[..., Path]

@@ -22,7 +22,8 @@ from normbench.report.formats import (
     to_text,
     to_tsv,
 )
-from normbench.report.tables import Table, comparison_tables
+from normbench.report.rows import Table
+from normbench.report.tables import comparison_tables
 
 NASTY = "gn_50% |*x*| \\ & <b> $#{~^"
 

@@ -10,7 +10,8 @@ import yaml
 from normbench.errors import UnknownNameError
 from normbench.records import read_experiment
 from normbench.report.groups import sections
-from normbench.report.tables import Row, Table, comparison_tables
+from normbench.report.rows import Row, Table
+from normbench.report.tables import comparison_tables
 
 NewRun = Callable[..., Path]
 
