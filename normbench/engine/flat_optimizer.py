@@ -20,14 +20,12 @@ _EPS = 1e-8
 
 @dataclass(frozen=True)
 class _Flat:
-    """The memory of one group; `views` has the tensors of each parameter in it."""
+    """The memory of one group."""
 
     weights: Tensor
     gradients: Tensor
     moments: tuple[Tensor, ...]
     working: Tensor | None
-    gradient_views: dict[nn.Parameter, Tensor]
-    working_views: dict[nn.Parameter, Tensor]
 
 
 class FlatOptimizer(torch.optim.Optimizer):
@@ -60,6 +58,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         steps = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
         corrections = torch.stack([1 - _BETAS[0] ** steps, (1 - _BETAS[1] ** steps).sqrt()], dim=1)
         self._corrections = corrections.to(learning_rates.device, torch.float32)
+        # Each parameter's place in its group's memory.
+        self._gradient_views: dict[nn.Parameter, Tensor] = {}
+        self._working_views: dict[nn.Parameter, Tensor] = {}
         self._flats = [self._flatten(group["params"], working_dtype) for group in self.param_groups]
 
     def _flatten(self, parameters: Sequence[nn.Parameter], working_dtype: torch.dtype | None) -> _Flat:
@@ -70,20 +71,19 @@ class FlatOptimizer(torch.optim.Optimizer):
         names = ("momentum_buffer",) if self._train.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
         weights, gradients, *moments = (parameters[0].new_zeros(count) for _ in range(2 + len(names)))
         working = None if working_dtype is None else weights.to(working_dtype)
-        flat = _Flat(weights, gradients, tuple(moments), working, {}, {})
         for parameter, start in zip(parameters, starts, strict=True):
             view = _view(weights, parameter, start)
             view.copy_(parameter.detach())
             parameter.data = view
-            flat.gradient_views[parameter] = _view(gradients, parameter, start)
+            self._gradient_views[parameter] = _view(gradients, parameter, start)
             if working is not None:
-                flat.working_views[parameter] = _view(working, parameter, start)
+                self._working_views[parameter] = _view(working, parameter, start)
             self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, moments, strict=True)}
-        return flat
+        return _Flat(weights, gradients, tuple(moments), working)
 
     def working(self, parameter: nn.Parameter) -> Tensor:
         """Return the copy of `parameter` in the working dtype; `step` and `refresh` keep it up to date."""
-        return next(flat.working_views[parameter] for flat in self._flats if parameter in flat.working_views)
+        return self._working_views[parameter]
 
     def refresh(self) -> None:
         """Copy the weights to the working copies: needed after anything but `step` has changed them."""
@@ -93,10 +93,9 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def take_gradients(self, gradients: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
         """Copy the gradients to where `step` reads them, in float32; None stands for zero."""
-        places = {parameter: view for flat in self._flats for parameter, view in flat.gradient_views.items()}
         by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
         for parameter, gradient in gradients:
-            place = places[parameter]
+            place = self._gradient_views[parameter]
             if gradient is None:
                 place.zero_()
             elif gradient.stride() != place.stride():  # one such pair would slow all others down

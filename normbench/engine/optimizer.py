@@ -45,6 +45,14 @@ def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -
     return optimizer(settings, lr=train.learning_rate, fused=True, capturable=capturable)
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over `state`, but keep the groups' own tensors, such as the rate: a graph reads them where they are."""
+    own = [{k: v for k, v in group.items() if isinstance(v, torch.Tensor)} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, tensors in zip(optimizer.param_groups, own, strict=True):
+        group |= tensors
+
+
 class Snapshot:
     """The state of a model and its optimizer, to put back after warm-up steps have changed it.
 

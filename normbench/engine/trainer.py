@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, Engine, MemoryMeter, Precision, 
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.optimizer import build_optimizer, parameter_groups
+from normbench.engine.optimizer import build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep
 from normbench.engine.step_state import StepSettings, StepState
@@ -213,11 +213,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; call before `run`."""
         self.model.load_state_dict(state["model"])
-        rates = [group.get("lr") for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            if rate is not None:
-                group["lr"] = rate  # on the device; each step sets its value
+        load_optimizer_state(self._optimizer, state["optimizer"])
         self._rows = [EpochRow.model_validate(row) for row in state["rows"]]
         self._losses = state["losses"].tolist()
         self._step_in_epoch = state["step_in_epoch"]

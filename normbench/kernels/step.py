@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from normbench.kernels import step_kernels
+from normbench.kernels.plan import ceil_div, power_of_two
 
 _PIXELS = 256
 _LOSS_ELEMENTS = 16384
@@ -38,11 +39,11 @@ def assemble(
     _, height, width, channels = stored.shape
     num_images, *_, channels_out = images_out.shape
     dx, dy, flip = crop_flip if crop_flip is not None else (None, None, None)
-    step_kernels.assemble[(num_images, -(-height * width // _PIXELS))](
+    step_kernels.assemble[(num_images, ceil_div(height * width, _PIXELS))](
         stored, labels, order, step_in_epoch, dx, dy, None if flip is None else flip.view(torch.uint8),
         images_out, labels_out, batch_size,
         HEIGHT=height, WIDTH=width, CHANNELS=channels, CHANNELS_OUT=channels_out,
-        LANES=_power_of_two(channels_out), BLOCK=_PIXELS, num_warps=4,
+        LANES=power_of_two(channels_out), BLOCK=_PIXELS, num_warps=4,
     )  # fmt: skip
 
 
@@ -64,8 +65,8 @@ def cross_entropy(
     rows, classes = logits.shape
     logits = logits.contiguous()
     gradient = torch.empty_like(logits)
-    lanes = _power_of_two(classes)
-    block_rows = min(_power_of_two(batch_size), max(1, _LOSS_ELEMENTS // lanes))
+    lanes = power_of_two(classes)
+    block_rows = min(power_of_two(batch_size), max(1, _LOSS_ELEMENTS // lanes))
     step_kernels.cross_entropy[(1,)](
         logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, label_smoothing,
         BLOCK_R=block_rows, BLOCK_K=lanes, num_warps=min(max(block_rows * lanes // 512, 1), 16),
@@ -97,7 +98,7 @@ def update_adam(
     ``sqrt(1 - beta2^t)``; `num_steps` is t on the device.
     """
     count = weights.numel()
-    step_kernels.update_adam[(-(-count // _UPDATE_BLOCK),)](
+    step_kernels.update_adam[(ceil_div(count, _UPDATE_BLOCK),)](
         weights, gradients, first, second, working, learning_rates, corrections, num_steps,
         rate_factor, weight_decay, count,
         BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled, BLOCK=_UPDATE_BLOCK, num_warps=8,
@@ -118,11 +119,7 @@ def update_sgd(
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
     count = weights.numel()
-    step_kernels.update_sgd[(-(-count // _UPDATE_BLOCK),)](
+    step_kernels.update_sgd[(ceil_div(count, _UPDATE_BLOCK),)](
         weights, gradients, momenta, working, learning_rates, num_steps,
         rate_factor, weight_decay, momentum, count, BLOCK=_UPDATE_BLOCK, num_warps=8,
     )  # fmt: skip
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

@@ -23,7 +23,7 @@ from normbench.engine.device import (
     resolve_engine,
     synchronize,
 )
-from normbench.engine.optimizer import Snapshot, build_optimizer
+from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer_state
 from normbench.errors import DivergedError
 from normbench.norms.fused import compile_ahead, describe_paths
 from normbench.norms.training import training_aware_modules
@@ -207,10 +207,7 @@ class StyleTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; call before `run`."""
         self.network.load_state_dict(state["model"])
-        rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # on the device, where a graph reads it
+        load_optimizer_state(self._optimizer, state["optimizer"])
         self._num_done = len(state["losses"])
         self._losses[: self._num_done] = state["losses"].to(self._losses.device)
         self._seconds = state["seconds"]
