@@ -78,3 +78,8 @@ def suggestion(name: object, allowed: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     return f"{hint} Allowed: {', '.join(names)}"
+
+
+def first_line(error: Exception) -> str:
+    """Return what `error` says, in a line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

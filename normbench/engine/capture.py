@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from normbench.engine.checkpoint import first_line
+from normbench.errors import first_line
 
 WARMUP_STEPS = 3
 """Enough for the allocator and cuDNN's choice of algorithms to settle before a capture."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from normbench.errors import NormBenchError
+from normbench.errors import NormBenchError, first_line
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -24,12 +24,20 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written; what was there stays.
     """
+    try:
+        write_tensors(state, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
+
+
+def write_tensors(state: dict[str, Any], path: Path) -> None:
+    """Replace `path` by `state`, as `torch.save` writes it; what was there stays if that fails, by an `OSError`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         torch.save(state, partial)
         os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
+    except RuntimeError as error:  # torch reports a full disk so
+        raise OSError(first_line(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -46,8 +54,3 @@ def load_checkpoint(path: Path, load_state_dict: Callable[[dict[str, Any]], None
         raise CheckpointError(
             f"{path}: the checkpoint cannot be read ({first_line(error)}); --retry trains the run anew"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return what `error` says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError, NormBenchError
+from normbench.errors import ConfigError, DeviceError, NormBenchError, first_line
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -100,7 +100,7 @@ class OutOfMemoryError(NormBenchError):
     """
 
     def __init__(self, device: str, batch_size: int, error: Exception) -> None:
-        super().__init__(f"out of memory on {device} at batch size {batch_size}: {str(error).splitlines()[0]}")
+        super().__init__(f"out of memory on {device} at batch size {batch_size}: {first_line(error)}")
 
 
 class MemoryMeter:

@@ -17,6 +17,7 @@ from normbench.engine.fused_step import FusedStep
 from normbench.engine.optimizer import Snapshot
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.step_state import StepSettings, StepState
+from normbench.errors import first_line
 from normbench.norms.fused import compile_ahead
 
 _WARMUP_STEPS = 3
@@ -136,4 +137,4 @@ class TrainStep:
         except RuntimeError as error:
             torch.cuda.synchronize()
             self._graphs.clear()
-            self.fallback_reason = f"not capturable: {str(error).splitlines()[0]}"
+            self.fallback_reason = f"not capturable: {first_line(error)}"

@@ -16,7 +16,7 @@ from normbench.engine.device import DeviceName, describe, set_precision, synchro
 from normbench.engine.step import TrainStep
 from normbench.engine.timing import InterleavedTimer
 from normbench.engine.trainer import Trainer
-from normbench.errors import NormBenchError
+from normbench.errors import NormBenchError, first_line
 from normbench.experiment.build import build_run_model, load_images
 from normbench.experiment.timing import PartTimed, Schedule, Timeable
 from normbench.timings import SkippedNorm, TimedNorm, timing_config
@@ -80,8 +80,7 @@ def _time_part(configs: Sequence[RunConfig], schedule: Schedule, data_dir: Path 
         try:
             steps[position] = _Steps(config, data_dir)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            skipped.append(SkippedNorm(label=config.label, config=timing_config(config), reason=reason))
+            skipped.append(SkippedNorm(label=config.label, config=timing_config(config), reason=first_line(error)))
         yield (position + 1) / total
     timer = InterleavedTimer(
         {position: entry.run for position, entry in steps.items()},

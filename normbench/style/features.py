@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normbench.config import RunConfig
-from normbench.errors import ConfigError, DataError, RunError
+from normbench.errors import ConfigError, DataError, RunError, first_line
 from normbench.models import MODELS, build_model
 from normbench.records import CHECKPOINT_FILE, read_run
 
@@ -162,5 +162,5 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch.load raises what the damaged file leads it to
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     return state

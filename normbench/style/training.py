@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from normbench.engine.checkpoint import (
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
+    write_tensors,
 )
 from normbench.engine.device import (
     DeviceName,
@@ -31,7 +31,7 @@ from normbench.engine.device import (
     set_precision,
 )
 from normbench.engine.events import CheckpointFailed, FactsLearned
-from normbench.errors import ConfigError, DataError
+from normbench.errors import ConfigError, DataError, first_line
 from normbench.models import MODELS, build_model
 from normbench.records import CHECKPOINT_FILE
 from normbench.style.apply import contrast_changes, stylize_all
@@ -198,15 +198,11 @@ def _train(trainer: StyleTrainer, checkpoint: Path) -> Iterator[StyleEvent]:
 
 def save_style_model(network: nn.Module, config: StyleRunConfig, path: Path) -> None:
     """Write the weights, and which norm they belong to, into a file that `load_style_model` reads."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     norm = {"name": config.norm.name, "options": dict(config.norm.options)}
     try:
-        torch.save({"format": "normbench-style-1", "norm": norm, "model": network.state_dict()}, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise DataError(f"{path}: the model cannot be written: {str(error).splitlines()[0]}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        write_tensors({"format": "normbench-style-1", "norm": norm, "model": network.state_dict()}, path)
+    except OSError as error:
+        raise DataError(f"{path}: the model cannot be written: {first_line(error)}") from error
 
 
 def load_style_model(path: Path) -> tuple[nn.Module, str]:
