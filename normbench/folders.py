@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from filelock import FileLock, Timeout
@@ -27,6 +27,9 @@ from normbench.records import (
     Status,
     write_text_atomically,
 )
+
+PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
+"""What running a planned run would find in its folder."""
 
 _LOCK_FILE = ".lock"
 
@@ -118,6 +121,20 @@ class WrittenFolder:
         """Add to the end of a file."""
         with explained(self.path), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def state_of(folder: Path, status: Status, *, has_result: bool) -> PlannedState:
+    """Return what running a run with that status, and a whole result or none, would find."""
+    if status.state == "completed" and has_result:
+        return "completed"
+    if status.state in ("failed", "diverged"):
+        return "failed" if status.state == "failed" else "diverged"
+    return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
+
+
+def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
+    """Return whether a run in that state is run, and not kept as it is."""
+    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
 
 
 def write_experiment(folder: Path, experiment: BaseModel) -> None:

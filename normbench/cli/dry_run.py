@@ -10,7 +10,8 @@ from pathlib import Path
 from normbench.cli.console import print_table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import is_due, planned_state
+from normbench.experiment.run import planned_state
+from normbench.folders import is_due
 
 
 def print_dry_run(

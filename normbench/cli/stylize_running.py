@@ -20,7 +20,7 @@ from normbench.errors import NormBenchError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.plan import draft_runs
 from normbench.experiment.run import ExperimentRunner
-from normbench.folders import write_experiment
+from normbench.folders import is_due, write_experiment
 from normbench.loader import load_config
 from normbench.records import CHECKPOINT_FILE, REPORT_FOLDER, find_runs
 from normbench.style.config import StyleExperiment, StyleRunConfig, run_configs
@@ -103,8 +103,7 @@ def _print_dry_run(folder: Path, configs: Sequence[StyleRunConfig], options: Sty
     from rich.text import Text
 
     states = [planned_state(folder / config.run_id) for config in configs]
-    kept = ("completed",) if options.retry else ("completed", "failed", "diverged")
-    num_due = sum(options.force or state not in kept for state in states)
+    num_due = sum(is_due(state, force=options.force, retry=options.retry) for state in states)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title=Text(str(folder), style="bold"))
     for header in ("run", "norm", "seed", "steps", "state"):
         table.add_column(header, justify="right" if header in ("seed", "steps") else "left", overflow="fold")

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.experiment.environment import describe_program
 from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import RunPlan
-from normbench.records import CHECKPOINT_FILE, STATUS_FILE, State, Status, Summary, read_run
+from normbench.folders import PlannedState, is_due, state_of
+from normbench.records import STATUS_FILE, State, Status, Summary, read_run
 from normbench.workers import Failed, Finished, Worker
-
-PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -72,17 +71,7 @@ def planned_state(folder: Path) -> PlannedState:
         record = read_run(folder)
     except RunError:
         return "new"
-    state = record.status.state
-    if state == "completed" and record.summary is not None:
-        return "completed"
-    if state in ("failed", "diverged"):
-        return "failed" if state == "failed" else "diverged"
-    return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
-
-
-def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
-    """Return whether a run in that state is run, and not kept as it is."""
-    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
+    return state_of(folder, record.status, has_result=record.summary is not None)
 
 
 @dataclass

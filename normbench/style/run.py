@@ -8,21 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import FolderBusyError, FolderError, RunError
-from normbench.folders import WrittenFolder, explained
-from normbench.records import CHECKPOINT_FILE, STYLE_LOSSES_FILE, State, Status
+from normbench.folders import PlannedState, WrittenFolder, explained, is_due, state_of
+from normbench.records import STYLE_LOSSES_FILE, State, Status
 from normbench.style.config import StyleRunConfig
 from normbench.style.events import StepLosses, StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.records import LOSSES_HEADER, MODEL_FILE, SAMPLES_FILE, Samples, StyleSummary, read_style_run
 from normbench.workers import Failed, Finished, Worker
 
 TRAIN = "normbench.style.training:train_style_run"
-PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -56,12 +55,7 @@ def planned_state(path: Path) -> PlannedState:
         run = read_style_run(path)
     except RunError:
         return "new"
-    state = run.status.state
-    if state == "completed" and run.summary is not None and (path / MODEL_FILE).is_file():
-        return "completed"
-    if state in ("failed", "diverged"):
-        return "failed" if state == "failed" else "diverged"
-    return "resume" if (path / CHECKPOINT_FILE).exists() else "new"
+    return state_of(path, run.status, has_result=run.summary is not None and (path / MODEL_FILE).is_file())
 
 
 @dataclass
@@ -113,8 +107,7 @@ class StyleRunner:
         return num_completed == len(configs)
 
     def _is_kept(self, path: Path) -> bool:
-        state = planned_state(path)
-        return not self.force and (state == "completed" or (state in ("failed", "diverged") and not self.retry))
+        return not is_due(planned_state(path), force=self.force, retry=self.retry)
 
     def _keep(self, config: StyleRunConfig, folder: StyleFolder) -> StyleRunEnded:
         run = read_style_run(folder.path)
