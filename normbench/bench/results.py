@@ -8,11 +8,12 @@ runs/bench-train-<UTC time>/ or runs/bench-layers-<UTC time>/
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
+
+from normbench.report.stats import median_and_mad
 
 Samples = tuple[float, ...]
 
@@ -26,13 +27,14 @@ class _Frozen(BaseModel):
 
 def median(samples: Sequence[float]) -> float | None:
     """Return the median; None for no samples."""
-    return statistics.median(samples) if samples else None
+    spread = median_and_mad(samples)
+    return spread.median if spread else None
 
 
 def mad(samples: Sequence[float]) -> float | None:
     """Return the median absolute deviation from the median; None for no samples."""
-    middle = median(samples)
-    return None if middle is None else statistics.median(abs(sample - middle) for sample in samples)
+    spread = median_and_mad(samples)
+    return spread.mad if spread else None
 
 
 class Breakdown(_Frozen):

@@ -25,7 +25,7 @@ def report(
     from normbench.cli.console import note
     from normbench.errors import RunError
     from normbench.records import STATUS_FILE, find_runs
-    from normbench.report import write_report
+    from normbench.report import write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
     from normbench.style.report import write_style_report
@@ -38,9 +38,9 @@ def report(
     written = {}
     if find_runs(folder, "**") or not style_experiments:
         for experiment in load_experiments(folder):
-            paths = write_report(experiment.folder, baseline=baseline, margin=margin / 100)
+            paths = write_report_of(experiment, baseline=baseline, margin=margin / 100)
             if tensorboard:
-                paths.append(write_tensorboard(experiment.folder))
+                paths.append(write_tensorboard(experiment))
             written[str(experiment.folder)] = [str(path) for path in paths]
     for style_experiment in style_experiments:
         if tensorboard:

@@ -13,9 +13,9 @@ from normbench.cli.interrupts import HeldSignals
 from normbench.config import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
-from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, is_due, planned_state
+from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
 from normbench.experiment.timing import TimingPass
-from normbench.folders import write_experiment
+from normbench.folders import is_due, write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.workers import Worker, WorkerError
@@ -148,7 +148,7 @@ def _report(folder: Path, options: RunOptions) -> None:
                 print_comparison(table)
         write_report_of(experiment)
         if options.tensorboard:
-            write_tensorboard(folder)
+            write_tensorboard(experiment)
         tell = note if options.json_output else print
         tell(f"\nFigures, tables and report.html are in {folder / REPORT_FOLDER}/")
     except RunError as error:

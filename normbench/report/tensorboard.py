@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normbench.errors import EnvironmentProblem
-from normbench.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
+from normbench.records import REPORT_FOLDER, ExperimentRecord, RunRecord, read_run
 from normbench.report.figures import figure_bytes
 from normbench.report.page import make_page
 
@@ -41,21 +41,19 @@ def require_tensorboard() -> None:
         ) from None
 
 
-def write_tensorboard(experiment_folder: Path) -> Path:
+def write_tensorboard(experiment: ExperimentRecord) -> Path:
     """Write the scalars of all runs and the report's figures; return the folder for ``tensorboard --logdir``.
 
     Raises:
-        RunError: there are no runs, or one cannot be read.
         EnvironmentProblem: the ``tensorboard`` package is not there.
     """
     require_tensorboard()
-    experiment = read_experiment(experiment_folder)
     runs = (*experiment.runs, *experiment.probes)
     for run in runs:
         _write_run(run)
     last = max(_seconds_since_1970(run) + _elapsed(run)[-1] for run in runs)
     images = [(figure.title, 0, last, figure_bytes(figure.figure, "png")) for figure in make_page(experiment).figures]
-    folder = experiment_folder / REPORT_FOLDER / FOLDER
+    folder = experiment.folder / REPORT_FOLDER / FOLDER
     _write(folder / "figures", iter(images))
     return folder
 
