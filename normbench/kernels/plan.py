@@ -21,6 +21,8 @@ STAGES = 4
 """Tiles of 16-bit elements on their way at once in a loop, the one in use included; they wait in shared memory."""
 PROGRAMS = 256
 """Programs that fill the device, almost two for each of 132 multiprocessors; a power of two, merged in full tiles."""
+POSITION_PROGRAMS = 512
+"""The most programs that share the backward pass for statistics over channels."""
 MIN_CHANNELS = 16
 """Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
 LINE_CHANNELS = 64
@@ -28,20 +30,36 @@ LINE_CHANNELS = 64
 MERGE_TILE = 4096
 """Elements that are merged at a time, of partial results of one kernel by the next."""
 SUM_TILE = 4096
-"""The same where it is a kernel of its own, with SUM_COLUMNS columns for each program."""
+"""The same of shares of the parameters' gradients, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
+LAST_ELEMENTS = 64
+"""Elements of shares for each thread up to which the last program sums them, rather than a launch of its own."""
+LAST_UNROLL = 4
+"""Tiles of shares, with THREAD_ELEMENTS for each thread, that the last program has on their way at once."""
 
 
 @dataclass(frozen=True)
-class GroupPlan:
+class Tiles:
+    """Tiles of ``(block_r, block_c)``, and what their programs are launched with."""
+
+    block_c: int
+    block_r: int
+    launch: dict[str, int | None]
+
+    @property
+    def threads(self) -> int:
+        """Threads of a program."""
+        return 32 * (self.launch["num_warps"] or 1)
+
+
+@dataclass(frozen=True)
+class GroupPlan(Tiles):
     """Tiles and programs for statistics over rows."""
 
     group_size: int
     group_pad: int
     blocks: int
     """Programs side by side over the channels."""
-    block_c: int
-    block_r: int
     split: bool
     """Programs share the rows of a sample, in `chunks` of `chunk_tiles` tiles; two launches."""
     one_tile: bool
@@ -50,19 +68,15 @@ class GroupPlan:
     chunk_tiles: int
     block_p: int
     """Chunks merged at a time."""
-    launch: dict[str, int | None]
 
 
 @dataclass(frozen=True)
-class PositionPlan:
+class PositionPlan(Tiles):
     """Tiles and programs for statistics over channels."""
 
-    block_c: int
-    block_r: int
     tiles: int
     programs: int
     """Programs of the backward pass, each with its share of the parameters' gradients."""
-    launch: dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,23 @@ def plan_positions(positions: int, channels: int) -> PositionPlan:
     block_c = power_of_two(channels)
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
-    return PositionPlan(block_c, block_r, tiles, min(tiles, 2 * PROGRAMS), launch(block_r * block_c))
+    return PositionPlan(
+        block_c=block_c,
+        block_r=block_r,
+        tiles=tiles,
+        programs=min(tiles, POSITION_PROGRAMS),
+        launch=launch(block_r * block_c),
+    )
+
+
+def last_sums(shares: int, terms: int, plan: Tiles) -> bool:
+    """Return whether the last program is to sum `shares` of ``(terms, plan.block_c)`` each: there are some, but few."""
+    return shares > 1 and shares * terms * plan.block_c <= LAST_ELEMENTS * plan.threads
+
+
+def last_block(terms: int, plan: Tiles) -> int:
+    """Return how many shares the last program takes in a tile; the same for every number of them."""
+    return max(1, THREAD_ELEMENTS * plan.threads // (power_of_two(terms) * plan.block_c))
 
 
 def plan_sums(parts: int, columns: int) -> SumPlan:
