@@ -265,10 +265,9 @@ def split_backward(
     first, width = home * parts, TERMS * channels
     sum_bias = merge_parts(part_sums, first, parts, width, channel, valid, BLOCK_P, BLOCK_C, 1, "")
     sum_weight = merge_parts(part_sums, first, parts, width, channels + channel, valid, BLOCK_P, BLOCK_C, 1, "")
-    if sums is not None:
-        if not ACROSS:
-            sum_columns(part_sums, sums, tl.num_programs(0) // blocks, width, SUM_P, SUM_C)
-        elif part == 0:  # all programs have the same totals
+    # Where all samples share their statistics, all programs have the same totals; those of the first part write them.
+    if ACROSS and sums is not None:  # noqa: SIM102
+        if part == 0:  # its own `if`: decided on the device, the other when compiling
             total_extra = sum_bias
             if TERMS == 3:
                 total_extra = merge_parts(
@@ -282,6 +281,8 @@ def split_backward(
         x + offset, dy + offset, dx + offset, row_begin, row_end, row_stride, column, valid, mean, rstd * w, b, e,
         slope, shift, ACTIVATION, BLOCK_R, STAGES,
     )  # fmt: skip
+    if not ACROSS and sums is not None:
+        sum_columns(part_sums, sums, tl.num_programs(0) // blocks, width, SUM_P, SUM_C)
 
 
 @triton.jit(do_not_specialize=["parts", "columns"])

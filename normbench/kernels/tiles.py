@@ -262,9 +262,12 @@ def merge_parts(
     return tl.sum(total, axis=0)
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def sum_columns(shares, sums, parts, columns, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Sum ``(parts, columns)`` over the parts; the programs take turns, BLOCK_C columns each."""
+    """Sum ``(parts, columns)`` over the parts; the programs take turns, BLOCK_C columns each.
+
+    Not inlined, so that it takes no registers from what comes before it.
+    """
     for start in range(tl.program_id(0) * BLOCK_C, columns, tl.num_programs(0) * BLOCK_C):
         column = start + tl.arange(0, BLOCK_C)
         valid = column < columns
@@ -272,7 +275,7 @@ def sum_columns(shares, sums, parts, columns, BLOCK_P: tl.constexpr, BLOCK_C: tl
         tl.store(sums + column, total, mask=valid)
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def sum_if_last(
     shares, sums, arrivals, block, num_shares, channels,
     TERMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, UNROLL: tl.constexpr,
@@ -280,7 +283,7 @@ def sum_if_last(
     """Sum a block of WIDTH <= BLOCK_C channels over ``(num_shares, TERMS, channels)`` in the last program to come here.
 
     Each program has stored its share before. ``arrivals[block]`` counts them from 0 and is 0 again afterwards. The
-    order of the sum does not depend on which program is the last.
+    order of the sum does not depend on which program is the last. Not inlined, likewise.
     """
     tl.debug_barrier()  # one thread counts for all, so all must have stored
     before = tl.atomic_add(arrivals + block, 1, sem="acq_rel", scope="gpu")
