@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from normbench.kernels.spec import NormActSpec
+
+THRESHOLD_MARGIN = 1e-5
+"""Distance from an activation's threshold, relative to the root mean square, within which rounding may decide."""
 
 
 def norm_act(
@@ -39,6 +44,21 @@ def moments(x: Tensor, spec: NormActSpec) -> tuple[Tensor, Tensor]:
     mean = grouped.mean(axes, keepdim=True) if spec.centered else grouped.new_zeros((1,) * 5)
     var = (grouped - mean).square().mean(axes, keepdim=True)
     return _ungroup(mean, grouped), _ungroup(var, grouped)
+
+
+def settled_gradient(
+    grad: Tensor, x: Tensor, spec: NormActSpec, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None
+) -> Tensor:
+    """Return the output gradient `grad` with 0 for elements within rounding of the threshold of ReLU or TLU.
+
+    There, whether the gradient passes depends on the precision, so that kernel and formula may rightly differ.
+    """
+    if spec.activation not in ("relu", "tlu"):
+        return grad
+    weight, bias, extra = (None if p is None else p.detach().double() for p in (weight, bias, extra))
+    before = norm_act(x.detach().double(), replace(spec, activation="none"), weight, bias)
+    distance = (before - per_channel(extra, 0.0)).abs()
+    return grad.masked_fill(distance < THRESHOLD_MARGIN * before.square().mean().sqrt(), 0.0)
 
 
 def per_channel(parameter: Tensor | None, default: float) -> Tensor | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ def assert_matches_formula(
     x: torch.Tensor, spec: NormActSpec, parameters: list[torch.Tensor | None], grad: torch.Tensor
 ) -> None:
     assert unsupported_reason(x, spec) is None
+    grad = reference.settled_gradient(grad, x, spec, *parameters)
     actual = outputs_and_gradients(norm_act, x, spec, parameters, grad)
     wide = [None if p is None else p.double() for p in parameters]
     expected = outputs_and_gradients(reference.norm_act, x.double(), spec, wide, grad.double())
@@ -114,7 +116,7 @@ POSITION_CASES = {
 }
 WAYS = {
     "whole": {},
-    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32},
+    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32, "LAST_ELEMENTS": 0},
     "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7, "MERGE_TILE": 64},
 }
 
@@ -207,6 +209,67 @@ def test_channels_with_means_of_their_own_share_a_variance(way: str) -> None:
     assert_matches_formula(
         x + 10.0 * torch.arange(12.0)[:, None, None], NormActSpec(scope="sample", groups=3), parameters, grad
     )
+
+
+SHARES = {
+    "gn, padded groups in 2 blocks": ((5, 18, 3, 5), NormActSpec(scope="sample", groups=6), "weight bias"),
+    "frn, 2 blocks": ((9, 21, 4, 3), replace(FRN, groups=21), "weight bias extra"),
+    "ln2d": ((3, 10, 5, 7), NormActSpec(scope="position"), "weight bias"),
+}
+
+
+@pytest.fixture(params=["last program", "launch of its own", "split rows"])
+def summing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Sum the programs' shares of the parameters' gradients in each of the ways there are, a few at a time."""
+    from normbench.kernels import functions
+
+    constants = {"LAST_UNROLL": 2, "POSITION_TILE": 128, "POSITION_PROGRAMS": 5, "LINE_CHANNELS": 16}
+    if request.param == "launch of its own":
+        constants["LAST_ELEMENTS"] = 0
+    elif request.param == "split rows":
+        constants |= WAYS["split"]
+    for constant, value in constants.items():
+        monkeypatch.setattr(plan, constant, value)
+    if request.param != "launch of its own":
+        monkeypatch.setattr(functions, "summed", None)  # not to be called
+    return str(request.param)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_of_all_programs_are_summed_once(name: str, summing: str) -> None:
+    shape, spec, learned = SHARES[name]
+    x, parameters, grad = random_case(shape, learned=learned)
+    assert_matches_formula(x, spec, parameters, grad)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_second_backward_pass_gives_the_same_gradients(name: str, summing: str) -> None:
+    """The counters of the first are zero again; and all sums are taken in a fixed order."""
+    shape, spec, learned = SHARES[name]
+    x, parameters, grad = random_case(shape, torch.bfloat16, learned=learned)
+    leaves = [x.requires_grad_(), *(p.requires_grad_() for p in parameters if p is not None)]
+    y = norm_act(x, spec, *parameters)
+    first, second = (torch.autograd.grad(y, leaves, grad, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_the_last_program_sums_few_shares_only() -> None:
+    few = plan.plan_groups(64, 1024, 64, 4, across_samples=False)
+    assert plan.last_sums(64, 2, few)
+    assert not plan.last_sums(1, 2, few)  # nothing to sum
+    assert not plan.last_sums(64 * plan.LAST_ELEMENTS, 2, few)
+    assert plan.last_block(3, few) * 4 * few.block_c == plan.THREAD_ELEMENTS * few.threads
+
+
+def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
+    """A rounding error decides there; everywhere else the output gradient is as it was."""
+    x = torch.tensor([-1.0, 1.0, -1.0 - 1e-6, 1.0 + 1e-6]).reshape(1, 1, 2, 2)
+    grad, bias = torch.ones_like(x), torch.ones(1)
+    expected = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    assert torch.equal(reference.settled_gradient(grad, x, replace(LN, eps=0.0), None, bias, None), expected)
+    tlu = replace(LN, eps=0.0, activation="tlu")
+    assert torch.equal(reference.settled_gradient(grad, x, tlu, None, None, bias), 1.0 - expected)
+    assert reference.settled_gradient(grad, x, replace(LN, activation="gate"), None, bias, None) is grad
 
 
 def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
