@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
-from normbench.kernels import plan as plans
-from normbench.kernels.plan import GroupPlan, PositionPlan, Tiles, plan_groups, plan_positions, plan_sums, stages
+from normbench.kernels.gradients import (
+    Parameters,
+    counters,
+    gradients_from,
+    is_learnable,
+    last_tile,
+    num_terms,
+    summed,
+)
+from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_reason
-
-
-class Parameters(NamedTuple):
-    """Learned parameters, each ``(C,)`` or absent; also their gradients."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-    extra: Tensor | None
 
 
 class Kept(NamedTuple):
@@ -231,41 +231,6 @@ def position_backward(
     return dx, gradients_from(sums, parameters)
 
 
-def counters(x: Tensor, shares: int, blocks: int, plan: Tiles, parameters: Parameters) -> Tensor | None:
-    """Return a counter for each block of channels, or None where the last program is not to sum the shares."""
-    if is_learnable(parameters) and plans.last_sums(shares, num_terms(parameters), plan):
-        return x.new_empty(blocks, dtype=torch.int32)
-    return None
-
-
-def last_tile(terms: int, plan: Tiles) -> dict[str, int]:
-    """Return the compile-time arguments for the last program's sums."""
-    return {"BLOCK_P": plans.last_block(terms, plan), "UNROLL": plans.LAST_UNROLL}
-
-
-def is_learnable(parameters: Parameters) -> bool:
-    """Return whether there are parameters."""
-    return any(parameter is not None for parameter in parameters)
-
-
-def num_terms(parameters: Parameters) -> int:
-    """Return how many gradients of parameters the kernels compute: bias, weight and, where it is there, extra."""
-    return 2 if parameters.extra is None else 3
-
-
-def summed(shares: Tensor) -> Tensor:
-    """Return ``(parts, terms, C)`` summed over the parts, in one small launch."""
-    parts, terms, channels = shares.shape
-    if parts == 1:
-        return shares[0]
-    sums = shares.new_empty((terms, channels))
-    plan = plan_sums(parts, terms * channels)
-    group_kernels.add_shares[(plan.programs,)](
-        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, **plan.launch
-    )
-    return sums
-
-
 def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
     """Compile all that `norm_act` and its gradient launch on tensors like these, by launching it on scratch memory."""
     if spec.scope == "position":
@@ -314,18 +279,6 @@ def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str,
         "BLOCK_C": plan.block_c,
         **plan.launch,
     }
-
-
-def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
-    """Pick from ``(terms, C)``, in the order bias, weight, extra, the gradients of the parameters that there are."""
-    if sums is None:
-        return Parameters(None, None, None)
-    weight, bias, extra = parameters
-    return Parameters(
-        None if weight is None else sums[1],
-        None if bias is None else sums[0],
-        None if extra is None else sums[2],
-    )
 
 
 def extra_default(spec: NormActSpec) -> float:

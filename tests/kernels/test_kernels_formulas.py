@@ -335,7 +335,9 @@ def test_only_the_input_and_statistics_are_kept_for_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         norm_act(*leaves[:1], spec, *leaves[1:])
     extra = [t for t in kept if t.data_ptr() not in {leaf.data_ptr() for leaf in leaves}]
-    assert sum(t.numel() for t in extra if t.is_floating_point()) == 2 * 2 * 4  # mean, 1 / deviation; 2 samples, 4 groups
+    assert (
+        sum(t.numel() for t in extra if t.is_floating_point()) == 2 * 2 * 4
+    )  # mean, 1 / deviation; 2 samples, 4 groups
     assert sum(t.numel() for t in extra if not t.is_floating_point()) == 1  # a counter for the one block of channels
 
 
