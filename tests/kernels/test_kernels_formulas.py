@@ -218,32 +218,39 @@ SHARES = {
 }
 
 
-@pytest.fixture(params=["last program", "launch of its own", "split rows"])
-def summing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["last program", "second launch", "launch of its own"])
+def _summing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sum the programs' shares of the parameters' gradients in each of the ways there are, a few at a time."""
     from normbench.kernels import functions
 
     constants = {"LAST_UNROLL": 2, "POSITION_TILE": 128, "POSITION_PROGRAMS": 5, "LINE_CHANNELS": 16}
-    if request.param == "launch of its own":
+    if request.param != "last program":
         constants["LAST_ELEMENTS"] = 0
-    elif request.param == "split rows":
-        constants |= WAYS["split"]
-    for constant, value in constants.items():
-        monkeypatch.setattr(plan, constant, value)
+    if request.param == "second launch":
+        constants |= WAYS["split"] | {"PROGRAMS": 64, "SUM_COLUMNS": 1}
     if request.param != "launch of its own":
         monkeypatch.setattr(functions, "summed", None)  # not to be called
-    return str(request.param)
+    for constant, value in constants.items():
+        monkeypatch.setattr(plan, constant, value)
 
 
-@pytest.mark.parametrize("name", SHARES)
-def test_shares_of_all_programs_are_summed_once(name: str, summing: str) -> None:
+WAYS_TO_SUM = [
+    *((name, way) for name in SHARES for way in ("last program", "launch of its own")),
+    *((name, "second launch") for name, (_, spec, _) in SHARES.items() if spec.scope == "sample"),
+]
+
+
+@pytest.mark.parametrize(("name", "_summing"), WAYS_TO_SUM, indirect=["_summing"])
+@pytest.mark.usefixtures("_summing")
+def test_shares_of_all_programs_are_summed_once(name: str) -> None:
     shape, spec, learned = SHARES[name]
     x, parameters, grad = random_case(shape, learned=learned)
     assert_matches_formula(x, spec, parameters, grad)
 
 
-@pytest.mark.parametrize("name", SHARES)
-def test_a_second_backward_pass_gives_the_same_gradients(name: str, summing: str) -> None:
+@pytest.mark.parametrize(("name", "_summing"), WAYS_TO_SUM, indirect=["_summing"])
+@pytest.mark.usefixtures("_summing")
+def test_a_second_backward_pass_gives_the_same_gradients(name: str) -> None:
     """The counters of the first are zero again; and all sums are taken in a fixed order."""
     shape, spec, learned = SHARES[name]
     x, parameters, grad = random_case(shape, torch.bfloat16, learned=learned)
@@ -335,10 +342,8 @@ def test_only_the_input_and_statistics_are_kept_for_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         norm_act(*leaves[:1], spec, *leaves[1:])
     extra = [t for t in kept if t.data_ptr() not in {leaf.data_ptr() for leaf in leaves}]
-    assert (
-        sum(t.numel() for t in extra if t.is_floating_point()) == 2 * 2 * 4
-    )  # mean, 1 / deviation; 2 samples, 4 groups
-    assert sum(t.numel() for t in extra if not t.is_floating_point()) == 1  # a counter for the one block of channels
+    statistics = 2 * 2 * 4  # mean and 1 / deviation of 2 samples x 4 groups
+    assert sum(t.numel() for t in extra) == statistics + 1  # and a counter for the one block of channels
 
 
 def test_an_expanded_output_gradient_is_taken() -> None:
