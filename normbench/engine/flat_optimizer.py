@@ -153,7 +153,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _locate(self, addresses: list[int]) -> None:
         """Make `addresses`, one of each parameter's gradient, those that the next update reads."""
-        if _is_capturing():
+        if _is_capturing(self._addresses.device):
             self._captured = addresses  # an upload would become part of the graph
         elif addresses != self._uploaded:
             self._upload(addresses)
@@ -181,5 +181,5 @@ def _readable(leaf: Tensor) -> Tensor | None:
     return torch.empty_like(leaf).copy_(gradient)
 
 
-def _is_capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

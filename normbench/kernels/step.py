@@ -15,6 +15,9 @@ _LOSS_ELEMENTS = 16384
 """Logits that the loss's one program holds at once; a loop over smaller tiles waits for memory in every turn."""
 UPDATE_BLOCK = 1024
 """Elements of one program of an optimizer's update; each parameter's place is a multiple of it."""
+_UPDATE_WARPS = 8
+_UPDATE_REGISTERS = 40
+"""Of a thread; six programs then share a multiprocessor, and nothing is spilled."""
 
 
 class Blocks(NamedTuple):
@@ -126,7 +129,8 @@ def update_adam(
     """
     step_kernels.update_adam[(len(gradients),)](
         weights, first, second, gradients, *blocks, learning_rates, corrections, num_steps,
-        BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled, BLOCK=UPDATE_BLOCK, num_warps=8,
+        BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
+        BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip
 
 
@@ -142,5 +146,6 @@ def update_sgd(
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
     step_kernels.update_sgd[(len(gradients),)](
-        weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum, BLOCK=UPDATE_BLOCK, num_warps=8,
+        weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum,
+        BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

@@ -140,15 +140,18 @@ def load_gradient(gradients, copies, places, BLOCK: tl.constexpr):
     block = tl.program_id(0)
     address = tl.load(gradients + block)
     copy = tl.load(copies + block)
-    start = tl.load(places + 4 * block)
-    count = tl.load(places + 4 * block + 1)
-    inner = tl.load(places + 4 * block + 2)
-    gap = tl.load(places + 4 * block + 3)
+    start, count, inner, gap = load_place(places + 4 * block)
     if copy == 0:
         gradient = load_block(address, start, count, inner, gap, tl.float32, BLOCK)
     else:
         gradient = load_block(address, start, count, inner, gap, tl.bfloat16, BLOCK)
     return gradient
+
+
+@triton.jit
+def load_place(place):
+    """Load a row of `step.Blocks.places`."""
+    return tl.load(place), tl.load(place + 1), tl.load(place + 2), tl.load(place + 3)
 
 
 @triton.jit
@@ -170,10 +173,7 @@ def store_copy(copies, places, weight, BLOCK: tl.constexpr):
     """Write this program's block of the working copy, if there is one."""
     block = tl.program_id(0)
     address = tl.load(copies + block)
-    start = tl.load(places + 4 * block)
-    count = tl.load(places + 4 * block + 1)
-    inner = tl.load(places + 4 * block + 2)
-    gap = tl.load(places + 4 * block + 3)
+    start, count, inner, gap = load_place(places + 4 * block)
     copy = address.to(tl.pointer_type(tl.bfloat16))
     count = tl.where(address == 0, 0, count)
     lane = tl.arange(0, BLOCK)
