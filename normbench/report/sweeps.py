@@ -18,7 +18,7 @@ from normbench.report.figures import (
     setting_title,
     settle,
 )
-from normbench.report.groups import Group, Scalar, Section, Setting
+from normbench.report.groups import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def _sweep_panels(section: Section, path: str, several: bool) -> list[Panel]:
     for group, setting in zip(section.groups, settings, strict=True):
         by_rest.setdefault(tuple((other, setting[other]) for other in rest), []).append(group)
     return [
-        Panel(setting_title(key, section if several else None), tuple(groups))
-        for key, groups in by_rest.items()
-        if len({group.fields[path] for group in groups}) > 1
+        Panel(setting_title(key, section if several else None), tuple(by_rest[key]))
+        for key in sorted(by_rest, key=order_of_setting)
+        if len({group.fields[path] for group in by_rest[key]}) > 1
     ]
 
 

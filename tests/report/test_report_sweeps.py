@@ -71,6 +71,15 @@ def test_no_panel_is_cut_at_the_range_of_another(tmp_path: Path, new_run: NewRun
         assert low < 10 < 80 < high
 
 
+def test_panels_stand_in_the_order_of_their_settings(tmp_path: Path, new_run: NewRun) -> None:
+    for smoothing in (0.2, 0.0, 0.1):
+        for batch_size in (4, 64):
+            train = {"batch_size": batch_size, "label_smoothing": smoothing}
+            new_run(tmp_path, "bn", train=train, folder_name=f"{9 - 10 * smoothing}-{batch_size}", steps_per_epoch=4)
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    assert [panel.title for panel in sweep.panels] == [f"label smoothing {value}" for value in ("0", "0.1", "0.2")]
+
+
 def test_without_a_sweep_there_is_no_sweep_figure(tutorial: Path) -> None:
     assert sweeps(sections(read_experiment(tutorial))) == []
 
