@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from normbench.records import read_experiment
-from normbench.report.captions import field_name, format_scalar
+from normbench.report.captions import describe_setting
 from normbench.report.groups import sections
 
 
@@ -45,7 +45,7 @@ def own_results(folder: Path) -> tuple[NormResult, ...]:
                     found.append(
                         NormResult(
                             experiment=experiment.name,
-                            setting=", ".join(f"{field_name(path)} {format_scalar(v)}" for path, v in group.setting),
+                            setting=describe_setting(group.setting),
                             device=section.environment.get("device_name", section.environment["device"]),
                             label=group.label,
                             norm=group.norm,

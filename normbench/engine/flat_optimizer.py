@@ -1,10 +1,12 @@
-"""The optimizer of a captured step: all weights of a group in one piece of memory, updated by one kernel."""
+"""The optimizer of a captured step: all weights in one piece of memory, updated by one kernel.
+
+The kernel reads each gradient where autograd left it, from a table of addresses, which is uploaded whenever they have
+changed. A captured graph makes its gradients at the same addresses in every replay, and has a table of its own.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,120 +14,133 @@ from torch import Tensor, nn
 
 from normbench.config import TrainConfig
 
-_ALIGNMENT = 64
-"""Elements to which each tensor's place is rounded up, so that kernels can use their widest loads."""
+_ALIGNMENT = 16
+"""Bytes of the widest load."""
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
-
-
-@dataclass(frozen=True)
-class _Flat:
-    """The memory of one group."""
-
-    weights: Tensor
-    gradients: Tensor
-    moments: tuple[Tensor, ...]
-    working: Tensor | None
 
 
 class FlatOptimizer(torch.optim.Optimizer):
     """Adam, AdamW or SGD with Nesterov's momentum; the same arithmetic as torch's, the same names of the state.
 
-    Moves the parameters, without changing them, into memory of its own. `step` takes the gradients that
-    `take_gradients` collected, and the learning rate of the step from the schedule on the device.
+    Moves the parameters, without changing them, into memory of its own. `step` takes the gradients of the working
+    copies, or of the parameters that have none, and the learning rate of the step from the schedule on the device.
 
     Args:
-        groups: parameter groups with `params`, `weight_decay` and `learning_rate_factor`.
+        groups: parameter groups with `params`, `weight_decay` and `learning_rate_factor`, all float32.
         train: which optimizer, and its momentum.
         learning_rates: float32 ``(steps,)`` on the parameters' device.
         num_steps: int64 scalar on the device: the steps begun, this one included.
-        working_dtype: also keep a copy of the weights in this dtype, which `working` returns.
     """
 
     def __init__(
-        self,
-        groups: Sequence[dict[str, Any]],
-        train: TrainConfig,
-        learning_rates: Tensor,
-        num_steps: Tensor,
-        *,
-        working_dtype: torch.dtype | None = None,
+        self, groups: Sequence[dict[str, Any]], train: TrainConfig, learning_rates: Tensor, num_steps: Tensor
     ) -> None:
+        from normbench.kernels.step import UPDATE_BLOCK, Blocks
+
         super().__init__(list(groups), {"weight_decay": 0.0, "learning_rate_factor": 1.0})
+        device = learning_rates.device
         self._train = train
         self._learning_rates = learning_rates
         self._num_steps = num_steps
         steps = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
         corrections = torch.stack([1 - _BETAS[0] ** steps, (1 - _BETAS[1] ** steps).sqrt()], dim=1)
-        self._corrections = corrections.to(learning_rates.device, torch.float32)
-        # Each parameter's place in its group's memory.
-        self._gradient_views: dict[nn.Parameter, Tensor] = {}
-        self._working_views: dict[nn.Parameter, Tensor] = {}
-        self._flats = [self._flatten(group["params"], working_dtype) for group in self.param_groups]
+        self._corrections = corrections.to(device, torch.float32)
 
-    def _flatten(self, parameters: Sequence[nn.Parameter], working_dtype: torch.dtype | None) -> _Flat:
-        starts, count = [], 0
-        for parameter in parameters:
-            starts.append(count)
-            count += math.ceil(parameter.numel() / _ALIGNMENT) * _ALIGNMENT
-        names = ("momentum_buffer",) if self._train.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
-        weights, gradients, *moments = (parameters[0].new_zeros(count) for _ in range(2 + len(names)))
-        working = None if working_dtype is None else weights.to(working_dtype)
-        for parameter, start in zip(parameters, starts, strict=True):
-            view = _view(weights, parameter, start)
+        # Whose gradient each parameter takes: its own or its working copy's. All tables are in this order.
+        self._leaves: dict[nn.Parameter, Tensor] = {p: p for group in self.param_groups for p in group["params"]}
+        self._copies: dict[nn.Parameter, Tensor] = {}
+        self._rows: dict[nn.Parameter, slice] = {}
+        places, settings, num_blocks = [], [], 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                count = parameter.numel()
+                starts = range(0, count, UPDATE_BLOCK)
+                places += [(start, count, 1, 0) for start in starts]
+                settings += [(group["learning_rate_factor"], group["weight_decay"])] * len(starts)
+                self._rows[parameter] = slice(num_blocks, num_blocks + len(starts))
+                num_blocks += len(starts)
+        self._blocks = Blocks(
+            copies=torch.zeros(num_blocks, dtype=torch.int64, device=device),
+            places=torch.tensor(places, dtype=torch.int32, device=device),
+            settings=torch.tensor(settings, dtype=torch.float32, device=device),
+        )
+        self._uploaded: list[int] | None = None
+        self._captured: list[int] = []
+        self._addresses = torch.zeros_like(self._blocks.copies)
+        self._addresses_of_graphs: list[Tensor] = []
+
+        names = ("momentum_buffer",) if train.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
+        self._weights, *self._moments = (torch.zeros(num_blocks * UPDATE_BLOCK, device=device) for _ in ("", *names))
+        for parameter, rows in self._rows.items():
+            start = rows.start * UPDATE_BLOCK
+            view = _view(self._weights, parameter, start)
             view.copy_(parameter.detach())
             parameter.data = view
-            self._gradient_views[parameter] = _view(gradients, parameter, start)
-            if working is not None:
-                self._working_views[parameter] = _view(working, parameter, start)
-            self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, moments, strict=True)}
-        return _Flat(weights, gradients, tuple(moments), working)
+            self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, self._moments, strict=True)}
 
-    def working(self, parameter: nn.Parameter) -> Tensor:
-        """Return the copy of `parameter` in the working dtype; `step` and `refresh` keep it up to date."""
-        return self._working_views[parameter]
+    def working(self, parameter: nn.Parameter, num_channels: int | None = None) -> Tensor:
+        """Return a new bf16 copy of `parameter`, to compute with: `step` takes its gradient and keeps it up to date.
 
+        Args:
+            parameter: with `num_channels`, the channels_last weight of a convolution.
+            num_channels: pad dimension 1 with zeros to this size.
+        """
+        if num_channels is None:
+            copy = inside = torch.empty_like(parameter, dtype=torch.bfloat16)
+        else:
+            assert parameter.is_contiguous(memory_format=torch.channels_last)
+            num_filters, inner, height, width = parameter.shape
+            shape = (num_filters, num_channels, height, width)
+            copy = torch.zeros(shape, dtype=torch.bfloat16, device=parameter.device)
+            copy = copy.to(memory_format=torch.channels_last)
+            inside = copy[:, :inner]
+            self._blocks.places[self._rows[parameter], 2:] = torch.tensor([inner, num_channels - inner])
+        inside.copy_(parameter.detach())
+        self._blocks.copies[self._rows[parameter]] = copy.data_ptr()
+        self._copies[parameter] = inside
+        self._leaves[parameter] = copy.requires_grad_()
+        return copy
+
+    @torch.no_grad()
     def refresh(self) -> None:
         """Copy the weights to the working copies: needed after anything but `step` has changed them."""
-        for flat in self._flats:
-            if flat.working is not None:
-                flat.working.copy_(flat.weights)
+        for parameter, copy in self._copies.items():
+            copy.copy_(parameter)
 
-    def take_gradients(self, gradients: Sequence[tuple[nn.Parameter, Tensor | None]]) -> None:
-        """Copy the gradients to where `step` reads them, in float32; None stands for zero."""
-        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for parameter, gradient in gradients:
-            place = self._gradient_views[parameter]
-            if gradient is None:
-                place.zero_()
-            elif gradient.stride() != place.stride():  # one such pair would slow all others down
-                place.copy_(gradient)
-            else:
-                by_dtype.setdefault(gradient.dtype, []).append((place, gradient))
-        for pairs in by_dtype.values():
-            torch._foreach_copy_([place for place, _ in pairs], [gradient for _, gradient in pairs])
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Let go of the gradients, whatever `set_to_none`."""
+        for leaf in self._leaves.values():
+            leaf.grad = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the weights, their working copies and the state."""
+        """Update the weights, their working copies and the state; a parameter without a gradient has one of zeros."""
         from normbench.kernels.step import update_adam, update_sgd
 
         assert closure is None
-        for group, flat in zip(self.param_groups, self._flats, strict=True):
-            rate_factor, weight_decay = group["learning_rate_factor"], group["weight_decay"]
-            if self._train.optimizer == "sgd":
-                update_sgd(
-                    flat.weights, flat.gradients, flat.moments[0], flat.working, self._learning_rates, self._num_steps,
-                    rate_factor=rate_factor, weight_decay=weight_decay, momentum=self._train.momentum,
-                )  # fmt: skip
-            else:
-                first, second = flat.moments
-                update_adam(
-                    flat.weights, flat.gradients, first, second, flat.working,
-                    self._learning_rates, self._corrections, self._num_steps,
-                    rate_factor=rate_factor, weight_decay=weight_decay, beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS,
-                    decoupled=self._train.optimizer == "adamw",
-                )  # fmt: skip
+        gradients = [_readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
+        self._locate([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
+        if self._train.optimizer == "sgd":
+            update_sgd(
+                self._weights, self._moments[0], self._addresses, self._blocks, self._learning_rates, self._num_steps,
+                momentum=self._train.momentum,
+            )  # fmt: skip
+        else:
+            first, second = self._moments
+            update_adam(
+                self._weights, first, second, self._addresses, self._blocks,
+                self._learning_rates, self._corrections, self._num_steps,
+                beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self._train.optimizer == "adamw",
+            )  # fmt: skip
+
+    def finish_capture(self) -> None:
+        """Give the graph whose capture has just ended, with one `step` in it, the addresses of its gradients."""
+        self._upload(self._captured)
+        self._addresses_of_graphs.append(self._addresses)
+        # Made outside of captures: in a graph's pool it could share its memory with what the graph has freed before.
+        self._addresses = torch.zeros_like(self._addresses)
+        self._uploaded = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of another run's optimizer, into the memory of this one."""
@@ -136,7 +151,35 @@ class FlatOptimizer(torch.optim.Optimizer):
                 place.copy_(self.state[parameter][name])
             self.state[parameter] = state
 
+    def _locate(self, addresses: list[int]) -> None:
+        """Make `addresses`, one of each parameter's gradient, those that the next update reads."""
+        if _is_capturing(self._addresses.device):
+            self._captured = addresses  # an upload would become part of the graph
+        elif addresses != self._uploaded:
+            self._upload(addresses)
+            self._uploaded = addresses
+
+    def _upload(self, addresses: list[int]) -> None:
+        rows = self._rows.values()
+        of_blocks = [a for a, blocks in zip(addresses, rows, strict=True) for _ in range(blocks.start, blocks.stop)]
+        self._addresses.copy_(torch.tensor(of_blocks))
+
 
 def _view(flat: Tensor, parameter: Tensor, start: int) -> Tensor:
     """Return the part of `flat` from `start` on in the shape and memory format of `parameter`."""
     return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset() + start)
+
+
+def _readable(leaf: Tensor) -> Tensor | None:
+    """Return the gradient of `leaf`, copied if the kernel cannot read it where it is."""
+    gradient = leaf.grad
+    if gradient is None:
+        return None
+    strides = zip(leaf.shape, leaf.stride(), gradient.stride(), strict=True)
+    if all(size == 1 or ours == theirs for size, ours, theirs in strides) and gradient.data_ptr() % _ALIGNMENT == 0:
+        return gradient
+    return torch.empty_like(leaf).copy_(gradient)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -38,18 +38,15 @@ class FusedStep:
         self._settings = settings
         self._state = state
         self._aware = AwareLayers(model, state)
-        self._parameters = dict(model.named_parameters())
-        self._leaves: dict[str, Tensor] = dict(self._parameters)
-        self._padded: str | None = None
+        parameters = dict(model.named_parameters())
+        self._leaves: dict[str, Tensor] = dict(parameters)
+        self._pads = False
         if settings.precision == "bf16":
+            padded = input_weight(model, images.images[:2])
+            self._pads = padded is not None
             for name in working_parameters(model):
-                self._leaves[name] = optimizer.working(self._parameters[name]).requires_grad_()
-            self._padded = input_weight(model, images.images[:2])
-        if self._padded is not None:
-            weight = self._parameters[self._padded]
-            shape = (weight.shape[0], _PADDED_CHANNELS, *weight.shape[2:])
-            padded = torch.zeros(shape, dtype=torch.bfloat16, device=weight.device)
-            self._leaves[self._padded] = padded.to(memory_format=torch.channels_last).requires_grad_()
+                num_channels = _PADDED_CHANNELS if name == padded else None
+                self._leaves[name] = optimizer.working(parameters[name], num_channels)
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
@@ -58,8 +55,8 @@ class FusedStep:
         settings, state, images = self._settings, self._state, self._images
         self._aware.before_step()
         _, channels, height, width = images.images.shape
-        dtype = torch.float32 if self._padded is None else torch.bfloat16
-        channels = channels if self._padded is None else _PADDED_CHANNELS
+        dtype = torch.bfloat16 if self._pads else torch.float32
+        channels = _PADDED_CHANNELS if self._pads else channels
         batch = torch.empty((batch_size, height, width, channels), dtype=dtype, device=images.labels.device)
         labels = images.labels.new_empty(batch_size)
         assemble(
@@ -67,8 +64,7 @@ class FusedStep:
             batch, labels, settings.batch_size,
         )  # fmt: skip
 
-        for leaf in self._leaves.values():
-            leaf.grad = None
+        self._optimizer.zero_grad()
         with autocast(settings.device, settings.precision):
             logits = functional_call(self._model, self._leaves, (batch.permute(0, 3, 1, 2),))
         gradient = cross_entropy(
@@ -76,27 +72,16 @@ class FusedStep:
             state.losses, state.num_correct, state.step_in_epoch, state.global_step, settings.batch_size,
         )  # fmt: skip
         logits.backward(gradient)
-        self._optimizer.take_gradients([(self._parameters[name], self._gradient(name)) for name in self._leaves])
         self._optimizer.step()
         self._aware.after_step()
-        self._pad()
 
     def refresh(self) -> None:
         """Take over weights that something else has changed."""
         self._optimizer.refresh()
-        self._pad()
 
-    def _gradient(self, name: str) -> Tensor | None:
-        gradient = self._leaves[name].grad
-        if gradient is None or name != self._padded:
-            return gradient
-        return gradient[:, : self._parameters[name].shape[1]]
-
-    @torch.no_grad()
-    def _pad(self) -> None:
-        if self._padded is not None:
-            weight = self._parameters[self._padded]
-            self._leaves[self._padded][:, : weight.shape[1]].copy_(weight)
+    def finish_capture(self) -> None:
+        """Make the graph whose capture has just ended ready to be replayed."""
+        self._optimizer.finish_capture()
 
 
 def working_parameters(model: nn.Module) -> list[str]:

@@ -68,3 +68,6 @@ class PlainStep:
 
     def refresh(self) -> None:
         """Nothing is kept beside the model."""
+
+    def finish_capture(self) -> None:
+        """Nothing is: the graph has all that it reads."""

@@ -132,6 +132,7 @@ class TrainStep:
                 self.optimizer.zero_grad(set_to_none=True)
                 with torch.cuda.graph(graph, pool=pool, stream=stream):
                     self._step.run(size)
+                self._step.finish_capture()
                 pool = graph.pool()
                 self._graphs[size] = graph
         except RuntimeError as error:

@@ -76,11 +76,9 @@ class Trainer:
         state = StepState(len(train_images), steps_per_epoch, settings, train_images.labels.device)
         self._optimizer: torch.optim.Optimizer
         if engine == "graph" and unsupported_device_reason(train_images.labels.device) is None:
-            working_dtype = torch.bfloat16 if precision == "bf16" else None
             self._optimizer = FlatOptimizer(
-                parameter_groups(self.model, config), config, state.learning_rates, state.global_step,
-                working_dtype=working_dtype,
-            )  # fmt: skip
+                parameter_groups(self.model, config), config, state.learning_rates, state.global_step
+            )
         else:
             self._optimizer = build_optimizer(self.model, config, capturable=device == "cuda" and engine != "eager")
         self.step = TrainStep(self.model, self._optimizer, train_images, settings, state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,27 @@ from normbench.kernels.plan import ceil_div, power_of_two
 _PIXELS = 256
 _LOSS_ELEMENTS = 16384
 """Logits that the loss's one program holds at once; a loop over smaller tiles waits for memory in every turn."""
-_UPDATE_BLOCK = 1024
+UPDATE_BLOCK = 1024
+"""Elements of one program of an optimizer's update; each parameter's place is a multiple of it."""
+_UPDATE_WARPS = 8
+_UPDATE_REGISTERS = 40
+"""Of a thread; six programs then share a multiprocessor, and nothing is spilled."""
+
+
+class Blocks(NamedTuple):
+    """What each program of an update works on: one row for every UPDATE_BLOCK elements of the flat weights.
+
+    A parameter may have a bf16 working copy, which gets its new weights; its gradient then has the copy's dtype and
+    layout, else it is float32 and laid out as the parameter itself.
+    """
+
+    copies: Tensor
+    """int64, ``(blocks,)``: the address of the parameter's working copy, a multiple of 16; 0 is none."""
+    places: Tensor
+    """int32, ``(blocks, 4)``: the block's first element within its parameter; the parameter's number of elements;
+    `inner` and `gap`: in the copy, `gap` elements follow each `inner` elements, and are not written."""
+    settings: Tensor
+    """float32, ``(blocks, 2)``: the factor of the learning rate, and the weight decay."""
 
 
 def assemble(
@@ -76,16 +98,14 @@ def cross_entropy(
 
 def update_adam(
     weights: Tensor,
-    gradients: Tensor,
     first: Tensor,
     second: Tensor,
-    working: Tensor | None,
+    gradients: Tensor,
+    blocks: Blocks,
     learning_rates: Tensor,
     corrections: Tensor,
     num_steps: Tensor,
     *,
-    rate_factor: float,
-    weight_decay: float,
     beta1: float,
     beta2: float,
     eps: float,
@@ -93,33 +113,39 @@ def update_adam(
 ) -> None:
     """Make one step of Adam (Kingma & Ba 2014, arXiv 1412.6980), or AdamW (1711.05101) where `decoupled`, in place.
 
-    All but the last four tensors are flat, ``(count,)``, float32 but `working`, which gets a copy of the new weights.
-    `learning_rates`, ``(steps,)``, and `corrections`, ``(steps, 2)``, hold for step t the rate, ``1 - beta1^t`` and
-    ``sqrt(1 - beta2^t)``; `num_steps` is t on the device.
+    Args:
+        weights: float32, ``(blocks * UPDATE_BLOCK,)``; a parameter begins with a block, zeros follow it.
+        first: like `weights`: the mean of the gradients.
+        second: like `weights`: the mean of their squares.
+        gradients: int64, ``(blocks,)``: the address of the parameter's gradient, a multiple of 16; 0 stands for zeros.
+        blocks: the parameters' places.
+        learning_rates: float32, ``(steps,)``.
+        corrections: float32, ``(steps, 2)``: ``1 - beta1^t`` and ``sqrt(1 - beta2^t)`` of step t.
+        num_steps: int64 scalar on the device: t.
+        beta1: how much of `first` stays.
+        beta2: how much of `second` stays.
+        eps: added to the root of `second`.
+        decoupled: weights decay apart from the gradient.
     """
-    count = weights.numel()
-    step_kernels.update_adam[(ceil_div(count, _UPDATE_BLOCK),)](
-        weights, gradients, first, second, working, learning_rates, corrections, num_steps,
-        rate_factor, weight_decay, count,
-        BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled, BLOCK=_UPDATE_BLOCK, num_warps=8,
+    step_kernels.update_adam[(len(gradients),)](
+        weights, first, second, gradients, *blocks, learning_rates, corrections, num_steps,
+        BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
+        BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip
 
 
 def update_sgd(
     weights: Tensor,
-    gradients: Tensor,
     momenta: Tensor,
-    working: Tensor | None,
+    gradients: Tensor,
+    blocks: Blocks,
     learning_rates: Tensor,
     num_steps: Tensor,
     *,
-    rate_factor: float,
-    weight_decay: float,
     momentum: float,
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
-    count = weights.numel()
-    step_kernels.update_sgd[(ceil_div(count, _UPDATE_BLOCK),)](
-        weights, gradients, momenta, working, learning_rates, num_steps,
-        rate_factor, weight_decay, momentum, count, BLOCK=_UPDATE_BLOCK, num_warps=8,
+    step_kernels.update_sgd[(len(gradients),)](
+        weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum,
+        BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

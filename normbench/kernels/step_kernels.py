@@ -79,24 +79,27 @@ def cross_entropy(
 
 @triton.jit
 def update_adam(
-    weights, gradients, first, second, working, learning_rates, corrections, num_steps,
-    rate_factor, weight_decay, count,
+    weights, first, second, gradients, copies, places, settings, learning_rates, corrections, num_steps,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Adam, or AdamW where DECOUPLED. `num_steps` counts this step; `working` gets the weights in its own dtype.
+    """Adam, or AdamW where DECOUPLED. `num_steps` counts this step; `step.Blocks` describes the tables.
 
     The betas are constants because 1 - beta2 would lose five digits in float32.
     """
+    block = tl.program_id(0)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    weight = tl.load(weights + at)
+    m = tl.load(first + at)
+    v = tl.load(second + at)
     step = tl.load(num_steps) - 1
-    rate = tl.load(learning_rates + step) * rate_factor
-    step_size = rate / tl.load(corrections + 2 * step)
+    rate = tl.load(learning_rates + step)
+    correction = tl.load(corrections + 2 * step)
     root_correction = tl.load(corrections + 2 * step + 1)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    weight = tl.load(weights + at, mask=inside, other=0.0)
-    gradient = tl.load(gradients + at, mask=inside, other=0.0)
-    m = tl.load(first + at, mask=inside, other=0.0)
-    v = tl.load(second + at, mask=inside, other=0.0)
+    rate_factor = tl.load(settings + 2 * block)
+    weight_decay = tl.load(settings + 2 * block + 1)
+    gradient = load_gradient(gradients, copies, places, BLOCK)  # all loads are under way before one is waited for
+    rate *= rate_factor
+    step_size = rate / correction
     if DECOUPLED:
         weight *= 1.0 - rate * weight_decay
     else:
@@ -104,27 +107,78 @@ def update_adam(
     m += (1.0 - BETA1) * (gradient - m)
     v = BETA2 * v + (1.0 - BETA2) * gradient * gradient
     weight -= step_size * m / (tl.sqrt(v) / root_correction + EPS)
-    tl.store(first + at, m, mask=inside)
-    tl.store(second + at, v, mask=inside)
-    tl.store(weights + at, weight, mask=inside)
-    if working is not None:
-        tl.store(working + at, weight, mask=inside)
+    tl.store(first + at, m)
+    tl.store(second + at, v)
+    tl.store(weights + at, weight)
+    store_copy(copies, places, weight, BLOCK)
 
 
 @triton.jit
 def update_sgd(
-    weights, gradients, momenta, working, learning_rates, num_steps, rate_factor, weight_decay, momentum, count,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
+    weights, momenta, gradients, copies, places, settings, learning_rates, num_steps, momentum, BLOCK: tl.constexpr
+):
     """SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
-    rate = tl.load(learning_rates + tl.load(num_steps) - 1) * rate_factor
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    weight = tl.load(weights + at, mask=inside, other=0.0)
-    gradient = tl.load(gradients + at, mask=inside, other=0.0) + weight_decay * weight
-    moving = momentum * tl.load(momenta + at, mask=inside, other=0.0) + gradient
+    block = tl.program_id(0)
+    at = block * BLOCK + tl.arange(0, BLOCK)
+    weight = tl.load(weights + at)
+    moving = tl.load(momenta + at)
+    rate = tl.load(learning_rates + tl.load(num_steps) - 1)
+    rate_factor = tl.load(settings + 2 * block)
+    weight_decay = tl.load(settings + 2 * block + 1)
+    gradient = load_gradient(gradients, copies, places, BLOCK) + weight_decay * weight
+    rate *= rate_factor
+    moving = momentum * moving + gradient
     weight -= rate * (gradient + momentum * moving)
-    tl.store(momenta + at, moving, mask=inside)
-    tl.store(weights + at, weight, mask=inside)
-    if working is not None:
-        tl.store(working + at, weight, mask=inside)
+    tl.store(momenta + at, moving)
+    tl.store(weights + at, weight)
+    store_copy(copies, places, weight, BLOCK)
+
+
+@triton.jit
+def load_gradient(gradients, copies, places, BLOCK: tl.constexpr):
+    """Load this program's block of a gradient, in float32: bf16 and laid out as the copy where there is one."""
+    block = tl.program_id(0)
+    address = tl.load(gradients + block)
+    copy = tl.load(copies + block)
+    start, count, inner, gap = load_place(places + 4 * block)
+    if copy == 0:
+        gradient = load_block(address, start, count, inner, gap, tl.float32, BLOCK)
+    else:
+        gradient = load_block(address, start, count, inner, gap, tl.bfloat16, BLOCK)
+    return gradient
+
+
+@triton.jit
+def load_place(place):
+    """Load a row of `step.Blocks.places`."""
+    return tl.load(place), tl.load(place + 1), tl.load(place + 2), tl.load(place + 3)
+
+
+@triton.jit
+def load_block(address, start, count, inner, gap, TYPE: tl.constexpr, BLOCK: tl.constexpr):
+    """Load a block, by the widest instructions if it is whole; zero beyond its end, and all of it at address 0."""
+    tensor = address.to(tl.pointer_type(TYPE))
+    count = tl.where(address == 0, 0, count)
+    lane = tl.arange(0, BLOCK)
+    if (start + BLOCK <= count) & (gap == 0):
+        value = tl.load(tl.multiple_of(tensor + start, 16) + lane)
+    else:
+        i = start + lane
+        value = tl.load(tensor + i + i // inner * gap, mask=i < count, other=0.0)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def store_copy(copies, places, weight, BLOCK: tl.constexpr):
+    """Write this program's block of the working copy, if there is one."""
+    block = tl.program_id(0)
+    address = tl.load(copies + block)
+    start, count, inner, gap = load_place(places + 4 * block)
+    copy = address.to(tl.pointer_type(tl.bfloat16))
+    count = tl.where(address == 0, 0, count)
+    lane = tl.arange(0, BLOCK)
+    if (start + BLOCK <= count) & (gap == 0):
+        tl.store(tl.multiple_of(copy + start, 16) + lane, weight)
+    else:
+        i = start + lane
+        tl.store(copy + i + i // inner * gap, weight, mask=i < count)

@@ -32,21 +32,22 @@ def answers(table: Table) -> list[str]:
 
 
 def stability(entries: Sequence[Sensitivity]) -> list[str]:
-    """Return, for each panel of a learning-rate sweep, the lowest rate at which each norm diverged."""
+    """Return, for each panel of a learning-rate sweep, the lowest rate at which each norm failed."""
     by_panel: dict[str, list[Sensitivity]] = {}
     for entry in entries:
         by_panel.setdefault(entry.title, []).append(entry)
     found = []
     for title, panel in by_panel.items():
         labels: dict[float | None, list[str]] = {}
-        for entry in sorted(panel, key=lambda entry: -(entry.diverges_from or inf)):
-            labels.setdefault(entry.diverges_from, []).append(entry.label)
+        for entry in sorted(panel, key=lambda entry: -(entry.fails_from or inf)):
+            labels.setdefault(entry.fails_from, []).append(entry.label)
         top = max(entry.highest_rate for entry in panel)
         parts = [
             f"{_listed(names)} nowhere up to {top:.3g}" if rate is None else f"{_listed(names)} from {rate:.3g} on"
             for rate, names in labels.items()
         ]
-        found.append(f"{f'{title}: ' if title else ''}learning rates at which runs diverged: {'; '.join(parts)}.")
+        where = f"{title}: " if title else ""
+        found.append(f"{where}learning rates at which runs diverged or learned nothing: {'; '.join(parts)}.")
     return found
 
 

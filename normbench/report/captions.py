@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from normbench.records import RunRecord
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.epoch_times import EpochTime, reasons_untimed
-from normbench.report.groups import Group, Scalar, Section
+from normbench.report.groups import Group, Scalar, Section, Setting
 from normbench.report.paired import MIN_SEEDS
 from normbench.report.rows import Row
 from normbench.report.stats import median_and_mad
@@ -94,7 +94,7 @@ def describe_data(section: Section) -> str:
 
 def notes(section: Section, times: Sequence[Mapping[str, EpochTime]]) -> list[str]:
     """Say what to be careful about, a line each."""
-    notes = []
+    notes, drifts = [], []
     from_runs = {
         id(group)
         for groups, own_times in zip(section.by_setting, times, strict=True)
@@ -106,9 +106,11 @@ def notes(section: Section, times: Sequence[Mapping[str, EpochTime]]) -> list[st
             continue
         if drifting := [run for run in group.completed if _drifts(run)]:
             seeds = ", ".join(str(run.config.seed) for run in drifting)
-            notes.append(
-                f"{group.label}: epoch times of seed {seeds} vary by more than {DRIFT:.0%}; compare times with care."
-            )
+            drifts.append(f"{_name(group)}, seed {seeds}")
+    if drifts:
+        notes.append(
+            f"Compare times with care: epochs of the same run differ by more than {DRIFT:.0%}. {'; '.join(drifts)}."
+        )
     paths = section.norm_paths
     if any(path.startswith("fused") for path in paths):
         for path, labels in paths.items():
@@ -143,9 +145,13 @@ def is_failure(run: RunRecord) -> bool:
 
 def failure(group: Group, run: RunRecord) -> str:
     """Say in a line which run ended how and why."""
-    where = "".join(f", {field_name(path)} {format_scalar(value)}" for path, value in group.setting)
     reason = " ".join((run.status.reason or "no reason recorded").split())
-    return f"{group.label}{where}, seed {run.config.seed} {run.status.state}: {reason} ({run.run_id})"
+    return f"{_name(group)}, seed {run.config.seed} {run.status.state}: {reason} ({run.run_id})"
+
+
+def _name(group: Group) -> str:
+    """Return label and setting."""
+    return ", ".join(filter(None, [group.label, describe_setting(group.setting)]))
 
 
 def _drifts(run: RunRecord) -> bool:
@@ -167,8 +173,20 @@ def field_name(path: str) -> str:
     return name.replace("_", " ")
 
 
+def describe_setting(setting: Setting) -> str:
+    """Write a setting as ``model resnet9, batch size 16``; what is on or off as ``pre norm`` or ``no pre norm``."""
+    return ", ".join(
+        f"{'' if value else 'no '}{field_name(path)}"
+        if isinstance(value, bool)
+        else f"{field_name(path)} {format_scalar(value)}"
+        for path, value in setting
+    )
+
+
 def format_scalar(value: Scalar) -> str:
     """Write a config value as short as it can be read back."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

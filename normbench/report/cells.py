@@ -159,7 +159,7 @@ SENSITIVITY_HEADERS = (
     "within one point from",
     "to",
     "width (decades)",
-    "diverges from",
+    "fails from",
 )
 
 
@@ -173,7 +173,8 @@ def sensitivity_caption() -> str:
     """Say what the learning-rate table holds."""
     return (
         "Among the learning rates that were run: the best by mean test accuracy, the unbroken range around it that "
-        f"stays within {100 * TOLERANCE:g} point of it, and the lowest rate at which a run diverged."
+        f"stays within {100 * TOLERANCE:g} point of it, and the lowest rate at which a run failed: it diverged, or its "
+        "training loss in the last epoch was no lower than that of guessing among ten classes, ln 10."
     )
 
 
@@ -187,7 +188,7 @@ def sensitivity_cells(entry: Sensitivity) -> list[str]:
     return [
         entry.label + (f" ({entry.title})" if entry.title else ""),
         *found,
-        f"none up to {entry.highest_rate:.3g}" if entry.diverges_from is None else f"{entry.diverges_from:.3g}",
+        f"none up to {entry.highest_rate:.3g}" if entry.fails_from is None else f"{entry.fails_from:.3g}",
     ]
 
 

@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from normbench.report.captions import describe_environment, field_name, format_scalar
+from normbench.report.captions import describe_environment, describe_setting
 from normbench.report.groups import Group, Section, Setting
 from normbench.report.palette import Style, styles
 
@@ -98,8 +98,8 @@ def panels(found: Sequence[Section]) -> list[Panel]:
 
 def setting_title(setting: Setting, section: Section | None = None) -> str:
     """Write a setting as ``model resnet9, batch size 16``, after its section's environment where there are several."""
-    parts = [f"{field_name(path)} {format_scalar(value)}" for path, value in setting]
-    return ", ".join([describe_environment(section.environment), *parts] if section else parts)
+    where = describe_environment(section.environment) if section else ""
+    return ", ".join(filter(None, [where, describe_setting(setting)]))
 
 
 def new_figure(shown: Sequence[Panel], height: float = 3.3) -> tuple[Figure, list[Axes]]:

@@ -80,7 +80,7 @@ class Section:
         found: dict[Setting, list[Group]] = {}
         for group in self.groups:
             found.setdefault(group.setting, []).append(group)
-        return [tuple(found[setting]) for setting in sorted(found, key=_order_of_setting)]
+        return [tuple(found[setting]) for setting in sorted(found, key=order_of_setting)]
 
     @property
     def norm_paths(self) -> dict[str, list[str]]:
@@ -134,7 +134,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     return flat
 
 
-def _order_of_setting(setting: Setting) -> list[tuple[float, str]]:
+def order_of_setting(setting: Setting) -> list[tuple[float, str]]:
     """Order numbers by size and before words."""
     return [
         (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in setting

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10
+from math import log, log10
 from typing import TYPE_CHECKING
 
+from normbench.report.batch_one import CHANCE
 from normbench.report.figures import (
     Panel,
     add_legend,
@@ -17,7 +18,7 @@ from normbench.report.figures import (
     setting_title,
     settle,
 )
-from normbench.report.groups import Group, Scalar, Section, Setting
+from normbench.report.groups import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def _sweep_panels(section: Section, path: str, several: bool) -> list[Panel]:
     for group, setting in zip(section.groups, settings, strict=True):
         by_rest.setdefault(tuple((other, setting[other]) for other in rest), []).append(group)
     return [
-        Panel(setting_title(key, section if several else None), tuple(groups))
-        for key, groups in by_rest.items()
-        if len({group.fields[path] for group in groups}) > 1
+        Panel(setting_title(key, section if several else None), tuple(by_rest[key]))
+        for key in sorted(by_rest, key=order_of_setting)
+        if len({group.fields[path] for group in by_rest[key]}) > 1
     ]
 
 
@@ -170,25 +171,32 @@ class Sensitivity:
     """The panel's setting; empty where there is one."""
     best: BestRate | None
     """None where no run completed."""
-    diverges_from: float | None
-    """The lowest rate at which a run diverged."""
+    fails_from: float | None
+    """The lowest rate at which a run diverged, or in its last epoch had a loss no lower than a guess's."""
     highest_rate: float
     """That was run."""
 
 
 def learning_rate_sensitivity(sweep: Sweep) -> list[Sensitivity]:
-    """Return best rate, good range and first diverging rate of each norm in each panel."""
+    """Return best rate, good range and first failing rate of each norm in each panel."""
     found = []
     for panel in sweep.panels:
         for norm, label in dict.fromkeys((group.norm, group.label) for group in panel.groups):
             groups = [group for group in panel.groups if (group.norm, group.label) == (norm, label)]
             groups.sort(key=lambda group: _x(group, sweep.path))
             rates = [_x(group, sweep.path) for group in groups]
-            diverged = [rate for rate, group in zip(rates, groups, strict=True) if group.states["diverged"]]
+            failed = [rate for rate, group in zip(rates, groups, strict=True) if _failed(group)]
             found.append(
-                Sensitivity(label, panel.title, _best_rate(rates, groups), min(diverged, default=None), rates[-1])
+                Sensitivity(label, panel.title, _best_rate(rates, groups), min(failed, default=None), rates[-1])
             )
     return found
+
+
+def _failed(group: Group) -> bool:
+    """Whether a run of the group diverged or learned nothing: too high a rate ends in one or the other."""
+    return group.states["diverged"] > 0 or any(
+        run.summary is not None and run.summary.train_loss >= -log(CHANCE) for run in group.completed
+    )
 
 
 def _best_rate(rates: Sequence[float], groups: Sequence[Group]) -> BestRate | None:

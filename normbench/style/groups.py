@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import UnknownNameError
-from normbench.report.captions import field_name, format_scalar
+from normbench.report.captions import describe_setting
 from normbench.report.groups import DEFAULT_BASELINE, Scalar, flatten
 from normbench.report.stats import Estimate, summarize
 from normbench.style.records import StyleExperimentRecord, StyleRun, StyleSummary
@@ -102,7 +102,7 @@ def style_groups(experiment: StyleExperimentRecord) -> list[StyleGroup]:
     used: Counter[str] = Counter()
     groups = []
     for runs, setting in zip(members.values(), settings, strict=True):
-        where = ", ".join(f"{field_name(path)} {format_scalar(setting.get(path))}" for path in varied)
+        where = describe_setting(tuple((path, setting.get(path)) for path in varied))
         label = runs[0].config.label + (f" ({where})" if 0 < len(where) <= _MAX_WHERE else "")
         used[label] += 1
         unique = label if used[label] == 1 else f"{label} #{used[label]}"

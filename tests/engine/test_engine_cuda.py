@@ -12,6 +12,7 @@ from normbench.data.batches import DeviceImages
 from normbench.engine.device import Engine, Precision
 from normbench.engine.events import EpochDone, StepsDone
 from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.step import TrainStep
 from normbench.engine.trainer import Trainer
 from normbench.norms import NORMS
 
@@ -88,6 +89,23 @@ def test_in_bf16_too(images: DeviceImages, norm: str) -> None:
     captured, trainer = losses(images, norm, "graph", "bf16")
     assert isinstance(trainer.step.optimizer, FlatOptimizer)
     np.testing.assert_allclose(captured, eager, rtol=2e-2)
+
+
+@pytest.mark.parametrize("train", [{}, {"optimizer": "sgd", "weight_decay": 0.1}], ids=str)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_graphs_of_both_batch_sizes_find_their_own_gradients(
+    images: DeviceImages, precision: Precision, train: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
+    weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    # The same kernels, launched one by one: every step's gradients lie wherever the allocator puts them.
+    monkeypatch.setattr(TrainStep, "_capture", lambda *_: None)
+    eager, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
+    assert isinstance(trainer.step.optimizer, FlatOptimizer)
+    assert len(captured) == 12  # 3 steps of 64 images and one of 8 in each epoch
+    np.testing.assert_allclose(captured, eager, rtol=1e-5)
+    for ours, theirs in zip(weights, trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -62,11 +62,10 @@ class Run:
         self.step: PlainStep | FusedStep
         self.optimizer: torch.optim.Optimizer
         if fused:
-            self.optimizer = FlatOptimizer(
-                parameter_groups(net, config), config, self.state.learning_rates, self.state.global_step,
-                working_dtype=torch.bfloat16 if bf16 else None,
-            )  # fmt: skip
-            self.step = FusedStep(net, self.optimizer, images, settings, self.state)
+            groups = parameter_groups(net, config)
+            flat = FlatOptimizer(groups, config, self.state.learning_rates, self.state.global_step)
+            self.optimizer = flat
+            self.step = FusedStep(net, flat, images, settings, self.state)
         else:
             self.optimizer = build_optimizer(net, config, capturable=False)
             self.step = PlainStep(net, self.optimizer, images, settings, self.state)

@@ -21,7 +21,7 @@ def test_gradients_of_low_scores_are_finite_and_right(masked: bool) -> None:
     gradients = {}
     for device in ("cpu", "cuda"):
         layer.to(device).zero_grad()
-        inputs = x.to(device).requires_grad_()
+        inputs = x.detach().to(device, copy=True).requires_grad_()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             layer(inputs, None if mask is None else mask.to(device)).float().square().sum().backward()
         weight = layer.query_key_value.weight.grad

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from normbench.records import read_experiment, read_run
 from normbench.report.cells import sensitivity_cells
-from normbench.report.figures import panels
+from normbench.report.figures import panels, setting_title
 from normbench.report.groups import sections
 from normbench.report.page import make_page
 from normbench.report.stats import summarize
@@ -70,6 +71,15 @@ def test_no_panel_is_cut_at_the_range_of_another(tmp_path: Path, new_run: NewRun
         assert low < 10 < 80 < high
 
 
+def test_panels_stand_in_the_order_of_their_settings(tmp_path: Path, new_run: NewRun) -> None:
+    for smoothing in (0.2, 0.0, 0.1):
+        for batch_size in (4, 64):
+            train = {"batch_size": batch_size, "label_smoothing": smoothing}
+            new_run(tmp_path, "bn", train=train, folder_name=f"{9 - 10 * smoothing}-{batch_size}", steps_per_epoch=4)
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    assert [panel.title for panel in sweep.panels] == [f"label smoothing {value}" for value in ("0", "0.1", "0.2")]
+
+
 def test_without_a_sweep_there_is_no_sweep_figure(tutorial: Path) -> None:
     assert sweeps(sections(read_experiment(tutorial))) == []
 
@@ -86,9 +96,30 @@ def test_learning_rate_sensitivity(tmp_path: Path, new_run: NewRun) -> None:
     (sweep,) = sweeps(sections(read_experiment(tmp_path)))
     (found,) = learning_rate_sensitivity(sweep)
     assert found.best is not None
-    assert (found.best.rate, found.best.low, found.best.high, found.diverges_from) == (1e-3, 3e-4, 3e-3, 3e-2)
+    assert (found.best.rate, found.best.low, found.best.high, found.fails_from) == (1e-3, 3e-4, 3e-3, 3e-2)
     assert found.best.accuracy.mean == pytest.approx(0.72)
     assert found.best.decades == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("loss", "fails_from"), [(2.303, 1e-2), (2.302, None)])
+def test_a_rate_at_which_nothing_is_learned_fails_without_diverging(
+    tmp_path: Path, new_run: NewRun, loss: float, fails_from: float | None
+) -> None:
+    """Guessing among ten classes has a loss of ln 10 = 2.3026."""
+    for rate in (1e-3, 1e-2):
+        train = {"learning_rate": rate}
+        folder = new_run(tmp_path, "ln", accuracy=0.5, train=train, folder_name=f"ln-{rate}", steps_per_epoch=4)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"train_loss": loss}))
+    (sweep,) = sweeps(sections(read_experiment(tmp_path)))
+    (found,) = learning_rate_sensitivity(sweep)
+    assert found.fails_from == fails_from
+
+
+def test_what_is_on_or_off_is_named_without_a_value() -> None:
+    setting = (("model.options.pre_norm", False), ("train.batch_size", 16))
+    assert setting_title(setting) == "no pre norm, batch size 16"
+    assert setting_title((("model.options.pre_norm", True),)) == "pre norm"
 
 
 def test_the_report_says_where_each_norm_diverges(tmp_path: Path, new_run: NewRun) -> None:
@@ -101,7 +132,8 @@ def test_the_report_says_where_each_norm_diverges(tmp_path: Path, new_run: NewRu
             new_run(tmp_path, norm, train={"learning_rate": rate}, folder_name=name, steps_per_epoch=4, **state)
     page = make_page(read_experiment(tmp_path))
     assert page.tables[0].answers == (
-        "learning rates at which runs diverged: ln nowhere up to 0.01; bn from 0.01 on; none from 0.001 on.",
+        "learning rates at which runs diverged or learned nothing: "
+        "ln nowhere up to 0.01; bn from 0.01 on; none from 0.001 on.",
         "which norm is best is not resolved at any setting: a verdict takes at least 3 seeds of each.",
     )
     cells = {entry.label: sensitivity_cells(entry) for entry in page.sensitivities}
