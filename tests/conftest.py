@@ -23,6 +23,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
     import normbench.kernels.functions
+    import normbench.kernels.image_conv
     import normbench.kernels.step
 
     del os.environ["TRITON_INTERPRET"]

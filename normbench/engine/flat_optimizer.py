@@ -56,7 +56,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 count = parameter.numel()
                 starts = range(0, count, UPDATE_BLOCK)
-                places += [(start, count, 1, 0) for start in starts]
+                places += [(start, count) for start in starts]
                 settings += [(group["learning_rate_factor"], group["weight_decay"])] * len(starts)
                 self._rows[parameter] = slice(num_blocks, num_blocks + len(starts))
                 num_blocks += len(starts)
@@ -79,26 +79,11 @@ class FlatOptimizer(torch.optim.Optimizer):
             parameter.data = view
             self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, self._moments, strict=True)}
 
-    def working(self, parameter: nn.Parameter, num_channels: int | None = None) -> Tensor:
-        """Return a new bf16 copy of `parameter`, to compute with: `step` takes its gradient and keeps it up to date.
-
-        Args:
-            parameter: with `num_channels`, the channels_last weight of a convolution.
-            num_channels: pad dimension 1 with zeros to this size.
-        """
-        if num_channels is None:
-            copy = inside = torch.empty_like(parameter, dtype=torch.bfloat16)
-        else:
-            assert parameter.is_contiguous(memory_format=torch.channels_last)
-            num_filters, inner, height, width = parameter.shape
-            shape = (num_filters, num_channels, height, width)
-            copy = torch.zeros(shape, dtype=torch.bfloat16, device=parameter.device)
-            copy = copy.to(memory_format=torch.channels_last)
-            inside = copy[:, :inner]
-            self._blocks.places[self._rows[parameter], 2:] = torch.tensor([inner, num_channels - inner])
-        inside.copy_(parameter.detach())
+    def working(self, parameter: nn.Parameter) -> Tensor:
+        """Return a new bf16 copy of `parameter`, to compute with: `step` takes its gradient and keeps it up to date."""
+        copy = parameter.detach().to(torch.bfloat16, copy=True)
         self._blocks.copies[self._rows[parameter]] = copy.data_ptr()
-        self._copies[parameter] = inside
+        self._copies[parameter] = copy
         self._leaves[parameter] = copy.requires_grad_()
         return copy
 

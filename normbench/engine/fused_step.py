@@ -6,8 +6,6 @@ what autocast would compute by casting every weight and every gradient in every 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,9 +14,7 @@ from normbench.data.batches import DeviceImages
 from normbench.engine.device import autocast
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.step_state import AwareLayers, StepSettings, StepState
-
-_PADDED_CHANNELS = 8
-"""Tensor cores take 16-bit channels by eights; with 3, cuDNN's convolution takes five times as long."""
+from normbench.norms.convolution import Conv2d
 
 
 class FusedStep:
@@ -40,13 +36,9 @@ class FusedStep:
         self._aware = AwareLayers(model, state)
         parameters = dict(model.named_parameters())
         self._leaves: dict[str, Tensor] = dict(parameters)
-        self._pads = False
         if settings.precision == "bf16":
-            padded = input_weight(model, images.images[:2])
-            self._pads = padded is not None
             for name in working_parameters(model):
-                num_channels = _PADDED_CHANNELS if name == padded else None
-                self._leaves[name] = optimizer.working(parameters[name], num_channels)
+                self._leaves[name] = optimizer.working(parameters[name])
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
@@ -55,9 +47,7 @@ class FusedStep:
         settings, state, images = self._settings, self._state, self._images
         self._aware.before_step()
         _, channels, height, width = images.images.shape
-        dtype = torch.bfloat16 if self._pads else torch.float32
-        channels = _PADDED_CHANNELS if self._pads else channels
-        batch = torch.empty((batch_size, height, width, channels), dtype=dtype, device=images.labels.device)
+        batch = torch.empty((batch_size, height, width, channels), device=images.labels.device)
         labels = images.labels.new_empty(batch_size)
         assemble(
             images.images.permute(0, 2, 3, 1), images.labels, state.order, state.step_in_epoch, state.crop_flip,
@@ -90,26 +80,5 @@ def working_parameters(model: nn.Module) -> list[str]:
     Subclasses (weight standardization) compute with their weights in float32 first.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, Conv2d, nn.Linear)]
     return [names[id(parameter)] for layer in layers for parameter in layer.parameters(recurse=False)]
-
-
-def input_weight(model: nn.Module, images: Tensor) -> str | None:
-    """Return the name of the weight of the plain convolution that takes the images themselves, if there is one."""
-    on_meta = copy.deepcopy(model).to("meta")
-    batch = torch.empty(images.shape, device="meta")
-    found: list[str] = []
-
-    def look(name: str, layer: nn.Module) -> None:
-        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            if arguments[0] is batch:
-                found.append(f"{name}.weight" if type(layer) is nn.Conv2d and layer.groups == 1 else "")
-
-        layer.register_forward_pre_hook(hook)
-
-    for name, layer in on_meta.named_modules():
-        if not any(layer.children()):
-            look(name, layer)
-    with torch.no_grad():
-        on_meta(batch)
-    return found[0] if len(found) == 1 and found[0] else None

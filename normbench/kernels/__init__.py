@@ -1,7 +1,8 @@
-"""Fused normalization + activation on CUDA, in Triton; importable everywhere, without torch or Triton.
+"""Kernels in Triton for CUDA, above all normalization + activation; importable everywhere, without torch or Triton.
 
 `NormActSpec` says what to compute, `norm_act` computes it with gradients, and `unsupported_reason` says in a line why a
 tensor must take the native composition instead. `reference.norm_act` is the same computation as a plain formula.
+`convolve_images` is the convolution of a batch of images, and `can_convolve_images` says where it can run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,34 @@ from normbench.kernels.spec import NormActSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NormActSpec", "norm_act", "unsupported_reason"]
+__all__ = ["NormActSpec", "can_convolve_images", "convolve_images", "norm_act", "unsupported_reason"]
+
+
+def can_convolve_images(images: Tensor, weight: Tensor) -> bool:
+    """Return whether `convolve_images` can run on `images` and `weight`: on this device, in these dtypes and shapes."""
+    from normbench.kernels import support
+
+    return support.can_convolve_images(images, weight)
+
+
+def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
+    """Convolve `images` 3x3 at stride 1 with zeros around them, with a gradient of the weight only.
+
+    Images are rounded to the weight's dtype, products summed in float32. Captures in a CUDA graph.
+
+    Args:
+        images: ``(N, C, H, W)``, C at most 4, channels_last, float32, bfloat16 or float16.
+        weight: ``(C_out, C, 3, 3)``, of any strides, bfloat16 or float16.
+
+    Returns:
+        ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`.
+
+    Raises:
+        ValueError: `can_convolve_images` says no.
+    """
+    from normbench.kernels.image_conv import convolve_images as launch
+
+    return launch(images, weight)
 
 
 def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:

@@ -45,12 +45,12 @@ def num_terms(parameters: Parameters) -> int:
     return 2 if parameters.extra is None else 3
 
 
-def summed(shares: Tensor) -> Tensor:
-    """Return ``(parts, terms, C)`` summed over the parts, in one small launch."""
+def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return ``(parts, terms, C)`` summed over the parts and rounded to `dtype`, in one small launch."""
     parts, terms, channels = shares.shape
     if parts == 1:
-        return shares[0]
-    sums = shares.new_empty((terms, channels))
+        return shares[0].to(dtype)
+    sums = shares.new_empty((terms, channels), dtype=dtype)
     cut = plan_sums(parts, terms * channels)
     group_kernels.add_shares[(cut.programs,)](
         shares, sums, parts, terms * channels, BLOCK_P=cut.block_p, BLOCK_C=cut.block_c, **cut.launch

@@ -36,6 +36,16 @@ LAST_ELEMENTS = 64
 """Elements of shares for each thread up to which the last program sums them, rather than a launch of its own."""
 LAST_UNROLL = 4
 """Tiles of shares, with THREAD_ELEMENTS for each thread, that the last program has on their way at once."""
+IMAGE_ROWS = 128
+"""Pixels of a tile of the convolution of images, with IMAGE_WARPS warps and up to IMAGE_CHANNELS output channels."""
+IMAGE_CHANNELS = 64
+IMAGE_WARPS = 4
+IMAGE_PROGRAMS = 512
+"""Programs that take turns with its tiles: what fits on the device at once, four on a multiprocessor."""
+IMAGE_SHARE_TILES = 2
+"""The fewest tiles of one share of its weight's gradient."""
+IMAGE_STAGES = 1
+"""Tiles on their way at once in a program's loop; the programs beside it hide the waiting."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ class Blocks(NamedTuple):
     copies: Tensor
     """int64, ``(blocks,)``: the address of the parameter's working copy, a multiple of 16; 0 is none."""
     places: Tensor
-    """int32, ``(blocks, 4)``: the block's first element within its parameter; the parameter's number of elements;
-    `inner` and `gap`: in the copy, `gap` elements follow each `inner` elements, and are not written."""
+    """int32, ``(blocks, 2)``: the block's first element within its parameter; the parameter's number of elements."""
     settings: Tensor
     """float32, ``(blocks, 2)``: the factor of the learning rate, and the weight decay."""
 
@@ -54,18 +53,16 @@ def assemble(
         order: int64, ``(N,)``: where each image of the epoch is stored.
         step_in_epoch: int64 scalar on the device.
         crop_flip: shifts to the right and down, int64, and whether to mirror, bool: ``(N,)`` each.
-        images_out: ``(B, H, W, C_out)``, contiguous, of any float dtype; channels from C on become zero.
+        images_out: ``(B, H, W, C)``, contiguous, of any float dtype.
         labels_out: int64, ``(B,)``.
         batch_size: of a full batch; B may be less in an epoch's last step.
     """
     _, height, width, channels = stored.shape
-    num_images, *_, channels_out = images_out.shape
     dx, dy, flip = crop_flip if crop_flip is not None else (None, None, None)
-    step_kernels.assemble[(num_images, ceil_div(height * width, _PIXELS))](
+    step_kernels.assemble[(len(images_out), ceil_div(height * width, _PIXELS))](
         stored, labels, order, step_in_epoch, dx, dy, None if flip is None else flip.view(torch.uint8),
         images_out, labels_out, batch_size,
-        HEIGHT=height, WIDTH=width, CHANNELS=channels, CHANNELS_OUT=channels_out,
-        LANES=power_of_two(channels_out), BLOCK=_PIXELS, num_warps=4,
+        HEIGHT=height, WIDTH=width, CHANNELS=channels, LANES=power_of_two(channels), BLOCK=_PIXELS, num_warps=4,
     )  # fmt: skip
 
 

@@ -13,10 +13,9 @@ import triton.language as tl
 @triton.jit
 def assemble(
     stored, labels, order, step_in_epoch, shift_x, shift_y, flip, images_out, labels_out, batch_size,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
-    LANES: tl.constexpr, BLOCK: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gather, crop, flip and normalize one image of the batch; channels beyond CHANNELS become zero."""
+    """Gather, crop, flip and normalize one image of the batch."""
     position = tl.program_id(0)
     index = tl.load(order + tl.load(step_in_epoch) * batch_size + position)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -27,13 +26,12 @@ def assemble(
         x = reflect(x + tl.load(shift_x + index).to(tl.int32), WIDTH)
         y = reflect(y + tl.load(shift_y + index).to(tl.int32), HEIGHT)
     channel = tl.arange(0, LANES)
-    there = pixel < HEIGHT * WIDTH
+    there = (pixel < HEIGHT * WIDTH)[:, None] & (channel < CHANNELS)[None, :]
     source = stored + index * (HEIGHT * WIDTH * CHANNELS) + (y * WIDTH + x)[:, None] * CHANNELS + channel[None, :]
-    value = tl.load(source, mask=there[:, None] & (channel < CHANNELS)[None, :], other=0).to(tl.float32)
+    value = tl.load(source, mask=there, other=0).to(tl.float32)
     value = (tl.div_rn(value, 255.0) - 0.5) * 2.0
-    value = tl.where((channel < CHANNELS)[None, :], value, 0.0)
-    target = images_out + (position * HEIGHT * WIDTH + pixel)[:, None] * CHANNELS_OUT + channel[None, :]
-    tl.store(target, value, mask=there[:, None] & (channel < CHANNELS_OUT)[None, :])
+    target = images_out + (position * HEIGHT * WIDTH + pixel)[:, None] * CHANNELS + channel[None, :]
+    tl.store(target, value, mask=there)
     tl.store(labels_out + position, tl.load(labels + index), mask=tl.program_id(1) == 0)
 
 
@@ -140,31 +138,25 @@ def load_gradient(gradients, copies, places, BLOCK: tl.constexpr):
     block = tl.program_id(0)
     address = tl.load(gradients + block)
     copy = tl.load(copies + block)
-    start, count, inner, gap = load_place(places + 4 * block)
+    start = tl.load(places + 2 * block)
+    count = tl.load(places + 2 * block + 1)
     if copy == 0:
-        gradient = load_block(address, start, count, inner, gap, tl.float32, BLOCK)
+        gradient = load_block(address, start, count, tl.float32, BLOCK)
     else:
-        gradient = load_block(address, start, count, inner, gap, tl.bfloat16, BLOCK)
+        gradient = load_block(address, start, count, tl.bfloat16, BLOCK)
     return gradient
 
 
 @triton.jit
-def load_place(place):
-    """Load a row of `step.Blocks.places`."""
-    return tl.load(place), tl.load(place + 1), tl.load(place + 2), tl.load(place + 3)
-
-
-@triton.jit
-def load_block(address, start, count, inner, gap, TYPE: tl.constexpr, BLOCK: tl.constexpr):
+def load_block(address, start, count, TYPE: tl.constexpr, BLOCK: tl.constexpr):
     """Load a block, by the widest instructions if it is whole; zero beyond its end, and all of it at address 0."""
     tensor = address.to(tl.pointer_type(TYPE))
     count = tl.where(address == 0, 0, count)
     lane = tl.arange(0, BLOCK)
-    if (start + BLOCK <= count) & (gap == 0):
+    if start + BLOCK <= count:
         value = tl.load(tl.multiple_of(tensor + start, 16) + lane)
     else:
-        i = start + lane
-        value = tl.load(tensor + i + i // inner * gap, mask=i < count, other=0.0)
+        value = tl.load(tensor + start + lane, mask=start + lane < count, other=0.0)
     return value.to(tl.float32)
 
 
@@ -173,12 +165,12 @@ def store_copy(copies, places, weight, BLOCK: tl.constexpr):
     """Write this program's block of the working copy, if there is one."""
     block = tl.program_id(0)
     address = tl.load(copies + block)
-    start, count, inner, gap = load_place(places + 4 * block)
+    start = tl.load(places + 2 * block)
+    count = tl.load(places + 2 * block + 1)
     copy = address.to(tl.pointer_type(tl.bfloat16))
     count = tl.where(address == 0, 0, count)
     lane = tl.arange(0, BLOCK)
-    if (start + BLOCK <= count) & (gap == 0):
+    if start + BLOCK <= count:
         tl.store(tl.multiple_of(copy + start, 16) + lane, weight)
     else:
-        i = start + lane
-        tl.store(copy + i + i // inner * gap, weight, mask=i < count)
+        tl.store(copy + start + lane, weight, mask=start + lane < count)

@@ -13,6 +13,8 @@ from normbench.kernels.spec import NormActSpec
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_CHANNELS = 4096
 """Lanes of the widest tile: a group, or all channels of a position."""
+MAX_IMAGE_CHANNELS = 4
+"""Of images; for more channels a convolution is better computed otherwise than by patches."""
 MAX_ELEMENTS = 2**31 - 1
 """Offsets are 32-bit."""
 
@@ -53,6 +55,19 @@ def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     if values == 1 and spec.centered:
         return "statistics of a single value"
     return None
+
+
+def can_convolve_images(images: Tensor, weight: Tensor) -> bool:
+    """See `normbench.kernels.can_convolve_images`."""
+    if images.ndim != 4 or weight.shape[1:] != (images.shape[1], 3, 3) or weight.shape[1] > MAX_IMAGE_CHANNELS:
+        return False
+    if images.dtype not in DTYPES or weight.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if images.requires_grad and torch.is_grad_enabled():
+        return False
+    num_outputs = images[:, 0].numel() * len(weight)
+    fits = images.numel() > 0 and num_outputs <= MAX_ELEMENTS and is_channels_last(images)
+    return fits and images.device == weight.device and unsupported_device_reason(images.device) is None
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -75,9 +75,7 @@ class NormFactory:
         bias: bool = False,
     ) -> nn.Conv2d:
         """Build the convolution that precedes the norm, weight-standardised where the name says so (``gn+ws``)."""
-        from torch import nn
-
-        build = nn.Conv2d if self.weight is None else load(self.weight.build)
+        build = load("convolution:Conv2d" if self.weight is None else self.weight.build)
         conv = build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         return cast("nn.Conv2d", conv)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from normbench import kernels
 from normbench.kernels import NormActSpec
 from normbench.kernels.spec import Activation
+from normbench.norms.convolution import Conv2d
 from normbench.norms.evonorm import EvoNormS
 from normbench.norms.frn import FilterResponseNorm
 from normbench.norms.group import GroupNorm, GroupRMSNorm
@@ -142,29 +145,41 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
     Returns the number of layers compiled for; 0 where the layers run natively.
     """
     on_meta = copy.deepcopy(model).to("meta")
-    inputs: list[tuple[FusedNormAct, torch.Tensor]] = []
+    batch = images.to("meta")
+    inputs: list[tuple[nn.Module, torch.Tensor]] = []
     for module in on_meta.modules():
-        if isinstance(module, FusedNormAct):
+        if isinstance(module, FusedNormAct | Conv2d):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
     with torch.no_grad():
-        on_meta(images.to("meta"))
-    jobs = []
+        on_meta(batch)
+    jobs: list[Callable[[], None]] = []
     for module, x in inputs:
-        like_x = torch.zeros_like(x, dtype=dtype, device=images.device)
-        if module.spec is not None and kernels.unsupported_reason(like_x, module.spec) is None:
-            jobs.append((module, like_x))
-    if jobs:
-        from normbench.kernels.functions import compile_for
-        from normbench.kernels.gradients import Parameters
-
-        def compile_layer(job: tuple[FusedNormAct, torch.Tensor]) -> None:
-            module, x = job
-            layer, spec = module[0], module.spec
-            assert spec is not None
-            scratch = (None if p is None else torch.zeros_like(p, device=x.device) for p in parameters(layer))
-            running = getattr(layer, "running_mean", None) is not None
-            compile_for(x, spec, Parameters(*scratch), running=running)
-
-        with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
-            list(pool.map(compile_layer, jobs))
+        like_x = torch.zeros_like(x, dtype=images.dtype if x is batch else dtype, device=images.device)
+        if isinstance(module, Conv2d):
+            weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
+            if x is batch and module.has_kernel(like_x, weight):
+                jobs.append(partial(_compile_conv, like_x, weight))
+        elif isinstance(module, FusedNormAct):
+            spec = module.spec
+            if spec is not None and kernels.unsupported_reason(like_x, spec) is None:
+                jobs.append(partial(_compile_norm, module, spec, like_x))
+    with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
+        for future in [pool.submit(job) for job in jobs]:
+            future.result()
     return len(jobs)
+
+
+def _compile_conv(images: torch.Tensor, weight: torch.Tensor) -> None:
+    from normbench.kernels.image_conv import convolve, weight_gradient
+
+    weight_gradient(convolve(images, weight), images, weight)
+
+
+def _compile_norm(module: FusedNormAct, spec: NormActSpec, x: torch.Tensor) -> None:
+    from normbench.kernels.functions import compile_for
+    from normbench.kernels.gradients import Parameters
+
+    layer = module[0]
+    scratch = (None if p is None else torch.zeros_like(p, device=x.device) for p in parameters(layer))
+    running = getattr(layer, "running_mean", None) is not None
+    compile_for(x, spec, Parameters(*scratch), running=running)

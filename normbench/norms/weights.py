@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.norms.convolution import Conv2d
 from normbench.norms.precision import widen
 
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
@@ -17,7 +18,7 @@ The NFNet code has 1.7139588594 instead, 0.06 % more.
 """
 
 
-class StandardizedConv2d(nn.Conv2d):
+class StandardizedConv2d(Conv2d):
     """Convolution with Weight Standardization (Qiao et al. 2019, arXiv 1903.10520).
 
     Each output channel's weight is ``(w - mean) / (std + eps)`` over its inputs and kernel. `std` is the unbiased one

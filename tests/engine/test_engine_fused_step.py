@@ -17,7 +17,7 @@ from normbench.config import TrainConfig
 from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.fused_step import FusedStep, input_weight, working_parameters
+from normbench.engine.fused_step import FusedStep, working_parameters
 from normbench.engine.optimizer import build_optimizer, parameter_groups
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
@@ -141,10 +141,3 @@ def test_which_weights_have_working_copies() -> None:
     net = NormResNet(norm=make_norm("gn"))
     assert working_parameters(net) == [name for name, p in net.named_parameters() if p.ndim > 1 or "classifier" in name]
     assert working_parameters(NormResNet(norm=make_norm("gn+ws"))) == ["classifier.weight", "classifier.bias"]
-
-
-def test_only_a_plain_convolution_of_the_images_is_padded() -> None:
-    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    assert input_weight(TinyNet(), images) == "conv.weight"
-    assert input_weight(NormResNet(norm=make_norm("gn+ws")), images) is None
-    assert input_weight(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), images) is None

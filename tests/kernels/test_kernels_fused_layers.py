@@ -116,5 +116,9 @@ def test_compiling_ahead_reaches_every_layer_and_changes_nothing() -> None:
     before = copy.deepcopy(model.state_dict())
     # One worker: Triton's interpreter, unlike its compiler, is not made for threads.
     assert compile_ahead(model, torch.zeros(2, 3, 8, 8), torch.float32, max_workers=1) == 2
+    stem = make_norm("bn").conv2d(3, 3, 3, padding=1)
+    images = torch.zeros(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    # The first takes the images; the second's input has a gradient. Both norms, as above.
+    assert compile_ahead(nn.Sequential(stem, stem, *model), images, torch.bfloat16, max_workers=1) == 3
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)

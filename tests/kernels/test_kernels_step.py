@@ -32,19 +32,18 @@ def test_loss_gradient_and_counts(shape: tuple[int, int], elements: int, monkeyp
     assert (int(step_in_epoch), int(global_step)) == (3, 10)
 
 
-@pytest.mark.parametrize(("channels", "channels_out"), [(3, 8), (3, 3), (1, 1)])
+@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("augment", [True, False])
-def test_a_batch_is_gathered_changed_and_normalized(channels: int, channels_out: int, augment: bool) -> None:
+def test_a_batch_is_gathered_changed_and_normalized(channels: int, augment: bool) -> None:
     source = torch.Generator().manual_seed(4)
     stored = torch.randint(256, (20, 17, 18, channels), dtype=torch.uint8, generator=source)  # 306 pixels: two programs
     labels, order = torch.arange(20), torch.randperm(20, generator=source)
     flips = draw_crop_flip(20, 1, 0) if augment else None
-    batch, out = torch.full((6, 17, 18, channels_out), torch.nan), torch.full((6,), -1)
+    batch, out = torch.full((6, 17, 18, channels), torch.nan), torch.full((6,), -1)
     step.assemble(stored, labels, order, torch.tensor(1), flips, batch, out, 8)  # the second batch of 8, cut to 6
     chosen = order[8:14]
     images = stored[chosen].permute(0, 3, 1, 2).contiguous()
     if flips is not None:
         images = apply_crop_flip(images, flips.dy[chosen], flips.dx[chosen], flips.flip[chosen])
     assert torch.equal(out, chosen)
-    assert torch.equal(batch[..., :channels], normalize(images).permute(0, 2, 3, 1))
-    assert not batch[..., channels:].any()
+    assert torch.equal(batch, normalize(images).permute(0, 2, 3, 1))

@@ -1,0 +1,84 @@
+"""Launches the convolution of images as a differentiable function. Imported only where Triton is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normbench.kernels import image_conv_kernels, plan
+from normbench.kernels.gradients import summed
+from normbench.kernels.plan import ceil_div, power_of_two
+from normbench.kernels.support import can_convolve_images
+
+
+def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
+    """See `normbench.kernels.convolve_images`."""
+    if not can_convolve_images(images, weight):
+        raise ValueError("no kernel for these images and weights: see can_convolve_images")
+    y: Tensor = ImageConv.apply(images, weight)
+    return y
+
+
+class ImageConv(torch.autograd.Function):
+    """The convolution with the gradient of its weight."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
+        """Return the output and keep the images."""
+        ctx.save_for_backward(images, weight)
+        return convolve(images, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        """Return the gradient of the weight."""
+        images, weight = ctx.saved_tensors
+        return None, weight_gradient(grad, images, weight)
+
+
+def convolve(images: Tensor, weight: Tensor) -> Tensor:
+    """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`."""
+    num_images, _, height, width = images.shape
+    channels_out, rows = len(weight), num_images * height * width
+    y = torch.empty((num_images, height, width, channels_out), dtype=weight.dtype, device=images.device)
+    tile = _tile(images, weight)
+    programs = min(ceil_div(rows, plan.IMAGE_ROWS), plan.IMAGE_PROGRAMS)
+    image_conv_kernels.forward[(programs, ceil_div(channels_out, tile["BLOCK_C"]))](
+        images, weight, y, rows, *weight.stride(), **tile
+    )
+    return y.permute(0, 3, 1, 2)
+
+
+def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of `weight`, in its dtype and channels_last; the same for the same input, bit for bit."""
+    num_images, channels, height, width = images.shape
+    channels_out, rows = len(weight), num_images * height * width
+    grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    num_tiles = ceil_div(rows, plan.IMAGE_ROWS)
+    tiles = max(ceil_div(num_tiles, plan.IMAGE_PROGRAMS), plan.IMAGE_SHARE_TILES)
+    programs = ceil_div(num_tiles, tiles)
+    shares = images.new_empty((programs, channels_out, 9 * channels), dtype=torch.float32)
+    tile = _tile(images, weight)
+    image_conv_kernels.weight_gradient[(programs, ceil_div(channels_out, tile["BLOCK_C"]))](
+        images, grad, shares, rows, tiles, **tile
+    )
+    return summed(shares, weight.dtype).view(channels_out, 3, 3, channels).permute(0, 3, 1, 2)
+
+
+def _tile(images: Tensor, weight: Tensor) -> dict[str, int]:
+    """Return the compile-time arguments of both kernels. No side of a tensor core's product is shorter than 16."""
+    _, channels, height, width = images.shape
+    return {
+        "HEIGHT": height,
+        "WIDTH": width,
+        "CHANNELS": channels,
+        "CHANNELS_OUT": len(weight),
+        "BLOCK_R": plan.IMAGE_ROWS,
+        "BLOCK_C": min(max(power_of_two(len(weight)), 16), plan.IMAGE_CHANNELS),
+        "BLOCK_K": max(power_of_two(9 * channels), 16),
+        "STAGES": plan.IMAGE_STAGES,
+        "num_warps": plan.IMAGE_WARPS,
+    }

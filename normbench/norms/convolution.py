@@ -1,0 +1,32 @@
+"""The networks' convolution: torch's, but for that of the images themselves on a GPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from normbench import kernels
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d``, with a kernel of our own where the input is images: few channels, no gradient; in 16 bits.
+
+    Parameters, keys and, to rounding, results are those of ``nn.Conv2d``.
+    """
+
+    def has_kernel(self, input: Tensor, weight: Tensor) -> bool:
+        """Return whether the kernel computes this layer on `input`, with `weight` as it is cast."""
+        form = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode, self.bias)
+        is_covered = form == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros", None)
+        return is_covered and kernels.can_convolve_images(input, weight)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not torch.compiler.is_compiling() and not input.is_meta:
+            device = input.device.type
+            is_cast = torch.is_autocast_enabled(device)
+            like = weight.to(torch.get_autocast_dtype(device)) if is_cast else weight
+            # The kernel rounds the images itself, but only autocast may.
+            if (is_cast or input.dtype == weight.dtype) and self.has_kernel(input, like):
+                return kernels.convolve_images(input, like)
+        y: Tensor = super()._conv_forward(input, weight, bias)
+        return y
