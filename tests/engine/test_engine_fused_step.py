@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from interpreted_bf16 import widen_products
 from tiny_net import TinyNet, draw_images
 from torch import nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench import NormResNet, make_norm
+from normbench import NormResNet, kernels, make_norm
 from normbench.config import TrainConfig
 from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
@@ -22,6 +23,7 @@ from normbench.engine.optimizer import build_optimizer, parameter_groups
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step_state import StepSettings, StepState
+from normbench.norms.convolution import Conv2d
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -126,6 +128,30 @@ def test_working_copies_compute_what_autocast_does(train_images: DeviceImages) -
     assert fused.losses == pytest.approx(plain.losses, rel=2e-3)
     for run in (fused, plain):
         assert all(parameter.dtype == torch.float32 for parameter in run.net.parameters())
+
+
+def test_images_are_convolved_by_the_kernel_as_by_torch(
+    train_images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widen_products(monkeypatch)
+    launches = []
+    convolve = kernels.convolve_images
+    monkeypatch.setattr(
+        kernels, "convolve_images", lambda images, weight: launches.append(weight.dtype) or convolve(images, weight)
+    )
+
+    def net(build: type[nn.Conv2d]) -> TinyNet:
+        net = TinyNet(make_norm("gn")(8))
+        torch.manual_seed(3)
+        net.conv = build(3, 8, 3, padding=1, bias=False)
+        return net
+
+    fused = Run(train_images, net(Conv2d), fused=True, bf16=True, optimizer="adam").train()
+    assert launches == [torch.bfloat16] * 2 * STEPS
+    plain = Run(train_images, net(nn.Conv2d), fused=False, bf16=True, optimizer="adam").train()
+    assert len(launches) == 2 * STEPS
+    assert fused.losses == pytest.approx(plain.losses, rel=2e-3)
+    torch.testing.assert_close(fused.net.conv.weight, plain.net.conv.weight, rtol=0, atol=2e-2)
 
 
 def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
+from interpreted_bf16 import widen_products
 from torch import Tensor
 from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
-
-import triton.language as tl
 
 from normbench.kernels import can_convolve_images, convolve_images, plan
 
@@ -27,18 +25,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widen bf16 before the interpreter multiplies matrices: it keeps bf16 as integers, which it would multiply."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    def wide(handle: TensorHandle) -> TensorHandle:
-        if handle.dtype != tl.bfloat16:
-            return handle
-        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    multiply = InterpreterBuilder.create_dot
-    monkeypatch.setattr(
-        InterpreterBuilder, "create_dot", lambda self, a, b, *rest: multiply(self, wide(a), wide(b), *rest)
-    )
+    widen_products(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
