@@ -154,8 +154,7 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
         if module.spec is not None and kernels.unsupported_reason(like_x, module.spec) is None:
             jobs.append((module, like_x))
     if jobs:
-        from normbench.kernels.functions import compile_for
-        from normbench.kernels.gradients import Parameters
+        from normbench.kernels.functions import Parameters, compile_for
 
         def compile_layer(job: tuple[FusedNormAct, torch.Tensor]) -> None:
             module, x = job
