@@ -29,6 +29,6 @@ def test_gradients_of_low_scores_are_finite_and_right(masked: bool) -> None:
         assert weight is not None
         gradients[device] = inputs.grad.cpu(), weight.cpu().clone()  # the next `layer.to` moves `weight` itself
         assert all(gradient.isfinite().all() for gradient in gradients[device])
-        gradients[device][1][:192:64] = 0.0  # for the queries' first features: -960 times a sum that is 0 but for rounding
+        gradients[device][1][:192:64] = 0.0  # -960 times a sum that is 0 but for rounding
     for on_gpu, on_cpu in zip(gradients["cuda"], gradients["cpu"], strict=True):
         assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 0.05
