@@ -112,7 +112,7 @@ def group_forward(
     x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
-    samples, rows, channels, groups, plan = layout(x, spec)
+    samples, rows, channels, groups, plan = layout(x, spec, backward=False)
     across = spec.scope == "batch"
     kept = (1 if across else samples, groups)
     y = torch.empty_like(x)
@@ -152,7 +152,7 @@ def group_backward(
     grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters."""
-    samples, rows, channels, groups, plan = layout(x, spec)
+    samples, rows, channels, groups, plan = layout(x, spec, backward=True)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
@@ -240,13 +240,14 @@ def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running
     group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
-def layout(x: Tensor, spec: NormActSpec) -> tuple[int, int, int, int, GroupPlan]:
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupPlan]:
     """Return samples, rows, channels, groups and the plan. In channels_last a batch is one sample of N*H*W rows."""
     n, channels, h, w = x.shape
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
-    return samples, rows, channels, groups, plan_groups(samples, rows, channels, groups, across_samples=across)
+    plan = plan_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    return samples, rows, channels, groups, plan
 
 
 def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_TILE = 16384
-"""Elements of the largest tile a program holds in registers: 32 for each of 512 threads."""
+FORWARD_TILE, BACKWARD_TILE = 32768, 16384
+"""Elements of the largest tile a program holds in registers, all rows at once; backward it holds x and dy."""
 LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
 WHOLE_TILE = 65536
@@ -13,8 +13,12 @@ WHOLE_TILE = 65536
 POSITION_TILE = 4096
 """Elements of a tile for statistics over channels."""
 THREAD_ELEMENTS = 32
-"""Elements of a tile for each thread: few threads with much to do each, because every reduction over a tile ends in
-exchanges between threads, and few threads may use many registers."""
+"""Elements of a tile for each thread, up to MAX_WARPS."""
+MANY_ELEMENTS = 64
+"""The same of a tile that holds all rows: each reduction over it ends in exchanges between threads, of which few are
+better than many, until their registers run out."""
+MANY_BACKWARD, MANY_CHANNELS = 8192, 256
+"""Backward only up to so many elements, or for tiles of so many channels, whose exchanges are the longest."""
 MAX_WARPS = 16
 STAGES = 3
 """Tiles of 16-bit elements on their way at once in a loop, the one in use included; they wait in shared memory."""
@@ -23,7 +27,8 @@ PROGRAMS = 256
 POSITION_PROGRAMS = 264
 """The most programs of the backward pass for statistics over channels; each leaves a share to be summed."""
 MIN_CHANNELS = 32
-"""Channels side by side in memory that fill two 32-byte sectors, in 16 bits."""
+"""Channels side by side in memory that fill two 32-byte sectors, in 16 bits; half of them where samples share their
+statistics, because there are as few programs then as blocks of channels."""
 SPLIT_CHANNELS = 32
 """The same where programs share the rows of a sample."""
 LINE_CHANNELS = 64
@@ -78,7 +83,9 @@ class SumPlan:
     num_warps: int
 
 
-def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_samples: bool) -> GroupPlan:
+def plan_groups(
+    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool
+) -> GroupPlan:
     """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
     group_size = channels // groups
     group_pad = power_of_two(group_size)
@@ -86,17 +93,19 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
     rows_pad = power_of_two(rows)
 
     # Wide enough for whole cache lines; the same for every number of samples, which saves compilations.
-    block_c = min(max(group_pad, MIN_CHANNELS), power_of_two(lanes))
+    min_channels = MIN_CHANNELS // 2 if across_samples else MIN_CHANNELS
+    block_c = min(max(group_pad, min_channels), power_of_two(lanes))
     while block_c < min(lanes, LINE_CHANNELS) and rows_pad * block_c * 2 <= LOOP_TILE:
         block_c *= 2
-    one_tile = rows_pad * block_c <= MAX_TILE
+    one_tile = rows_pad * block_c <= (BACKWARD_TILE if backward else FORWARD_TILE)
     shared = across_samples and samples > 1
     crowded = samples * ceil_div(lanes, block_c) >= PROGRAMS
     split = shared or not (one_tile or crowded or rows * block_c <= WHOLE_TILE)
+    one_tile = one_tile and not split
     if split:
         block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
     blocks = ceil_div(lanes, block_c)
-    block_r = rows_pad if one_tile and not split else min(max(1, LOOP_TILE // block_c), rows_pad)
+    block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
     return GroupPlan(
@@ -106,12 +115,17 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
         block_c=block_c,
         block_r=block_r,
         split=split,
-        one_tile=one_tile and not split,
+        one_tile=one_tile,
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
-        num_warps=num_warps(block_r * block_c),
+        num_warps=num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward)),
     )
+
+
+def _takes_many(block_r: int, block_c: int, backward: bool) -> bool:
+    """Whether a thread takes MANY_ELEMENTS of a tile that holds all rows."""
+    return not backward or block_r * block_c <= MANY_BACKWARD or block_c >= MANY_CHANNELS
 
 
 def plan_positions(positions: int, channels: int) -> PositionPlan:
@@ -129,9 +143,9 @@ def plan_sums(parts: int, columns: int) -> SumPlan:
     return SumPlan(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
 
-def num_warps(elements: int) -> int:
+def num_warps(elements: int, *, many: bool = False) -> int:
     """Return the warps for a tile."""
-    return min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
+    return min(max(elements // (32 * (MANY_ELEMENTS if many else THREAD_ELEMENTS)), 1), MAX_WARPS)
 
 
 def stages(element_bytes: int) -> int:

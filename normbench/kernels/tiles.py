@@ -77,9 +77,19 @@ def tile_statistics(
     """Return mean and variance of groups that one tile holds whole, in two passes over registers."""
     mean = tl.zeros([BLOCK_C], tl.float32)
     if CENTERED:
-        mean = group_sum(tl.sum(value, axis=0), GROUP_PAD, BLOCK_C) / count
+        mean = tile_sum(value, GROUP_PAD, BLOCK_C) / count
     distance = tl.where(inside, value - mean[None, :], 0.0)
-    return mean, group_sum(tl.sum(distance * distance, axis=0), GROUP_PAD, BLOCK_C) / count
+    return mean, tile_sum(distance * distance, GROUP_PAD, BLOCK_C) / count
+
+
+@triton.jit
+def tile_sum(tile, GROUP_PAD: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return in each lane the sum over all rows of the lanes of its group; a single group's lanes are summed first."""
+    if GROUP_PAD == BLOCK_C:
+        total = tl.zeros([BLOCK_C], tl.float32) + tl.sum(tl.sum(tile, axis=1), axis=0)
+    else:
+        total = group_sum(tl.sum(tile, axis=0), GROUP_PAD, BLOCK_C)
+    return total
 
 
 @triton.jit

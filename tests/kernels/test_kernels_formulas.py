@@ -116,8 +116,15 @@ POSITION_CASES = {
 }
 WAYS = {
     "whole": {},
-    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32},
-    "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7, "MERGE_TILE": 64},
+    "looped": {"FORWARD_TILE": 32, "BACKWARD_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32},
+    "split": {
+        "FORWARD_TILE": 32,
+        "BACKWARD_TILE": 32,
+        "LOOP_TILE": 256,
+        "WHOLE_TILE": 0,
+        "PROGRAMS": 7,
+        "MERGE_TILE": 64,
+    },
 }
 
 
@@ -130,7 +137,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_ways_are_what_they_say(way: str) -> None:
-    chosen = plan.plan_groups(3, 81, 12, 3, across_samples=False)
+    chosen = plan.plan_groups(3, 81, 12, 3, across_samples=False, backward=True)
     assert (chosen.split, chosen.one_tile) == {
         "whole": (False, True),
         "looped": (False, False),
