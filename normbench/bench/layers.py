@@ -22,6 +22,8 @@ CPU_CACHE_BYTES = 16 * 2**20
 """Taken for the cache of a CPU, whose size a container often does not show."""
 MIN_LAUNCHES = 20
 """Of a layer, captured in one CUDA graph."""
+MAX_SETS = 256
+"""Of inputs; a graph launches a layer at least once for each, and preparing more takes minutes."""
 
 _COPY = -1
 _Key = tuple[int, str]
@@ -42,8 +44,8 @@ class LayerBench:
     """Measures each norm with its activation on each shape, ``(N, C, H, W)``; `rows` can be read at any time.
 
     All layers of a shape are timed in turn, with a copy of a tensor of that size. Inputs are channels_last, as in
-    training, and more sets of them are taken in turn than the cache holds. On CUDA many launches are captured in one
-    graph, so that launching them takes no time.
+    training, and more sets of them are taken in turn than the cache holds, MAX_SETS at most. On CUDA many launches are
+    captured in one graph, so that launching them takes no time.
     """
 
     def __init__(
@@ -265,6 +267,6 @@ class _EachOnItsOwn(nn.Module):
 
 
 def num_sets(num_bytes: int, device: DeviceName) -> int:
-    """Return how many tensors of `num_bytes` are twice what the cache holds, and two at least."""
+    """Return how many tensors of `num_bytes` are twice what the cache holds; two at least, MAX_SETS at most."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else CPU_CACHE_BYTES
-    return max(2, -(-2 * cache // num_bytes))
+    return min(max(2, -(-2 * cache // num_bytes)), MAX_SETS)

@@ -66,7 +66,7 @@ def norm_act(
 ) -> Tensor:
     """Normalize and activate `x`, ``(N, C, H, W)`` -> the same shape, dtype and memory format, with gradients.
 
-    Keeps `x`, float32 statistics and a few counters for the backward pass, and nothing else. Captures in a CUDA graph.
+    Keeps `x` and float32 statistics for the backward pass, and nothing else. Captures in a CUDA graph.
 
     Args:
         x: float32, bfloat16 or float16; contiguous or channels_last.
@@ -83,9 +83,8 @@ def norm_act(
     Raises:
         ValueError: `unsupported_reason` has a reason, or an argument does not go with `spec`.
     """
-    from normbench.kernels.functions import Running
+    from normbench.kernels.functions import Parameters, Running
     from normbench.kernels.functions import norm_act as launch
-    from normbench.kernels.gradients import Parameters
 
     running = None
     if running_mean is not None and running_var is not None:

@@ -66,8 +66,7 @@ class Case:
 
 def compile_all(cases: Iterable[Case]) -> None:
     """Compile the kernels of `cases` on all processor cores."""
-    from normbench.kernels.functions import compile_for
-    from normbench.kernels.gradients import Parameters
+    from normbench.kernels.functions import Parameters, compile_for
 
     def compile_case(case: Case) -> None:
         x, parameters, _ = case.draw()

@@ -13,29 +13,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
-from normbench.kernels.gradients import (
-    Parameters,
-    counters,
-    gradients_from,
-    is_learnable,
-    last_tile,
-    num_terms,
-    summed,
-)
 from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_reason
 
 
-class Kept(NamedTuple):
-    """What the forward pass leaves to the backward pass, besides the input and the parameters."""
+class Parameters(NamedTuple):
+    """Learned parameters, each ``(C,)`` or absent; also their gradients."""
 
-    mean: Tensor | None
-    """Absent where not centered."""
-    rstd: Tensor
-    """1 / sqrt(var + eps)."""
-    arrivals: Tensor | None
-    """Zeros that count the programs of the backward pass, for each block of channels; absent where none need be."""
+    weight: Tensor | None
+    bias: Tensor | None
+    extra: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ def norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Runn
     elif running is not None and running.frozen:
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
             raise ValueError("no gradient through running statistics; use torch.no_grad()")
-        y, _ = group_forward(x, spec, parameters, running)
+        y, _, _ = group_forward(x, spec, parameters, running)
     else:
         y = GroupNormAct.apply(x, *parameters, spec, running)
     return y
@@ -84,18 +72,18 @@ class GroupNormAct(torch.autograd.Function):
         spec: NormActSpec,
         running: Running | None,
     ) -> Tensor:
-        """Return the output and keep `x`, the statistics and the counters."""
-        y, kept = group_forward(x, spec, Parameters(weight, bias, extra), running)
+        """Return the output and keep `x` and the statistics."""
+        y, mean, rstd = group_forward(x, spec, Parameters(weight, bias, extra), running)
         ctx.spec = spec
-        ctx.save_for_backward(x, *kept, weight, bias, extra)
+        ctx.save_for_backward(x, mean, rstd, weight, bias, extra)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of the three parameters."""
-        x, mean, rstd, arrivals, *parameters = ctx.saved_tensors
-        dx, gradients = group_backward(grad, x, Kept(mean, rstd, arrivals), ctx.spec, Parameters(*parameters))
+        x, mean, rstd, *parameters = ctx.saved_tensors
+        dx, gradients = group_backward(grad, x, mean, rstd, ctx.spec, Parameters(*parameters))
         return (dx, *gradients, None, None)
 
 
@@ -106,29 +94,30 @@ class PositionNormAct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, spec: NormActSpec
     ) -> Tensor:
-        """Return the output and keep `x` and the counter."""
-        y, arrivals = position_forward(x, spec, Parameters(weight, bias, extra))
+        """Return the output and keep `x`."""
         ctx.spec = spec
-        ctx.save_for_backward(x, arrivals, weight, bias)
-        return y
+        ctx.save_for_backward(x, weight, bias)
+        return position_forward(x, spec, Parameters(weight, bias, extra))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of the parameters."""
-        x, arrivals, weight, bias = ctx.saved_tensors
-        dx, gradients = position_backward(grad, x, arrivals, ctx.spec, Parameters(weight, bias, None))
+        x, weight, bias = ctx.saved_tensors
+        dx, gradients = position_backward(grad, x, ctx.spec, Parameters(weight, bias, None))
         return (dx, *gradients, None)
 
 
-def group_forward(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None) -> tuple[Tensor, Kept]:
-    """Return the output and what the backward pass needs."""
-    samples, rows, channels, groups, plan = layout(x, spec)
+def group_forward(
+    x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
+    samples, rows, channels, groups, plan = layout(x, spec, backward=False)
     across = spec.scope == "batch"
-    sets = (1 if across else samples, groups)
+    kept = (1 if across else samples, groups)
     y = torch.empty_like(x)
-    mean = x.new_empty(sets, dtype=torch.float32) if spec.centered else None
-    rstd = x.new_empty(sets, dtype=torch.float32)
+    mean = x.new_empty(kept, dtype=torch.float32) if spec.centered else None
+    rstd = x.new_empty(kept, dtype=torch.float32)
     frozen = running is not None and running.frozen
     updated: tuple[Tensor | None, Tensor | None, Tensor | None, float] = (None, None, None, 0.0)
     if running is not None and not frozen:
@@ -138,11 +127,10 @@ def group_forward(x: Tensor, spec: NormActSpec, parameters: Parameters, running:
     tile = group_tile(x, spec, plan)
     code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec)}
     if not plan.split and not frozen:
-        arrivals = counters(x, samples, plan.blocks, plan, parameters)
         group_kernels.whole_forward[grid](
-            x, y, mean, rstd, arrivals, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile
+            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile
         )
-        return y, Kept(mean, rstd, arrivals)
+        return y, mean, rstd
 
     chunking = (plan.chunks, plan.chunk_tiles)
     if running is not None and frozen:
@@ -157,102 +145,109 @@ def group_forward(x: Tensor, spec: NormActSpec, parameters: Parameters, running:
         x, y, part_mean, part_var, mean, rstd, *parameters, *updated, spec.eps, *shape, *chunking, *merged,
         ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
     )  # fmt: skip
-    return y, Kept(mean, rstd, None)
+    return y, mean, rstd
 
 
 def group_backward(
-    grad: Tensor, x: Tensor, kept: Kept, spec: NormActSpec, parameters: Parameters
+    grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters."""
-    samples, rows, channels, groups, plan = layout(x, spec)
+    samples, rows, channels, groups, plan = layout(x, spec, backward=True)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
-    terms, learnable = num_terms(parameters), is_learnable(parameters)
-    mean, rstd, arrivals = kept
+    terms = 2 if parameters.extra is None else 3
+    learnable = any(parameter is not None for parameter in parameters)
     shape = (rows, channels, groups, plan.blocks)
     grid = (samples * plan.chunks * plan.blocks,)
     tile = group_tile(x, spec, plan)
     code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec), "TERMS": terms}
+    sums = None
     if not plan.split:
         shares = x.new_empty((samples, terms, channels), dtype=torch.float32) if learnable else None
-        sums = None if arrivals is None else x.new_empty((terms, channels), dtype=torch.float32)
         group_kernels.whole_backward[grid](
-            x, dy, dx, mean, rstd, *parameters, shares, sums, arrivals, *shape,
-            ONE_TILE=plan.one_tile, **last_tile(terms, plan), **code, **tile,
-        )  # fmt: skip
-        if shares is not None and sums is None:
-            sums = summed(shares)
+            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile
+        )
+        sums = None if shares is None else summed(shares)
     else:
         chunking = (plan.chunks, plan.chunk_tiles)
         shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
         group_kernels.split_gradients[grid](
             x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile
         )
-        sums = x.new_empty((terms, channels), dtype=torch.float32) if learnable else None
-        sum_plan = plan_sums(samples * plan.chunks, terms * channels)
+        # Where samples share their statistics, the kernel merges the shares of all anyway.
+        sums = x.new_empty((terms, channels), dtype=torch.float32) if across and learnable else None
         group_kernels.split_backward[grid](
             x, dy, dx, shares, mean, rstd, *parameters, sums, *shape, *chunking,
-            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p,
-            SUM_P=sum_plan.block_p, SUM_C=sum_plan.block_c, **code, **tile,
+            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
         )  # fmt: skip
+        if learnable and not across:
+            sums = summed(shares)
     return dx, gradients_from(sums, parameters)
 
 
-def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-    """Return the output and the counter."""
+def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Tensor:
+    """Return the output."""
     n, channels, h, w = x.shape
     plan = plan_positions(n * h * w, channels)
     y = torch.empty_like(x)
-    weight, bias, _ = parameters
-    arrivals = counters(x, plan.programs, 1, plan, parameters)
     position_kernels.position_forward[(plan.tiles,)](
-        x, y, arrivals, weight, bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
+        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
     )
-    return y, arrivals
+    return y
 
 
-def position_backward(
-    grad: Tensor, x: Tensor, arrivals: Tensor | None, spec: NormActSpec, parameters: Parameters
-) -> tuple[Tensor, Parameters]:
+def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters."""
     n, channels, h, w = x.shape
     plan = plan_positions(n * h * w, channels)
     dx = torch.empty_like(x)
     weight, bias, _ = parameters
-    shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32) if is_learnable(parameters) else None
-    sums = None if arrivals is None else x.new_empty((2, channels), dtype=torch.float32)
+    shares = None
+    if weight is not None or bias is not None:
+        shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
     position_kernels.position_backward[(plan.programs,)](
-        x, like(grad, x), dx, weight, bias, shares, sums, arrivals, spec.eps, n * h * w, h * w, channels,
-        STAGES=stages(x.element_size()), **last_tile(2, plan), **position_tile(x, spec, plan),
+        x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
+        STAGES=stages(x.element_size()), **position_tile(x, spec, plan),
     )  # fmt: skip
-    if shares is not None and sums is None:
-        sums = summed(shares)
-    return dx, gradients_from(sums, parameters)
+    return dx, gradients_from(None if shares is None else summed(shares), parameters)
+
+
+def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return ``(parts, terms, C)`` summed over the parts and rounded to `dtype`, in one small launch."""
+    parts, terms, channels = shares.shape
+    if parts == 1:
+        return shares[0].to(dtype)
+    sums = shares.new_empty((terms, channels), dtype=dtype)
+    plan = plan_sums(parts, terms * channels)
+    group_kernels.add_shares[(plan.programs,)](
+        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps
+    )
+    return sums
 
 
 def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
     """Compile all that `norm_act` and its gradient launch on tensors like these, by launching it on scratch memory."""
     if spec.scope == "position":
-        y, arrivals = position_forward(x, spec, parameters)
-        position_backward(y, x, arrivals, spec, parameters)
+        position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return
     states: list[Running | None] = [None]
     if running:
         mean, var = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
         states = [Running(mean, var, x.new_zeros((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
     for state in states:
-        y, kept = group_forward(x, spec, parameters, state)
-    group_backward(y, x, kept, spec, parameters)
+        y, mean_kept, rstd = group_forward(x, spec, parameters, state)
+    group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
-def layout(x: Tensor, spec: NormActSpec) -> tuple[int, int, int, int, GroupPlan]:
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupPlan]:
     """Return samples, rows, channels, groups and the plan. In channels_last a batch is one sample of N*H*W rows."""
     n, channels, h, w = x.shape
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
-    return samples, rows, channels, groups, plan_groups(samples, rows, channels, groups, across_samples=across)
+    plan = plan_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    return samples, rows, channels, groups, plan
 
 
 def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
@@ -265,7 +260,7 @@ def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
         "STAGES": stages(x.element_size()),
-        **plan.launch,
+        "num_warps": plan.num_warps,
     }
 
 
@@ -277,8 +272,20 @@ def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str,
         "ACTIVATION": spec.activation,
         "BLOCK_R": plan.block_r,
         "BLOCK_C": plan.block_c,
-        **plan.launch,
+        "num_warps": plan.num_warps,
     }
+
+
+def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
+    """Pick from ``(terms, C)``, in the order bias, weight, extra, the gradients of the parameters that there are."""
+    if sums is None:
+        return Parameters(None, None, None)
+    weight, bias, extra = parameters
+    return Parameters(
+        None if weight is None else sums[1],
+        None if bias is None else sums[0],
+        None if extra is None else sums[2],
+    )
 
 
 def extra_default(spec: NormActSpec) -> float:

@@ -3,8 +3,6 @@
 
 Two ways, the same mathematics. Whole: one program reads all rows of its groups, so that one launch does all of it.
 Split: programs share the rows; a first launch leaves partial results of each chunk, a second merges and applies them.
-Gradients of parameters are sums over all samples, of shares: the last program to leave its own sums them, or, where
-they are many, a launch of its own (add_shares); with split rows, the second launch does.
 The backward pass is ``dx = rstd * (direct - mean(direct) - normalized * mean(direct * normalized))``, where the means
 over a group come from the per-channel sums that are also the gradients of weight and bias.
 """
@@ -27,8 +25,6 @@ from normbench.kernels.tiles import (
     store_dx,
     store_output,
     store_sums,
-    sum_columns,
-    sum_if_last,
     tile_statistics,
     update_running,
 )
@@ -39,16 +35,13 @@ UNSPECIALIZED = ["blocks", "chunks", "chunk_tiles", "parts", "merged_chunks", "m
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def whole_forward(
-    x, y, mean_out, rstd_out, arrivals, weight, bias, extra, running_mean, running_var, num_batches, momentum, eps,
+    x, y, mean_out, rstd_out, weight, bias, extra, running_mean, running_var, num_batches, momentum, eps,
     rows, channels, groups, blocks,
     CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, EXTRA: tl.constexpr,
     GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
     STAGES: tl.constexpr, ONE_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Compute all of (sample, block of channels) in one program; ONE_TILE keeps the rows in registers.
-
-    `arrivals`, ``(blocks,)``, becomes 0 for the backward pass.
-    """
+    """Compute all of (sample, block of channels) in one program; ONE_TILE keeps the rows in registers."""
     sample = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     channel, group, valid, first = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
@@ -80,23 +73,18 @@ def whole_forward(
     if CENTERED:
         tl.store(mean_out + sample * groups + group, mean, mask=first)
     tl.store(rstd_out + sample * groups + group, rstd, mask=first)
-    if arrivals is not None:
-        tl.store(arrivals + block, 0, mask=sample == 0)
     update_running(running_mean, running_var, num_batches, momentum, mean, var, count, channel, first, block == 0)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
 def whole_backward(
-    x, dy, dx, mean_in, rstd_in, weight, bias, extra, shares, sums, arrivals,
+    x, dy, dx, mean_in, rstd_in, weight, bias, extra, sums,
     rows, channels, groups, blocks,
     CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, EXTRA: tl.constexpr,
-    TERMS: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_P: tl.constexpr,
-    UNROLL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr, ONE_TILE: tl.constexpr,
+    TERMS: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr, ONE_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Compute dx of (sample, block of channels), and this sample's share of the parameters' gradients in `shares`.
-
-    Where there are `arrivals`, the last sample's program for each block also sums them, in `sums`.
-    """
+    """Compute dx of (sample, block of channels), and this sample's share of the parameters' gradients in `sums`."""
     sample = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     channel, group, valid, _ = channel_lanes(block, channels, GROUP_SIZE, GROUP_PAD, BLOCK_C)
@@ -137,13 +125,8 @@ def whole_backward(
             ACTIVATION, BLOCK_R, STAGES,
         )  # fmt: skip
 
-    if shares is not None:
-        store_sums(shares, sample, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS)
-    if arrivals is not None:
-        sum_if_last(
-            shares, sums, arrivals, block, tl.num_programs(0) // blocks, channels,
-            TERMS, BLOCK_C // GROUP_PAD * GROUP_SIZE, BLOCK_C, BLOCK_P, UNROLL,
-        )  # fmt: skip
+    if sums is not None:
+        store_sums(sums, sample, channels, channel, valid, sum_bias, sum_weight, sum_extra, TERMS)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
@@ -246,10 +229,9 @@ def split_backward(
     rows, channels, groups, blocks, chunks, chunk_tiles, parts,
     ACROSS: tl.constexpr, CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
     EXTRA: tl.constexpr, TERMS: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
-    BLOCK_P: tl.constexpr, SUM_P: tl.constexpr, SUM_C: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Merge the per-channel sums of `parts` chunks and compute dx of one chunk; `sums` gets those of all chunks."""
+    """Merge the per-channel sums of `parts` chunks and compute dx of one chunk; `sums` gets them where ACROSS."""
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
     sample = part // chunks
@@ -263,15 +245,15 @@ def split_backward(
     mean, rstd = load_statistics(mean_in, rstd_in, home * groups + group, valid, CENTERED, BLOCK_C)
 
     first, width = home * parts, TERMS * channels
-    sum_bias = merge_parts(part_sums, first, parts, width, channel, valid, BLOCK_P, BLOCK_C, 1, "")
-    sum_weight = merge_parts(part_sums, first, parts, width, channels + channel, valid, BLOCK_P, BLOCK_C, 1, "")
-    # Where all samples share their statistics, all programs have the same totals; those of the first part write them.
-    if ACROSS and sums is not None:  # noqa: SIM102
+    sum_bias = merge_parts(part_sums, first, parts, width, channel, valid, BLOCK_P, BLOCK_C)
+    sum_weight = merge_parts(part_sums, first, parts, width, channels + channel, valid, BLOCK_P, BLOCK_C)
+    # All programs have the same totals; those of the first part write them.
+    if sums is not None:  # noqa: SIM102
         if part == 0:  # its own `if`: decided on the device, the other when compiling
             total_extra = sum_bias
             if TERMS == 3:
                 total_extra = merge_parts(
-                    part_sums, first, parts, width, 2 * channels + channel, valid, BLOCK_P, BLOCK_C, 1, ""
+                    part_sums, first, parts, width, 2 * channels + channel, valid, BLOCK_P, BLOCK_C
                 )
             store_sums(sums, 0, channels, channel, valid, sum_bias, sum_weight, total_extra, TERMS)
     count = (rows * (parts // chunks) * GROUP_SIZE).to(tl.float32)
@@ -281,11 +263,11 @@ def split_backward(
         x + offset, dy + offset, dx + offset, row_begin, row_end, row_stride, column, valid, mean, rstd * w, b, e,
         slope, shift, ACTIVATION, BLOCK_R, STAGES,
     )  # fmt: skip
-    if not ACROSS and sums is not None:
-        sum_columns(part_sums, sums, tl.num_programs(0) // blocks, width, SUM_P, SUM_C)
 
 
 @triton.jit(do_not_specialize=["parts", "columns"])
 def add_shares(shares, sums, parts, columns, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """Sum ``(parts, columns)`` over the parts, always in the same order."""
-    sum_columns(shares, sums, parts, columns, BLOCK_P, BLOCK_C)
+    column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    valid = column < columns
+    tl.store(sums + column, merge_parts(shares, 0, parts, columns, column, valid, BLOCK_P, BLOCK_C), mask=valid)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import image_conv_kernels, plan
-from normbench.kernels.gradients import summed
+from normbench.kernels.functions import summed
 from normbench.kernels.plan import ceil_div, power_of_two
 from normbench.kernels.support import can_convolve_images
 

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_TILE = 8192
-"""Elements of the largest tile a program holds in registers: 16 for each of 512 threads."""
+FORWARD_TILE, BACKWARD_TILE = 32768, 16384
+"""Elements of the largest tile a program holds in registers, all rows at once; backward it holds x and dy."""
 LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
 WHOLE_TILE = 65536
 """Elements that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
 """Elements of a tile for statistics over channels."""
-THREAD_ELEMENTS = 8
-"""Elements of a tile for each thread, one 16-byte load in 16 bits, until there are MAX_WARPS."""
+THREAD_ELEMENTS = 32
+"""Elements of a tile for each thread, up to MAX_WARPS."""
+MANY_ELEMENTS = 64
+"""The same of a tile that holds all rows: each reduction over it ends in exchanges between threads, of which few are
+better than many, until their registers run out."""
+MANY_BACKWARD, MANY_CHANNELS = 8192, 256
+"""Backward only up to so many elements, or for tiles of so many channels, whose exchanges are the longest."""
 MAX_WARPS = 16
-MAX_REGISTERS = 64
-"""Registers of a thread with THREAD_ELEMENTS: two programs of MAX_WARPS then share a multiprocessor."""
-STAGES = 4
+STAGES = 3
 """Tiles of 16-bit elements on their way at once in a loop, the one in use included; they wait in shared memory."""
 PROGRAMS = 256
 """Programs that fill the device, almost two for each of 132 multiprocessors; a power of two, merged in full tiles."""
-POSITION_PROGRAMS = 512
-"""The most programs that share the backward pass for statistics over channels."""
-MIN_CHANNELS = 16
-"""Channels side by side in memory that fill one 32-byte sector, in 16 bits."""
+POSITION_PROGRAMS = 264
+"""The most programs of the backward pass for statistics over channels; each leaves a share to be summed."""
+MIN_CHANNELS = 32
+"""Channels side by side in memory that fill two 32-byte sectors, in 16 bits; half of them where samples share their
+statistics, because there are as few programs then as blocks of channels."""
+SPLIT_CHANNELS = 32
+"""The same where programs share the rows of a sample."""
 LINE_CHANNELS = 64
 """Channels that fill one 128-byte line."""
 MERGE_TILE = 4096
 """Elements that are merged at a time, of partial results of one kernel by the next."""
 SUM_TILE = 4096
-"""The same of shares of the parameters' gradients, with SUM_COLUMNS columns for each program."""
+"""The same where it is a kernel of its own, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
-LAST_ELEMENTS = 64
-"""Elements of shares for each thread up to which the last program sums them, rather than a launch of its own."""
-LAST_UNROLL = 4
-"""Tiles of shares, with THREAD_ELEMENTS for each thread, that the last program has on their way at once."""
 IMAGE_ROWS = 128
 """Pixels of a tile of the convolution of images, with IMAGE_WARPS warps and up to IMAGE_CHANNELS output channels."""
 IMAGE_CHANNELS = 64
@@ -49,27 +51,15 @@ IMAGE_STAGES = 1
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Tiles of ``(block_r, block_c)``, and what their programs are launched with."""
-
-    block_c: int
-    block_r: int
-    launch: dict[str, int | None]
-
-    @property
-    def threads(self) -> int:
-        """Threads of a program."""
-        return 32 * (self.launch["num_warps"] or 1)
-
-
-@dataclass(frozen=True)
-class GroupPlan(Tiles):
+class GroupPlan:
     """Tiles and programs for statistics over rows."""
 
     group_size: int
     group_pad: int
     blocks: int
     """Programs side by side over the channels."""
+    block_c: int
+    block_r: int
     split: bool
     """Programs share the rows of a sample, in `chunks` of `chunk_tiles` tiles; two launches."""
     one_tile: bool
@@ -78,15 +68,19 @@ class GroupPlan(Tiles):
     chunk_tiles: int
     block_p: int
     """Chunks merged at a time."""
+    num_warps: int
 
 
 @dataclass(frozen=True)
-class PositionPlan(Tiles):
+class PositionPlan:
     """Tiles and programs for statistics over channels."""
 
+    block_c: int
+    block_r: int
     tiles: int
     programs: int
     """Programs of the backward pass, each with its share of the parameters' gradients."""
+    num_warps: int
 
 
 @dataclass(frozen=True)
@@ -96,10 +90,12 @@ class SumPlan:
     block_c: int
     block_p: int
     programs: int
-    launch: dict[str, int | None]
+    num_warps: int
 
 
-def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_samples: bool) -> GroupPlan:
+def plan_groups(
+    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool
+) -> GroupPlan:
     """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
     group_size = channels // groups
     group_pad = power_of_two(group_size)
@@ -107,17 +103,19 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
     rows_pad = power_of_two(rows)
 
     # Wide enough for whole cache lines; the same for every number of samples, which saves compilations.
-    block_c = min(max(group_pad, MIN_CHANNELS), power_of_two(lanes))
+    min_channels = MIN_CHANNELS // 2 if across_samples else MIN_CHANNELS
+    block_c = min(max(group_pad, min_channels), power_of_two(lanes))
     while block_c < min(lanes, LINE_CHANNELS) and rows_pad * block_c * 2 <= LOOP_TILE:
         block_c *= 2
-    one_tile = rows_pad * block_c <= MAX_TILE
+    one_tile = rows_pad * block_c <= (BACKWARD_TILE if backward else FORWARD_TILE)
     shared = across_samples and samples > 1
     crowded = samples * ceil_div(lanes, block_c) >= PROGRAMS
     split = shared or not (one_tile or crowded or rows * block_c <= WHOLE_TILE)
+    one_tile = one_tile and not split
     if split:
-        block_c = min(max(group_pad, 2 * MIN_CHANNELS), power_of_two(lanes))
+        block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
     blocks = ceil_div(lanes, block_c)
-    block_r = rows_pad if one_tile and not split else min(max(1, LOOP_TILE // block_c), rows_pad)
+    block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
     return GroupPlan(
@@ -127,12 +125,17 @@ def plan_groups(samples: int, rows: int, channels: int, groups: int, *, across_s
         block_c=block_c,
         block_r=block_r,
         split=split,
-        one_tile=one_tile and not split,
+        one_tile=one_tile,
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
-        launch=launch(block_r * block_c),
+        num_warps=num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward)),
     )
+
+
+def _takes_many(block_r: int, block_c: int, backward: bool) -> bool:
+    """Whether a thread takes MANY_ELEMENTS of a tile that holds all rows."""
+    return not backward or block_r * block_c <= MANY_BACKWARD or block_c >= MANY_CHANNELS
 
 
 def plan_positions(positions: int, channels: int) -> PositionPlan:
@@ -140,37 +143,19 @@ def plan_positions(positions: int, channels: int) -> PositionPlan:
     block_c = power_of_two(channels)
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
-    return PositionPlan(
-        block_c=block_c,
-        block_r=block_r,
-        tiles=tiles,
-        programs=min(tiles, POSITION_PROGRAMS),
-        launch=launch(block_r * block_c),
-    )
-
-
-def last_sums(shares: int, terms: int, plan: Tiles) -> bool:
-    """Return whether the last program is to sum `shares` of ``(terms, plan.block_c)`` each: there are some, but few."""
-    return shares > 1 and shares * terms * plan.block_c <= LAST_ELEMENTS * plan.threads
-
-
-def last_block(terms: int, plan: Tiles) -> int:
-    """Return how many shares the last program takes in a tile; the same for every number of them."""
-    return max(1, THREAD_ELEMENTS * plan.threads // (power_of_two(terms) * plan.block_c))
+    return PositionPlan(block_c, block_r, tiles, min(tiles, POSITION_PROGRAMS), num_warps(block_r * block_c))
 
 
 def plan_sums(parts: int, columns: int) -> SumPlan:
     """Choose tiles to sum ``(parts, columns)`` over the parts."""
     block_c = min(SUM_COLUMNS, power_of_two(columns))
     block_p = min(SUM_TILE // block_c, power_of_two(parts))
-    return SumPlan(block_c, block_p, ceil_div(columns, block_c), launch(block_p * block_c))
+    return SumPlan(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
 
-def launch(elements: int) -> dict[str, int | None]:
-    """Return the warps for a tile, and the most registers for each thread where they would cost no spills."""
-    warps = min(max(elements // (32 * THREAD_ELEMENTS), 1), MAX_WARPS)
-    roomy = elements > 32 * THREAD_ELEMENTS * warps
-    return {"num_warps": warps, "maxnreg": None if roomy or not MAX_REGISTERS else MAX_REGISTERS}
+def num_warps(elements: int, *, many: bool = False) -> int:
+    """Return the warps for a tile."""
+    return min(max(elements // (32 * (MANY_ELEMENTS if many else THREAD_ELEMENTS)), 1), MAX_WARPS)
 
 
 def stages(element_bytes: int) -> int:

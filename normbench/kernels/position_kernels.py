@@ -11,21 +11,16 @@ import triton
 import triton.language as tl
 
 from normbench.kernels.terms import gradient_terms, output
-from normbench.kernels.tiles import load_parameter, store_sums, sum_if_last
+from normbench.kernels.tiles import load_parameter
 
 
 @triton.jit
 def position_forward(
-    x, y, arrivals, weight, bias, eps, positions, rows, channels,
+    x, y, weight, bias, eps, positions, rows, channels,
     CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Compute BLOCK_R positions; `positions` counts those of all samples, `rows` those of one.
-
-    `arrivals`, ``(1,)``, becomes 0 for the backward pass.
-    """
-    if arrivals is not None:
-        tl.store(arrivals, 0, mask=tl.program_id(0) == 0)
+    """Compute BLOCK_R positions; `positions` counts those of all samples, `rows` those of one."""
     channel = tl.arange(0, BLOCK_C)
     valid = channel < channels
     position = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -40,14 +35,11 @@ def position_forward(
 
 @triton.jit
 def position_backward(
-    x, dy, dx, weight, bias, shares, sums, arrivals, eps, positions, rows, channels,
-    CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_P: tl.constexpr,
-    UNROLL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
+    x, dy, dx, weight, bias, sums, eps, positions, rows, channels,
+    CHANNELS_LAST: tl.constexpr, CENTERED: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute dx of every num_programs-th tile, and this program's share of the parameters' gradients in `shares`.
-
-    Where there are `arrivals`, the last program also sums them, in `sums`.
-    """
+    """Compute dx of every num_programs-th tile, and this program's share of the parameters' gradients in `sums`."""
     channel = tl.arange(0, BLOCK_C)
     valid = channel < channels
     w = load_parameter(weight, channel, valid, 1.0, BLOCK_C)[None, :]
@@ -71,11 +63,10 @@ def position_backward(
         if CENTERED:
             d -= (tl.sum(direct, axis=1) / channels)[:, None]
         tl.store(dx + at, d * rstd, mask=inside)
-    if shares is not None:
-        share = tl.sum(sum_bias, axis=0)
-        store_sums(shares, tl.program_id(0), channels, channel, valid, share, tl.sum(sum_weight, axis=0), share, 2)
-    if arrivals is not None:
-        sum_if_last(shares, sums, arrivals, 0, tl.num_programs(0), channels, 2, BLOCK_C, BLOCK_C, BLOCK_P, UNROLL)
+    if sums is not None:
+        at_sums = sums + tl.program_id(0) * 2 * channels + channel
+        tl.store(at_sums, tl.sum(sum_bias, axis=0), mask=valid)
+        tl.store(at_sums + channels, tl.sum(sum_weight, axis=0), mask=valid)
 
 
 @triton.jit

@@ -11,8 +11,10 @@ from normbench.kernels import step_kernels
 from normbench.kernels.plan import ceil_div, power_of_two
 
 _PIXELS = 256
-_LOSS_ELEMENTS = 16384
-"""Logits that the loss's one program holds at once; a loop over smaller tiles waits for memory in every turn."""
+_LOSS_ROWS = 1024
+"""Rows that the loss's one program works on at once, one for each thread; it takes more in turn."""
+_UNROLLED_CLASSES = 32
+"""Up to so many classes, the loss's loops over them are unrolled; many more would not fit into the registers."""
 UPDATE_BLOCK = 1024
 """Elements of one program of an optimizer's update; each parameter's place is a multiple of it."""
 _UPDATE_WARPS = 8
@@ -84,11 +86,11 @@ def cross_entropy(
     rows, classes = logits.shape
     logits = logits.contiguous()
     gradient = torch.empty_like(logits)
-    lanes = power_of_two(classes)
-    block_rows = min(power_of_two(batch_size), max(1, _LOSS_ELEMENTS // lanes))
+    block_rows = min(power_of_two(batch_size), _LOSS_ROWS)
     step_kernels.cross_entropy[(1,)](
         logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, label_smoothing,
-        BLOCK_R=block_rows, BLOCK_K=lanes, num_warps=min(max(block_rows * lanes // 512, 1), 16),
+        UNROLLED=classes if classes <= _UNROLLED_CLASSES else None,
+        BLOCK_R=block_rows, NUM_BLOCKS=ceil_div(batch_size, block_rows), num_warps=max(block_rows // 32, 1),
     )  # fmt: skip
     return gradient
 

@@ -41,38 +41,54 @@ def reflect(position, SIZE: tl.constexpr):
     return (SIZE - 1) - tl.abs((SIZE - 1) - tl.abs(position))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "classes"])
 def cross_entropy(
     logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, smoothing,
-    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    UNROLLED: tl.constexpr, BLOCK_R: tl.constexpr, NUM_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of the mean loss, record loss and correct answers, and count the step; one program."""
-    k = tl.arange(0, BLOCK_K)
-    exists = (k < classes)[None, :]
+    """Write the gradient of the mean loss, record loss and correct answers, and count the step; one program.
+
+    A thread has whole rows and goes through their classes, so that only the last two sums cross threads. It reads the
+    logits three times, from the cache after the first. UNROLLED is `classes`, or None where they are too many for that.
+    """
+    count = classes if UNROLLED is None else UNROLLED
+    step = tl.load(step_in_epoch)  # the counters are under way while the logits are waited for
+    steps = tl.load(global_step)
+    correct_before = tl.load(num_correct)
+    share = 1.0 / rows
+    target_elsewhere = smoothing / classes
+    target_at_label = 1.0 - smoothing + target_elsewhere
     loss_sum = tl.zeros([BLOCK_R], tl.float32)
     correct = tl.zeros([BLOCK_R], tl.int32)
-    for start in range(0, rows, BLOCK_R):
-        row = start + tl.arange(0, BLOCK_R)
+    for block in range(NUM_BLOCKS):  # one block, the rule, is compiled to no loop
+        row = block * BLOCK_R + tl.arange(0, BLOCK_R)
         there = row < rows
-        inside = there[:, None] & exists
-        at = row[:, None] * classes + k[None, :]
-        z = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32)
-        z = tl.where(exists, z, float("-inf"))
-        z -= tl.max(z, axis=1)[:, None]
-        exponential = tl.exp(z)
-        total = tl.sum(exponential, axis=1)[:, None]
         label = tl.load(labels + row, mask=there, other=0).to(tl.int32)
-        target = tl.where(k[None, :] == label[:, None], 1.0 - smoothing, 0.0) + smoothing / classes
-        log_p = tl.where(exists, z - tl.log(total), 0.0)
-        row_loss = -tl.sum(target * log_p, axis=1)
+        first = row * classes
+        best = tl.full([BLOCK_R], float("-inf"), tl.float32)
+        answer = tl.zeros([BLOCK_R], tl.int32)
+        for k in range(count):
+            z = tl.load(logits + first + k, mask=there, other=0.0).to(tl.float32)
+            answer = tl.where(z > best, k, answer)
+            best = tl.where(z > best, z, best)
+        total = tl.zeros([BLOCK_R], tl.float32)
+        for k in range(count):
+            z = tl.load(logits + first + k, mask=there, other=0.0).to(tl.float32)
+            total += tl.exp(z - best)
+        log_total = tl.log(total)
+        scale = share / total
+        row_loss = tl.zeros([BLOCK_R], tl.float32)
+        for k in range(count):
+            z = tl.load(logits + first + k, mask=there, other=0.0).to(tl.float32) - best
+            target = tl.where(label == k, target_at_label, target_elsewhere)
+            row_loss -= target * (z - log_total)
+            tl.store(gradient + first + k, tl.exp(z) * scale - target * share, mask=there)
         loss_sum += tl.where(there, row_loss, 0.0)
-        correct += tl.where(there & (tl.argmax(z, axis=1) == label), 1, 0)
-        tl.store(gradient + at, (exponential / total - target) / rows, mask=inside)
-    step = tl.load(step_in_epoch)
-    tl.store(losses + step, tl.sum(loss_sum, axis=0) / rows)
-    tl.store(num_correct, tl.load(num_correct) + tl.sum(correct, axis=0))
+        correct += tl.where(there & (answer == label), 1, 0)
+    tl.store(losses + step, tl.sum(loss_sum, axis=0) * share)
+    tl.store(num_correct, correct_before + tl.sum(correct, axis=0))
     tl.store(step_in_epoch, step + 1)
-    tl.store(global_step, tl.load(global_step) + 1)
+    tl.store(global_step, steps + 1)
 
 
 @triton.jit

@@ -77,9 +77,19 @@ def tile_statistics(
     """Return mean and variance of groups that one tile holds whole, in two passes over registers."""
     mean = tl.zeros([BLOCK_C], tl.float32)
     if CENTERED:
-        mean = group_sum(tl.sum(value, axis=0), GROUP_PAD, BLOCK_C) / count
+        mean = tile_sum(value, GROUP_PAD, BLOCK_C) / count
     distance = tl.where(inside, value - mean[None, :], 0.0)
-    return mean, group_sum(tl.sum(distance * distance, axis=0), GROUP_PAD, BLOCK_C) / count
+    return mean, tile_sum(distance * distance, GROUP_PAD, BLOCK_C) / count
+
+
+@triton.jit
+def tile_sum(tile, GROUP_PAD: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Return in each lane the sum over all rows of the lanes of its group; a single group's lanes are summed first."""
+    if GROUP_PAD == BLOCK_C:
+        total = tl.zeros([BLOCK_C], tl.float32) + tl.sum(tl.sum(tile, axis=1), axis=0)
+    else:
+        total = group_sum(tl.sum(tile, axis=0), GROUP_PAD, BLOCK_C)
+    return total
 
 
 @triton.jit
@@ -244,57 +254,13 @@ def store_sums(sums, part, channels, channel, valid, sum_bias, sum_weight, sum_e
 
 @triton.jit
 def merge_parts(
-    parts_of, first_part, parts, columns, column, valid, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-    UNROLL: tl.constexpr, CACHE: tl.constexpr,
+    parts_of, first_part, parts, columns, column, valid, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
-    """Return some columns of ``(parts, columns)`` summed over `parts` parts, always in the same order.
-
-    UNROLL tiles of BLOCK_P parts are on their way at once. CACHE is the cache modifier of the loads.
-    """
+    """Return some columns of ``(parts, columns)`` summed over `parts` parts, always in the same order."""
     lane = tl.arange(0, BLOCK_P)
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-    for start in range(0, parts, BLOCK_P * UNROLL):
-        for tile in tl.static_range(UNROLL):
-            part = start + tile * BLOCK_P + lane
-            at = (first_part + part)[:, None] * columns + column[None, :]
-            inside = (part < parts)[:, None] & valid[None, :]
-            total += tl.load(parts_of + at, mask=inside, other=0.0, cache_modifier=CACHE)
+    for start in range(0, parts, BLOCK_P):
+        part = start + lane
+        at = (first_part + part)[:, None] * columns + column[None, :]
+        total += tl.load(parts_of + at, mask=(part < parts)[:, None] & valid[None, :], other=0.0)
     return tl.sum(total, axis=0)
-
-
-@triton.jit(noinline=True)
-def sum_columns(shares, sums, parts, columns, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Sum ``(parts, columns)`` over the parts; the programs take turns, BLOCK_C columns each.
-
-    Not inlined, so that it takes no registers from what comes before it.
-    """
-    for start in range(tl.program_id(0) * BLOCK_C, columns, tl.num_programs(0) * BLOCK_C):
-        column = start + tl.arange(0, BLOCK_C)
-        valid = column < columns
-        total = merge_parts(shares, 0, parts, columns, column, valid, BLOCK_P, BLOCK_C, 1, "")
-        tl.store(sums + column, total, mask=valid)
-
-
-@triton.jit(noinline=True)
-def sum_if_last(
-    shares, sums, arrivals, block, num_shares, channels,
-    TERMS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
-    """Sum a block of WIDTH <= BLOCK_C channels over ``(num_shares, TERMS, channels)`` in the last program to come here.
-
-    Each program has stored its share before. ``arrivals[block]`` counts them from 0 and is 0 again afterwards. The
-    order of the sum does not depend on which program is the last. Not inlined, likewise.
-    """
-    tl.debug_barrier()  # one thread counts for all, so all must have stored
-    before = tl.atomic_add(arrivals + block, 1, sem="acq_rel", scope="gpu")
-    if before == num_shares - 1:
-        tl.debug_barrier()  # and none may load before it has counted
-        LANES: tl.constexpr = BLOCK_C * (2 if TERMS == 2 else 4)
-        lane = tl.arange(0, LANES)
-        channel = block * WIDTH + lane % BLOCK_C
-        valid = (lane // BLOCK_C < TERMS) & (lane % BLOCK_C < WIDTH) & (channel < channels)
-        column = lane // BLOCK_C * channels + channel
-        # From the cache that all multiprocessors share: what other programs stored is not in this one's own.
-        total = merge_parts(shares, 0, num_shares, TERMS * channels, column, valid, BLOCK_P, LANES, UNROLL, ".cg")
-        tl.store(sums + column, total, mask=valid)
-        tl.store(arrivals + block, 0)

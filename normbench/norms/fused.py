@@ -176,8 +176,7 @@ def _compile_conv(images: torch.Tensor, weight: torch.Tensor) -> None:
 
 
 def _compile_norm(module: FusedNormAct, spec: NormActSpec, x: torch.Tensor) -> None:
-    from normbench.kernels.functions import compile_for
-    from normbench.kernels.gradients import Parameters
+    from normbench.kernels.functions import Parameters, compile_for
 
     layer = module[0]
     scratch = (None if p is None else torch.zeros_like(p, device=x.device) for p in parameters(layer))

@@ -65,6 +65,13 @@ def test_input_sets_are_taken_in_turn_and_exceed_the_cache(monkeypatch) -> None:
     assert timed[:6] == timed[6:12]
 
 
+def test_small_tensors_do_not_need_thousands_of_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_layers, "CPU_CACHE_BYTES", 2**20)
+    assert num_sets(2**13, "cpu") == 256
+    assert num_sets(2**13 - 4, "cpu") == 256
+    assert num_sets(2 * 4 * 8 * 8 * 2, "cpu") == 256
+
+
 def test_a_layer_that_fails_is_a_row_with_its_reason(monkeypatch) -> None:
     def explode(*_: object) -> torch.Tensor:
         raise ValueError("cannot normalize this")

@@ -116,8 +116,15 @@ POSITION_CASES = {
 }
 WAYS = {
     "whole": {},
-    "looped": {"MAX_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32, "LAST_ELEMENTS": 0},
-    "split": {"MAX_TILE": 32, "LOOP_TILE": 256, "WHOLE_TILE": 0, "PROGRAMS": 7, "MERGE_TILE": 64},
+    "looped": {"FORWARD_TILE": 32, "BACKWARD_TILE": 32, "LOOP_TILE": 512, "PROGRAMS": 1, "SUM_TILE": 32},
+    "split": {
+        "FORWARD_TILE": 32,
+        "BACKWARD_TILE": 32,
+        "LOOP_TILE": 256,
+        "WHOLE_TILE": 0,
+        "PROGRAMS": 7,
+        "MERGE_TILE": 64,
+    },
 }
 
 
@@ -130,7 +137,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_ways_are_what_they_say(way: str) -> None:
-    chosen = plan.plan_groups(3, 81, 12, 3, across_samples=False)
+    chosen = plan.plan_groups(3, 81, 12, 3, across_samples=False, backward=True)
     assert (chosen.split, chosen.one_tile) == {
         "whole": (False, True),
         "looped": (False, False),
@@ -211,63 +218,6 @@ def test_channels_with_means_of_their_own_share_a_variance(way: str) -> None:
     )
 
 
-SHARES = {
-    "gn, padded groups in 2 blocks": ((5, 18, 3, 5), NormActSpec(scope="sample", groups=6), "weight bias"),
-    "frn, 2 blocks": ((9, 21, 4, 3), replace(FRN, groups=21), "weight bias extra"),
-    "ln2d": ((3, 10, 5, 7), NormActSpec(scope="position"), "weight bias"),
-}
-
-
-@pytest.fixture(params=["last program", "second launch", "launch of its own"])
-def _summing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sum the programs' shares of the parameters' gradients in each of the ways there are, a few at a time."""
-    from normbench.kernels import functions
-
-    constants = {"LAST_UNROLL": 2, "POSITION_TILE": 128, "POSITION_PROGRAMS": 5, "LINE_CHANNELS": 16}
-    if request.param != "last program":
-        constants["LAST_ELEMENTS"] = 0
-    if request.param == "second launch":
-        constants |= WAYS["split"] | {"PROGRAMS": 64, "SUM_COLUMNS": 1}
-    if request.param != "launch of its own":
-        monkeypatch.setattr(functions, "summed", None)  # not to be called
-    for constant, value in constants.items():
-        monkeypatch.setattr(plan, constant, value)
-
-
-WAYS_TO_SUM = [
-    *((name, way) for name in SHARES for way in ("last program", "launch of its own")),
-    *((name, "second launch") for name, (_, spec, _) in SHARES.items() if spec.scope == "sample"),
-]
-
-
-@pytest.mark.parametrize(("name", "_summing"), WAYS_TO_SUM, indirect=["_summing"])
-@pytest.mark.usefixtures("_summing")
-def test_shares_of_all_programs_are_summed_once(name: str) -> None:
-    shape, spec, learned = SHARES[name]
-    x, parameters, grad = random_case(shape, learned=learned)
-    assert_matches_formula(x, spec, parameters, grad)
-
-
-@pytest.mark.parametrize(("name", "_summing"), WAYS_TO_SUM, indirect=["_summing"])
-@pytest.mark.usefixtures("_summing")
-def test_a_second_backward_pass_gives_the_same_gradients(name: str) -> None:
-    """The counters of the first are zero again; and all sums are taken in a fixed order."""
-    shape, spec, learned = SHARES[name]
-    x, parameters, grad = random_case(shape, torch.bfloat16, learned=learned)
-    leaves = [x.requires_grad_(), *(p.requires_grad_() for p in parameters if p is not None)]
-    y = norm_act(x, spec, *parameters)
-    first, second = (torch.autograd.grad(y, leaves, grad, retain_graph=True) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
-def test_the_last_program_sums_few_shares_only() -> None:
-    few = plan.plan_groups(64, 1024, 64, 4, across_samples=False)
-    assert plan.last_sums(64, 2, few)
-    assert not plan.last_sums(1, 2, few)  # nothing to sum
-    assert not plan.last_sums(64 * plan.LAST_ELEMENTS, 2, few)
-    assert plan.last_block(3, few) * 4 * few.block_c == plan.THREAD_ELEMENTS * few.threads
-
-
 def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
     """A rounding error decides there; everywhere else the output gradient is as it was."""
     x = torch.tensor([-1.0, 1.0, -1.0 - 1e-6, 1.0 + 1e-6]).reshape(1, 1, 2, 2)
@@ -287,11 +237,13 @@ def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(summed(shares), shares.sum(0))
 
 
-def test_registers_are_limited_only_where_threads_hold_few_elements() -> None:
-    elements = 32 * plan.MAX_WARPS * plan.THREAD_ELEMENTS
-    assert plan.launch(elements) == {"num_warps": plan.MAX_WARPS, "maxnreg": plan.MAX_REGISTERS}
-    assert plan.launch(2 * elements) == {"num_warps": plan.MAX_WARPS, "maxnreg": None}
-    assert plan.launch(64)["num_warps"] == 1
+def test_a_tile_has_warps_by_its_elements() -> None:
+    assert [plan.num_warps(32 * plan.THREAD_ELEMENTS * count) for count in (1, 4, 2 * plan.MAX_WARPS)] == [
+        1,
+        4,
+        plan.MAX_WARPS,
+    ]
+    assert plan.num_warps(1) == 1
 
 
 def test_the_tiles_on_their_way_are_as_many_bytes_in_every_dtype() -> None:
@@ -342,8 +294,7 @@ def test_only_the_input_and_statistics_are_kept_for_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         norm_act(*leaves[:1], spec, *leaves[1:])
     extra = [t for t in kept if t.data_ptr() not in {leaf.data_ptr() for leaf in leaves}]
-    statistics = 2 * 2 * 4  # mean and 1 / deviation of 2 samples x 4 groups
-    assert sum(t.numel() for t in extra) == statistics + 1  # and a counter for the one block of channels
+    assert sum(t.numel() for t in extra) == 2 * 2 * 4  # mean and 1 / deviation of 2 samples x 4 groups
 
 
 def test_an_expanded_output_gradient_is_taken() -> None:

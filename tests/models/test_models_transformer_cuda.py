@@ -27,7 +27,8 @@ def test_gradients_of_low_scores_are_finite_and_right(masked: bool) -> None:
         weight = layer.query_key_value.weight.grad
         assert inputs.grad is not None
         assert weight is not None
-        gradients[device] = inputs.grad.cpu(), weight.cpu()
+        gradients[device] = inputs.grad.cpu(), weight.cpu().clone()  # the next `layer.to` moves `weight` itself
+        assert all(gradient.isfinite().all() for gradient in gradients[device])
+        gradients[device][1][:192:64] = 0.0  # -960 times a sum that is 0 but for rounding
     for on_gpu, on_cpu in zip(gradients["cuda"], gradients["cpu"], strict=True):
-        assert on_gpu.isfinite().all()
         assert (on_gpu - on_cpu).norm() / on_cpu.norm() < 0.05
