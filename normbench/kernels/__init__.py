@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 from normbench.kernels.spec import NormActSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["NormActSpec", "can_convolve_images", "convolve_images", "norm_act", "unsupported_reason"]
 
 
-def can_convolve_images(images: Tensor, weight: Tensor) -> bool:
-    """Return whether `convolve_images` can run on `images` and `weight`: on this device, in these dtypes and shapes."""
+def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
+    """Return whether `convolve_images` can run on `images`, with a weight of this shape in `dtype`."""
     from normbench.kernels import support
 
-    return support.can_convolve_images(images, weight)
+    return support.can_convolve_images(images, weight_shape, dtype)
 
 
 def convolve_images(images: Tensor, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from normbench.kernels.support import can_convolve_images
 
 def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
     """See `normbench.kernels.convolve_images`."""
-    if not can_convolve_images(images, weight):
+    if not can_convolve_images(images, weight.shape, weight.dtype):
         raise ValueError("no kernel for these images and weights: see can_convolve_images")
     y: Tensor = ImageConv.apply(images, weight)
     return y

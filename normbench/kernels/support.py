@@ -57,17 +57,17 @@ def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     return None
 
 
-def can_convolve_images(images: Tensor, weight: Tensor) -> bool:
+def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
     """See `normbench.kernels.can_convolve_images`."""
-    if images.ndim != 4 or weight.shape[1:] != (images.shape[1], 3, 3) or weight.shape[1] > MAX_IMAGE_CHANNELS:
+    if images.ndim != 4 or weight_shape[1:] != (images.shape[1], 3, 3) or images.shape[1] > MAX_IMAGE_CHANNELS:
         return False
-    if images.dtype not in DTYPES or weight.dtype not in (torch.bfloat16, torch.float16):
+    if images.dtype not in DTYPES or dtype not in (torch.bfloat16, torch.float16):
         return False
     if images.requires_grad and torch.is_grad_enabled():
         return False
-    num_outputs = images[:, 0].numel() * len(weight)
+    num_outputs = images[:, 0].numel() * weight_shape[0]
     fits = images.numel() > 0 and num_outputs <= MAX_ELEMENTS and is_channels_last(images)
-    return fits and images.device == weight.device and unsupported_device_reason(images.device) is None
+    return fits and unsupported_device_reason(images.device) is None
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -14,19 +14,18 @@ class Conv2d(nn.Conv2d):
     Parameters, keys and, to rounding, results are those of ``nn.Conv2d``.
     """
 
-    def has_kernel(self, input: Tensor, weight: Tensor) -> bool:
-        """Return whether the kernel computes this layer on `input`, with `weight` as it is cast."""
+    def has_kernel(self, input: Tensor, dtype: torch.dtype) -> bool:
+        """Return whether the kernel computes this layer, its weight cast to `dtype`, on `input`."""
         form = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode, self.bias)
         is_covered = form == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros", None)
-        return is_covered and kernels.can_convolve_images(input, weight)
+        return is_covered and kernels.can_convolve_images(input, self.weight.shape, dtype)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not torch.compiler.is_compiling() and not input.is_meta:
             device = input.device.type
             is_cast = torch.is_autocast_enabled(device)
-            like = weight.to(torch.get_autocast_dtype(device)) if is_cast else weight
-            # The kernel rounds the images itself, but only autocast may.
-            if (is_cast or input.dtype == weight.dtype) and self.has_kernel(input, like):
-                return kernels.convolve_images(input, like)
+            dtype = torch.get_autocast_dtype(device) if is_cast else input.dtype
+            if (is_cast or weight.dtype == dtype) and self.has_kernel(input, dtype):
+                return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
         y: Tensor = super()._conv_forward(input, weight, bias)
         return y

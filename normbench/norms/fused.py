@@ -156,8 +156,8 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
     for module, x in inputs:
         like_x = torch.zeros_like(x, dtype=images.dtype if x is batch else dtype, device=images.device)
         if isinstance(module, Conv2d):
-            weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
-            if x is batch and module.has_kernel(like_x, weight):
+            if x is batch and module.has_kernel(like_x, dtype):
+                weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
                 jobs.append(partial(_compile_conv, like_x, weight))
         elif isinstance(module, FusedNormAct):
             spec = module.spec

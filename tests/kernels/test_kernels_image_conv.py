@@ -100,17 +100,23 @@ def test_gradient_is_the_same_each_time() -> None:
 
 def test_what_the_kernel_does_not_take() -> None:
     images, weight, _ = draw((2, 3, 4, 4, 8), whole=True, dtype=torch.bfloat16)
-    assert can_convolve_images(images, weight)
-    assert can_convolve_images(images.float(), weight)
-    assert not can_convolve_images(images, weight.float())  # its products would not be those of float32
-    assert not can_convolve_images(images.contiguous(), weight)
-    assert not can_convolve_images(images[0], weight)
-    assert not can_convolve_images(images, weight[..., :1])
-    assert not can_convolve_images(images[:0], weight)
-    assert not can_convolve_images(torch.cat([images, images], 1), torch.cat([weight, weight], 1))
+
+    def can(images: Tensor, shape: tuple[int, ...] = (8, 3, 3, 3), dtype: torch.dtype = torch.bfloat16) -> bool:
+        return can_convolve_images(images, torch.Size(shape), dtype)
+
+    assert can(images)
+    assert can(images.float())
+    assert not can(images.float(), dtype=torch.float32)  # its products would not be those of float32
+    assert not can(images.contiguous())
+    assert not can(images[0])
+    assert not can(images, (8, 3, 1, 1))
+    assert not can(images, (8, 4, 3, 3))
+    assert not can(images[:0])
+    many = torch.cat([images, images], 1).contiguous(memory_format=torch.channels_last)
+    assert not can(many, (8, 6, 3, 3))
     learned = images.requires_grad_()
-    assert not can_convolve_images(learned, weight)
+    assert not can(learned)
     with torch.no_grad():
-        assert can_convolve_images(learned, weight)
+        assert can(learned)
     with pytest.raises(ValueError, match="can_convolve_images"):
         convolve_images(learned, weight)
