@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from normbench.norms.convolution import Conv2d
 from normbench.norms.fused import FusedNormAct
 from normbench.norms.group import GroupNorm
 
@@ -83,7 +84,7 @@ class TutorialLoop:
 
 
 def with_plain_layers(model: nn.Module) -> nn.Module:
-    """Replace in `model` each fused norm and activation by the layers of ``torch.nn``, in place; return it.
+    """Replace in `model` each convolution, norm and activation by the layers of ``torch.nn``, in place; return it.
 
     A norm that ``torch.nn`` does not have stays NormBench's own layer, run operation by operation.
     """
@@ -91,9 +92,20 @@ def with_plain_layers(model: nn.Module) -> nn.Module:
         if isinstance(child, FusedNormAct):
             plain = _plain_norm(child[0])
             setattr(model, name, nn.Sequential(plain, nn.ReLU()) if len(child) == 2 else plain)
+        elif type(child) is Conv2d:
+            setattr(model, name, _plain_conv(child))
         else:
             with_plain_layers(child)
     return model
+
+
+def _plain_conv(layer: nn.Conv2d) -> nn.Conv2d:
+    plain: nn.Conv2d = nn.utils.skip_init(  # draws no random numbers
+        nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel_size,
+        stride=layer.stride, padding=layer.padding, bias=layer.bias is not None,
+    )  # fmt: skip
+    plain.load_state_dict(layer.state_dict())
+    return plain
 
 
 def _plain_norm(layer: nn.Module) -> nn.Module:
