@@ -9,7 +9,7 @@ FORWARD_TILE, BACKWARD_TILE = 32768, 16384
 LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
 WHOLE_TILE = 65536
-"""Elements that a program loops over rather than share them, however few programs there are."""
+"""Elements of a sample that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
 """Elements of a tile for statistics over channels."""
 THREAD_ELEMENTS = 32
@@ -110,7 +110,8 @@ def plan_groups(
     one_tile = rows_pad * block_c <= (BACKWARD_TILE if backward else FORWARD_TILE)
     shared = across_samples and samples > 1
     crowded = samples * ceil_div(lanes, block_c) >= PROGRAMS
-    split = shared or not (one_tile or crowded or rows * block_c <= WHOLE_TILE)
+    loopable = rows * block_c <= WHOLE_TILE and not across_samples
+    split = shared or not (one_tile or crowded or loopable)
     one_tile = one_tile and not split
     if split:
         block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))

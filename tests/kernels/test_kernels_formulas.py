@@ -237,6 +237,17 @@ def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(summed(shares), shares.sum(0))
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_batch_statistics_have_many_programs(backward: bool) -> None:
+    """Blocks of channels alone would leave most of a GPU idle: the rows are shared, unless they are few."""
+    many_rows = plan.plan_groups(1, 4096, 256, 256, across_samples=True, backward=backward)
+    assert many_rows.split
+    assert many_rows.blocks * many_rows.chunks >= plan.PROGRAMS / 2
+    few_rows = plan.plan_groups(1, 1024, 512, 512, across_samples=True, backward=backward)
+    assert few_rows.one_tile
+    assert few_rows.blocks == 32
+
+
 def test_a_tile_has_warps_by_its_elements() -> None:
     assert [plan.num_warps(32 * plan.THREAD_ELEMENTS * count) for count in (1, 4, 2 * plan.MAX_WARPS)] == [
         1,
