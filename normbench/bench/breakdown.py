@@ -73,6 +73,7 @@ def _range_of(module: nn.Module) -> str | None:
         return "normbench::convolution"
     kind = type(module)
     is_norm = kind.__module__.startswith(("normbench.norms.", "torch.nn.modules.batchnorm"))
+    is_norm = is_norm and not isinstance(module, nn.Linear)
     return "normbench::norm" if is_norm or isinstance(module, nn.ReLU | nn.GELU) else None
 
 

@@ -19,6 +19,7 @@ from torchvision import transforms
 from normbench.norms.convolution import Conv2d
 from normbench.norms.fused import FusedNormAct
 from normbench.norms.group import GroupNorm
+from normbench.norms.head import PooledLinear
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):
@@ -94,6 +95,8 @@ def with_plain_layers(model: nn.Module) -> nn.Module:
             setattr(model, name, nn.Sequential(plain, nn.ReLU()) if len(child) == 2 else plain)
         elif type(child) is Conv2d:
             setattr(model, name, _plain_conv(child))
+        elif isinstance(child, PooledLinear):
+            setattr(model, name, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), _plain_linear(child)))
         else:
             with_plain_layers(child)
     return model
@@ -104,6 +107,12 @@ def _plain_conv(layer: nn.Conv2d) -> nn.Conv2d:
         nn.Conv2d, layer.in_channels, layer.out_channels, layer.kernel_size,
         stride=layer.stride, padding=layer.padding, bias=layer.bias is not None,
     )  # fmt: skip
+    plain.load_state_dict(layer.state_dict())
+    return plain
+
+
+def _plain_linear(layer: nn.Linear) -> nn.Linear:
+    plain: nn.Linear = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, layer.bias is not None)
     plain.load_state_dict(layer.state_dict())
     return plain
 

@@ -15,6 +15,7 @@ from normbench.engine.device import autocast
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.step_state import AwareLayers, StepSettings, StepState
 from normbench.norms.convolution import Conv2d
+from normbench.norms.head import PooledLinear
 
 
 class FusedStep:
@@ -80,5 +81,6 @@ def working_parameters(model: nn.Module) -> list[str]:
     Subclasses (weight standardization) compute with their weights in float32 first.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, Conv2d, nn.Linear)]
+    plain = (nn.Conv2d, Conv2d, nn.Linear, PooledLinear)
+    layers = [module for module in model.modules() if type(module) in plain]
     return [names[id(parameter)] for layer in layers for parameter in layer.parameters(recurse=False)]

@@ -2,7 +2,8 @@
 
 `NormActSpec` says what to compute, `norm_act` computes it with gradients, and `unsupported_reason` says in a line why a
 tensor must take the native composition instead. `reference.norm_act` is the same computation as a plain formula.
-`convolve_images` is the convolution of a batch of images, and `can_convolve_images` says where it can run.
+`convolve_images` is the convolution of a batch of images, and `can_convolve_images` says where it can run;
+`pooled_linear` is the mean over positions with a linear layer, and `can_pool_linear` says where.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["NormActSpec", "can_convolve_images", "convolve_images", "norm_act", "unsupported_reason"]
+__all__ = [
+    "NormActSpec",
+    "can_convolve_images",
+    "can_pool_linear",
+    "convolve_images",
+    "norm_act",
+    "pooled_linear",
+    "unsupported_reason",
+]
 
 
 def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
@@ -43,6 +52,34 @@ def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
     from normbench.kernels.image_conv import convolve_images as launch
 
     return launch(images, weight)
+
+
+def can_pool_linear(x: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
+    """Return whether `pooled_linear` can run on `x`, with a weight of this shape in `dtype`."""
+    from normbench.kernels import support
+
+    return support.can_pool_linear(x, weight_shape, dtype)
+
+
+def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply a linear layer to the mean of `x` over its positions, with all gradients.
+
+    Sums are in float32; the mean is rounded to the dtype of `x`, as torch's is. Captures in a CUDA graph.
+
+    Args:
+        x: ``(N, C, H, W)``, channels_last, bfloat16 or float16.
+        weight: ``(K, C)``, in the dtype of `x`.
+        bias: ``(K,)``, likewise.
+
+    Returns:
+        ``(N, K)``, in the dtype of `x`.
+
+    Raises:
+        ValueError: `can_pool_linear` says no.
+    """
+    from normbench.kernels.head import pooled_linear as launch
+
+    return launch(x, weight, bias)
 
 
 def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:

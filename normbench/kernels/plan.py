@@ -48,6 +48,14 @@ IMAGE_SHARE_TILES = 2
 """The fewest tiles of one share of its weight's gradient."""
 IMAGE_STAGES = 1
 """Tiles on their way at once in a program's loop; the programs beside it hide the waiting."""
+HEAD_CLASSES = 16
+"""Outputs of a program for the weight's gradient of the linear layer after the mean; tensor cores take no fewer."""
+HEAD_CHANNELS = 32
+"""Channels of such a program, which takes HEAD_SAMPLES at a time; HEAD_WARPS as in those beside it."""
+HEAD_SAMPLES = 128
+HEAD_WARPS = 4
+HEAD_STAGES = 2
+"""Tiles on their way at once in that program's loop."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import torch
 from torch import Tensor
 
+from normbench.kernels.plan import power_of_two
 from normbench.kernels.spec import NormActSpec
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -15,6 +16,8 @@ MAX_CHANNELS = 4096
 """Lanes of the widest tile: a group, or all channels of a position."""
 MAX_IMAGE_CHANNELS = 4
 """Of images; for more channels a convolution is better computed otherwise than by patches."""
+MAX_POOLED = 32768
+"""Elements of a sample whose mean over positions one program takes, and of the weight that multiplies it."""
 MAX_ELEMENTS = 2**31 - 1
 """Offsets are 32-bit."""
 
@@ -68,6 +71,18 @@ def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.d
     num_outputs = images[:, 0].numel() * weight_shape[0]
     fits = images.numel() > 0 and num_outputs <= MAX_ELEMENTS and is_channels_last(images)
     return fits and unsupported_device_reason(images.device) is None
+
+
+def can_pool_linear(x: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
+    """See `normbench.kernels.can_pool_linear`."""
+    if x.ndim != 4 or x.numel() == 0 or weight_shape[1:] != x.shape[1:2]:
+        return False
+    if x.dtype != dtype or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    _, channels, height, width = x.shape
+    lanes = power_of_two(channels) * power_of_two(max(height * width, weight_shape[0]))
+    fits = x.numel() <= MAX_ELEMENTS and lanes <= MAX_POOLED and is_channels_last(x)
+    return fits and unsupported_device_reason(x.device) is None
 
 
 def is_channels_last(x: Tensor) -> bool:

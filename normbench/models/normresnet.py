@@ -7,6 +7,7 @@ from torch import nn
 
 from normbench.models.residual import check_residual_init
 from normbench.norms import NormFactory
+from normbench.norms.head import PooledLinear
 
 CHANNELS_AND_STRIDES = ((64, 1), (128, 2), (256, 2), (512, 2))
 NO_BRANCHES = "it has no residual branches; preact_resnet18 and resnet18 have"
@@ -32,10 +33,9 @@ class NormResNet(nn.Module):
             ]
             in_channels = out_channels
         self.features = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(in_channels, num_classes)
+        self.classifier = PooledLinear(in_channels, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits, ``(N, num_classes)``."""
-        features = self.features(images).mean(dim=(2, 3))  # (N, 512, H/8, W/8) -> (N, 512)
-        logits: torch.Tensor = self.classifier(features)
+        logits: torch.Tensor = self.classifier(self.features(images))  # of (N, 512, H/8, W/8)
         return logits

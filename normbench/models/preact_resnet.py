@@ -11,6 +11,7 @@ from torch import nn
 
 from normbench.models.residual import branch_scale, check_residual_init, conv2d, initialise, norm_act
 from normbench.norms import NormFactory
+from normbench.norms.head import PooledLinear
 
 STEM_CHANNELS = 64
 BLOCK_CHANNELS_AND_STRIDES = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
@@ -58,12 +59,12 @@ class PreActResNet18(nn.Module):
             channels, size = out_channels, size // stride
         self.blocks = nn.Sequential(*blocks)
         self.norm = norm_act(norm, channels, size=size)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.classifier = PooledLinear(channels, num_classes)
         branches = [(block.conv1, block.conv2) for block in blocks]
         initialise(self, norm=norm, branches=branches, classifier=self.classifier)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits, ``(N, num_classes)``."""
-        features = self.norm(self.blocks(self.stem(images))).mean(dim=(2, 3))  # (N, 512, 4, 4) -> (N, 512)
+        features = self.norm(self.blocks(self.stem(images)))  # (N, 512, 4, 4)
         logits: torch.Tensor = self.classifier(features)
         return logits

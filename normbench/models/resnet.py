@@ -6,11 +6,12 @@ torchvision's names, `bn1` included, so that weights can be exchanged.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from normbench.models.residual import ScalarBias, branch_scale, check_residual_init, conv2d, initialise
 from normbench.norms import NormFactory
+from normbench.norms.head import PooledLinear
 
 
 class _Place(nn.Module):
@@ -19,6 +20,15 @@ class _Place(nn.Module):
     def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.num_channels = num_channels
+
+
+class _ResNet(ResNet):
+    """torchvision's, with pooling as a part of its last layer."""
+
+    def _forward_impl(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        logits: Tensor = self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))))
+        return logits
 
 
 def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
@@ -31,11 +41,12 @@ def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
     block's, not a norm's, and stays: a sum of branches is not a norm's output.
     """
     check_residual_init("resnet18", norm)
-    network = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=_Place)
+    network = _ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=_Place)
     size = 32
     network.conv1 = norm.conv2d(3, 64, 3, padding=1, bias=False)
     network.bn1 = _before_relu(norm, 64, size)
-    network.maxpool = nn.Identity()
+    network.maxpool = network.avgpool = nn.Identity()
+    network.fc = _with_pooling(network.fc)
     branches = []
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         for position, block in enumerate(stage):
@@ -50,6 +61,12 @@ def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
         network.relu = nn.Identity()
     initialise(network, norm=norm, branches=branches, classifier=network.fc)
     return network
+
+
+def _with_pooling(linear: nn.Linear) -> PooledLinear:
+    pooled: PooledLinear = nn.utils.skip_init(PooledLinear, linear.in_features, linear.out_features)
+    pooled.load_state_dict(linear.state_dict())
+    return pooled
 
 
 def _fill(block: BasicBlock, norm: NormFactory, size: int) -> None:

@@ -19,6 +19,7 @@ from normbench.norms.convolution import Conv2d
 from normbench.norms.evonorm import EvoNormS
 from normbench.norms.frn import FilterResponseNorm
 from normbench.norms.group import GroupNorm, GroupRMSNorm
+from normbench.norms.head import PooledLinear
 from normbench.norms.layer import LayerNorm2d, RMSNorm2d
 
 
@@ -148,7 +149,7 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
     batch = images.to("meta")
     inputs: list[tuple[nn.Module, torch.Tensor]] = []
     for module in on_meta.modules():
-        if isinstance(module, FusedNormAct | Conv2d):
+        if isinstance(module, FusedNormAct | Conv2d | PooledLinear):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
     with torch.no_grad():
         on_meta(batch)
@@ -159,6 +160,10 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
             if x is batch and module.has_kernel(like_x, dtype):
                 weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
                 jobs.append(partial(_compile_conv, like_x, weight))
+        elif isinstance(module, PooledLinear):
+            if module.has_kernel(like_x, dtype):
+                like = [torch.zeros_like(p, dtype=dtype, device=images.device) for p in module.parameters()]
+                jobs.append(partial(_compile_head, like_x, *like))
         elif isinstance(module, FusedNormAct):
             spec = module.spec
             if spec is not None and kernels.unsupported_reason(like_x, spec) is None:
@@ -173,6 +178,13 @@ def _compile_conv(images: torch.Tensor, weight: torch.Tensor) -> None:
     from normbench.kernels.image_conv import convolve, weight_gradient
 
     weight_gradient(convolve(images, weight), images, weight)
+
+
+def _compile_head(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    from normbench.kernels.head import backward, forward
+
+    y, means = forward(x, weight, bias)
+    backward(y, means, weight, x.shape[2:], has_bias=bias is not None)
 
 
 def _compile_norm(module: FusedNormAct, spec: NormActSpec, x: torch.Tensor) -> None:

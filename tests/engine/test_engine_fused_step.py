@@ -24,6 +24,7 @@ from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step_state import StepSettings, StepState
 from normbench.norms.convolution import Conv2d
+from normbench.norms.head import PooledLinear
 
 CPU = torch.device("cpu")
 BATCH = 16
@@ -152,6 +153,39 @@ def test_images_are_convolved_by_the_kernel_as_by_torch(
     assert len(launches) == 2 * STEPS
     assert fused.losses == pytest.approx(plain.losses, rel=2e-3)
     torch.testing.assert_close(fused.net.conv.weight, plain.net.conv.weight, rtol=0, atol=2e-2)
+
+
+class PoolingNet(TinyNet):
+    """Its last layer takes the mean itself."""
+
+    def __init__(self) -> None:
+        super().__init__(make_norm("gn")(8))
+        head = PooledLinear(8, 10)
+        head.load_state_dict(self.head.state_dict())
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(x)).relu())
+
+
+def test_the_head_is_computed_by_the_kernel_as_by_torch(
+    train_images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widen_products(monkeypatch)
+    launches = []
+    pooled = kernels.pooled_linear
+    monkeypatch.setattr(
+        kernels, "pooled_linear", lambda x, *layer: launches.append(layer[0].dtype) or pooled(x, *layer)
+    )
+    ours = PoolingNet()
+    assert {"head.weight", "head.bias"} < set(working_parameters(ours))
+    fused = Run(train_images, ours, fused=True, bf16=True, optimizer="adam").train()
+    assert launches == [torch.bfloat16] * 2 * STEPS
+    plain = Run(train_images, TinyNet(make_norm("gn")(8)), fused=False, bf16=True, optimizer="adam").train()
+    assert len(launches) == 2 * STEPS
+    assert fused.losses == pytest.approx(plain.losses, rel=3e-3)
+    for name in ("head.weight", "head.bias"):
+        torch.testing.assert_close(fused.net.get_parameter(name), plain.net.get_parameter(name), rtol=0, atol=2e-2)
 
 
 def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.norms import NORMS, make_norm
 from normbench.norms.fused import FusedNormAct, compile_ahead, describe_paths, norm_paths
+from normbench.norms.head import PooledLinear
 
 FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms2d")
 FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
@@ -120,5 +121,6 @@ def test_compiling_ahead_reaches_every_layer_and_changes_nothing() -> None:
     images = torch.zeros(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     # The first takes the images; the second's input has a gradient. Both norms, as above.
     assert compile_ahead(nn.Sequential(stem, stem, *model), images, torch.bfloat16, max_workers=1) == 3
+    assert compile_ahead(nn.Sequential(stem, PooledLinear(3, 10)), images, torch.bfloat16, max_workers=1) == 2
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
