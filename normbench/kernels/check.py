@@ -18,6 +18,7 @@ import torch
 
 from normbench.kernels import norm_act, plan, reference, unsupported_reason
 from normbench.kernels.cases import LAYERS, LEARNED, NORMS, Case, compile_all
+from normbench.kernels.check_head import check_head, time_head
 from normbench.kernels.check_images import check_images, time_images
 from normbench.kernels.timing import time_norms
 
@@ -123,9 +124,10 @@ def main() -> int:
     good = True
     if not options.no_check:
         with poisoned_memory():
-            good = check_images(result) & check(cases, result)
+            good = check_images(result) & check_head(result) & check(cases, result)
     if not options.no_time:
         time_images(batch_sizes, result)
+        time_head(batch_sizes, result)
         time_norms(["none", *norms], batch_sizes, result, native_too=not options.fused_only, compiled=options.compile)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

@@ -78,8 +78,8 @@ def backward_weight(
     exists = (k < CLASSES)[:, None] & (channel < CHANNELS)
     tl.store(dweight + k[:, None] * CHANNELS + channel, total.to(dweight.dtype.element_ty), mask=exists)
     if dbias is not None:
-        is_first = (k < CLASSES) & (block % BLOCKS_C == 0)
-        tl.store(dbias + k, tl.sum(bias_total, axis=0).to(dbias.dtype.element_ty), mask=is_first)
+        if block % BLOCKS_C == 0:
+            tl.store(dbias + k, tl.sum(bias_total, axis=0).to(dbias.dtype.element_ty), mask=k < CLASSES)
 
 
 @triton.jit

@@ -22,7 +22,7 @@ class _Place(nn.Module):
         self.num_channels = num_channels
 
 
-class _ResNet(ResNet):
+class _ResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     """torchvision's, with pooling as a part of its last layer."""
 
     def _forward_impl(self, x: Tensor) -> Tensor:

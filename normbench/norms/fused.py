@@ -154,8 +154,11 @@ def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *,
     with torch.no_grad():
         on_meta(batch)
     jobs: list[Callable[[], None]] = []
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.preserve_format  # which not every meta operation keeps
     for module, x in inputs:
-        like_x = torch.zeros_like(x, dtype=images.dtype if x is batch else dtype, device=images.device)
+        x_dtype = images.dtype if x is batch else dtype
+        like_x = torch.zeros_like(x, dtype=x_dtype, device=images.device, memory_format=layout)
         if isinstance(module, Conv2d):
             if x is batch and module.has_kernel(like_x, dtype):
                 weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
