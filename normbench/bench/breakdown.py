@@ -71,9 +71,10 @@ def _marked(model: nn.Module) -> Iterator[None]:
 def _range_of(module: nn.Module) -> str | None:
     if isinstance(module, nn.Conv2d):
         return "normbench::convolution"
+    if isinstance(module, nn.Linear):
+        return None
     kind = type(module)
     is_norm = kind.__module__.startswith(("normbench.norms.", "torch.nn.modules.batchnorm"))
-    is_norm = is_norm and not isinstance(module, nn.Linear)
     return "normbench::norm" if is_norm or isinstance(module, nn.ReLU | nn.GELU) else None
 
 

@@ -24,7 +24,7 @@ def forward(
     inside = (position < POSITIONS)[:, None] & (channel < CHANNELS)
     at = (sample * POSITIONS + position)[:, None] * CHANNELS + channel
     values = tl.load(x + at, mask=inside, other=0.0)
-    k = tl.arange(0, BLOCK_K)  # all loads are under way before one is waited for
+    k = tl.arange(0, BLOCK_K)
     exists = (k < CLASSES)[:, None] & (channel < CHANNELS)
     factors = tl.load(weight + k[:, None] * CHANNELS + channel, mask=exists, other=0.0)
     shift = tl.zeros([BLOCK_K], tl.float32)
@@ -78,8 +78,9 @@ def backward_weight(
     exists = (k < CLASSES)[:, None] & (channel < CHANNELS)
     tl.store(dweight + k[:, None] * CHANNELS + channel, total.to(dweight.dtype.element_ty), mask=exists)
     if dbias is not None:
+        bias_grad = tl.sum(bias_total, axis=0).to(dbias.dtype.element_ty)
         if block % BLOCKS_C == 0:
-            tl.store(dbias + k, tl.sum(bias_total, axis=0).to(dbias.dtype.element_ty), mask=k < CLASSES)
+            tl.store(dbias + k, bias_grad, mask=k < CLASSES)
 
 
 @triton.jit

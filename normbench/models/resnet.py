@@ -64,8 +64,8 @@ def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
 
 
 def _with_pooling(linear: nn.Linear) -> PooledLinear:
-    pooled: PooledLinear = nn.utils.skip_init(PooledLinear, linear.in_features, linear.out_features)
-    pooled.load_state_dict(linear.state_dict())
+    pooled = PooledLinear(linear.in_features, linear.out_features, device="meta")  # draws no random numbers
+    pooled.weight, pooled.bias = linear.weight, linear.bias
     return pooled
 
 

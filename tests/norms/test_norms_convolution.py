@@ -23,6 +23,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, torch.d
 
     monkeypatch.setattr(kernels.support, "unsupported_device_reason", lambda _: None)
     monkeypatch.setattr(kernels, "convolve_images", convolve_images)
+    monkeypatch.setattr(kernels, "can_pool_linear", lambda *_: False)
     return given
 
 
