@@ -141,7 +141,7 @@ def _draw_panel(axes: Axes, panel: DotPanel, rows: Sequence[str], series: Sequen
     if max(values) > _WIDE_RANGE * min(values) > 0:
         _use_logarithmic(axes)
     else:
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.08 * max(dot.high for dot in panel.dots))  # no number at the edge, next to another panel's
 
 
 def _use_logarithmic(axes: Axes) -> None:
