@@ -16,16 +16,21 @@ from normbench.kernels import can_pool_linear, plan, pooled_linear
 
 SHAPES = [
     (5, 96, 4, 4, 10),  # fewer samples than a tile has
-    (64, 512, 4, 4, 10),
+    (36, 512, 4, 4, 10),
     (1, 512, 7, 7, 7),  # positions and classes that are no powers of two
     (64, 40, 1, 1, 10),  # no block of channels is full
-    (150, 24, 2, 3, 20),  # two tiles of samples, two blocks of classes
+    (40, 24, 2, 3, 20),  # two tiles of samples, two blocks of classes
 ]
 
 
 @pytest.fixture(autouse=True)
 def _bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     widen_products(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _few_samples_in_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "HEAD_SAMPLES", 32)
 
 
 @pytest.fixture(autouse=True)
