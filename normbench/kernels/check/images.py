@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.kernels.check.timing import graph_us
 from normbench.kernels.image_conv import convolve, weight_gradient
-from normbench.kernels.timing import graph_us
 
 CHANNELS_OUT = 64
 SHAPES = ((64, 3, 32, 32, 64), (1024, 3, 32, 32, 64), (16, 3, 32, 32, 64), (5, 4, 7, 9, 96), (3, 1, 33, 17, 24))

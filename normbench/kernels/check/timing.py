@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normbench.kernels import NormActSpec, norm_act, reference
-from normbench.kernels.cases import LAYERS, Case
+from normbench.kernels.check.cases import LAYERS, Case
 
 Function = Callable[..., Tensor]
 

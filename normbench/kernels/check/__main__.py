@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from normbench.kernels import norm_act, plan, reference, unsupported_reason
-from normbench.kernels.cases import LAYERS, LEARNED, NORMS, Case, compile_all
-from normbench.kernels.check_head import check_head, time_head
-from normbench.kernels.check_images import check_images, time_images
-from normbench.kernels.timing import time_norms
+from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_all
+from normbench.kernels.check.head import check_head, time_head
+from normbench.kernels.check.images import check_images, time_images
+from normbench.kernels.check.timing import time_norms
 
 ODD_SHAPES = ((5, 24, 7, 7), (3, 96, 33, 33))
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
@@ -82,7 +82,9 @@ def check(cases: list[Case], result: dict[str, object]) -> bool:
 
 def main() -> int:
     """Check, time, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m normbench.kernels.check", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--norms", default=",".join(NORMS), help="comma-separated")
     parser.add_argument("--batch-sizes", default="64,1024", help="comma-separated")

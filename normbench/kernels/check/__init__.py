@@ -1,0 +1,1 @@
+"""The developer's check of the kernels on a GPU, against their formulas: ``python -m normbench.kernels.check``."""
