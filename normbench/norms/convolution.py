@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import kernels
+from normbench.norms.precision import kernel_dtype
 
 
 class Conv2d(nn.Conv2d):
@@ -21,11 +22,8 @@ class Conv2d(nn.Conv2d):
         return is_covered and kernels.can_convolve_images(input, self.weight.shape, dtype)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if not torch.compiler.is_compiling() and not input.is_meta:
-            device = input.device.type
-            is_cast = torch.is_autocast_enabled(device)
-            dtype = torch.get_autocast_dtype(device) if is_cast else input.dtype
-            if (is_cast or weight.dtype == dtype) and self.has_kernel(input, dtype):
-                return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
+        dtype = kernel_dtype(input, weight)
+        if dtype is not None and self.has_kernel(input, dtype):
+            return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
         y: Tensor = super()._conv_forward(input, weight, bias)
         return y

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import kernels
+from normbench.norms.precision import kernel_dtype
 
 
 class PooledLinear(nn.Linear):
@@ -20,11 +21,8 @@ class PooledLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the linear layer's output for the mean over positions."""
-        if not torch.compiler.is_compiling() and not input.is_meta:
-            device = input.device.type
-            is_cast = torch.is_autocast_enabled(device)
-            dtype = torch.get_autocast_dtype(device) if is_cast else input.dtype
-            if (is_cast or self.weight.dtype == dtype) and self.has_kernel(input, dtype):
-                bias = None if self.bias is None else self.bias.to(dtype)
-                return kernels.pooled_linear(input, self.weight.to(dtype), bias)
+        dtype = kernel_dtype(input, self.weight)
+        if dtype is not None and self.has_kernel(input, dtype):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            return kernels.pooled_linear(input, self.weight.to(dtype), bias)
         return super().forward(input.mean(dim=(2, 3)))

@@ -1,4 +1,4 @@
-"""Statistics in float32 whatever the input; results in the input's dtype and memory format."""
+"""Statistics in float32 whatever the input; results in the input's dtype and memory format; dtypes under autocast."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ def like_input(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         y = y.contiguous(memory_format=torch.channels_last)
     return y.to(x.dtype)
+
+
+def kernel_dtype(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype | None:
+    """Return the dtype in which torch would multiply `x` by `weight`: autocast's, or the one that they share.
+
+    None where no kernel of our own may be asked: where they differ, while compiling, and on the meta device.
+    """
+    if torch.compiler.is_compiling() or x.is_meta:
+        return None
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype if weight.dtype == x.dtype else None
 
 
 def group_channels(x: torch.Tensor, num_groups: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from normbench.kernels import norm_act, plan, reference, unsupported_reason
-from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_all
+from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_all, relative_errors
 from normbench.kernels.check.head import check_head, time_head
 from normbench.kernels.check.images import check_images, time_images
 from normbench.kernels.check.timing import time_norms
@@ -26,8 +26,8 @@ ODD_SHAPES = ((5, 24, 7, 7), (3, 96, 33, 33))
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
 
-def relative_errors(case: Case) -> dict[str, float]:
-    """Return ``|actual - expected| / |expected|`` of the output and of each gradient."""
+def norm_errors(case: Case) -> dict[str, float]:
+    """Return the relative errors of the output and of each gradient, by name."""
     torch.manual_seed(0)
     x, parameters, grad = case.draw()
     grad = reference.settled_gradient(grad, x, case.spec, *parameters)
@@ -42,10 +42,7 @@ def relative_errors(case: Case) -> dict[str, float]:
         *torch.autograd.grad(expected_y, [wide_x, *(p for p in (weight, bias, extra) if p is not None)], grad.double()),
     ]
     names = ["y", "dx", *(f"d{name}" for name in LEARNED.get(case.norm, "weight bias").split())]
-    return {
-        name: ((a.double() - e).norm() / e.norm()).item()
-        for name, a, e in zip(names, actual, expected, strict=True)
-    }  # fmt: skip
+    return relative_errors(names, actual, expected)
 
 
 @contextmanager
@@ -65,7 +62,7 @@ def check(cases: list[Case], result: dict[str, object]) -> bool:
         where = f"{label} {case.shape} {'channels_last' if case.channels_last else 'contiguous'}"
         reason = unsupported_reason(case.draw()[0], case.spec)
         try:
-            errors = {"unsupported: " + reason: float("nan")} if reason else relative_errors(case)
+            errors = {"unsupported: " + reason: float("nan")} if reason else norm_errors(case)
         except Exception as error:  # one kernel must not keep the others from being checked
             failures.append(f"{where}: {type(error).__name__}: {str(error).splitlines()[0][:160]}")
             continue

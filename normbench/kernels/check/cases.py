@@ -64,6 +64,13 @@ class Case:
         return x, parameters, grad.to(self.dtype, memory_format=memory_format)
 
 
+def relative_errors(names: Iterable[str], actual: Iterable[Tensor], expected: Iterable[Tensor]) -> dict[str, float]:
+    """Return by name ``|actual - expected| / |expected|``."""
+    return {
+        name: ((a.double() - e).norm() / e.norm()).item() for name, a, e in zip(names, actual, expected, strict=True)
+    }
+
+
 def compile_all(cases: Iterable[Case]) -> None:
     """Compile the kernels of `cases` on all processor cores."""
     from normbench.kernels.functions import Parameters, compile_for

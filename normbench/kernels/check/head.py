@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.kernels.check.cases import relative_errors
 from normbench.kernels.check.timing import graph_us
 from normbench.kernels.head import backward, forward
 
@@ -57,10 +58,7 @@ def check_head(result: dict[str, object]) -> bool:
             failures.append(f"head {shape}: {type(error).__name__}: {str(error).splitlines()[0][:160]}")
             continue
         expected = torch_both(*(t.double() for t in tensors))
-        errors = {
-            name: ((a.double() - e).norm() / e.norm()).item()
-            for name, a, e in zip(("y", "dx", "dw", "db"), actual, expected, strict=True)
-        }
+        errors = relative_errors(("y", "dx", "dw", "db"), actual, expected)
         worst = {name: max(error, worst.get(name, 0.0)) for name, error in errors.items()}
         repeats = all(torch.equal(a, b) for a, b in zip(actual, again, strict=True))
         if not all(error < TOLERANCE for error in errors.values()) or not repeats:

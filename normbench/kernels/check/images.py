@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from normbench.kernels.check.cases import relative_errors
 from normbench.kernels.check.timing import graph_us
 from normbench.kernels.image_conv import convolve, weight_gradient
 
@@ -46,10 +47,7 @@ def check_images(result: dict[str, object]) -> bool:
             continue
         wide = [t.bfloat16().double() for t in (images, weight, grad)]  # images are rounded first
         expected = functional.conv2d(wide[0], wide[1], padding=1), torch_gradient(wide[2], wide[0], wide[1])
-        errors = {
-            name: ((a.double() - e).norm() / e.norm()).item()
-            for name, a, e in zip(("y", "dw"), (y, gradient), expected, strict=True)
-        }
+        errors = relative_errors(("y", "dw"), (y, gradient), expected)
         worst = {name: max(error, worst.get(name, 0.0)) for name, error in errors.items()}
         if not all(error < TOLERANCE for error in errors.values()) or not torch.equal(gradient, again):
             failures.append(f"image conv {shape}: {errors}, gradient repeats: {torch.equal(gradient, again)}")
