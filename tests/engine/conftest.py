@@ -1,9 +1,10 @@
 """Tiny nets and images, on which a training step takes a millisecond."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from tiny_net import TinyNet, draw_images
 from torch import nn
 
@@ -12,6 +13,15 @@ from normbench.data.batches import DeviceImages
 from normbench.engine.trainer import Trainer
 
 NUM_IMAGES = 40
+
+
+@pytest.fixture
+def interpreted_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interpret the kernels on the CPU, and fill new memory with NaN, so that what no program should read shows."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,21 +17,14 @@ from normbench.engine import flat_optimizer
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.kernels import step
 
+pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
+
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam"},
     "adamw": {"optimizer": "adamw"},
     "sgd": {"optimizer": "sgd", "momentum": 0.9},
 }
 RATES = torch.linspace(0.02, 0.01, 8)
-
-
-@pytest.fixture(autouse=True)
-def _interpreted_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Interpret the kernels on the CPU, and fill new memory with NaN, so that what no program should read shows."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def draw(*shape: int) -> Tensor:

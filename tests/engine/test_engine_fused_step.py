@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,18 +25,11 @@ from normbench.engine.step_state import StepSettings, StepState
 from normbench.norms.convolution import Conv2d
 from normbench.norms.head import PooledLinear
 
+pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
+
 CPU = torch.device("cpu")
 BATCH = 16
 STEPS = 3  # an epoch of 40 images: 16, 16 and 8
-
-
-@pytest.fixture(autouse=True)
-def _interpreted_on_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Interpret the kernels on the CPU, and fill new memory with NaN, so that an element no program writes shows."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
