@@ -14,7 +14,7 @@ from normbench.data.batches import DeviceImages, normalize
 from normbench.engine.device import activation_dtype, synchronize
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.fused_step import FusedStep
-from normbench.engine.optimizer import Snapshot
+from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.step_state import StepSettings, StepState
 from normbench.errors import first_line
@@ -30,7 +30,7 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         images: DeviceImages,
         settings: StepSettings,
         state: StepState,

@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, Engine, MemoryMeter, Precision, 
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.optimizer import build_optimizer, load_optimizer_state, parameter_groups
+from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep
 from normbench.engine.step_state import StepSettings, StepState
@@ -74,7 +74,7 @@ class Trainer:
             engine=engine,
         )
         state = StepState(len(train_images), steps_per_epoch, settings, train_images.labels.device)
-        self._optimizer: torch.optim.Optimizer
+        self._optimizer: Optimizer
         if engine == "graph" and unsupported_device_reason(train_images.labels.device) is None:
             self._optimizer = FlatOptimizer(
                 parameter_groups(self.model, config), config, state.learning_rates, state.global_step

@@ -18,7 +18,7 @@ from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.fused_step import FusedStep, working_parameters
-from normbench.engine.optimizer import build_optimizer, parameter_groups
+from normbench.engine.optimizer import Optimizer, build_optimizer, parameter_groups
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step_state import StepSettings, StepState
@@ -55,7 +55,7 @@ class Run:
         )
         self.state = StepState(len(images), STEPS, settings, CPU)
         self.step: PlainStep | FusedStep
-        self.optimizer: torch.optim.Optimizer
+        self.optimizer: Optimizer
         if fused:
             groups = parameter_groups(net, config)
             flat = FlatOptimizer(groups, config, self.state.learning_rates, self.state.global_step)
