@@ -20,7 +20,11 @@ from normbench.folders import is_due, write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
 from normbench.report import load_libraries
+from normbench.timings import timing_key
 from normbench.workers import Worker, WorkerError
+
+_COMPILED_TOGETHER = 12
+"""Norms, say: so many that the first run does not wait for long."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def execute(loaded: LoadedConfig, options: RunOptions, worker: Worker) -> int:
     images = {_images(plan.config): plan.config for plan in due}
     for config in reversed(images.values()):  # the last ones stay loaded, and the first run takes the first
         _check_data(config, options.data_dir, worker)
+    _compile_kernels(due, options.data_dir, worker)
     if len(plans) < len(drafts):
         note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
     write_experiment(folder, resolved_experiment(loaded.experiment, plans))
@@ -78,6 +83,20 @@ def _images(config: RunConfig) -> str:
 def _check_data(config: RunConfig, data_dir: Path | None, worker: Worker) -> None:
     dataset = config.dataset
     worker.call("normbench.experiment.train:check_data", dataset.name, dataset.options, data_dir, config.device)
+
+
+def _compile_kernels(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> None:
+    """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
+    configs: dict[str, RunConfig] = {}
+    for plan in due:
+        if plan.config.device == "cuda" and len(configs) < _COMPILED_TOGETHER:
+            configs.setdefault(timing_key(plan.config), plan.config)  # seeds have the same kernels
+    if not configs:
+        return
+    target = "normbench.experiment.train:compile_kernels"
+    seconds: float = worker.call(target, list(configs.values()), data_dir)
+    if seconds > 1:
+        note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
 def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> list[RunPlan]:

@@ -43,7 +43,8 @@ class FlatOptimizer:
         self.param_groups = list(groups)
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         device = learning_rates.device
-        self._train = train
+        self.name = train.optimizer
+        self._momentum = train.momentum
         self._learning_rates = learning_rates
         self._num_steps = num_steps
         steps = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
@@ -104,21 +105,25 @@ class FlatOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Update the weights, their working copies and the state; a parameter without a gradient has one of zeros."""
-        from normbench.kernels.step import update_adam, update_sgd
-
         gradients = [_readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
         self._locate([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
-        if self._train.optimizer == "sgd":
+        self.update()
+
+    def update(self) -> None:
+        """Launch the update with the gradients located last."""
+        from normbench.kernels.step import update_adam, update_sgd
+
+        if self.name == "sgd":
             update_sgd(
                 self._weights, self._moments[0], self._addresses, self._blocks, self._learning_rates, self._num_steps,
-                momentum=self._train.momentum,
+                momentum=self._momentum,
             )  # fmt: skip
         else:
             first, second = self._moments
             update_adam(
                 self._weights, first, second, self._addresses, self._blocks,
                 self._learning_rates, self._corrections, self._num_steps,
-                beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self._train.optimizer == "adamw",
+                beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self.name == "adamw",
             )  # fmt: skip
 
     def finish_capture(self) -> None:

@@ -58,7 +58,7 @@ class Trainer:
         self._device: DeviceName = device
         self._precision: Precision = precision
         self.model = model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._test_images = test_images
+        self.test_images = test_images
         steps_per_epoch = -(-len(train_images) // config.batch_size)
         rates = learning_rates(
             config.schedule, config.learning_rate, config.epochs * steps_per_epoch, config.warmup_fraction
@@ -157,7 +157,7 @@ class Trainer:
 
     def _finish_epoch(self) -> EpochRow:
         began = self._clock()
-        test_loss, test_accuracy = evaluate(self.model, self._test_images, self._device, self._precision)
+        test_loss, test_accuracy = evaluate(self.model, self.test_images, self._device, self._precision)
         synchronize(self._device)
         num_images = self.step.num_images
         num_steps = (len(self._rows) + 1) * self.step.steps_per_epoch
