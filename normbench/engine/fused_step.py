@@ -7,7 +7,6 @@ what autocast would compute by casting every weight and every gradient in every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +19,6 @@ from normbench.engine.step_state import AwareLayers, StepSettings, StepState
 from normbench.kernels.launch import Jobs
 from normbench.norms.convolution import Conv2d
 from normbench.norms.head import PooledLinear
-
-
-class _Loss(torch.autograd.Function):
-    """A scalar that stands for a loss whose gradient is known already.
-
-    `logits.backward(gradient)` would do the same but imports sympy, which takes a second of every start.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, gradient: Tensor) -> Tensor:
-        """Return a scalar that nobody reads."""
-        ctx.gradient = gradient
-        return logits.new_empty(())
-
-    @staticmethod
-    def backward(ctx: Any, _one: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient of the logits."""
-        return ctx.gradient, None
 
 
 class FusedStep:
@@ -70,7 +51,7 @@ class FusedStep:
         self._optimizer.zero_grad()
         with autocast(self._settings.device, self._settings.precision):
             logits = functional_call(self._model, self._leaves, (batch,))
-        _Loss.apply(logits, self._loss_gradient(logits.detach(), labels)).backward()
+        _backward(logits, self._loss_gradient(logits.detach(), labels))
         self._optimizer.step()
         self._aware.after_step()
 
@@ -117,6 +98,19 @@ class FusedStep:
     def finish_capture(self) -> None:
         """Make the graph whose capture has just ended ready to be replayed."""
         self._optimizer.finish_capture()
+
+
+def _backward(logits: Tensor, gradient: Tensor) -> None:
+    """Do what ``logits.backward(gradient)`` does once it has imported sympy, to compare two shapes, for over a second.
+
+    (A scalar loss, whose gradient torch makes itself, costs a launch a step: 1 %.)
+    """
+    engine = torch.autograd.Variable._execution_engine
+    keep_graph = create_graph = False
+    inputs: tuple[Tensor, ...] = ()
+    engine.run_backward(
+        (logits,), (gradient,), keep_graph, create_graph, inputs, allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def working_parameters(model: nn.Module) -> list[str]:
