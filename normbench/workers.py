@@ -5,6 +5,7 @@ A function that raises, and a process that is killed, become messages: the paren
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -54,17 +55,23 @@ Message = Yielded | Finished | Failed
 
 
 class Worker:
-    """One process. `submit` starts a generator function there; `receive` returns its messages one by one."""
+    """One process. `submit` starts a generator function there; `receive` returns its messages one by one.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    Args:
+        environment: more environment variables for the process.
+        preload: a module that it imports at once, before it is asked for anything.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, *, preload: str | None = None) -> None:
         self._environment = dict(environment or {})
+        self._preload = preload
         self.connection: Connection
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._environment), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._environment, self._preload), daemon=True)
         with _signals_blocked():
             self._process.start()
         theirs.close()
@@ -90,6 +97,14 @@ class Worker:
             WorkerError: it raised, or the process died.
         """
         self.submit(target, *arguments)
+        return self.result()
+
+    def result(self) -> Any:
+        """Wait for the end of the function submitted last and return the last value it yielded.
+
+        Raises:
+            WorkerError: it raised, or the process died.
+        """
         value = None
         while True:
             message = self.receive()
@@ -109,6 +124,10 @@ class Worker:
         if not self._process.is_alive():
             self.connection.close()
             self._start()
+
+    def dismiss(self) -> None:
+        """Let the process end on its own, which may take it a second; `close` then waits for it."""
+        self.connection.close()
 
     def close(self) -> None:
         """End the process; a function that still runs is closed first, and given some seconds for it."""
@@ -169,7 +188,7 @@ def _how_it_died(exit_code: int | None) -> str:
     return f"the training process ended unexpectedly with exit code {exit_code}"
 
 
-def _serve(connection: Connection, environment: dict[str, str]) -> None:
+def _serve(connection: Connection, environment: dict[str, str], preload: str | None) -> None:
     """Run in the process: take functions and stream their values until the parent goes away."""
     # Handlers that do nothing, because ignoring would be inherited by processes that torch starts.
     signal.signal(signal.SIGINT, _do_nothing)
@@ -180,6 +199,10 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
     # times as long. Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.update(environment)
+    if preload is not None:
+        with suppress(Exception):  # the function that needs the module will say what is wrong with it
+            importlib.import_module(preload)
+        gc.freeze()  # modules are never garbage, and looking through torch's for it takes a tenth of a second
     while True:
         try:
             request = connection.recv()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
@@ -20,7 +20,11 @@ class LocalWorker:
     """Runs what is submitted, or `script` in its place, one value a message."""
 
     def __init__(
-        self, script: Callable[..., Iterator[Any]] | None = None, environment: dict[str, str] | None = None
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        preload: str | None = None,
+        script: Callable[..., Iterator[Any]] | None = None,
     ) -> None:
         self.environment = environment or {}
         self.connection, self._bell = Pipe()
@@ -62,6 +66,16 @@ class LocalWorker:
             raise WorkerError(failure_from(error)) from error
         return values[-1] if values else None
 
+    def result(self) -> Any:
+        value = None
+        while True:
+            message = self.receive()
+            if isinstance(message, Failed):
+                raise WorkerError(message)
+            if isinstance(message, Finished):
+                return value
+            value = message.value
+
     def __enter__(self) -> LocalWorker:
         return self
 
@@ -76,6 +90,9 @@ class LocalWorker:
 
     def kill(self) -> None:
         self.was_killed = True
+
+    def dismiss(self) -> None:
+        self.close()
 
     def close(self) -> None:
         self.connection.close()

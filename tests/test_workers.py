@@ -96,6 +96,23 @@ def test_a_killed_process_is_told_and_can_be_revived(tmp_path) -> None:
         )
 
 
+@pytest.mark.parametrize(("preload", "found"), [("wave", True), (None, False), ("no.such.module", False)])
+def test_a_module_is_imported_ahead_and_a_broken_one_is_no_reason_to_die(preload: str | None, found: bool) -> None:
+    with Worker(preload=preload) as worker:
+        assert worker.call(f"{MODULE}:is_loaded", "wave") is found
+
+
+def test_a_dismissed_process_ends_on_its_own() -> None:
+    with Worker() as worker:
+        pid = worker.call(f"{MODULE}:identity")[0]
+        worker.dismiss()
+        for _ in range(250):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.02)
+        raise AssertionError("it is still there")
+
+
 def test_an_orphan_cleans_up(tmp_path) -> None:
     """The parent goes away without a word: the function is closed, as after `stop`."""
     worker = Worker()

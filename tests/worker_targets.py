@@ -1,6 +1,7 @@
 """Generator functions for worker processes to run."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ def count(stop: int) -> Iterator[int]:
 
 def identity() -> Iterator[tuple[int, str | None]]:
     yield os.getpid(), os.environ.get("NORMBENCH_TEST")
+
+
+def is_loaded(module: str) -> Iterator[bool]:
+    yield module in sys.modules
 
 
 def complain() -> Iterator[None]:

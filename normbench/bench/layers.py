@@ -15,8 +15,10 @@ from normbench.bench.results import LayerRow, Samples
 from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_precision, synchronize
 from normbench.engine.timing import InterleavedTimer, RunSteps, StepTimes
 from normbench.inspection.measure import Shape, forward_counting_kept_bytes
+from normbench.kernels.launch import compile_all
 from normbench.norms import NormFactory
-from normbench.norms.fused import FusedNormAct, compile_ahead
+from normbench.norms.fused import FusedNormAct
+from normbench.norms.rehearsal import rehearse
 
 CPU_CACHE_BYTES = 16 * 2**20
 """Taken for the cache of a CPU, whose size a container often does not show."""
@@ -166,8 +168,8 @@ class _ShapeBench:
     def _compile(self, modules: Sequence[nn.Module]) -> None:
         """Compile the kernels of all layers at once; one that fails says so when it is run."""
         if self._settings.device == "cuda":
-            with suppress(Exception):
-                compile_ahead(_EachOnItsOwn(modules), self._inputs[0].detach().float(), self._dtype)
+            with suppress(Exception), self._autocast():
+                compile_all(rehearse(_EachOnItsOwn(modules), self._inputs[0].detach()).kernel_jobs())
 
     def _add(self, layer: _Layer, ways: dict[_Key, RunSteps]) -> None:
         """Measure what the layer keeps, and add its passes to what is timed."""

@@ -21,6 +21,7 @@ from normbench.cli.options import (
     SetOption,
     TensorBoardOption,
 )
+from normbench.cli.training_process import start_training_process
 
 
 def compare(
@@ -49,22 +50,24 @@ def compare(
 
     Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
     """
-    from normbench.cli.configs import find_config
-    from normbench.cli.running import RunOptions, execute
-    from normbench.loader import load_config
+    with start_training_process() as worker:  # first: the imports below take time, and its own take more
+        from normbench.cli.configs import find_config
+        from normbench.cli.running import RunOptions, execute
+        from normbench.loader import load_config
 
-    flags: dict[str, Any] = {
-        "seeds": seeds,
-        "baseline": baseline,
-        "device": device,
-        "train.precision": precision,
-        "train.engine": engine,
-        "name": name,
-    }
-    loaded = load_config(
-        find_config(config),
-        settings=set_ or [],
-        flags={path: value for path, value in flags.items() if value is not None},
-    )
-    options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
-    raise typer.Exit(execute(loaded, options))
+        flags: dict[str, Any] = {
+            "seeds": seeds,
+            "baseline": baseline,
+            "device": device,
+            "train.precision": precision,
+            "train.engine": engine,
+            "name": name,
+        }
+        loaded = load_config(
+            find_config(config),
+            settings=set_ or [],
+            flags={path: value for path, value in flags.items() if value is not None},
+        )
+        options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
+        code = execute(loaded, options, worker)
+    raise typer.Exit(code)

@@ -10,6 +10,7 @@ from normbench.cli.console import note, print_comparison
 from normbench.cli.display import make_display
 from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
+from normbench.cli.training_process import start_training_process
 from normbench.config import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
@@ -18,7 +19,12 @@ from normbench.experiment.timing import TimingPass
 from normbench.folders import is_due, write_experiment
 from normbench.loader import LoadedConfig
 from normbench.records import STATUS_FILE
+from normbench.report import load_libraries
+from normbench.timings import timing_key
 from normbench.workers import Worker, WorkerError
+
+_COMPILED_TOGETHER = 12
+"""Norms, say: so many that the first run does not wait for long."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +41,30 @@ class RunOptions:
     json_output: bool = False
 
 
-def execute(loaded: LoadedConfig, options: RunOptions) -> int:
-    """Run the experiment and return the exit code: 0 if every run completed, else 1."""
+def execute(loaded: LoadedConfig, options: RunOptions, worker: Worker) -> int:
+    """Run the experiment, on `worker` first, and return the exit code: 0 if every run completed, else 1."""
     if options.tensorboard:
         from normbench.report.tensorboard import require_tensorboard
 
         require_tensorboard()
     drafts = draft_runs(loaded)
     folder = options.runs_dir / loaded.experiment.name
-    with Worker() as worker:
-        plans = _finish_plans(loaded, drafts, worker)
-        if options.dry_run:
-            print_dry_run(folder, plans, force=options.force, retry=options.retry, json_output=options.json_output)
-            return 0
-        states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
-        due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
-        images = {_images(plan.config): plan.config for plan in due}
-        for config in reversed(images.values()):  # the last ones stay loaded, and the first run takes the first
-            _check_data(config, options.data_dir, worker)
-        if len(plans) < len(drafts):
-            note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
-        write_experiment(folder, resolved_experiment(loaded.experiment, plans))
-        with ExitStack() as stack:
-            others = [stack.enter_context(Worker(environment=more)) for more in _other_workers(due, worker)]
-            return 0 if _run(folder, plans, [worker, *others], options, loaded.experiment.baseline) else 1
+    plans = _finish_plans(loaded, drafts, worker)
+    if options.dry_run:
+        print_dry_run(folder, plans, force=options.force, retry=options.retry, json_output=options.json_output)
+        return 0
+    states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
+    due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
+    images = {_images(plan.config): plan.config for plan in due}
+    for config in reversed(images.values()):  # the last ones stay loaded, and the first run takes the first
+        _check_data(config, options.data_dir, worker)
+    _compile_kernels(due, options.data_dir, worker)
+    if len(plans) < len(drafts):
+        note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
+    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    with ExitStack() as stack:
+        others = [stack.enter_context(start_training_process(more)) for more in _other_workers(due, worker)]
+        return 0 if _run(folder, plans, [worker, *others], options, loaded.experiment.baseline) else 1
 
 
 def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
@@ -79,9 +85,25 @@ def _check_data(config: RunConfig, data_dir: Path | None, worker: Worker) -> Non
     worker.call("normbench.experiment.train:check_data", dataset.name, dataset.options, data_dir, config.device)
 
 
+def _compile_kernels(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> None:
+    """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
+    configs: dict[str, RunConfig] = {}
+    for plan in due:
+        if plan.config.device == "cuda" and len(configs) < _COMPILED_TOGETHER:
+            configs.setdefault(timing_key(plan.config), plan.config)  # seeds have the same kernels
+    if not configs:
+        return
+    target = "normbench.experiment.train:compile_kernels"
+    seconds: float = worker.call(target, list(configs.values()), data_dir)
+    if seconds > 1:
+        note(f"normbench: kernels compiled in {seconds:.1f} s")
+
+
 def _finish_plans(loaded: LoadedConfig, drafts: list[Draft], worker: Worker) -> list[RunPlan]:
     try:
-        plans: list[RunPlan] = worker.call("normbench.experiment.plan:finish_plans", drafts)
+        worker.submit("normbench.experiment.plan:finish_plans", drafts)
+        load_libraries()  # while the worker imports torch
+        plans: list[RunPlan] = worker.result()
     except WorkerError as error:
         if error.failure.kind == "PlanError":
             position, _, message = str(error).partition("|")
@@ -113,6 +135,8 @@ def _run(folder: Path, plans: list[RunPlan], workers: list[Worker], options: Run
                 timing.run(signals.arrived)
             return completed
     finally:
+        for worker in workers:
+            worker.dismiss()  # they end while the report is written
         _report(folder, options)
 
 

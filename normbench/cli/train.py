@@ -21,6 +21,7 @@ from normbench.cli.options import (
     SetOption,
     TensorBoardOption,
 )
+from normbench.cli.training_process import start_training_process
 
 
 def train(
@@ -55,32 +56,33 @@ def train(
 
     Example: normbench train --norm gn --norm-option groups=8
     """
-    from normbench.cli.running import RunOptions, execute
     from normbench.errors import ConfigError
-    from normbench.loader import load_config, parse_options
 
     if norm is None and config is None:
         raise ConfigError("train: give --norm (see `normbench list norms`) or --config FILE")
-    flags: dict[str, Any] = {
-        "norm": norm,
-        "model": model,
-        "dataset": dataset,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": lr,
-        "seed": seed,
-        "device": device,
-        "train.precision": precision,
-        "train.engine": engine,
-        "name": name,
-    }
-    if norm_option:
-        if norm is None:
-            raise ConfigError("--norm-option needs --norm")
-        flags["norm"] = {"name": norm, "options": parse_options("--norm-option", norm_option)}
-    loaded = load_config(
-        config, settings=set_ or [], flags={path: value for path, value in flags.items() if value is not None},
-        default_name="train",
-    )  # fmt: skip
-    options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
-    raise typer.Exit(execute(loaded, options))
+    if norm_option and norm is None:
+        raise ConfigError("--norm-option needs --norm")
+    with start_training_process() as worker:  # first: the imports below take time, and its own take more
+        from normbench.cli.running import RunOptions, execute
+        from normbench.loader import load_config, parse_options
+
+        flags: dict[str, Any] = {
+            "norm": {"name": norm, "options": parse_options("--norm-option", norm_option)} if norm_option else norm,
+            "model": model,
+            "dataset": dataset,
+            "train.epochs": epochs,
+            "train.batch_size": batch_size,
+            "train.lr": lr,
+            "seed": seed,
+            "device": device,
+            "train.precision": precision,
+            "train.engine": engine,
+            "name": name,
+        }
+        loaded = load_config(
+            config, settings=set_ or [], flags={path: value for path, value in flags.items() if value is not None},
+            default_name="train",
+        )  # fmt: skip
+        options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
+        code = execute(loaded, options, worker)
+    raise typer.Exit(code)

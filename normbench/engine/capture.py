@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from normbench.engine.optimizer import Optimizer
 from normbench.errors import first_line
 
 WARMUP_STEPS = 3
@@ -13,7 +14,7 @@ WARMUP_STEPS = 3
 
 
 def warm_up_and_capture(
-    step: Callable[[], None], optimizer: torch.optim.Optimizer, *, rewind: Callable[[], object]
+    step: Callable[[], None], optimizer: Optimizer, *, rewind: Callable[[], object]
 ) -> tuple[torch.cuda.CUDAGraph | None, str]:
     """Run `step` some times, which changes what it trains, and capture it without running it once more.
 

@@ -20,8 +20,10 @@ _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
 
-class FlatOptimizer(torch.optim.Optimizer):
+class FlatOptimizer:
     """Adam, AdamW or SGD with Nesterov's momentum; the same arithmetic as torch's, the same names of the state.
+
+    No `torch.optim.Optimizer`, because making one imports torch's compiler, which takes seconds.
 
     Moves the parameters, without changing them, into memory of its own. `step` takes the gradients of the working
     copies, or of the parameters that have none, and the learning rate of the step from the schedule on the device.
@@ -38,9 +40,11 @@ class FlatOptimizer(torch.optim.Optimizer):
     ) -> None:
         from normbench.kernels.step import UPDATE_BLOCK, Blocks
 
-        super().__init__(list(groups), {"weight_decay": 0.0, "learning_rate_factor": 1.0})
+        self.param_groups = list(groups)
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         device = learning_rates.device
-        self._train = train
+        self.name = train.optimizer
+        self._momentum = train.momentum
         self._learning_rates = learning_rates
         self._num_steps = num_steps
         steps = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
@@ -99,24 +103,27 @@ class FlatOptimizer(torch.optim.Optimizer):
             leaf.grad = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update the weights, their working copies and the state; a parameter without a gradient has one of zeros."""
-        from normbench.kernels.step import update_adam, update_sgd
-
-        assert closure is None
         gradients = [_readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
         self._locate([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
-        if self._train.optimizer == "sgd":
+        self.update()
+
+    def update(self) -> None:
+        """Launch the update with the gradients located last."""
+        from normbench.kernels.step import update_adam, update_sgd
+
+        if self.name == "sgd":
             update_sgd(
                 self._weights, self._moments[0], self._addresses, self._blocks, self._learning_rates, self._num_steps,
-                momentum=self._train.momentum,
+                momentum=self._momentum,
             )  # fmt: skip
         else:
             first, second = self._moments
             update_adam(
                 self._weights, first, second, self._addresses, self._blocks,
                 self._learning_rates, self._corrections, self._num_steps,
-                beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self._train.optimizer == "adamw",
+                beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self.name == "adamw",
             )  # fmt: skip
 
     def finish_capture(self) -> None:
@@ -127,14 +134,16 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._addresses = torch.zeros_like(self._addresses)
         self._uploaded = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parameters, by their position."""
+        return {"state": {position: dict(state) for position, state in enumerate(self.state.values())}}
+
+    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of another run's optimizer, into the memory of this one."""
-        ours = {parameter: dict(state) for parameter, state in self.state.items()}
-        super().load_state_dict(state_dict)
-        for parameter, state in ours.items():
+        for position, state in enumerate(self.state.values()):
             for name, place in state.items():
-                place.copy_(self.state[parameter][name])
-            self.state[parameter] = state
+                place.copy_(state_dict["state"][position][name])
 
     def _locate(self, addresses: list[int]) -> None:
         """Make `addresses`, one of each parameter's gradient, those that the next update reads."""

@@ -6,6 +6,9 @@ what autocast would compute by casting every weight and every gradient in every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,8 +17,27 @@ from normbench.data.batches import DeviceImages
 from normbench.engine.device import autocast
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.step_state import AwareLayers, StepSettings, StepState
+from normbench.kernels.launch import Jobs
 from normbench.norms.convolution import Conv2d
 from normbench.norms.head import PooledLinear
+
+
+class _Loss(torch.autograd.Function):
+    """A scalar that stands for a loss whose gradient is known already.
+
+    `logits.backward(gradient)` would do the same but imports sympy, which takes a second of every start.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gradient: Tensor) -> Tensor:
+        """Return a scalar that nobody reads."""
+        ctx.gradient = gradient
+        return logits.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, _one: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the logits."""
+        return ctx.gradient, None
 
 
 class FusedStep:
@@ -43,28 +65,50 @@ class FusedStep:
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
-        from normbench.kernels.step import assemble, cross_entropy
-
-        settings, state, images = self._settings, self._state, self._images
         self._aware.before_step()
-        _, channels, height, width = images.images.shape
-        batch = torch.empty((batch_size, height, width, channels), device=images.labels.device)
-        labels = images.labels.new_empty(batch_size)
-        assemble(
-            images.images.permute(0, 2, 3, 1), images.labels, state.order, state.step_in_epoch, state.crop_flip,
-            batch, labels, settings.batch_size,
-        )  # fmt: skip
-
+        batch, labels = self._assemble(batch_size, self._images.labels.device)
         self._optimizer.zero_grad()
-        with autocast(settings.device, settings.precision):
-            logits = functional_call(self._model, self._leaves, (batch.permute(0, 3, 1, 2),))
-        gradient = cross_entropy(
-            logits.detach(), labels, settings.label_smoothing,
-            state.losses, state.num_correct, state.step_in_epoch, state.global_step, settings.batch_size,
-        )  # fmt: skip
-        logits.backward(gradient)
+        with autocast(self._settings.device, self._settings.precision):
+            logits = functional_call(self._model, self._leaves, (batch,))
+        _Loss.apply(logits, self._loss_gradient(logits.detach(), labels)).backward()
         self._optimizer.step()
         self._aware.after_step()
+
+    def kernel_jobs(self, batch_sizes: Sequence[int], logits: Tensor) -> Jobs:
+        """Return what launches this step's own kernels, for `launch.compile_all`; the network gives such `logits`."""
+        settings = self._settings
+
+        def batch_and_loss() -> None:
+            for size in batch_sizes:
+                _, labels = self._assemble(size, torch.device("cpu"))
+                self._loss_gradient(logits.new_empty((size, *logits.shape[1:]), device="cpu"), labels)
+
+        facts = (self._images.images.shape[1:], settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
+        return {("batch and loss", *facts): batch_and_loss, ("update", self._optimizer.name): self._optimizer.update}
+
+    def _assemble(self, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the next batch: images, ``(batch_size, C, H, W)``, channels_last, and labels."""
+        from normbench.kernels.step import assemble
+
+        state, images = self._state, self._images
+        _, channels, height, width = images.images.shape
+        batch = torch.empty((batch_size, height, width, channels), device=device)
+        labels = images.labels.new_empty(batch_size, device=device)
+        assemble(
+            images.images.permute(0, 2, 3, 1), images.labels, state.order, state.step_in_epoch, state.crop_flip,
+            batch, labels, self._settings.batch_size,
+        )  # fmt: skip
+        return batch.permute(0, 3, 1, 2), labels
+
+    def _loss_gradient(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient of the loss, record loss and accuracy, and count the step."""
+        from normbench.kernels.step import cross_entropy
+
+        settings, state = self._settings, self._state
+        return cross_entropy(
+            logits, labels, settings.label_smoothing,
+            state.losses, state.num_correct, state.step_in_epoch, state.global_step, settings.batch_size,
+        )  # fmt: skip
 
     def refresh(self) -> None:
         """Take over weights that something else has changed."""

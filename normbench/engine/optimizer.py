@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from normbench.config import TrainConfig
 from normbench.norms.training import learning_rate_factors
+
+
+class Optimizer(Protocol):
+    """What training asks of torch's optimizers and of our own."""
+
+    param_groups: list[dict[str, Any]]
+
+    @property
+    def state(self) -> Mapping[Any, Any]:
+        """Tensors by name, by parameter."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Let go of the gradients."""
+
+    def step(self) -> Any:
+        """Update the parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, by the parameters' positions."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over such a state."""
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
@@ -45,7 +68,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -
     return optimizer(settings, lr=train.learning_rate, fused=True, capturable=capturable)
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Take over `state`, but keep the groups' own tensors, such as the rate: a graph reads them where they are."""
     own = [{k: v for k, v in group.items() if isinstance(v, torch.Tensor)} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -59,7 +82,7 @@ class Snapshot:
     Putting back writes into the same tensors, because a captured graph refers to them.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
         self._model_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -11,6 +11,7 @@ from torch.nn import functional
 from normbench.data.augment import apply_crop_flip
 from normbench.data.batches import DeviceImages, normalize
 from normbench.engine.device import autocast
+from normbench.engine.optimizer import Optimizer
 from normbench.engine.step_state import AwareLayers, StepSettings, StepState
 
 
@@ -20,7 +21,7 @@ class PlainStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         images: DeviceImages,
         settings: StepSettings,
         state: StepState,

@@ -11,14 +11,16 @@ from torch import nn
 
 from normbench.data.augment import CropFlip
 from normbench.data.batches import DeviceImages, normalize
-from normbench.engine.device import activation_dtype, synchronize
+from normbench.engine.device import autocast, synchronize
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.fused_step import FusedStep
-from normbench.engine.optimizer import Snapshot
+from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.step_state import StepSettings, StepState
 from normbench.errors import first_line
-from normbench.norms.fused import compile_ahead
+from normbench.kernels.launch import Jobs, compile_all
+from normbench.kernels.support import unsupported_device_reason
+from normbench.norms.rehearsal import rehearse
 
 _WARMUP_STEPS = 3
 """Enough for the allocator, cuDNN's choice of algorithms and the compiler to settle before a capture."""
@@ -30,7 +32,7 @@ class TrainStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         images: DeviceImages,
         settings: StepSettings,
         state: StepState,
@@ -87,6 +89,18 @@ class TrainStep:
         """Return how many training images of this epoch were classified correctly; waits for the device."""
         return int(self._state.num_correct)
 
+    def kernel_jobs(self) -> Jobs:
+        """Return what launches the kernels of the steps, for `launch.compile_all`; nothing where none of ours run."""
+        settings = self.settings
+        if settings.engine == "compile" or unsupported_device_reason(self.images.labels.device) is not None:
+            return {}
+        with autocast(settings.device, settings.precision):
+            rehearsal = rehearse(self.model, normalize(self.images.images[: settings.batch_size]))
+            jobs = rehearsal.kernel_jobs(self._batch_sizes())
+        if isinstance(self._step, FusedStep):
+            jobs |= self._step.kernel_jobs(self._batch_sizes(), rehearsal.output)
+        return jobs
+
     def prepare(self) -> None:
         """Warm up, compile and capture, leaving model and optimizer as they were.
 
@@ -96,10 +110,8 @@ class TrainStep:
         if settings.device == "cpu" and settings.engine == "eager":
             return
         snapshot = Snapshot(self.model, self.optimizer)
-        if settings.device == "cuda" and settings.engine != "compile":
-            images = normalize(self.images.images[: settings.batch_size])
-            compile_ahead(self.model, images, activation_dtype(settings.precision))
-        sizes = sorted({self.batch_size_of(0), self.batch_size_of(self.steps_per_epoch - 1)}, reverse=True)
+        compile_all(self.kernel_jobs())
+        sizes = self._batch_sizes()
         self._step.refresh()
         use_graph = settings.device == "cuda" and settings.engine in ("graph", "compile")
         if use_graph:
@@ -115,6 +127,10 @@ class TrainStep:
         snapshot.restore()
         self._step.refresh()
         synchronize(settings.device)
+
+    def _batch_sizes(self) -> list[int]:
+        """Return that of all batches and, if it is another, that of the last."""
+        return sorted({self.batch_size_of(0), self.batch_size_of(self.steps_per_epoch - 1)}, reverse=True)
 
     def _warm_up(self, sizes: list[int]) -> None:
         for size in sizes:

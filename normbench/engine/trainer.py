@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, Engine, MemoryMeter, Precision, 
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.optimizer import build_optimizer, load_optimizer_state, parameter_groups
+from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep
 from normbench.engine.step_state import StepSettings, StepState
@@ -58,7 +58,7 @@ class Trainer:
         self._device: DeviceName = device
         self._precision: Precision = precision
         self.model = model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._test_images = test_images
+        self.test_images = test_images
         steps_per_epoch = -(-len(train_images) // config.batch_size)
         rates = learning_rates(
             config.schedule, config.learning_rate, config.epochs * steps_per_epoch, config.warmup_fraction
@@ -74,7 +74,7 @@ class Trainer:
             engine=engine,
         )
         state = StepState(len(train_images), steps_per_epoch, settings, train_images.labels.device)
-        self._optimizer: torch.optim.Optimizer
+        self._optimizer: Optimizer
         if engine == "graph" and unsupported_device_reason(train_images.labels.device) is None:
             self._optimizer = FlatOptimizer(
                 parameter_groups(self.model, config), config, state.learning_rates, state.global_step
@@ -157,7 +157,7 @@ class Trainer:
 
     def _finish_epoch(self) -> EpochRow:
         began = self._clock()
-        test_loss, test_accuracy = evaluate(self.model, self._test_images, self._device, self._precision)
+        test_loss, test_accuracy = evaluate(self.model, self.test_images, self._device, self._precision)
         synchronize(self._device)
         num_images = self.step.num_images
         num_steps = (len(self._rows) + 1) * self.step.steps_per_epoch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from normbench.data import load_dataset
 from normbench.data.batches import DeviceImages
 from normbench.data.images import ImageDataset
 from normbench.data.randomness import derive_seed
-from normbench.engine.device import DeviceName
+from normbench.engine.device import DeviceName, autocast, set_precision
+from normbench.engine.trainer import Trainer
 from normbench.errors import ConfigError
 from normbench.models import MODELS, build_model
+from normbench.norms.rehearsal import rehearse
 
 
 def build_run_model(config: RunConfig) -> nn.Module:
@@ -31,20 +34,32 @@ def build_run_model(config: RunConfig) -> nn.Module:
 
 
 def check_model(config: RunConfig) -> None:
-    """Build the model and push one batch through it on the meta device: shapes without memory or arithmetic.
+    """Build the model and push one batch through it.
+
+    On the meta device, for shapes without memory or arithmetic; but on CUDA where the run will be there, because that
+    takes milliseconds and the meta device's operations import torch's compiler, which takes seconds.
 
     Raises:
         ConfigError: an option does not fit, or the norm cannot work at one of the model's sizes.
     """
-    with torch.device("meta"):
-        model = build_run_model(config)
-        images = torch.empty(config.train.batch_size, 3, 32, 32)
+    is_cuda = config.device == "cuda"
+    with torch.device("cuda" if is_cuda else "meta"):
+        model = build_run_model(config).to(memory_format=torch.channels_last)
+        images = torch.zeros(config.train.batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
     try:
-        model.train()(images)
+        with _cuda_autocast(config) if is_cuda else nullcontext():
+            rehearse(model.train(), images)
+    except torch.OutOfMemoryError:
+        return  # the norm works; whether there is memory for a run is for the run to say
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise ConfigError(
             f"{config.norm.name} does not work in {config.model.name} at batch size {config.train.batch_size}: {error}"
         ) from error
+
+
+def _cuda_autocast(config: RunConfig) -> torch.autocast:
+    assert config.train.precision != "auto"
+    return autocast("cuda", config.train.precision)
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +78,26 @@ def _move(
         DeviceImages(dataset.x_test, dataset.y_test, target, channels_last=True),
         dataset,
     )
+
+
+def build_trainer(config: RunConfig, data_dir: Path | None) -> tuple[Trainer, ImageDataset]:
+    """Return the run's trainer, ready to run or to load a checkpoint, and the data set of its images."""
+    device, precision, engine = config.device, config.train.precision, config.train.engine
+    assert precision != "auto"
+    assert engine != "auto"
+    set_precision(precision, device)
+    train_images, test_images, dataset = load_images(config.dataset.name, config.dataset.options, data_dir, device)
+    trainer = Trainer(
+        build_run_model(config),
+        train_images,
+        test_images,
+        config.train,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        engine=engine,
+    )
+    return trainer, dataset
 
 
 def load_images(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from normbench.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from normbench.engine.device import DeviceName, OutOfMemoryError, describe, set_precision, visible_gpus
+from normbench.engine.device import DeviceName, OutOfMemoryError, describe, visible_gpus
 from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
-from normbench.experiment.build import build_run_model, load_images
+from normbench.experiment.build import build_trainer, load_images
+from normbench.kernels.launch import Jobs, compile_all
 from normbench.models import MODELS
 from normbench.norms.fused import describe_paths
 
@@ -33,6 +35,20 @@ def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, d
         DataError: it is missing or damaged.
     """
     yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
+
+
+def compile_kernels(configs: Sequence[RunConfig], data_dir: Path | None) -> Iterator[float]:
+    """Compile the kernels of all these runs at once; yield how many seconds that took.
+
+    A run for which it fails compiles its own, or says what is wrong.
+    """
+    began = time.perf_counter()
+    jobs: Jobs = {}
+    for config in configs:
+        with suppress(Exception):
+            jobs |= build_trainer(config, data_dir)[0].step.kernel_jobs()
+    compile_all(jobs)
+    yield time.perf_counter() - began
 
 
 def worker_environments(devices: frozenset[DeviceName]) -> Iterator[list[dict[str, str]]]:
@@ -53,27 +69,15 @@ def train_run(
         DivergedError: a loss is not finite.
         OutOfMemoryError: the device's memory does not hold the run.
     """
-    device, precision, engine = config.device, config.train.precision, config.train.engine
-    assert precision != "auto"
-    assert engine != "auto"
     gc.collect()  # the run before may hold device memory in cycles
-    set_precision(precision, device)
-    train_images, test_images, dataset = load_images(config.dataset.name, config.dataset.options, data_dir, device)
-    trainer = Trainer(
-        build_run_model(config),
-        train_images,
-        test_images,
-        config.train,
-        seed=config.seed,
-        device=device,
-        precision=precision,
-        engine=engine,
-    )
+    trainer, dataset = build_trainer(config, data_dir)
+    device, precision = config.device, config.train.precision
+    assert precision != "auto"
     if resume:
         load_checkpoint(checkpoint, trainer.load_state_dict)
     facts = describe(device) | {
         "precision": precision,
-        "engine": engine,
+        "engine": config.train.engine,
         "memory_format": "channels_last",
         "dataset": dataset.name,
         "dataset_source": dataset.source,
@@ -86,7 +90,7 @@ def train_run(
     try:
         for event in trainer.run():
             if isinstance(event, TrainingDone) and config.probe == "batch_one":
-                accuracy = batch_statistics_accuracy(trainer.model, test_images, device, precision)
+                accuracy = batch_statistics_accuracy(trainer.model, trainer.test_images, device, precision)
                 event = TrainingDone(event.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
             yield event
             if isinstance(event, StepsDone) and not has_stepped:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import group_kernels, position_kernels
+from normbench.kernels.launch import launch
 from normbench.kernels.plan import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_reason
@@ -127,9 +128,10 @@ def group_forward(
     tile = group_tile(x, spec, plan)
     code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec)}
     if not plan.split and not frozen:
-        group_kernels.whole_forward[grid](
-            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile
-        )
+        launch(
+            group_kernels.whole_forward, grid,
+            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+        )  # fmt: skip
         return y, mean, rstd
 
     chunking = (plan.chunks, plan.chunk_tiles)
@@ -140,8 +142,9 @@ def group_forward(
         parts = (samples * plan.chunks, groups)
         part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
         merged = (plan.chunks * (samples if across else 1), plan.chunks, plan.chunk_tiles * plan.block_r)
-        group_kernels.split_statistics[grid](x, part_mean, part_var, *shape, *chunking, **tile)
-    group_kernels.split_forward[grid](
+        launch(group_kernels.split_statistics, grid, x, part_mean, part_var, *shape, *chunking, **tile)
+    launch(
+        group_kernels.split_forward, grid,
         x, y, part_mean, part_var, mean, rstd, *parameters, *updated, spec.eps, *shape, *chunking, *merged,
         ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
     )  # fmt: skip
@@ -165,19 +168,22 @@ def group_backward(
     sums = None
     if not plan.split:
         shares = x.new_empty((samples, terms, channels), dtype=torch.float32) if learnable else None
-        group_kernels.whole_backward[grid](
-            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile
-        )
+        launch(
+            group_kernels.whole_backward, grid,
+            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+        )  # fmt: skip
         sums = None if shares is None else summed(shares)
     else:
         chunking = (plan.chunks, plan.chunk_tiles)
         shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
-        group_kernels.split_gradients[grid](
-            x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile
-        )
+        launch(
+            group_kernels.split_gradients, grid,
+            x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile,
+        )  # fmt: skip
         # Where samples share their statistics, the kernel merges the shares of all anyway.
         sums = x.new_empty((terms, channels), dtype=torch.float32) if across and learnable else None
-        group_kernels.split_backward[grid](
+        launch(
+            group_kernels.split_backward, grid,
             x, dy, dx, shares, mean, rstd, *parameters, sums, *shape, *chunking,
             plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
         )  # fmt: skip
@@ -191,9 +197,10 @@ def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Te
     n, channels, h, w = x.shape
     plan = plan_positions(n * h * w, channels)
     y = torch.empty_like(x)
-    position_kernels.position_forward[(plan.tiles,)](
-        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan)
-    )
+    launch(
+        position_kernels.position_forward, (plan.tiles,),
+        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan),
+    )  # fmt: skip
     return y
 
 
@@ -206,7 +213,8 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
     shares = None
     if weight is not None or bias is not None:
         shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
-    position_kernels.position_backward[(plan.programs,)](
+    launch(
+        position_kernels.position_backward, (plan.programs,),
         x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
         STAGES=stages(x.element_size()), **position_tile(x, spec, plan),
     )  # fmt: skip
@@ -220,21 +228,22 @@ def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return shares[0].to(dtype)
     sums = shares.new_empty((terms, channels), dtype=dtype)
     plan = plan_sums(parts, terms * channels)
-    group_kernels.add_shares[(plan.programs,)](
-        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps
-    )
+    launch(
+        group_kernels.add_shares, (plan.programs,),
+        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps,
+    )  # fmt: skip
     return sums
 
 
-def compile_for(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
-    """Compile all that `norm_act` and its gradient launch on tensors like these, by launching it on scratch memory."""
+def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
+    """Launch all that `norm_act` and its gradient launch on tensors like these, for `launch.compiling_only`."""
     if spec.scope == "position":
         position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return
     states: list[Running | None] = [None]
     if running:
-        mean, var = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
-        states = [Running(mean, var, x.new_zeros((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
+        mean, var = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+        states = [Running(mean, var, x.new_empty((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
     for state in states:
         y, mean_kept, rstd = group_forward(x, spec, parameters, state)
     group_backward(y, x, mean_kept, rstd, spec, parameters)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import head_kernels, plan
+from normbench.kernels.launch import launch
 from normbench.kernels.plan import ceil_div, power_of_two
 from normbench.kernels.support import can_pool_linear
 
@@ -45,7 +46,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     samples, channels, height, width = x.shape
     y, means = x.new_empty((samples, len(weight))), x.new_empty((samples, channels))
     block_p, block_k, block_c = (power_of_two(size) for size in (height * width, len(weight), channels))
-    head_kernels.forward[(samples,)](
+    launch(
+        head_kernels.forward, (samples,),
         x, weight, bias, means, y,
         POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight),
         BLOCK_P=block_p, BLOCK_C=block_c, BLOCK_K=block_k,
@@ -65,7 +67,8 @@ def backward(
     dweight = torch.empty_like(weight)
     dbias = weight.new_empty(len(weight)) if has_bias else None
     weight_blocks = ceil_div(channels, plan.HEAD_CHANNELS) * ceil_div(len(weight), plan.HEAD_CLASSES)
-    head_kernels.backward[(weight_blocks + samples,)](
+    launch(
+        head_kernels.backward, (weight_blocks + samples,),
         grad, means, weight, dx, dweight, dbias, samples,
         POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight), BLOCK_C=power_of_two(channels),
         BLOCK_N=plan.HEAD_SAMPLES, BLOCK_K=plan.HEAD_CLASSES, WEIGHT_C=plan.HEAD_CHANNELS, STAGES=plan.HEAD_STAGES,

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from normbench.kernels import image_conv_kernels, plan
 from normbench.kernels.functions import summed
+from normbench.kernels.launch import launch
 from normbench.kernels.plan import ceil_div, power_of_two
 from normbench.kernels.support import can_convolve_images
 
@@ -46,9 +47,10 @@ def convolve(images: Tensor, weight: Tensor) -> Tensor:
     y = torch.empty((num_images, height, width, channels_out), dtype=weight.dtype, device=images.device)
     tile = _tile(images, weight)
     programs = min(ceil_div(rows, plan.IMAGE_ROWS), plan.IMAGE_PROGRAMS)
-    image_conv_kernels.forward[(programs, ceil_div(channels_out, tile["BLOCK_C"]))](
-        images, weight, y, rows, *weight.stride(), **tile
-    )
+    launch(
+        image_conv_kernels.forward, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
+        images, weight, y, rows, *weight.stride(), **tile,
+    )  # fmt: skip
     return y.permute(0, 3, 1, 2)
 
 
@@ -62,9 +64,10 @@ def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     programs = ceil_div(num_tiles, tiles)
     shares = images.new_empty((programs, channels_out, 9 * channels), dtype=torch.float32)
     tile = _tile(images, weight)
-    image_conv_kernels.weight_gradient[(programs, ceil_div(channels_out, tile["BLOCK_C"]))](
-        images, grad, shares, rows, tiles, **tile
-    )
+    launch(
+        image_conv_kernels.weight_gradient, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
+        images, grad, shares, rows, tiles, **tile,
+    )  # fmt: skip
     return summed(shares, weight.dtype).view(channels_out, 3, 3, channels).permute(0, 3, 1, 2)
 
 

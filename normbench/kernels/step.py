@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from normbench.kernels import step_kernels
+from normbench.kernels.launch import launch
 from normbench.kernels.plan import ceil_div, power_of_two
 
 _PIXELS = 256
@@ -61,7 +62,8 @@ def assemble(
     """
     _, height, width, channels = stored.shape
     dx, dy, flip = crop_flip if crop_flip is not None else (None, None, None)
-    step_kernels.assemble[(len(images_out), ceil_div(height * width, _PIXELS))](
+    launch(
+        step_kernels.assemble, (len(images_out), ceil_div(height * width, _PIXELS)),
         stored, labels, order, step_in_epoch, dx, dy, None if flip is None else flip.view(torch.uint8),
         images_out, labels_out, batch_size,
         HEIGHT=height, WIDTH=width, CHANNELS=channels, LANES=power_of_two(channels), BLOCK=_PIXELS, num_warps=4,
@@ -87,7 +89,8 @@ def cross_entropy(
     logits = logits.contiguous()
     gradient = torch.empty_like(logits)
     block_rows = min(power_of_two(batch_size), _LOSS_ROWS)
-    step_kernels.cross_entropy[(1,)](
+    launch(
+        step_kernels.cross_entropy, (1,),
         logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, label_smoothing,
         UNROLLED=classes if classes <= _UNROLLED_CLASSES else None,
         BLOCK_R=block_rows, NUM_BLOCKS=ceil_div(batch_size, block_rows), num_warps=max(block_rows // 32, 1),
@@ -126,7 +129,8 @@ def update_adam(
         eps: added to the root of `second`.
         decoupled: weights decay apart from the gradient.
     """
-    step_kernels.update_adam[(len(gradients),)](
+    launch(
+        step_kernels.update_adam, (len(gradients),),
         weights, first, second, gradients, *blocks, learning_rates, corrections, num_steps,
         BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
@@ -144,7 +148,8 @@ def update_sgd(
     momentum: float,
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
-    step_kernels.update_sgd[(len(gradients),)](
+    launch(
+        step_kernels.update_sgd, (len(gradients),),
         weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

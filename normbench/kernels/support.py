@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -22,8 +25,23 @@ MAX_ELEMENTS = 2**31 - 1
 """Offsets are 32-bit."""
 
 
+_switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Let no kernel of ours run: every layer takes torch's operations."""
+    token = _switched_off.set(True)
+    try:
+        yield
+    finally:
+        _switched_off.reset(token)
+
+
 def unsupported_device_reason(device: torch.device) -> str | None:
     """Return None where kernels can run on `device`, and otherwise why not, in one line."""
+    if _switched_off.get():
+        return "kernels are switched off"
     if not (device.type == "cuda" or (device.type == "cpu" and interpreting())):
         return f"no fused kernels on {device.type}"
     if importlib.util.find_spec("triton") is None:

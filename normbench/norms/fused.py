@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import torch
 from torch import nn
@@ -15,11 +10,9 @@ from torch import nn
 from normbench import kernels
 from normbench.kernels import NormActSpec
 from normbench.kernels.spec import Activation
-from normbench.norms.convolution import Conv2d
 from normbench.norms.evonorm import EvoNormS
 from normbench.norms.frn import FilterResponseNorm
 from normbench.norms.group import GroupNorm, GroupRMSNorm
-from normbench.norms.head import PooledLinear
 from normbench.norms.layer import LayerNorm2d, RMSNorm2d
 
 
@@ -136,64 +129,3 @@ def describe_paths(model: nn.Module) -> str:
     if len(counts) < 2:
         return next(iter(counts), "native: no fused kernel for this norm")
     return "; ".join(f"{path} ({count} layer{'s' if count > 1 else ''})" for path, count in counts.most_common())
-
-
-def compile_ahead(model: nn.Module, images: torch.Tensor, dtype: torch.dtype, *, max_workers: int | None = None) -> int:
-    """Compile at once, on `max_workers` or all processor cores, the kernels for training `model` on `images`.
-
-    Triton would otherwise compile them one after another in the first step. `dtype` is that of the activations
-    (bfloat16 under autocast); `images`, ``(N, C, H, W)`` on the model's device, give shape and memory format only.
-    Returns the number of layers compiled for; 0 where the layers run natively.
-    """
-    on_meta = copy.deepcopy(model).to("meta")
-    batch = images.to("meta")
-    inputs: list[tuple[nn.Module, torch.Tensor]] = []
-    for module in on_meta.modules():
-        if isinstance(module, FusedNormAct | Conv2d | PooledLinear):
-            module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
-    with torch.no_grad():
-        on_meta(batch)
-    jobs: list[Callable[[], None]] = []
-    channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.preserve_format  # which not every meta operation keeps
-    for module, x in inputs:
-        x_dtype = images.dtype if x is batch else dtype
-        like_x = torch.zeros_like(x, dtype=x_dtype, device=images.device, memory_format=layout)
-        if isinstance(module, Conv2d):
-            if x is batch and module.has_kernel(like_x, dtype):
-                weight = torch.zeros_like(module.weight, dtype=dtype, device=images.device)
-                jobs.append(partial(_compile_conv, like_x, weight))
-        elif isinstance(module, PooledLinear):
-            if module.has_kernel(like_x, dtype):
-                like = [torch.zeros_like(p, dtype=dtype, device=images.device) for p in module.parameters()]
-                jobs.append(partial(_compile_head, like_x, *like))
-        elif isinstance(module, FusedNormAct):
-            spec = module.spec
-            if spec is not None and kernels.unsupported_reason(like_x, spec) is None:
-                jobs.append(partial(_compile_norm, module, spec, like_x))
-    with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
-        for future in [pool.submit(job) for job in jobs]:
-            future.result()
-    return len(jobs)
-
-
-def _compile_conv(images: torch.Tensor, weight: torch.Tensor) -> None:
-    from normbench.kernels.image_conv import convolve, weight_gradient
-
-    weight_gradient(convolve(images, weight), images, weight)
-
-
-def _compile_head(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    from normbench.kernels.head import backward, forward
-
-    y, means = forward(x, weight, bias)
-    backward(y, means, weight, x.shape[2:], has_bias=bias is not None)
-
-
-def _compile_norm(module: FusedNormAct, spec: NormActSpec, x: torch.Tensor) -> None:
-    from normbench.kernels.functions import Parameters, compile_for
-
-    layer = module[0]
-    scratch = (None if p is None else torch.zeros_like(p, device=x.device) for p in parameters(layer))
-    running = getattr(layer, "running_mean", None) is not None
-    compile_for(x, spec, Parameters(*scratch), running=running)

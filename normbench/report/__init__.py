@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from normbench.records import (
@@ -18,7 +19,22 @@ from normbench.report.markdown import page_to_markdown
 from normbench.report.page import make_page
 from normbench.report.paired import MARGIN
 
-__all__ = ["write_report", "write_report_of", "write_run_report"]
+__all__ = ["load_libraries", "write_report", "write_report_of", "write_run_report"]
+
+_LIBRARIES = (
+    "jinja2",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
+    "scipy.special",
+)
+
+
+def load_libraries() -> None:
+    """Import what reports need, which takes a second: for a moment in which there is nothing else to do."""
+    for name in _LIBRARIES:
+        import_module(name)
 
 
 def write_report(experiment_folder: Path, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:

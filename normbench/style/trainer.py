@@ -18,14 +18,15 @@ from normbench.engine.device import (
     DeviceName,
     MemoryMeter,
     Precision,
-    activation_dtype,
     autocast,
     resolve_engine,
     synchronize,
 )
 from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer_state
 from normbench.errors import DivergedError
-from normbench.norms.fused import compile_ahead, describe_paths
+from normbench.kernels.launch import compile_all
+from normbench.norms.fused import describe_paths
+from normbench.norms.rehearsal import rehearse
 from normbench.norms.training import training_aware_modules
 from normbench.style.config import StyleTrainConfig
 from normbench.style.events import StepLosses, StyleSteps
@@ -128,7 +129,8 @@ class StyleTrainer:
         is_done = self._num_done == self._config.steps
         if self._device == "cuda" and not is_done:
             images = normalize(self._content.images[: self._config.batch_size])
-            compile_ahead(self.network, images, activation_dtype(self._precision))
+            with autocast(self._device, self._precision):
+                compile_all(rehearse(self.network, images).kernel_jobs())
         if self._engine == "graph" and not is_done:
             snapshot = Snapshot(self.network, self._optimizer)
             losses = self._losses.clone()

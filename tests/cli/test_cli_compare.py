@@ -88,7 +88,7 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
     made = []
 
     class Recorded(LocalWorker):
-        def __init__(self, environment: dict[str, str] | None = None) -> None:
+        def __init__(self, environment: dict[str, str] | None = None, preload: str | None = None) -> None:
             super().__init__(environment=environment)
             made.append(self)
 
@@ -96,7 +96,7 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
         assert devices == {"cpu"}
         yield [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
 
-    monkeypatch.setattr("normbench.cli.running.Worker", Recorded)
+    monkeypatch.setattr("normbench.workers.Worker", Recorded)
     monkeypatch.setattr("normbench.experiment.train.worker_environments", environments)
     code, _, err = quick("compare", tiny)
     assert code == 0

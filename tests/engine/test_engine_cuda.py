@@ -14,6 +14,7 @@ from normbench.engine.events import EpochDone, StepsDone
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.step import TrainStep
 from normbench.engine.trainer import Trainer
+from normbench.kernels.launch import compile_all
 from normbench.norms import NORMS
 
 pytestmark = pytest.mark.gpu
@@ -122,3 +123,19 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     second.load_state_dict(first.state_dict())
     tail = [loss for event in second.run() if isinstance(event, StepsDone) for loss in event.losses]
     np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["bn", "in", "gn+ws", "frn", "ln2d", "none"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_is_compiled_in_the_first_steps(
+    images: DeviceImages, norm: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton import knobs
+
+    trainer = make_trainer(images, norm, "graph", precision)
+    compile_all(trainer.step.kernel_jobs())
+    compiled: list[str] = []
+    monkeypatch.setattr(knobs.runtime, "jit_cache_hook", lambda *, repr, **_: compiled.append(repr))
+    trainer.step.prepare()
+    assert compiled == []
+    assert trainer.step.fallback_reason is None

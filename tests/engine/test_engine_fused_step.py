@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,16 +15,20 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
+from triton.runtime.interpreter import InterpretedFunction
+
 from normbench import NormResNet, kernels, make_norm
 from normbench.config import TrainConfig
 from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.fused_step import FusedStep, working_parameters
-from normbench.engine.optimizer import build_optimizer, parameter_groups
+from normbench.engine.optimizer import Optimizer, build_optimizer, parameter_groups
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
+from normbench.engine.step import TrainStep
 from normbench.engine.step_state import StepSettings, StepState
+from normbench.kernels.launch import compile_all
 from normbench.norms.convolution import Conv2d
 from normbench.norms.head import PooledLinear
 
@@ -53,9 +60,10 @@ class Run:
             precision="bf16" if bf16 else "fp32",
             engine="eager",
         )
+        self.settings = settings
         self.state = StepState(len(images), STEPS, settings, CPU)
         self.step: PlainStep | FusedStep
-        self.optimizer: torch.optim.Optimizer
+        self.optimizer: Optimizer
         if fused:
             groups = parameter_groups(net, config)
             flat = FlatOptimizer(groups, config, self.state.learning_rates, self.state.global_step)
@@ -187,6 +195,69 @@ def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages
     second.net.load_state_dict(first.net.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     assert first.losses + second.train(1, 1).losses == straight.losses
+
+
+NORMS = ("bn", "gn", "frn", "ln2d", "none")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_all_that_steps_launch_is_compiled_ahead(
+    norm: str, train_images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same kernels with the same dtypes, numbers and constants, and no launch before its time."""
+    seen: dict[bool, set[object]] = {True: set(), False: set()}
+    run = InterpretedFunction.run
+
+    def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
+        facts = [a.dtype if isinstance(a, torch.Tensor) else float if isinstance(a, float) else a for a in arguments]
+        seen[warmup].add((self.fn.__name__, *facts, *settings.items()))
+        return run(self, *arguments, grid=grid, warmup=warmup, **settings)
+
+    monkeypatch.setattr(InterpretedFunction, "run", record)
+    factory = make_norm(norm)
+    net = nn.Sequential(
+        factory.conv2d(3, 32, 3, padding=1, bias=False), factory.norm_act(32), nn.Conv2d(32, 48, 3, stride=2),
+        factory.norm_act(48), PooledLinear(48, 10),
+    )  # fmt: skip
+    fused = Run(train_images, net, fused=True, bf16=True)
+    step = TrainStep(net, fused.optimizer, train_images, fused.settings, fused.state)
+    compile_all(step.kernel_jobs(), max_workers=1)
+    assert not seen[False]
+    fused.train(0, 1)
+    assert {kernel for kernel, *_ in seen[False]} >= {"assemble", "cross_entropy", "update_adam", "weight_gradient"}
+    assert seen[False] <= seen[True]
+
+
+def test_a_captured_training_needs_no_compiler_of_torchs() -> None:
+    """Importing it takes seconds of every start."""
+    program = """
+import sys, torch
+from normbench import NormResNet, make_norm
+from normbench.config import TrainConfig
+from normbench.data.batches import DeviceImages
+from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.optimizer import Snapshot, parameter_groups
+from normbench.engine.step import TrainStep
+from normbench.engine.step_state import StepSettings, StepState
+from normbench.kernels.launch import compile_all
+pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
+images = DeviceImages(pixels, torch.zeros(2).numpy(), "cpu", channels_last=True)
+net = NormResNet(norm=make_norm("bn")).to(memory_format=torch.channels_last)
+settings = StepSettings(2, torch.ones(1), 0.0, False, "cpu", "bf16", "graph")
+state = StepState(2, 1, settings, images.labels.device)
+train = TrainConfig()
+optimizer = FlatOptimizer(parameter_groups(net, train), train, state.learning_rates, state.global_step)
+step = TrainStep(net, optimizer, images, settings, state)
+snapshot = Snapshot(net, optimizer)
+compile_all(step.kernel_jobs(), max_workers=1)
+step(0)
+snapshot.restore()
+optimizer.load_state_dict(optimizer.state_dict())
+print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_which_weights_have_working_copies() -> None:

@@ -43,7 +43,7 @@ def fails_for(norm: str, error: Exception, whole=whole_run):
 
 
 def runner_for(tmp_path: Path, seen: list[Any], script: Any = whole_run, **options: bool) -> ExperimentRunner:
-    return ExperimentRunner(tmp_path, [LocalWorker(script)], seen.append, **options)
+    return ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, **options)
 
 
 def states(tmp_path: Path) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_a_run_is_recorded_as_it_comes(tmp_path, seen) -> None:
             record = read_run(tmp_path / BN.run_id)
             on_disk.append((len(record.step_losses), len(record.epochs), record.status.state))
 
-    runner = ExperimentRunner(tmp_path, [LocalWorker(whole_run)], listen)
+    runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
     assert runner.run([BN])
     assert on_disk == [
         (1, 0, "running"), (3, 0, "running"), (3, 1, "running"),
@@ -219,7 +219,7 @@ def test_whatever_else_ends_the_runner_leaves_runs_marked_and_processes_ended(tm
         if isinstance(event, RunProgressed):
             raise error
 
-    runner = ExperimentRunner(tmp_path, [LocalWorker(whole_run)], listen)
+    runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
     with pytest.raises(type(error)):
         runner.run([BN])
     assert runner.workers[0].was_killed
@@ -320,7 +320,7 @@ def test_a_run_that_another_process_completes_at_the_last_moment_is_kept(tmp_pat
 
 
 def test_several_workers_share_the_runs(tmp_path, seen) -> None:
-    workers = [LocalWorker(whole_run), LocalWorker(fails_for("gn", RuntimeError("x")))]
+    workers = [LocalWorker(script=whole_run), LocalWorker(script=fails_for("gn", RuntimeError("x")))]
     assert not ExperimentRunner(tmp_path, workers, seen.append).run([BN, GN, IN])
     assert [len(worker.submitted) for worker in workers] in ([1, 2], [2, 1])
     assert states(tmp_path) == {"bn": "completed", "gn": "failed", "in": "completed"}

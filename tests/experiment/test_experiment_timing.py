@@ -42,7 +42,7 @@ def train(folder: Path, plans: list[RunPlan], facts: dict[str, Any] = HERE) -> N
                 event = TrainingDone(event.summary.model_copy(update={"train_seconds": 0.06}))
             yield event
 
-    ExperimentRunner(folder, [LocalWorker(script)], lambda _: None).run(plans)
+    ExperimentRunner(folder, [LocalWorker(script=script)], lambda _: None).run(plans)
 
 
 def timed_part(wanted: list[Timeable], schedule: Schedule, data_dir: Path | None) -> Iterator[Any]:
@@ -62,7 +62,7 @@ def timed_part(wanted: list[Timeable], schedule: Schedule, data_dir: Path | None
 
 def time_norms(folder: Path, plans: list[RunPlan], script: Any = timed_part, stop: Any = None, **options: Any):
     """Run the pass; return the labels that it timed, setting by setting, and the events it told."""
-    worker: Any = LocalWorker(script)
+    worker: Any = LocalWorker(script=script)
     seen: list[Any] = []
     TimingPass(folder, plans, worker, seen.append, **options).run(stop or (lambda: False))
     return [[entry.config.label for entry in wanted] for wanted, *_ in worker.submitted], seen

@@ -11,8 +11,7 @@ from torch import nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.norms import NORMS, make_norm
-from normbench.norms.fused import FusedNormAct, compile_ahead, describe_paths, norm_paths
-from normbench.norms.head import PooledLinear
+from normbench.norms.fused import FusedNormAct, describe_paths, norm_paths
 
 FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms2d")
 FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
@@ -110,17 +109,3 @@ def test_a_model_says_how_its_norms_ran() -> None:
     model(images())
     reason = "native: no fused kernel for EvoNormS without its activation"
     assert describe_paths(model) == f"fused (2 layers); {reason} (1 layer)"
-
-
-def test_compiling_ahead_reaches_every_layer_and_changes_nothing() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 12, 3), build("bn"), nn.Conv2d(12, 12, 3), build("frn"), build("ghost_bn"))
-    before = copy.deepcopy(model.state_dict())
-    # One worker: Triton's interpreter, unlike its compiler, is not made for threads.
-    assert compile_ahead(model, torch.zeros(2, 3, 8, 8), torch.float32, max_workers=1) == 2
-    stem = make_norm("bn").conv2d(3, 3, 3, padding=1)
-    images = torch.zeros(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    # The first takes the images; the second's input has a gradient. Both norms, as above.
-    assert compile_ahead(nn.Sequential(stem, stem, *model), images, torch.bfloat16, max_workers=1) == 3
-    assert compile_ahead(nn.Sequential(stem, PooledLinear(3, 10)), images, torch.bfloat16, max_workers=1) == 2
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(value, before[key], rtol=0, atol=0)

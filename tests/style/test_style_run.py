@@ -89,7 +89,7 @@ def test_failed_runs_wait_for_retry_and_completed_ones_are_kept(tmp_path: Path, 
             raise DivergedError("loss is nan at step 0 of 3")
         yield from train_style_run(config, *arguments)
 
-    assert not runner(tmp_path, LocalWorker(fail_first), seen, features_run).run(CONFIGS)
+    assert not runner(tmp_path, LocalWorker(script=fail_first), seen, features_run).run(CONFIGS)
     assert seen.endings == [("in", "diverged", False), ("none", "completed", False)]
     seen = Seen()
     assert not runner(tmp_path, LocalWorker(), seen, features_run).run(CONFIGS)

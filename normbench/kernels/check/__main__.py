@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from normbench.kernels import norm_act, plan, reference, unsupported_reason
-from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_all, relative_errors
+from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_cases, relative_errors
 from normbench.kernels.check.head import check_head, time_head
 from normbench.kernels.check.images import check_images, time_images
 from normbench.kernels.check.timing import time_norms
@@ -116,7 +116,7 @@ def main() -> int:
     ]
     cases = net if options.no_check else net + odd
     start = time.perf_counter()
-    compile_all(cases)
+    compile_cases(cases)
     torch.cuda.synchronize()
     result["compile_seconds"] = time.perf_counter() - start
     print(f"compiled in {result['compile_seconds']:.1f} s on {os.cpu_count()} cores")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from normbench.kernels import NormActSpec
+from normbench.kernels.launch import compile_all
 
 LAYERS = ((64, 32), (128, 16), (256, 8), (512, 4))
 """Channels and side of the activations of NormResNet."""
@@ -71,15 +71,13 @@ def relative_errors(names: Iterable[str], actual: Iterable[Tensor], expected: It
     }
 
 
-def compile_all(cases: Iterable[Case]) -> None:
-    """Compile the kernels of `cases` on all processor cores."""
-    from normbench.kernels.functions import Parameters, compile_for
+def compile_cases(cases: Iterable[Case]) -> None:
+    """Compile the kernels of `cases` on all processor cores; one that fails is reported where it is checked."""
+    compile_all({position: partial(_launch, case) for position, case in enumerate(cases)})
 
-    def compile_case(case: Case) -> None:
-        x, parameters, _ = case.draw()
-        with torch.no_grad():
-            compile_for(x, case.spec, Parameters(*parameters), running=False)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for future in [pool.submit(compile_case, case) for case in cases]:
-            future.exception()  # a kernel that fails is reported where it is checked
+def _launch(case: Case) -> None:
+    from normbench.kernels.functions import Parameters, launch_all
+
+    x, parameters, _ = case.draw()
+    launch_all(x, case.spec, Parameters(*parameters), running=False)
