@@ -1,0 +1,120 @@
+"""The convolution as one matrix product: against the sum it stands for, and only where it is to be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from normbench.norms import patch_convolution
+from normbench.norms.convolution import Conv2d
+
+CHANNELS_LAST = torch.channels_last
+OUT_CHANNELS = patch_convolution.MIN_OUT_CHANNELS
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of the inputs that were convolved by patches."""
+    shapes: list[torch.Size] = []
+    convolve = patch_convolution.convolve_patches
+
+    def spy(input: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+        shapes.append(input.shape)
+        return convolve(input, weight, stride)
+
+    monkeypatch.setattr("normbench.norms.convolution.convolve_patches", spy)
+    return shapes
+
+
+def layer(in_channels: int = 5, out_channels: int = OUT_CHANNELS, **options: object) -> Conv2d:
+    torch.manual_seed(0)
+    conv = Conv2d(in_channels, out_channels, 3, **{"padding": 1, "bias": False} | options)
+    return conv.to(memory_format=CHANNELS_LAST)  # type: ignore[call-overload, no-any-return]
+
+
+def draw(n: int, c: int, h: int, w: int) -> torch.Tensor:
+    return torch.randn(n, c, h, w, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=CHANNELS_LAST)
+
+
+def summed(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
+    """y[n, o, i, j] = sum over c, k, l of x[n, c, stride i + k - 1, stride j + l - 1] weight[o, c, k, l], float64."""
+    n, _, height, width = x.shape
+    y = np.zeros((n, weight.shape[0], -(-height // stride), -(-width // stride)))
+    for i, j in np.ndindex(y.shape[2:]):
+        for k, column in np.ndindex(3, 3):
+            row, at = stride * i + k - 1, stride * j + column - 1
+            if 0 <= row < height and 0 <= at < width:
+                y[:, :, i, j] += x[:, :, row, at] @ weight[:, :, k, column].T
+    return y
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"), [((8, 8), 2), ((7, 7), 2), ((4, 4), 1), ((9, 3), 1), ((1, 1), 2), ((5, 12), 3)]
+)
+def test_output_and_gradients_are_those_of_the_sum(size: tuple[int, int], stride: int, calls: list[torch.Size]) -> None:
+    conv, x = layer(stride=stride), draw(3, 5, *size).requires_grad_()
+    y = conv(x)
+    assert calls == [x.shape]
+    weight = conv.weight.detach().double().numpy()
+    expected = summed(x.detach().double().numpy(), weight, stride)
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=2e-6)
+    assert y.is_contiguous(memory_format=CHANNELS_LAST)
+
+    # The sum is linear in x and in the weight: <grad, conv(dx, w)> = <grad_x, dx> for every dx, and likewise for dw.
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))  # contiguous: of any layout
+    y.backward(grad)
+    assert x.grad is not None
+    assert conv.weight.grad is not None
+    generator = np.random.default_rng(3)
+    for _ in range(3):
+        dx, dw = generator.normal(size=x.shape), generator.normal(size=weight.shape)
+        by_x = (grad.double().numpy() * summed(dx, weight, stride)).sum()
+        by_w = (grad.double().numpy() * summed(x.detach().double().numpy(), dw, stride)).sum()
+        assert (x.grad.double().numpy() * dx).sum() == pytest.approx(by_x, rel=1e-4, abs=1e-3)
+        assert (conv.weight.grad.double().numpy() * dw).sum() == pytest.approx(by_w, rel=1e-4, abs=1e-3)
+    assert x.grad.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+def test_a_step_is_that_of_torchs_layers() -> None:
+    conv, x = layer(64, stride=2), draw(4, 64, 8, 8)
+    plain = nn.Conv2d(64, OUT_CHANNELS, 3, stride=2, padding=1, bias=False)
+    plain.load_state_dict(conv.state_dict())
+    for each in (conv, plain):
+        (each(x).relu() ** 2).mean().backward()
+    torch.testing.assert_close(conv.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_without_a_gradient_nothing_is_kept(calls: list[torch.Size]) -> None:
+    conv, x = layer(), draw(2, 5, 4, 4)
+    with torch.no_grad():
+        assert not conv(x).requires_grad
+    conv.requires_grad_(False)
+    assert not conv(x).requires_grad
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bias": True}, {"padding": 0}, {"padding": 2, "dilation": 2}, {"padding_mode": "reflect"}, {"stride": (1, 2)},
+     {"out_channels": OUT_CHANNELS - 1}],
+)  # fmt: skip
+def test_other_layers_are_torchs(options: dict[str, object], calls: list[torch.Size]) -> None:
+    layer(**options)(draw(2, 5, 4, 4))  # type: ignore[arg-type]
+    assert not calls
+
+
+def test_other_inputs_are_torchs(monkeypatch: pytest.MonkeyPatch, calls: list[torch.Size]) -> None:
+    conv, x = layer(), draw(2, 5, 4, 4)
+    conv(x.contiguous())
+    conv(draw(2, 5, 4, 8))  # wide
+    conv(x[:0])
+    conv(x[0])  # one image, without a batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        conv(x)
+    layer().double()(x.double())
+    layer().to("meta")(x.to("meta"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    conv(x)
+    assert not calls
