@@ -195,9 +195,7 @@ def _serve(connection: Connection, environment: dict[str, str], preload: str | N
     signal.signal(signal.SIGTERM, _do_nothing)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    # OpenMP's threads wait asleep, not spinning: on a machine that others use too, spinning made a training step three
-    # times as long. Read when torch is imported, so set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_asleep()
     os.environ.update(environment)
     if preload is not None:
         with suppress(Exception):  # the function that needs the module will say what is wrong with it
@@ -215,6 +213,14 @@ def _serve(connection: Connection, environment: dict[str, str], preload: str | N
             connection.send(_stream(connection, target, arguments))
         except (EOFError, OSError):
             return
+
+
+def wait_asleep() -> None:
+    """Let OpenMP's threads wait asleep, not spinning; call before torch is imported, which reads it.
+
+    On a machine that others use too, spinning made a training step three times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:

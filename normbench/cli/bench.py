@@ -23,11 +23,19 @@ from normbench.cli.options import (
 if TYPE_CHECKING:
     from normbench.bench.folder import Results
 
-app = typer.Typer(help="Measure speed: training steps, or layers alone.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 NormsOption = Annotated[str, typer.Option(metavar="NORM,...", help="See `normbench list norms`.")]
 RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each case is timed.", show_default=False)]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds; train: no whole epochs.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Measure speed: training steps, or layers alone."""
+    from normbench.workers import wait_asleep
+
+    wait_asleep()  # as the processes that train do
 
 
 @app.command()

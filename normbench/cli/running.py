@@ -25,6 +25,7 @@ from normbench.workers import Worker, WorkerError
 
 _COMPILED_TOGETHER = 12
 """Norms, say: so many that the first run does not wait for long."""
+_WORTH_TELLING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _compile_kernels(due: list[RunPlan], data_dir: Path | None, worker: Worker) 
         return
     target = "normbench.experiment.train:compile_kernels"
     seconds: float = worker.call(target, list(configs.values()), data_dir)
-    if seconds > 1:
+    if seconds > _WORTH_TELLING_SECONDS:
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 

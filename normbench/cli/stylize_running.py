@@ -68,7 +68,7 @@ def execute(experiment: StyleExperiment, options: StyleOptions) -> int:
     """Run the experiment and return the exit code: 0 if every run completed, else 1."""
     folder = options.runs_dir / experiment.name
     data_dir = options.data_dir
-    with Worker() as worker:
+    with Worker(preload="normbench.style.training") as worker:
         device: Device = worker.call("normbench.style.training:find_device", experiment.device)
         configs = run_configs(experiment, device)
         worker.call("normbench.style.training:check_runs", configs)

@@ -91,15 +91,21 @@ class TrainStep:
 
     def kernel_jobs(self) -> Jobs:
         """Return what launches the kernels of the steps, for `launch.compile_all`; nothing where none of ours run."""
-        settings = self.settings
-        if settings.engine == "compile" or unsupported_device_reason(self.images.labels.device) is not None:
+        if self.settings.engine == "compile" or unsupported_device_reason(self.images.labels.device) is not None:
             return {}
-        with autocast(settings.device, settings.precision):
-            rehearsal = rehearse(self.model, normalize(self.images.images[: settings.batch_size]))
-            jobs = rehearsal.kernel_jobs(self._batch_sizes())
+        sizes = self._batch_sizes()
+        with self._autocast():
+            rehearsal = rehearse(self.model, self._first_images(sizes[0]))
+            jobs = rehearsal.kernel_jobs(sizes)
         if isinstance(self._step, FusedStep):
-            jobs |= self._step.kernel_jobs(self._batch_sizes(), rehearsal.output)
+            jobs |= self._step.kernel_jobs(sizes, rehearsal.output)
         return jobs
+
+    def rehearse(self) -> None:
+        """Have torch load what steps like these need, and cuDNN choose its algorithms, without our kernels."""
+        with self._autocast():
+            for size in self._batch_sizes():
+                rehearse(self.model, self._first_images(size), backward=True)
 
     def prepare(self) -> None:
         """Warm up, compile and capture, leaving model and optimizer as they were.
@@ -127,6 +133,12 @@ class TrainStep:
         snapshot.restore()
         self._step.refresh()
         synchronize(settings.device)
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.settings.device, self.settings.precision)
+
+    def _first_images(self, count: int) -> torch.Tensor:
+        return normalize(self.images.images[:count])
 
     def _batch_sizes(self) -> list[int]:
         """Return that of all batches and, if it is another, that of the last."""

@@ -23,7 +23,7 @@ from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, St
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
 from normbench.experiment.build import build_trainer, load_images
-from normbench.kernels.launch import Jobs, compile_all
+from normbench.kernels.launch import Compilation
 from normbench.models import MODELS
 from normbench.norms.fused import describe_paths
 
@@ -43,11 +43,12 @@ def compile_kernels(configs: Sequence[RunConfig], data_dir: Path | None) -> Iter
     A run for which it fails compiles its own, or says what is wrong.
     """
     began = time.perf_counter()
-    jobs: Jobs = {}
-    for config in configs:
-        with suppress(Exception):
-            jobs |= build_trainer(config, data_dir)[0].step.kernel_jobs()
-    compile_all(jobs)
+    with Compilation() as compilation:
+        for config in configs:
+            with suppress(Exception):
+                compilation.add(build_trainer(config, data_dir)[0].step.kernel_jobs())
+        with suppress(Exception):  # meanwhile, because it takes a second or two where libraries come from a cold disk
+            build_trainer(configs[0], data_dir)[0].step.rehearse()
     yield time.perf_counter() - began
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 Jobs = dict[Hashable, Callable[[], None]]
 """What launches kernels, by all that decides which those are."""
@@ -40,16 +40,37 @@ def compiling_only() -> Iterator[None]:
         _compiling_only.reset(token)
 
 
-def compile_all(jobs: Jobs, *, max_workers: int | None = None) -> None:
-    """Run the jobs under `compiling_only` at once, on `max_workers` or all processor cores.
+class Compilation:
+    """Compiles in the background, on all processor cores; leaving the ``with`` block waits for all of it.
 
-    Triton would otherwise compile their kernels one after another, when each is first launched. A job that fails is
-    left to that launch, which says what is wrong where it can be told.
+    Triton would otherwise compile kernels one after another, when each is first launched. A job that fails is left to
+    that launch, which says what is wrong where it can be told.
     """
 
-    def run(job: Callable[[], None]) -> None:
-        with compiling_only(), suppress(Exception):
-            job()
+    def __init__(self, *, max_workers: int | None = None) -> None:
+        self._pool = ThreadPoolExecutor(max_workers or os.cpu_count())
+        self._keys: set[Hashable] = set()
 
-    with ThreadPoolExecutor(max_workers or os.cpu_count()) as pool:
-        wait([pool.submit(run, job) for job in jobs.values()])
+    def add(self, jobs: Jobs) -> None:
+        """Start those of the jobs that are not equal to one before."""
+        for key in jobs.keys() - self._keys:
+            self._pool.submit(_compile, jobs[key])
+        self._keys |= jobs.keys()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait; where an exception leaves the block, only for what is being compiled."""
+        self._pool.shutdown(cancel_futures=kind is not None)
+
+
+def _compile(job: Callable[[], None]) -> None:
+    with compiling_only(), suppress(Exception):
+        job()
+
+
+def compile_all(jobs: Jobs, *, max_workers: int | None = None) -> None:
+    """Compile at once, on `max_workers` or all processor cores, and wait for it; see `Compilation`."""
+    with Compilation(max_workers=max_workers) as compilation:
+        compilation.add(jobs)

@@ -52,16 +52,21 @@ class Rehearsal:
         return jobs
 
 
-def rehearse(model: nn.Module, images: Tensor) -> Rehearsal:
-    """Run a copy of `model`, in the mode it is in, on `images`, ``(N, C, H, W)`` on its device, without our kernels."""
+def rehearse(model: nn.Module, images: Tensor, *, backward: bool = False) -> Rehearsal:
+    """Run a copy of `model`, in the mode it is in, on `images`, ``(N, C, H, W)`` on its device, without our kernels.
+
+    With `backward` there and back again: torch then has loaded what it needs, and cuDNN chosen its algorithms.
+    """
     inputs: list[tuple[nn.Module, Tensor]] = []
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if isinstance(module, FusedNormAct | Conv2d | PooledLinear):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
-    with torch.no_grad(), switched_off():
+    with torch.set_grad_enabled(backward), switched_off():
         output = copied(images)
-    return Rehearsal(images, inputs, output)
+        if backward:
+            output.sum().backward()
+    return Rehearsal(images, inputs, output.detach())
 
 
 def _add(jobs: Jobs, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench import make_norm
-from normbench.kernels.launch import compile_all, launch
+from normbench.kernels.launch import Compilation, compile_all, launch
 from normbench.norms.fused import norm_paths
 from normbench.norms.head import PooledLinear
 from normbench.norms.rehearsal import rehearse
@@ -66,3 +66,21 @@ def test_a_job_that_fails_leaves_the_others_alone() -> None:
 
     compile_all({"bad": fail, "good": lambda: launch(Kernel(), (3,), 1, BLOCK=2)}, max_workers=1)
     assert compiled == [((1,), {"grid": (3,), "BLOCK": 2})]
+
+
+def test_equal_jobs_are_compiled_once() -> None:
+    compiled = []
+    with Compilation(max_workers=1) as compilation:
+        compilation.add({"a": lambda: compiled.append("a"), "b": lambda: compiled.append("b")})
+        compilation.add({"b": lambda: compiled.append("b again"), "c": lambda: compiled.append("c")})
+    assert sorted(compiled) == ["a", "b", "c"]
+
+
+def test_a_rehearsal_there_and_back_leaves_no_gradients() -> None:
+    model = nn.Sequential(make_norm("bn").norm_act(4), make_norm("gn").norm_act(4))
+    before = copy.deepcopy(model.state_dict())
+    rehearsal = rehearse(model, torch.randn(2, 4, 3, 3), backward=True)
+    assert all(layer[0].weight.grad is not None for layer, _ in rehearsal.inputs)  # the copy's
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
