@@ -33,7 +33,7 @@ from normbench.workers import Failed, Finished, Worker, WorkerError
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
 """Even, because rounds go forth and back in pairs."""
 
-_BLOCK_SECONDS = {"cuda": 0.015}
+_BLOCK_SECONDS = {"cuda": 0.03}
 _OTHER_BLOCK_SECONDS = 0.1
 
 _TRAINING_SHARE = 0.1

@@ -236,7 +236,7 @@ def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
-    """Launch all that `norm_act` and its gradient launch on tensors like these, for `launch.compiling_only`."""
+    """Launch all that `norm_act` and its gradient launch on tensors like these, for `launch.compile_all`."""
     if spec.scope == "position":
         position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Self
+
+from torch import Tensor
 
 Jobs = dict[Hashable, Callable[[], None]]
 """What launches kernels, by all that decides which those are."""
 
-_compiling_only: ContextVar[bool] = ContextVar("compiling_only", default=False)
+_compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=None)
+"""Where launches are only compiled: what has been, or is being. None where they are launched."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: object) -> None:
-    """Launch the Triton `kernel` with `grid` programs; under `compiling_only`, do all for it but that."""
-    if not _compiling_only.get():
+    """Launch the Triton `kernel` with `grid` programs; in a job of a `Compilation`, do all for it but that."""
+    compiled = _compiled.get()
+    if compiled is None:
         kernel[grid](*arguments, **settings)
         return
-    compiled = kernel.warmup(*arguments, grid=grid, **settings)
-    if compiled is not None:  # as it is where kernels are interpreted
-        _ = compiled.run  # loads it onto the device, and builds what launches it
+    facts = (id(kernel), *map(_fact, arguments), *settings.items())
+    if facts not in compiled:
+        compiled.add(facts)
+        ready = kernel.warmup(*arguments, grid=grid, **settings)
+        if ready is not None:  # as it is where kernels are interpreted
+            _ = ready.run  # loads it onto the device, and builds what launches it
 
 
-@contextmanager
-def compiling_only() -> Iterator[None]:
-    """Let `launch`, in this thread, compile and load kernels without running them.
-
-    Their tensors may then be on the CPU, where memory that nothing is written into takes none. (Not on the meta device:
-    some of its operations import torch's compiler.) Of an argument Triton needs its dtype, what is constant at compile
-    time, and whether a number or an address is a multiple of 16.
-    """
-    token = _compiling_only.set(True)
-    try:
-        yield
-    finally:
-        _compiling_only.reset(token)
+def _fact(argument: object) -> Hashable:
+    """Return what Triton compiles for, of an argument that is not constant at compile time; or more than that."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0, argument.bit_length() > 31
+    return type(argument).__name__
 
 
 class Compilation:
@@ -45,17 +46,27 @@ class Compilation:
 
     Triton would otherwise compile kernels one after another, when each is first launched. A job that fails is left to
     that launch, which says what is wrong where it can be told.
+
+    The jobs' tensors may be on the CPU, where memory that nothing is written into takes none. (Not on the meta device:
+    some of its operations import torch's compiler.)
     """
 
     def __init__(self, *, max_workers: int | None = None) -> None:
         self._pool = ThreadPoolExecutor(max_workers or os.cpu_count())
         self._keys: set[Hashable] = set()
+        self._compiled: set[Hashable] = set()
 
     def add(self, jobs: Jobs) -> None:
         """Start those of the jobs that are not equal to one before."""
         for key in jobs.keys() - self._keys:
-            self._pool.submit(_compile, jobs[key])
+            self._pool.submit(self._run, jobs[key])
         self._keys |= jobs.keys()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        token = _compiled.set(self._compiled)
+        with suppress(Exception):
+            job()
+        _compiled.reset(token)
 
     def __enter__(self) -> Self:
         return self
@@ -63,11 +74,6 @@ class Compilation:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait; where an exception leaves the block, only for what is being compiled."""
         self._pool.shutdown(cancel_futures=kind is not None)
-
-
-def _compile(job: Callable[[], None]) -> None:
-    with compiling_only(), suppress(Exception):
-        job()
 
 
 def compile_all(jobs: Jobs, *, max_workers: int | None = None) -> None:

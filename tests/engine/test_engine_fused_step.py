@@ -204,12 +204,15 @@ NORMS = ("bn", "gn", "frn", "ln2d", "none")
 def test_all_that_steps_launch_is_compiled_ahead(
     norm: str, train_images: DeviceImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same kernels with the same dtypes, numbers and constants, and no launch before its time."""
+    """Kernels for the same dtypes, constants and kinds of numbers, and no launch before its time."""
     seen: dict[bool, set[object]] = {True: set(), False: set()}
     run = InterpretedFunction.run
 
     def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
-        facts = [a.dtype if isinstance(a, torch.Tensor) else float if isinstance(a, float) else a for a in arguments]
+        facts = [
+            a.dtype if isinstance(a, torch.Tensor) else (a == 1, a % 16 == 0) if isinstance(a, int) else type(a)
+            for a in arguments
+        ]
         seen[warmup].add((self.fn.__name__, *facts, *settings.items()))
         return run(self, *arguments, grid=grid, warmup=warmup, **settings)
 

@@ -76,6 +76,32 @@ def test_equal_jobs_are_compiled_once() -> None:
     assert sorted(compiled) == ["a", "b", "c"]
 
 
+def test_launches_for_which_triton_compiles_the_same_are_compiled_once() -> None:
+    compiled = []
+
+    class Kernel:
+        def warmup(self, *arguments: object, **settings: object) -> None:
+            compiled.append((*arguments[1:], settings["BLOCK"]))
+
+    kernel, half, single = Kernel(), torch.zeros(8, dtype=torch.bfloat16), torch.zeros(8)
+
+    def job() -> None:
+        for grid, tensor, count, block in [
+            (3, half, 32, 2),
+            (9, half, 64, 2),  # another grid, another multiple of 16
+            (3, half, 33, 2),  # no multiple
+            (3, half, 1, 2),
+            (3, single, 32, 2),
+            (3, half[1:], 32, 2),  # an address that is no multiple
+            (3, half, 32, 4),
+            (3, half, None, 2),
+        ]:
+            launch(kernel, (grid,), tensor, count, BLOCK=block)
+
+    compile_all({"once": job, "again": job}, max_workers=1)
+    assert compiled == [(32, 2), (33, 2), (1, 2), (32, 2), (32, 2), (32, 4), (None, 2)]
+
+
 def test_a_rehearsal_there_and_back_leaves_no_gradients() -> None:
     model = nn.Sequential(make_norm("bn").norm_act(4), make_norm("gn").norm_act(4))
     before = copy.deepcopy(model.state_dict())
