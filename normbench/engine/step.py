@@ -6,24 +6,23 @@ the same code runs eagerly or replays as a graph, and the host never waits for t
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from normbench.data.augment import CropFlip
 from normbench.data.batches import DeviceImages, normalize
+from normbench.engine.capture import warm_up, warm_up_and_capture
 from normbench.engine.device import autocast, synchronize
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.fused_step import FusedStep
 from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.plain_step import PlainStep
 from normbench.engine.step_state import StepSettings, StepState
-from normbench.errors import first_line
 from normbench.kernels.launch import Jobs, compile_all
 from normbench.kernels.support import unsupported_device_reason
-from normbench.norms.rehearsal import rehearse
-
-_WARMUP_STEPS = 3
-"""Enough for the allocator, cuDNN's choice of algorithms and the compiler to settle before a capture."""
+from normbench.norms.rehearsal import Rehearsal, rehearse
 
 
 class TrainStep:
@@ -94,12 +93,22 @@ class TrainStep:
         if self.settings.engine == "compile" or unsupported_device_reason(self.images.labels.device) is not None:
             return {}
         sizes = self._batch_sizes()
-        with self._autocast():
-            rehearsal = rehearse(self.model, self._first_images(sizes[0]))
-            jobs = rehearsal.kernel_jobs(sizes)
+        try:
+            with self._autocast():
+                rehearsal = self._rehearse_on_few()
+                jobs = rehearsal.kernel_jobs(sizes)
+        except torch.OutOfMemoryError:
+            return {}  # torch's own operations take more than our kernels, for which there may be room
         if isinstance(self._step, FusedStep):
             jobs |= self._step.kernel_jobs(sizes, rehearsal.output)
         return jobs
+
+    def _rehearse_on_few(self) -> Rehearsal:
+        """Rehearse on two images, which take next to no memory, or a whole batch where the norm cannot do with less."""
+        try:
+            return rehearse(self.model, self._first_images(2))
+        except (ValueError, RuntimeError):
+            return rehearse(self.model, self._first_images(self.settings.batch_size))
 
     def rehearse(self) -> None:
         """Have torch load what steps like these need, and cuDNN choose its algorithms, without our kernels."""
@@ -119,16 +128,14 @@ class TrainStep:
         compile_all(self.kernel_jobs())
         sizes = self._batch_sizes()
         self._step.refresh()
-        use_graph = settings.device == "cuda" and settings.engine in ("graph", "compile")
-        if use_graph:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._warm_up(sizes)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._capture(sizes, stream)
+        steps = [partial(self._step.run, size) for size in sizes]
+        if settings.device == "cuda" and settings.engine in ("graph", "compile"):
+            graphs, self.fallback_reason = warm_up_and_capture(
+                steps, self.optimizer, rewind=self._state.rewind, finish=self._step.finish_capture
+            )
+            self._graphs = dict(zip(sizes, graphs, strict=False))  # none where a step cannot be captured
         else:
-            self._warm_up(sizes)
+            warm_up(steps, self._state.rewind)
         synchronize(settings.device)
         snapshot.restore()
         self._step.refresh()
@@ -143,27 +150,3 @@ class TrainStep:
     def _batch_sizes(self) -> list[int]:
         """Return that of all batches and, if it is another, that of the last."""
         return sorted({self.batch_size_of(0), self.batch_size_of(self.steps_per_epoch - 1)}, reverse=True)
-
-    def _warm_up(self, sizes: list[int]) -> None:
-        for size in sizes:
-            for _ in range(_WARMUP_STEPS):
-                self._state.rewind()
-                self._step.run(size)
-        self._state.rewind()
-
-    def _capture(self, sizes: list[int], stream: torch.cuda.Stream) -> None:
-        # On the stream of the warm-up: autograd's leaf nodes stay on the stream that first used them.
-        pool = None
-        try:
-            for size in sizes:
-                graph = torch.cuda.CUDAGraph()
-                self.optimizer.zero_grad(set_to_none=True)
-                with torch.cuda.graph(graph, pool=pool, stream=stream):
-                    self._step.run(size)
-                self._step.finish_capture()
-                pool = graph.pool()
-                self._graphs[size] = graph
-        except RuntimeError as error:
-            torch.cuda.synchronize()
-            self._graphs.clear()
-            self.fallback_reason = f"not capturable: {first_line(error)}"

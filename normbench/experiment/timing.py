@@ -33,8 +33,9 @@ from normbench.workers import Failed, Finished, Worker, WorkerError
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
 """Even, because rounds go forth and back in pairs."""
 
-_BLOCK_SECONDS = {"cuda": 0.03}
-_OTHER_BLOCK_SECONDS = 0.1
+_CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.03
+"""There rounds differ by a thousandth, and a comparison may itself be over in seconds."""
+_BLOCK_SECONDS = 0.1
 
 _TRAINING_SHARE = 0.1
 _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
@@ -222,9 +223,11 @@ def choose_schedule(wanted: Sequence[Timeable]) -> Schedule | None:
     trained = sum(entry.train_seconds for entry in wanted)
     low, high = _MIN_SECONDS_PER_NORM * len(wanted), _MAX_SECONDS_PER_NORM * len(wanted)
     seconds = min(high, max(low, _TRAINING_SHARE * trained))
-    for block_seconds in (_BLOCK_SECONDS.get(wanted[0].config.device, _OTHER_BLOCK_SECONDS), 0.0):
+    is_cuda = wanted[0].config.device == "cuda"
+    max_rounds = _CUDA_MAX_ROUNDS if is_cuda else MAX_ROUNDS
+    for block_seconds in (_CUDA_BLOCK_SECONDS if is_cuda else _BLOCK_SECONDS, 0.0):
         round_seconds = sum(max(entry.step_seconds, block_seconds) for entry in wanted)
-        num_rounds = min(MAX_ROUNDS, int(seconds / round_seconds) - _UNTIMED_BLOCKS)
+        num_rounds = min(max_rounds, int(seconds / round_seconds) - _UNTIMED_BLOCKS)
         if num_rounds >= MIN_ROUNDS:
             return Schedule(num_rounds // 2 * 2, block_seconds)
     fits = (MIN_ROUNDS + _UNTIMED_BLOCKS) * round_seconds <= high  # of single steps

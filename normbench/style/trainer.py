@@ -69,7 +69,7 @@ class StyleTrainer:
         self._device: DeviceName = device
         self._precision: Precision = precision
         self._engine = resolve_engine(config.engine, device)
-        self.fallback_reason = ""
+        self.fallback_reason: str | None = None
         """Why the steps run eagerly although a graph was asked for."""
         self._aware = training_aware_modules(network)
         train = TrainConfig(optimizer="adam", learning_rate=config.learning_rate)
@@ -134,7 +134,8 @@ class StyleTrainer:
         if self._engine == "graph" and not is_done:
             snapshot = Snapshot(self.network, self._optimizer)
             losses = self._losses.clone()
-            self._graph, self.fallback_reason = warm_up_and_capture(self._run, self._optimizer, rewind=self._step.zero_)
+            graphs, self.fallback_reason = warm_up_and_capture([self._run], self._optimizer, rewind=self._step.zero_)
+            self._graph = graphs[0] if graphs else None
             snapshot.restore()
             self._losses.copy_(losses)
         self._step.fill_(self._num_done)

@@ -197,7 +197,7 @@ def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages
     assert first.losses + second.train(1, 1).losses == straight.losses
 
 
-NORMS = ("bn", "gn", "frn", "ln2d", "none")
+NORMS = {"bn": {}, "gn": {}, "ln2d": {}, "ghost_bn": {"norm_batch_size": 4}}  # the last takes no batch of two
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -217,16 +217,17 @@ def test_all_that_steps_launch_is_compiled_ahead(
         return run(self, *arguments, grid=grid, warmup=warmup, **settings)
 
     monkeypatch.setattr(InterpretedFunction, "run", record)
-    factory = make_norm(norm)
+    factory = make_norm(norm, **NORMS[norm])
     net = nn.Sequential(
-        factory.conv2d(3, 32, 3, padding=1, bias=False), factory.norm_act(32), nn.Conv2d(32, 48, 3, stride=2),
+        factory.conv2d(3, 32, 3, stride=1, padding=1, bias=False), factory.norm_act(32), nn.Conv2d(32, 48, 3, stride=4),
         factory.norm_act(48), PooledLinear(48, 10),
     )  # fmt: skip
     fused = Run(train_images, net, fused=True, bf16=True)
     step = TrainStep(net, fused.optimizer, train_images, fused.settings, fused.state)
     compile_all(step.kernel_jobs(), max_workers=1)
     assert not seen[False]
-    fused.train(0, 1)
+    for size in (BATCH, BATCH // 2):
+        fused.step.run(size)
     assert {kernel for kernel, *_ in seen[False]} >= {"assemble", "cross_entropy", "update_adam", "weight_gradient"}
     assert seen[False] <= seen[True]
 
@@ -235,7 +236,8 @@ def test_a_captured_training_needs_no_compiler_of_torchs() -> None:
     """Importing it takes seconds of every start."""
     program = """
 import sys, torch
-from normbench import NormResNet, make_norm
+from torch import nn
+from normbench import make_norm
 from normbench.config import TrainConfig
 from normbench.data.batches import DeviceImages
 from normbench.engine.flat_optimizer import FlatOptimizer
@@ -243,9 +245,12 @@ from normbench.engine.optimizer import Snapshot, parameter_groups
 from normbench.engine.step import TrainStep
 from normbench.engine.step_state import StepSettings, StepState
 from normbench.kernels.launch import compile_all
+from normbench.norms.head import PooledLinear
 pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
 images = DeviceImages(pixels, torch.zeros(2).numpy(), "cpu", channels_last=True)
-net = NormResNet(norm=make_norm("bn")).to(memory_format=torch.channels_last)
+bn = make_norm("bn")
+net = nn.Sequential(bn.conv2d(3, 8, 3, padding=1, bias=False), bn.norm_act(8), PooledLinear(8, 10))
+net = net.to(memory_format=torch.channels_last)
 settings = StepSettings(2, torch.ones(1), 0.0, False, "cpu", "bf16", "graph")
 state = StepState(2, 1, settings, images.labels.device)
 train = TrainConfig()
