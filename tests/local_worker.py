@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
-from normbench.workers import Failed, Finished, Message, WorkerError, Yielded, failure_from
+from normbench.workers import Failed, Finished, Message, Worker, WorkerError, Yielded, failure_from
 
 DIED = Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", exit_code=1)
 
@@ -66,15 +66,7 @@ class LocalWorker:
             raise WorkerError(failure_from(error)) from error
         return values[-1] if values else None
 
-    def result(self) -> Any:
-        value = None
-        while True:
-            message = self.receive()
-            if isinstance(message, Failed):
-                raise WorkerError(message)
-            if isinstance(message, Finished):
-                return value
-            value = message.value
+    result = Worker.result
 
     def __enter__(self) -> LocalWorker:
         return self

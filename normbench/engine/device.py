@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 from pathlib import Path
@@ -112,6 +113,7 @@ class MemoryMeter:
     def __init__(self, device: DeviceName) -> None:
         self._device = device
         self._before = 0
+        gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -70,7 +69,6 @@ def train_run(
         DivergedError: a loss is not finite.
         OutOfMemoryError: the device's memory does not hold the run.
     """
-    gc.collect()  # the run before may hold device memory in cycles
     trainer, dataset = build_trainer(config, data_dir)
     device, precision = config.device, config.train.precision
     assert precision != "auto"
