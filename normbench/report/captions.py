@@ -76,8 +76,10 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
             f"{where} per epoch{' comes from the runs' if sentences else ''}: training steps only, median ± median "
             f"absolute deviation over runs and epochs{later}."
         )
-    if any(seconds for row in rows for seconds in row.seconds_to_reach.values()):
-        sentences.append("Time to an accuracy: of the runs, the median if all reached it.")
+    if reached := {row.time_source for row in rows if any(row.seconds_to_reach.values())}:
+        times = {"interleaved": "epochs times the time per epoch", "runs": "as the runs themselves measured it"}
+        how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
+        sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
     return " ".join([*sentences, "Peak memory: the largest of the runs."])
 
 

@@ -23,6 +23,11 @@ class EpochTime:
     """As a multiple of the baseline's."""
     source: Source
 
+    @property
+    def interleaved_seconds(self) -> float | None:
+        """The median where the norm was timed in turn with others; None where its runs timed themselves."""
+        return self.seconds.median if self.source == "interleaved" else None
+
 
 def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> dict[str, EpochTime]:
     """Return the times of one setting's groups by label, without those that have no completed run.

@@ -34,7 +34,9 @@ class Row:
     relative_time: float | None
     """Epoch time as a multiple of the baseline's: the median over rounds, or the ratio of the runs' medians."""
     seconds_to_reach: Mapping[str, float | None]
-    """For each of `TARGETS`, the median training time to the first epoch there; None unless every run reached it."""
+    """For each of `TARGETS`, the median training time to the first epoch there; None unless every run reached it.
+
+    Where norms were timed in turn, each epoch counts as the median of `epoch_seconds`."""
     num_parameters: int | None
     peak_memory_mib: float | None
     """The largest of the runs."""

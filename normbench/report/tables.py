@@ -90,7 +90,7 @@ def _rows(
                 epoch_seconds=time.seconds if time else None,
                 time_source=time.source if time else None,
                 setting=group.setting,
-                seconds_to_reach={f"{target:.2f}": _time_to(group, target) for target in TARGETS},
+                seconds_to_reach={f"{target:.2f}": _time_to(group, target, time) for target in TARGETS},
                 relative_time=time.relative if time else None,
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),
@@ -106,18 +106,22 @@ def _rows(
     return rows
 
 
-def seconds_to_reach(run: RunRecord, target: float) -> float | None:
-    """Return the training time, evaluation excluded, up to the end of the first epoch with that test accuracy."""
+def seconds_to_reach(run: RunRecord, target: float, epoch_seconds: float | None = None) -> float | None:
+    """Return the training time, evaluation excluded, up to the end of the first epoch with that test accuracy.
+
+    An epoch takes `epoch_seconds`, or what the run itself measured.
+    """
     seconds = 0.0
     for epoch in run.epochs:
-        seconds += epoch.train_seconds
+        seconds += epoch.train_seconds if epoch_seconds is None else epoch_seconds
         if epoch.test_accuracy >= target:
             return seconds
     return None
 
 
-def _time_to(group: Group, target: float) -> float | None:
+def _time_to(group: Group, target: float, time: EpochTime | None) -> float | None:
     """Return the median over the completed runs; None unless all of them reached the target."""
-    times = [seconds_to_reach(run, target) for run in group.completed]
+    epoch_seconds = time.interleaved_seconds if time else None
+    times = [seconds_to_reach(run, target, epoch_seconds) for run in group.completed]
     reached = [seconds for seconds in times if seconds is not None]
     return float(median(reached)) if reached and len(reached) == len(times) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,18 +23,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def accuracy_over_time(shown: Sequence[Panel]) -> Figure:
-    """Draw mean test accuracy after each epoch against the mean training time until then, evaluation excluded."""
+def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw mean test accuracy after each epoch against the mean training time until then, evaluation excluded.
+
+    `epoch_seconds` gives for each panel, by label, how long an epoch takes; the runs themselves for those without.
+    """
     with figure_style():
         figure, all_axes = new_figure(shown)
         chosen = panel_styles(shown)
         few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
-        for axes, panel in zip(all_axes, shown, strict=False):
+        for axes, panel, known in zip(all_axes, shown, epoch_seconds, strict=False):
             for group in panel.groups:
                 length = min((len(run.epochs) for run in group.completed), default=0)
                 if not length:
                     continue
-                seconds = np.array([[e.train_seconds for e in run.epochs[:length]] for run in group.completed])
+                timed = known.get(group.label)
+                seconds = np.array([[timed or e.train_seconds for e in run.epochs[:length]] for run in group.completed])
                 accuracy = np.array([[100 * e.test_accuracy for e in run.epochs[:length]] for run in group.completed])
                 elapsed = seconds.cumsum(axis=1).mean(axis=0)
                 mean, half_width = mean_band(accuracy)

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -84,6 +85,26 @@ def test_times_of_another_machine_or_version_do_not_count(tmp_path: Path, runs: 
     assert {row.time_source for row in table.rows} == {"runs"}
     assert "over runs and epochs" in table.cost_caption
     assert not table.notes
+
+
+def test_time_to_an_accuracy_counts_epochs_as_they_were_timed(tmp_path: Path, new_run: NewRun) -> None:
+    """And not as runs that shared the device measured them, some more than others."""
+    runs = {
+        norm: [new_run(tmp_path, norm, seed, accuracy=0.95, epochs=6, steps_per_epoch=4) for seed in range(3)]
+        for norm in ("bn", "gn", "in")
+    }
+    write_timing(tmp_path, timed(runs["bn"][0], BN), timed(runs["gn"][0], GN))
+    table = table_of(tmp_path)
+    rows = {row.norm: row for row in table.rows}
+    for norm, seconds in (("bn", 1.0), ("gn", 2.1), ("in", None)):
+        times = []
+        for run in runs[norm]:
+            epochs = read_run(run).epochs
+            needed = next(epoch.epoch for epoch in epochs if epoch.test_accuracy >= 0.9)
+            own = sum(epoch.train_seconds for epoch in epochs[:needed])
+            times.append(own if seconds is None else needed * seconds)
+        assert rows[norm].seconds_to_reach["0.90"] == pytest.approx(median(times))
+    assert "epochs times the time per epoch or, where the notes say so, as the runs" in table.cost_caption
 
 
 def test_a_norm_that_was_not_timed_keeps_the_times_of_its_runs_and_is_named(

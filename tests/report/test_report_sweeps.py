@@ -161,7 +161,10 @@ def test_accuracy_over_time(tmp_path: Path, new_run: NewRun) -> None:
     for seed in range(2):
         new_run(tmp_path, "bn", seed, epochs=4, steps_per_epoch=4)
     runs = read_experiment(tmp_path).runs
-    (axes,) = accuracy_over_time(panels(sections(read_experiment(tmp_path)))).axes
+    shown = panels(sections(read_experiment(tmp_path)))
+    (axes,) = accuracy_over_time(shown, [{}]).axes
     elapsed = np.mean([np.cumsum([epoch.train_seconds for epoch in run.epochs]) for run in runs], axis=0)
     assert np.asarray(axes.lines[0].get_xdata()) == pytest.approx(elapsed)
     assert axes.get_xlabel() == "training time (s)"
+    (axes,) = accuracy_over_time(shown, [{shown[0].groups[0].label: 1.5}]).axes
+    assert np.asarray(axes.lines[0].get_xdata()) == pytest.approx([1.5, 3.0, 4.5, 6.0])
