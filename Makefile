@@ -5,7 +5,7 @@ RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
 # A test process a core, so one thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint format typecheck compare plots data build clean
