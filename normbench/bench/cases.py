@@ -17,9 +17,8 @@ from normbench.data.batches import DeviceImages, epoch_order
 from normbench.data.images import ImageDataset
 from normbench.engine.device import DeviceName, MemoryMeter, set_precision, synchronize
 from normbench.engine.events import EpochDone, StepsDone, TrainingEvent
-from normbench.engine.trainer import Trainer
 from normbench.errors import NormBenchError
-from normbench.experiment.build import build_run_model
+from normbench.experiment.build import build_run_model, build_trainer
 
 _EPOCHS_OF_STEPS = 20
 """For which single steps have a learning rate, beside those of the whole epochs."""
@@ -72,15 +71,9 @@ class EngineCase:
     def start(self) -> None:
         """Build, compile, capture, and train the first step."""
         train = self._config.train
-        assert train.precision != "auto"
-        assert train.engine != "auto"
         began = time.perf_counter()
-        self._set_flags()
         memory = MemoryMeter(self._device)
-        self._trainer = Trainer(
-            build_run_model(self._config), self._images.train, self._images.test, train,
-            seed=self._config.seed, device=self._device, precision=train.precision, engine=train.engine,
-        )  # fmt: skip
+        self._trainer = build_trainer(self._config, self._images.train, self._images.test)
         self.model = self._trainer.model
         self._events: Iterator[TrainingEvent] = self._trainer.run()
         while not isinstance(next(self._events), StepsDone):

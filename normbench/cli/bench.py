@@ -18,6 +18,7 @@ from normbench.cli.options import (
     PrecisionOption,
     RunsDirOption,
     SetOption,
+    given,
 )
 
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ def train(
         "train.precision": precision,
         "train.engine": engine,
     }
-    given = {path: value for path, value in flags.items() if value is not None}
-    runs = plan.plan_runs(chosen, sizes, given, set_ or [])
+    runs = plan.plan_runs(chosen, sizes, given(flags), set_ or [])
     settings = TrainBenchSettings(
         rounds=rounds or (3 if quick else 9),
         block_seconds=(0.1 if quick else 0.3) if on_cuda else (0.5 if quick else 2.0),

@@ -20,6 +20,7 @@ from normbench.cli.options import (
     RunsDirOption,
     SetOption,
     TensorBoardOption,
+    given,
 )
 from normbench.cli.training_process import start_training_process
 
@@ -63,11 +64,7 @@ def compare(
             "train.engine": engine,
             "name": name,
         }
-        loaded = load_config(
-            find_config(config),
-            settings=set_ or [],
-            flags={path: value for path, value in flags.items() if value is not None},
-        )
+        loaded = load_config(find_config(config), settings=set_ or [], flags=given(flags))
         options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
         code = execute(loaded, options, worker)
     raise typer.Exit(code)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,3 +26,8 @@ MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within t
 TensorBoardOption = Annotated[
     bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench[tensorboard]').")
 ]
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, by the config's field that they set, the flags that were given."""
+    return {path: value for path, value in flags.items() if value is not None}

@@ -18,6 +18,7 @@ from normbench.cli.options import (
     RetryOption,
     RunsDirOption,
     SetOption,
+    given,
 )
 
 app = typer.Typer(help="Style transfer: train, compare norms, apply.", no_args_is_help=True)
@@ -78,7 +79,7 @@ def train(
         "device": device,
         "name": name,
     }
-    experiment = load_style_config(config, settings=set_ or [], flags=_given(flags))
+    experiment = load_style_config(config, settings=set_ or [], flags=given(flags))
     raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
 
 
@@ -114,7 +115,7 @@ def compare(
         "train.engine": engine,
         "name": name,
     }
-    experiment = load_style_config(find_config(config), settings=set_ or [], flags=_given(flags))
+    experiment = load_style_config(find_config(config), settings=set_ or [], flags=given(flags))
     raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
 
 
@@ -152,7 +153,3 @@ def apply(
         write_image(target, stylize(network, pixels))
         print(target)
     raise typer.Exit(1 if num_failed else 0)
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    return {path: value for path, value in flags.items() if value is not None}

@@ -20,6 +20,7 @@ from normbench.cli.options import (
     RunsDirOption,
     SetOption,
     TensorBoardOption,
+    given,
 )
 from normbench.cli.training_process import start_training_process
 
@@ -79,10 +80,7 @@ def train(
             "train.engine": engine,
             "name": name,
         }
-        loaded = load_config(
-            config, settings=set_ or [], flags={path: value for path, value in flags.items() if value is not None},
-            default_name="train",
-        )  # fmt: skip
+        loaded = load_config(config, settings=set_ or [], flags=given(flags), default_name="train")
         options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
         code = execute(loaded, options, worker)
     raise typer.Exit(code)

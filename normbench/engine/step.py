@@ -22,7 +22,7 @@ from normbench.engine.plain_step import PlainStep
 from normbench.engine.step_state import StepSettings, StepState
 from normbench.kernels.launch import Jobs, compile_all
 from normbench.kernels.support import unsupported_device_reason
-from normbench.norms.rehearsal import Rehearsal, rehearse
+from normbench.norms.rehearsal import rehearse, rehearse_on_few
 
 
 class TrainStep:
@@ -95,20 +95,13 @@ class TrainStep:
         sizes = self._batch_sizes()
         try:
             with self._autocast():
-                rehearsal = self._rehearse_on_few()
+                rehearsal = rehearse_on_few(self.model, self._first_images(sizes[0]))
                 jobs = rehearsal.kernel_jobs(sizes)
         except torch.OutOfMemoryError:
             return {}  # torch's own operations take more than our kernels, for which there may be room
         if isinstance(self._step, FusedStep):
             jobs |= self._step.kernel_jobs(sizes, rehearsal.output)
         return jobs
-
-    def _rehearse_on_few(self) -> Rehearsal:
-        """Rehearse on two images, which take next to no memory, or a whole batch where the norm cannot do with less."""
-        try:
-            return rehearse(self.model, self._first_images(2))
-        except (ValueError, RuntimeError):
-            return rehearse(self.model, self._first_images(self.settings.batch_size))
 
     def rehearse(self) -> None:
         """Have torch load what steps like these need, and cuDNN choose its algorithms, without our kernels."""

@@ -80,14 +80,13 @@ def _move(
     )
 
 
-def build_trainer(config: RunConfig, data_dir: Path | None) -> tuple[Trainer, ImageDataset]:
-    """Return the run's trainer, ready to run or to load a checkpoint, and the data set of its images."""
+def build_trainer(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> Trainer:
+    """Return the run's trainer, ready to run or to load a checkpoint; its precision is set."""
     device, precision, engine = config.device, config.train.precision, config.train.engine
     assert precision != "auto"
     assert engine != "auto"
     set_precision(precision, device)
-    train_images, test_images, dataset = load_images(config.dataset.name, config.dataset.options, data_dir, device)
-    trainer = Trainer(
+    return Trainer(
         build_run_model(config),
         train_images,
         test_images,
@@ -97,7 +96,14 @@ def build_trainer(config: RunConfig, data_dir: Path | None) -> tuple[Trainer, Im
         precision=precision,
         engine=engine,
     )
-    return trainer, dataset
+
+
+def load_trainer(config: RunConfig, data_dir: Path | None) -> tuple[Trainer, ImageDataset]:
+    """Return the run's trainer on its images, and their data set."""
+    train_images, test_images, dataset = load_images(
+        config.dataset.name, config.dataset.options, data_dir, config.device
+    )
+    return build_trainer(config, train_images, test_images), dataset
 
 
 def load_images(

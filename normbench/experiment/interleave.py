@@ -12,12 +12,11 @@ import torch
 from normbench.config import RunConfig
 from normbench.data.augment import CropFlip, draw_crop_flip
 from normbench.data.batches import epoch_order
-from normbench.engine.device import DeviceName, describe, set_precision, synchronize
+from normbench.engine.device import DeviceName, describe, synchronize
 from normbench.engine.step import TrainStep
 from normbench.engine.timing import InterleavedTimer
-from normbench.engine.trainer import Trainer
 from normbench.errors import NormBenchError, first_line
-from normbench.experiment.build import build_run_model, load_images
+from normbench.experiment.build import build_trainer, load_images
 from normbench.experiment.timing import PartTimed, Schedule, Timeable
 from normbench.timings import SkippedNorm, TimedNorm, timing_config
 
@@ -70,9 +69,7 @@ def memory_parts(peaks_mib: Sequence[float], free: float | None) -> list[list[in
 
 
 def _time_part(configs: Sequence[RunConfig], schedule: Schedule, data_dir: Path | None) -> Iterator[float | PartTimed]:
-    device, precision = configs[0].device, configs[0].train.precision
-    assert precision != "auto"
-    set_precision(precision, device)
+    device = configs[0].device
     steps: dict[int, _Steps] = {}
     skipped = []
     total = len(configs) + schedule.num_rounds
@@ -107,23 +104,10 @@ class _Steps:
 
     def __init__(self, config: RunConfig, data_dir: Path | None) -> None:
         train = config.train.model_copy(update={"epochs": 1, "learning_rate": _STILL})
-        precision, engine = train.precision, train.engine
-        assert precision != "auto"
-        assert engine != "auto"
         images, test_images, _ = load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
         # No short last batch, which would need a graph of its own.
         whole = images.first(max(1, len(images) // train.batch_size) * train.batch_size)
-        trainer = Trainer(
-            build_run_model(config),
-            whole,
-            test_images,
-            train,
-            seed=config.seed,
-            device=config.device,
-            precision=precision,
-            engine=engine,
-        )
-        self._step: TrainStep = trainer.step
+        self._step: TrainStep = build_trainer(config.model_copy(update={"train": train}), whole, test_images).step
         self._step.prepare()
         if (reason := self._step.fallback_reason) and "out of memory" in reason:
             raise NormBenchError(reason)

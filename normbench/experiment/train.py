@@ -20,8 +20,9 @@ from normbench.engine.checkpoint import (
 from normbench.engine.device import DeviceName, OutOfMemoryError, describe, visible_gpus
 from normbench.engine.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.engine.probes import batch_statistics_accuracy
+from normbench.engine.step import TrainStep
 from normbench.engine.trainer import Trainer
-from normbench.experiment.build import build_trainer, load_images
+from normbench.experiment.build import load_images, load_trainer
 from normbench.kernels.launch import Compilation
 from normbench.models import MODELS
 from normbench.norms.fused import describe_paths
@@ -42,12 +43,16 @@ def compile_kernels(configs: Sequence[RunConfig], data_dir: Path | None) -> Iter
     A run for which it fails compiles its own, or says what is wrong.
     """
     began = time.perf_counter()
+    first: TrainStep | None = None
     with Compilation() as compilation:
         for config in configs:
             with suppress(Exception):
-                compilation.add(build_trainer(config, data_dir)[0].step.kernel_jobs())
-        with suppress(Exception):  # meanwhile, because it takes a second or two where libraries come from a cold disk
-            build_trainer(configs[0], data_dir)[0].step.rehearse()
+                step = load_trainer(config, data_dir)[0].step
+                compilation.add(step.kernel_jobs())
+                first = first or step
+        if first is not None:  # meanwhile, because it takes a second or two where libraries come from a cold disk
+            with suppress(Exception):
+                first.rehearse()
     yield time.perf_counter() - began
 
 
@@ -69,7 +74,7 @@ def train_run(
         DivergedError: a loss is not finite.
         OutOfMemoryError: the device's memory does not hold the run.
     """
-    trainer, dataset = build_trainer(config, data_dir)
+    trainer, dataset = load_trainer(config, data_dir)
     device, precision = config.device, config.train.precision
     assert precision != "auto"
     if resume:

@@ -39,7 +39,8 @@ class Rehearsal:
             if isinstance(module, FusedNormAct):
                 spec = module.spec
                 if spec is not None and kernels.unsupported_reason(x, spec) is None:
-                    _add(jobs, _norm, x, sizes, spec, *_norm_tensors(module[0]))
+                    running = getattr(module[0], "running_mean", None) is not None
+                    _add(jobs, _norm, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
                 # Of another layer's output it would have to give the gradient, which the kernel does not.
@@ -69,6 +70,14 @@ def rehearse(model: nn.Module, images: Tensor, *, backward: bool = False) -> Reh
     return Rehearsal(images, inputs, output.detach())
 
 
+def rehearse_on_few(model: nn.Module, images: Tensor) -> Rehearsal:
+    """Rehearse on two of `images`, which take next to no memory, or on all where a norm cannot do with less."""
+    try:
+        return rehearse(model, images[:2])
+    except (ValueError, RuntimeError):
+        return rehearse(model, images)
+
+
 def _add(jobs: Jobs, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object) -> None:
     """Add the job of a layer that takes batches like `x` of each size; one job, as they have most kernels in common."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
@@ -86,22 +95,17 @@ def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | N
     return None if tensor is None else torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="cpu")
 
 
-def _norm_tensors(layer: nn.Module) -> tuple[Tensor | None, ...]:
-    """Return tensors like weight, bias, tau or v1, and the running mean."""
-    return *(_like(parameter) for parameter in parameters(layer)), _like(getattr(layer, "running_mean", None))
-
-
 def _norm(
     x: Tensor,
     spec: NormActSpec,
     weight: Tensor | None,
     bias: Tensor | None,
     extra: Tensor | None,
-    running_mean: Tensor | None,
+    running: bool,
 ) -> None:
     from normbench.kernels.functions import Parameters, launch_all
 
-    launch_all(x, spec, Parameters(weight, bias, extra), running=running_mean is not None)
+    launch_all(x, spec, Parameters(weight, bias, extra), running=running)
 
 
 def _image_conv(images: Tensor, weight: Tensor) -> None:

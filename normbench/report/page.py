@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from normbench.records import ExperimentRecord
 from normbench.report.answers import answers, stability, unfinished
 from normbench.report.captions import describe_data, field_name, format_scalar
-from normbench.report.epoch_times import epoch_times
 from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
 from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.paired import MARGIN
 from normbench.report.rows import Table
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
 from normbench.report.tables import comparison_tables
-from normbench.timings import Timing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +67,7 @@ def make_page(experiment: ExperimentRecord, *, baseline: str | None = None, marg
     return Page(
         title=experiment.name,
         tables=tuple(_page_table(table, section) for table, section in zip(tables, found, strict=True)),
-        figures=tuple(_figures(found, experiment.timing)),
+        figures=tuple(_figures(found, tables)),
         sensitivities=tuple(_sensitivities(found)),
     )
 
@@ -89,7 +87,7 @@ def _page_table(table: Table, section: Section) -> PageTable:
     )
 
 
-def _figures(found: Sequence[Section], timing: Timing) -> list[PageFigure]:
+def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigure]:
     from normbench.report.plots import accuracy_curves, loss_curves
     from normbench.report.sweeps import sweep_figure
     from normbench.report.timing import accuracy_over_time
@@ -117,18 +115,22 @@ def _figures(found: Sequence[Section], timing: Timing) -> list[PageFigure]:
             "Accuracy against time",
             "Test accuracy after each epoch against training time, evaluation excluded; where norms were timed in turn "
             f"an epoch is as long as in the table. {curves}{left_out}",
-            accuracy_over_time(shown, _interleaved_seconds(found, timing)),
+            accuracy_over_time(shown, _interleaved_seconds(found, tables)),
         ),
     ]
     return figures
 
 
-def _interleaved_seconds(found: Sequence[Section], timing: Timing) -> list[dict[str, float]]:
+def _interleaved_seconds(found: Sequence[Section], tables: Sequence[Table]) -> list[dict[str, float]]:
     """Return for every panel, by label, the time per epoch of norms that were timed in turn."""
-    times = [epoch_times(groups, section, timing) for section in found for groups in section.by_setting]
     return [
-        {label: seconds for label, time in of.items() if (seconds := time.interleaved_seconds) is not None}
-        for of in times
+        {
+            row.label: row.epoch_seconds.median
+            for row in table.rows
+            if row.setting == groups[0].setting and row.epoch_seconds and row.time_source == "interleaved"
+        }
+        for section, table in zip(found, tables, strict=True)
+        for groups in section.by_setting
     ]
 
 

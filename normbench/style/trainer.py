@@ -26,7 +26,7 @@ from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer
 from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all
 from normbench.norms.fused import describe_paths
-from normbench.norms.rehearsal import rehearse
+from normbench.norms.rehearsal import rehearse_on_few
 from normbench.norms.training import training_aware_modules
 from normbench.style.config import StyleTrainConfig
 from normbench.style.events import StepLosses, StyleSteps
@@ -130,7 +130,7 @@ class StyleTrainer:
         if self._device == "cuda" and not is_done:
             images = normalize(self._content.images[: self._config.batch_size])
             with autocast(self._device, self._precision):
-                compile_all(rehearse(self.network, images).kernel_jobs())
+                compile_all(rehearse_on_few(self.network, images).kernel_jobs((len(images),)))
         if self._engine == "graph" and not is_done:
             snapshot = Snapshot(self.network, self._optimizer)
             losses = self._losses.clone()
