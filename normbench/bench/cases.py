@@ -15,8 +15,9 @@ from normbench.config import RunConfig
 from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
 from normbench.data.images import ImageDataset
-from normbench.engine.device import DeviceName, MemoryMeter, set_precision, synchronize
+from normbench.engine.device import DeviceName, set_precision, synchronize
 from normbench.engine.events import EpochDone, StepsDone, TrainingEvent
+from normbench.engine.memory import MemoryMeter
 from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, build_trainer
 

@@ -1,10 +1,10 @@
-"""The device a run uses: choosing it, what it can do, waiting for it, its memory, and its description."""
+"""The device a run uses: choosing it, what it can do, waiting for it, and its description."""
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,32 +104,6 @@ class OutOfMemoryError(NormBenchError):
         super().__init__(f"out of memory on {device} at batch size {batch_size}: {first_line(error)}")
 
 
-class MemoryMeter:
-    """Peak memory that a run adds to what was there before it: parameters, activations, optimizer, workspace.
-
-    On CUDA the allocator's peak; on Linux CPUs the peak resident size of the process; None elsewhere.
-    """
-
-    def __init__(self, device: DeviceName) -> None:
-        self._device = device
-        self._before = 0
-        gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
-        if device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-        elif device == "cpu" and _reset_peak_resident():
-            self._before = _resident_bytes("VmRSS")
-
-    def peak_mib(self) -> float | None:
-        """Return the peak in MiB since the meter was made."""
-        if self._device == "cuda":
-            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
-        if self._device == "cpu" and self._before:
-            return max(0, _resident_bytes("VmHWM") - self._before) / 2**20
-        return None
-
-
 def describe(device: DeviceName) -> dict[str, Any]:
     """Return versions and hardware, as `environment.json` and `normbench env` show them."""
     facts: dict[str, Any] = {
@@ -154,34 +128,11 @@ def describe(device: DeviceName) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _resident_bytes(field: str) -> int:
-    """Return ``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
-    for line in _lines(Path("/proc/self/status")):
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _reset_peak_resident() -> bool:
-    """Start a new peak of the resident size (Linux); return whether that is possible."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def autocast(device: DeviceName, precision: Precision) -> torch.autocast:

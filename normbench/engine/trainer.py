@@ -14,10 +14,11 @@ from torch import nn
 from normbench.config import TrainConfig
 from normbench.data.augment import draw_crop_flip
 from normbench.data.batches import DeviceImages, epoch_order
-from normbench.engine.device import DeviceName, Engine, MemoryMeter, Precision, synchronize
+from normbench.engine.device import DeviceName, Engine, Precision, synchronize
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.memory import MemoryMeter
 from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep

@@ -16,12 +16,12 @@ from normbench.data.batches import DeviceImages, epoch_order, normalize
 from normbench.engine.capture import warm_up_and_capture
 from normbench.engine.device import (
     DeviceName,
-    MemoryMeter,
     Precision,
     autocast,
     resolve_engine,
     synchronize,
 )
+from normbench.engine.memory import MemoryMeter
 from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer_state
 from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all

@@ -1,13 +1,9 @@
 """Choosing device, precision and engine, and what is told where one is not there."""
 
-import os
-import weakref
-
 import pytest
 import torch
 
 from normbench.engine.device import (
-    MemoryMeter,
     describe,
     resolve_device,
     resolve_engine,
@@ -65,28 +61,6 @@ def test_gpus_are_called_as_the_environment_calls_them(monkeypatch, count: int, 
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     assert visible_gpus() == expected
-
-
-@pytest.mark.skipif(
-    not os.path.exists("/proc/self/clear_refs"), reason="the peak of a process is read from Linux's /proc"
-)
-def test_the_meter_sees_memory_that_was_given_back_already() -> None:
-    meter = MemoryMeter("cpu")
-    block = torch.ones(64 * 2**20 // 4)  # 64 MiB
-    del block
-    assert 60 < meter.peak_mib() < 100
-
-
-def test_the_meter_begins_without_garbage() -> None:
-    """Freed while it measures, the garbage of the run before would hide as much memory of this one."""
-
-    class Cycle:
-        def __init__(self) -> None:
-            self.itself = self
-
-    garbage = weakref.ref(Cycle())
-    MemoryMeter("cpu")
-    assert garbage() is None
 
 
 def test_a_device_is_described_by_what_matters_for_a_timing() -> None:
