@@ -17,7 +17,7 @@ from normbench.data.batches import DeviceImages, epoch_order
 from normbench.data.images import ImageDataset
 from normbench.engine.device import DeviceName, set_precision, synchronize
 from normbench.engine.events import EpochDone, StepsDone, TrainingEvent
-from normbench.engine.memory import MemoryMeter
+from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.errors import NormBenchError
 from normbench.experiment.build import build_run_model, build_trainer
 
@@ -78,7 +78,7 @@ class EngineCase:
         self.model = self._trainer.model
         self._events: Iterator[TrainingEvent] = self._trainer.run()
         while not isinstance(next(self._events), StepsDone):
-            pass
+            keep_freed_memory()
         self.startup_seconds = time.perf_counter() - began
         self.peak_memory_mib = memory.peak_mib() if self._device == "cuda" else None
         count, seed = len(self._images.train), self._config.seed
@@ -125,10 +125,12 @@ class EngineCase:
         precision = self._config.train.precision
         assert precision != "auto"
         set_precision(precision, self._device)
+        if self._device == "cpu":
+            keep_freed_memory()
 
 
 class TutorialCase:
-    """The tutorial's own loop, under torch's own settings."""
+    """The tutorial's own loop, under torch's own settings, and on a CPU the C library's."""
 
     def __init__(self, config: RunConfig, images: Images) -> None:
         self._config = config
@@ -172,7 +174,9 @@ class TutorialCase:
 
 
 def _set_default_flags(device: DeviceName) -> None:
-    """Undo `set_precision`: torch's defaults, which allow TF32 in convolutions and not in matrix products."""
+    """Undo what `EngineCase` sets: torch's defaults allow TF32 in convolutions and not in matrix products."""
+    if device == "cpu":
+        return_freed_memory()
     if device == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from normbench.engine.device import DeviceName
+
+# Names and values are those of glibc's malloc.h and mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_MOST_BYTES = 2**31 - 1
+_DEFAULT_MMAP_MAX = 65536
+_LARGEST_DYNAMIC_MMAP_THRESHOLD = 32 * 2**20
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a training step on the CPU frees for the next one (glibc; elsewhere nothing).
+
+    By itself it gives large blocks back to the system, from which the next step gets them anew page by page: at batch
+    size 64 ten to thirty thousand page faults a step, a tenth of its time.
+    """
+    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST_BYTES})
+
+
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory`: give back what is free, and go on as glibc does by itself.
+
+    Its thresholds grow with the blocks that are freed; once set they stay, so they are set to the most they grow to.
+    """
+    threshold = _LARGEST_DYNAMIC_MMAP_THRESHOLD
+    _set_malloc({_M_MMAP_MAX: _DEFAULT_MMAP_MAX, _M_MMAP_THRESHOLD: threshold, _M_TRIM_THRESHOLD: 2 * threshold})
+    _trim()
+
+
+def _set_malloc(options: dict[int, int]) -> None:
+    if _is_glibc():
+        for option, value in options.items():
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+def _trim() -> None:
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@cache
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 class MemoryMeter:
@@ -26,6 +70,7 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
         elif device == "cpu" and _reset_peak_resident():
+            _trim()  # what the run before has freed may still be there, and would be used again unseen
             self._before = _resident_bytes("VmRSS")
 
     def peak_mib(self) -> float | None:

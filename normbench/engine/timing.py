@@ -65,6 +65,8 @@ class InterleavedTimer(Generic[Label]):
         ways: what runs n steps, by label.
         synchronize: waits until the device has done all that was asked of it; called before and after each block.
         block_seconds: about how long a block takes.
+        lead_steps: run before each block without being timed, where a way leaves the process in another state than it
+            found it in.
         clock: seconds from any origin.
     """
 
@@ -74,11 +76,13 @@ class InterleavedTimer(Generic[Label]):
         *,
         synchronize: Callable[[], object],
         block_seconds: float,
+        lead_steps: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._ways = dict(ways)
         self._synchronize = synchronize
         self._block_seconds = block_seconds
+        self._lead_steps = lead_steps
         self._clock = clock
         self._steps: dict[Label, int] = {}
         self._samples: dict[Label, list[float]] = {label: [] for label in ways}
@@ -91,6 +95,8 @@ class InterleavedTimer(Generic[Label]):
         for number in range(count):
             for label in round_order(list(self._ways), number):
                 steps = self._steps[label]
+                if self._lead_steps:
+                    self._ways[label](self._lead_steps)
                 self._samples[label].append(self._time(label, steps) / steps)
             yield number + 1
 

@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, Engine, Precision, synchronize
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.memory import MemoryMeter
+from normbench.engine.memory import MemoryMeter, keep_freed_memory
 from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep
@@ -54,6 +54,8 @@ class Trainer:
         self._started = clock()
         self._clock = clock
         self._memory = MemoryMeter(device)
+        if device == "cpu":
+            keep_freed_memory()
         self._config = config
         self._seed = seed
         self._device: DeviceName = device

@@ -21,7 +21,7 @@ from normbench.engine.device import (
     resolve_engine,
     synchronize,
 )
-from normbench.engine.memory import MemoryMeter
+from normbench.engine.memory import MemoryMeter, keep_freed_memory
 from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer_state
 from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all
@@ -61,6 +61,8 @@ class StyleTrainer:
         self._started = clock()
         self._clock = clock
         self._memory = MemoryMeter(device)
+        if device == "cpu":
+            keep_freed_memory()
         place = content.labels.device
         self.network = network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._features = features.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -77,6 +77,20 @@ def test_a_steady_drift_favors_no_way() -> None:
     assert times["first"].median == pytest.approx(times["last"].median, rel=0.005)
 
 
+def test_lead_steps_run_before_each_block_and_are_not_timed() -> None:
+    machine = Machine()
+    alone = InterleavedTimer(
+        {"a": machine.way("a", 1.0), "b": machine.way("b", 2.0)},
+        synchronize=machine.synchronize,
+        block_seconds=4.0,
+        lead_steps=3,
+        clock=machine.clock,
+    )
+    assert list(alone.rounds(2)) == [1, 2]
+    assert machine.calls[-8:] == [("a", 3), ("a", 4), ("b", 3), ("b", 2), ("b", 3), ("b", 2), ("a", 3), ("a", 4)]
+    assert {label: time.seconds_per_step for label, time in alone.times().items()} == {"a": (1.0, 1.0), "b": (2.0, 2.0)}
+
+
 def test_median_and_spread_agree_with_those_of_the_reports() -> None:
     samples = tuple(np.random.default_rng(0).lognormal(size=7).tolist())
     times = StepTimes(samples, 3)
