@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, Engine, Precision, synchronize
 from normbench.engine.evaluate import evaluate
 from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.memory import MemoryMeter, keep_freed_memory
+from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step import TrainStep
@@ -160,7 +160,11 @@ class Trainer:
 
     def _finish_epoch(self) -> EpochRow:
         began = self._clock()
+        if self._device == "cpu":
+            return_freed_memory()  # the evaluation's larger batches do not fit into it: the process would hold both
         test_loss, test_accuracy = evaluate(self.model, self.test_images, self._device, self._precision)
+        if self._device == "cpu":
+            keep_freed_memory()
         synchronize(self._device)
         num_images = self.step.num_images
         num_steps = (len(self._rows) + 1) * self.step.steps_per_epoch
