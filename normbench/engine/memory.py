@@ -70,9 +70,10 @@ class MemoryMeter:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
-        elif device == "cpu" and _reset_peak_resident():
+        elif device == "cpu":
             _trim()  # what the run before has freed may still be there, and would be used again unseen
-            self._before = _resident_bytes("VmRSS")
+            if _reset_peak_resident():
+                self._before = _resident_bytes("VmRSS")
 
     def peak_mib(self) -> float | None:
         """Return the peak in MiB since the meter was made."""

@@ -1,12 +1,11 @@
 """`TrainBench` on scripted cases, and once on real ones."""
 
-import platform
-import resource
 from typing import Any
 
 import pytest
 import torch
 
+from normbench.bench import cases
 from normbench.bench import train as bench_train
 from normbench.bench.cases import EngineCase, Images, TutorialCase
 from normbench.bench.plan import plan_runs
@@ -14,7 +13,6 @@ from normbench.bench.train import TrainBench, TrainBenchSettings
 from normbench.errors import ConfigError, DivergedError
 from normbench.experiment.build import load_images
 
-needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told what to keep")
 FLAGS = {
     "norms": ["bn", "gn", "none"],
     "model": "norm_resnet",
@@ -151,23 +149,20 @@ def test_real_cases_run_steps_and_epochs() -> None:
     assert tutorial.speedup_over_tutorial == 1
 
 
-@needs_glibc
-def test_our_steps_keep_their_memory_and_the_tutorials_loop_does_as_the_c_library_does() -> None:
-    (_, config), *_ = plan_runs(["auto"], [64], {**FLAGS, "norms": ["none"]}, [])
-    images = Images(*load_images("synthetic", {"num_train": 64, "num_test": 10}, None, "cpu"))
+def test_our_steps_keep_their_memory_and_the_tutorials_loop_does_as_the_c_library_does(monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cases, "keep_freed_memory", lambda: asked.append("keep"))
+    monkeypatch.setattr(cases, "return_freed_memory", lambda: asked.append("return"))
+    (_, config), *_ = plan_runs(["auto"], [4], FLAGS, [])
+    images = Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu"))
     ours, tutorial = EngineCase(config, images, 1), TutorialCase(config, images)
-
-    def faults_of_a_step(case: EngineCase | TutorialCase) -> int:
-        case.run(2)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        case.run(1)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
     ours.start()
     tutorial.start()
-    first = faults_of_a_step(tutorial)
-    kept = faults_of_a_step(ours)
-    assert faults_of_a_step(tutorial) + first > 5 * kept + 2000
+    for case, expected in ((tutorial, "return"), (ours, "keep")):
+        for block in (lambda case: case.run(1), lambda case: case.epoch()):
+            asked.clear()
+            block(case)
+            assert asked == [expected]
 
 
 def test_single_steps_go_on_training_epoch_after_epoch() -> None:
