@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what a training step on the CPU frees for the next one (glibc; elsewhere nothing).
 
     By itself it gives large blocks back to the system, from which the next step gets them anew page by page: at batch
-    size 64 ten to thirty thousand page faults a step, a tenth of its time.
+    size 64 eight to eighteen thousand page faults a step, 2 to 18 % of its time (docs/performance.md).
     """
     _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST_BYTES})
 
