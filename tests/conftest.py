@@ -22,9 +22,9 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # first imported, so before any test; afterwards the rest of the process must not see the variable, because with it
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
-    import normbench.kernels.functions
     import normbench.kernels.image_conv
-    import normbench.kernels.step
+    import normbench.kernels.norm_act
+    import normbench.kernels.train_step
 
     del os.environ["TRITON_INTERPRET"]
 
@@ -55,7 +55,7 @@ def normbench(
     """Call the program in `tmp_path`; runs train in this process instead of a worker's."""
     for variable in ("COLUMNS", "NORMBENCH_DATA_DIR", "NORMBENCH_RUNS_DIR", "FORCE_COLOR"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("normbench.workers.Worker", LocalWorker)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer replaces it
     monkeypatch.chdir(tmp_path)
     sigterm = signal.getsignal(signal.SIGTERM)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
-from normbench.workers import Failed, Finished, Message, Worker, WorkerError, Yielded, failure_from
+from normbench.experiment.worker_process import Failed, Finished, Message, Worker, WorkerError, Yielded, failure_from
 
 DIED = Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", exit_code=1)
 

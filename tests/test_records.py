@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.errors import RunError
-from normbench.experiment.folder import RunFolder
-from normbench.records import EpochRow, read_experiment, read_run, write_text_atomically
+from normbench.runs.records import EpochRow, read_experiment, read_run, write_text_atomically
+from normbench.runs.run_folder import RunFolder
 
 ROW = EpochRow(
     epoch=1, num_steps=2, train_loss=2.0, train_accuracy=0.25, test_loss=2.0, test_accuracy=0.25, train_seconds=1.0,

@@ -7,7 +7,7 @@ import time
 import pytest
 from worker_targets import MODULE
 
-from normbench.workers import Failed, Finished, Worker, WorkerError, Yielded
+from normbench.experiment.worker_process import Failed, Finished, Worker, WorkerError, Yielded
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from normbench.records import read_experiment
 from normbench.report.captions import describe_setting
-from normbench.report.groups import sections
+from normbench.report.grouping import sections
+from normbench.runs.records import read_experiment
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from normbench.bench.tutorial_loop import PilImages, TutorialLoop, with_plain_layers
-from normbench.config import RunConfig
-from normbench.data.augment import draw_crop_flip
-from normbench.data.batches import DeviceImages, epoch_order
+from normbench.config.schema import RunConfig
 from normbench.data.images import ImageDataset
+from normbench.engine.augment import draw_crop_flip
+from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, set_precision, synchronize
-from normbench.engine.events import EpochDone, StepsDone, TrainingEvent
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.errors import NormBenchError
-from normbench.experiment.build import build_run_model, build_trainer
+from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
+from normbench.worker.build import build_run_model, build_trainer
 
 _EPOCHS_OF_STEPS = 20
 """For which single steps have a learning rate, beside those of the whole epochs."""

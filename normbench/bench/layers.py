@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from normbench.bench.failures import reason
 from normbench.bench.results import LayerRow, Samples
 from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_precision, synchronize
-from normbench.engine.timing import InterleavedTimer, RunSteps, StepTimes
+from normbench.engine.interleaved_timer import InterleavedTimer, RunSteps, StepTimes
+from normbench.engine.precompile import rehearse
 from normbench.inspection.measure import Shape, forward_counting_kept_bytes
 from normbench.kernels.launch import compile_all
+from normbench.layers.norm_act import FusedNormAct
 from normbench.norms import NormFactory
-from normbench.norms.fused import FusedNormAct
-from normbench.norms.rehearsal import rehearse
 
 CPU_CACHE_BYTES = 16 * 2**20
 """Taken for the cache of a CPU, whose size a container often does not show."""

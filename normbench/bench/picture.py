@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from normbench.bench.results import LayerResults, Samples, TrainResults
-from normbench.report.figures import INK, WIDTH, figure_style, settle
+from normbench.report.figure_style import INK, WIDTH, figure_style, settle
 from normbench.report.palette import COLORS, MARKERS
 
 if TYPE_CHECKING:

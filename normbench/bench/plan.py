@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from normbench.bench.results import TUTORIAL
-from normbench.config import RunConfig
+from normbench.config.load import load_config
+from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.plan import PlanError, draft_runs, finish_plans
-from normbench.loader import load_config
 from normbench.models import MODELS
 from normbench.norms import AnyNormFactory
 

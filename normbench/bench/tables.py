@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from normbench.bench.results import LayerResults, LayerRow, TrainResults, TrainRow, failures, mad, median
-from normbench.report.cells import NOTHING, Align
+from normbench.report.columns import NOTHING, Align
 from normbench.report.formats import escape_markdown, markdown_grid
 
 Row = TypeVar("Row", TrainRow, LayerRow)

@@ -16,11 +16,11 @@ from normbench.bench.breakdown import profile_steps
 from normbench.bench.cases import Case, EngineCase, Images, TutorialCase
 from normbench.bench.failures import reason
 from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, with_ratios
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
-from normbench.engine.timing import InterleavedTimer, StepTimes, round_order
+from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
 from normbench.errors import ConfigError, DivergedError
-from normbench.experiment.build import load_images
+from normbench.worker.build import load_images
 
 _LEAD_STEPS = 2
 """On a CPU, before each block: the tutorial's loop and ours want different things of the C library's memory, and the

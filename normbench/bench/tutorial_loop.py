@@ -16,10 +16,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from normbench.norms.convolution import Conv2d
-from normbench.norms.fused import FusedNormAct
+from normbench.layers.conv2d import Conv2d
+from normbench.layers.norm_act import FusedNormAct
+from normbench.layers.pooled_linear import PooledLinear
 from normbench.norms.group import GroupNorm
-from normbench.norms.head import PooledLinear
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):

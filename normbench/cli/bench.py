@@ -34,7 +34,7 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter ro
 @app.callback()
 def _root() -> None:
     """Measure speed: training steps, or layers alone."""
-    from normbench.workers import wait_asleep
+    from normbench.experiment.worker_process import wait_asleep
 
     wait_asleep()  # as the processes that train do
 
@@ -207,6 +207,6 @@ def _uses_cuda(device: str | None) -> bool:
 
 def _environment(device: Any) -> dict[str, Any]:
     from normbench.engine.device import describe
-    from normbench.experiment.environment import describe_program
+    from normbench.runs.provenance import describe_program
 
     return describe_program() | describe(device)

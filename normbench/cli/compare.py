@@ -54,7 +54,7 @@ def compare(
     with start_training_process() as worker:  # first: the imports below take time, and its own take more
         from normbench.cli.configs import find_config
         from normbench.cli.running import RunOptions, execute
-        from normbench.loader import load_config
+        from normbench.config.load import load_config
 
         flags: dict[str, Any] = {
             "seeds": seeds,

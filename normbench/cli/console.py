@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from normbench.report.rows import Table as ComparisonTable
+    from normbench.report.table import Table as ComparisonTable
 
 
 def print_table(table: Table) -> None:

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from normbench.cli.console import note
-from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
-from normbench.experiment.timing import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
+from normbench.experiment.runner import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing_pass import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 
 _STEPS_BETWEEN_LINES = 100
 _WIDE = 100

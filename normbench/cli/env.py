@@ -12,7 +12,7 @@ def env(json_output: JsonOption = False) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from normbench.engine.device import describe, resolve_device
-    from normbench.experiment.environment import describe_program
+    from normbench.runs.provenance import describe_program
 
     facts = describe_program() | describe(resolve_device("auto"))
     for package in ("torchvision", "numpy", "scipy", "matplotlib", "pydantic", "typer"):

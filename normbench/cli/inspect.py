@@ -120,8 +120,8 @@ def _inspect_sequences(norms: list[str] | None, options: list[str], seed: int, j
 
 def _factories(make: Callable[..., Factory], names: list[str], options: list[str]) -> list[Factory]:
     """Build a factory for each name, with those of the given options that it has; each option must have a taker."""
+    from normbench.config.load import parse_options
     from normbench.errors import UnknownNameError
-    from normbench.loader import parse_options
 
     given = parse_options("--norm-option", options)
     known = {option for name in names for option in make(name).norm.options}

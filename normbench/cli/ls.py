@@ -49,7 +49,7 @@ def ls(
 
 def list_experiments(runs_dir: Path) -> Iterator[Listed]:
     """Yield the experiments under `runs_dir`, by name."""
-    from normbench.records import STATUS_FILE, Status
+    from normbench.runs.records import STATUS_FILE, Status
 
     by_experiment: dict[Path, list[Path]] = {}
     for status_file in sorted(runs_dir.rglob(STATUS_FILE)):
@@ -89,7 +89,7 @@ def _print(found: list[Listed]) -> None:
     from rich.text import Text
 
     from normbench.cli.console import print_table
-    from normbench.records import State
+    from normbench.runs.records import State
 
     states = [state for state in (*get_args(State), "unreadable") if any(entry.states.get(state) for entry in found)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

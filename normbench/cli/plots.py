@@ -16,8 +16,8 @@ def plots(
 ) -> None:
     """Redraw every plot and table under a folder from what is recorded; trains nothing."""
     from normbench.errors import FolderError, RunError
-    from normbench.records import find_runs
     from normbench.report import write_report, write_run_report
+    from normbench.runs.records import find_runs
     from normbench.style.report import write_style_report, write_style_run_report
 
     if not folder.is_dir():

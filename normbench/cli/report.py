@@ -24,10 +24,10 @@ def report(
     """
     from normbench.cli.console import note
     from normbench.errors import RunError
-    from normbench.records import STATUS_FILE, find_runs
     from normbench.report import write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
+    from normbench.runs.records import STATUS_FILE, find_runs
     from normbench.style.report import write_style_report
 
     if tensorboard:

@@ -11,17 +11,17 @@ from normbench.cli.display import make_display
 from normbench.cli.dry_run import print_dry_run
 from normbench.cli.interrupts import HeldSignals
 from normbench.cli.training_process import start_training_process
-from normbench.config import RunConfig
+from normbench.config.load import LoadedConfig
+from normbench.config.schema import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import Draft, RunPlan, draft_runs, resolved_experiment
-from normbench.experiment.run import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
-from normbench.experiment.timing import TimingPass
-from normbench.folders import is_due, write_experiment
-from normbench.loader import LoadedConfig
-from normbench.records import STATUS_FILE
+from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded, planned_state
+from normbench.experiment.timing_pass import TimingPass
+from normbench.experiment.worker_process import Worker, WorkerError
 from normbench.report import load_libraries
-from normbench.timings import timing_key
-from normbench.workers import Worker, WorkerError
+from normbench.runs.records import STATUS_FILE
+from normbench.runs.timing_file import timing_key
+from normbench.runs.writer import is_due, write_experiment
 
 _COMPILED_TOGETHER = 12
 """Norms, say: so many that the first run does not wait for long."""
@@ -73,7 +73,7 @@ def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
     if len(due) < 2:
         return []
     devices = frozenset(plan.config.device for plan in due)
-    environments: list[dict[str, str]] = worker.call("normbench.experiment.train:worker_environments", devices)
+    environments: list[dict[str, str]] = worker.call("normbench.worker.train_run:worker_environments", devices)
     return environments[1 : len(due)]
 
 
@@ -83,7 +83,7 @@ def _images(config: RunConfig) -> str:
 
 def _check_data(config: RunConfig, data_dir: Path | None, worker: Worker) -> None:
     dataset = config.dataset
-    worker.call("normbench.experiment.train:check_data", dataset.name, dataset.options, data_dir, config.device)
+    worker.call("normbench.worker.train_run:check_data", dataset.name, dataset.options, data_dir, config.device)
 
 
 def _compile_kernels(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> None:
@@ -94,7 +94,7 @@ def _compile_kernels(due: list[RunPlan], data_dir: Path | None, worker: Worker) 
             configs.setdefault(timing_key(plan.config), plan.config)  # seeds have the same kernels
     if not configs:
         return
-    target = "normbench.experiment.train:compile_kernels"
+    target = "normbench.worker.train_run:compile_kernels"
     seconds: float = worker.call(target, list(configs.values()), data_dir)
     if seconds > _WORTH_TELLING_SECONDS:
         note(f"normbench: kernels compiled in {seconds:.1f} s")
@@ -155,11 +155,11 @@ def _report_run(run_folder: Path, options: RunOptions) -> None:
 
 def _report(folder: Path, options: RunOptions) -> None:
     """Write the report over what is recorded, also after an interrupt, and print its tables and where it is."""
-    from normbench.records import REPORT_FOLDER, read_experiment
     from normbench.report import write_report_of
+    from normbench.report.build_table import comparison_tables
     from normbench.report.formats import to_json
-    from normbench.report.tables import comparison_tables
     from normbench.report.tensorboard import write_tensorboard
+    from normbench.runs.records import REPORT_FOLDER, read_experiment
 
     if not any(folder.glob(f"*/{STATUS_FILE}")):
         return  # nothing is recorded

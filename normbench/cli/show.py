@@ -11,7 +11,7 @@ import typer
 from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
-    from normbench.records import RunRecord
+    from normbench.runs.records import RunRecord
     from normbench.style.records import StyleRun
 
 
@@ -26,7 +26,7 @@ def show(
 
     Example: normbench show runs/tutorial/gn-norm_resnet-bs64-s0-3f2a9c1b
     """
-    from normbench.records import is_style_run, read_run
+    from normbench.runs.records import is_style_run, read_run
     from normbench.style.records import read_style_run
 
     folder = find_run(run, runs_dir)
@@ -44,7 +44,7 @@ def find_run(name: str, runs_dir: Path) -> Path:
         RunError: there is none, or several.
     """
     from normbench.errors import RunError, suggestion
-    from normbench.records import STATUS_FILE
+    from normbench.runs.records import STATUS_FILE
 
     path = Path(name)
     if (path / STATUS_FILE).exists():
@@ -64,7 +64,7 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
 def as_json(record: RunRecord | StyleRun) -> dict[str, Any]:
     """Return all that the run's files say but the losses of single steps."""
-    from normbench.records import RunRecord
+    from normbench.runs.records import RunRecord
 
     if isinstance(record, RunRecord):
         epochs = {"epochs": [epoch.model_dump() for epoch in record.epochs]}
@@ -98,7 +98,7 @@ def _print(record: RunRecord | StyleRun) -> None:
 
     from normbench.cli.console import print_table
     from normbench.cli.ls import format_size
-    from normbench.report.groups import flatten
+    from normbench.report.grouping import flatten
 
     status = record.status.model_dump(exclude={"pid"})
     sections: dict[str, dict[str, Any]] = {

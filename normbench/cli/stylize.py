@@ -59,8 +59,8 @@ def train(
     Example: normbench stylize train --style painting.jpg --norm in
     """
     from normbench.cli.stylize_running import StyleOptions, execute
+    from normbench.config.load import parse_options
     from normbench.errors import ConfigError
-    from normbench.loader import parse_options
     from normbench.style.config import load_style_config
 
     if norm is None and config is None:

@@ -13,21 +13,21 @@ import platformdirs
 from normbench.cli.console import note, print_table
 from normbench.cli.display import STOPPING, hitch, make_display
 from normbench.cli.interrupts import HeldSignals
-from normbench.config import Device
+from normbench.config.load import load_config
+from normbench.config.schema import Device
 from normbench.data import DATASETS
-from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import NormBenchError, RunError
-from normbench.experiment.environment import describe_program
 from normbench.experiment.plan import draft_runs
-from normbench.experiment.run import ExperimentRunner
-from normbench.folders import is_due, write_experiment
-from normbench.loader import load_config
-from normbench.records import CHECKPOINT_FILE, REPORT_FOLDER, find_runs
+from normbench.experiment.runner import ExperimentRunner
+from normbench.experiment.worker_process import Worker
+from normbench.runs.events import CheckpointFailed, FactsLearned
+from normbench.runs.provenance import describe_program
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, find_runs
+from normbench.runs.writer import is_due, write_experiment
 from normbench.style.config import StyleExperiment, StyleRunConfig, run_configs
 from normbench.style.events import StyleStarted, StyleSteps
 from normbench.style.records import MODEL_FILE
 from normbench.style.run import Happening, StyleRunBusy, StyleRunEnded, StyleRunner, StyleStopping, planned_state
-from normbench.workers import Worker
 
 if TYPE_CHECKING:
     from normbench.style.page import Grid
@@ -151,7 +151,7 @@ def default_features(dataset: str, device: Device, data_dir: Path | None, worker
     if not is_there:
         note(f"normbench: training the feature network once, a resnet9 on {dataset}; it is kept in {run_folder}")
         config = plans[0].config.dataset
-        worker.call("normbench.experiment.train:check_data", config.name, config.options, data_dir, device)
+        worker.call("normbench.worker.train_run:check_data", config.name, config.options, data_dir, device)
     with HeldSignals() as signals:
         completed = runner.run(plans, signals.arrived)
     if not completed:

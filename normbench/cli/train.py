@@ -65,7 +65,7 @@ def train(
         raise ConfigError("--norm-option needs --norm")
     with start_training_process() as worker:  # first: the imports below take time, and its own take more
         from normbench.cli.running import RunOptions, execute
-        from normbench.loader import load_config, parse_options
+        from normbench.config.load import load_config, parse_options
 
         flags: dict[str, Any] = {
             "norm": {"name": norm, "options": parse_options("--norm-option", norm_option)} if norm_option else norm,

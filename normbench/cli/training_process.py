@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from normbench.workers import Worker
+    from normbench.experiment.worker_process import Worker
 
 
 def start_training_process(environment: Mapping[str, str] | None = None) -> Worker:
     """Start a worker, with more environment variables; it imports torch while this process goes on."""
-    from normbench.workers import Worker
+    from normbench.experiment.worker_process import Worker
 
-    return Worker(environment, preload="normbench.experiment.train")
+    return Worker(environment, preload="normbench.worker.train_run")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from normbench.data.batches import DeviceImages, normalize
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.device import DeviceName, Precision, autocast
 
 EVALUATION_BATCH_SIZE = 500

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.config import TrainConfig
+from normbench.config.schema import TrainConfig
 
 _ALIGNMENT = 16
 """Bytes of the widest load."""
@@ -38,7 +38,7 @@ class FlatOptimizer:
     def __init__(
         self, groups: Sequence[dict[str, Any]], train: TrainConfig, learning_rates: Tensor, num_steps: Tensor
     ) -> None:
-        from normbench.kernels.step import UPDATE_BLOCK, Blocks
+        from normbench.kernels.train_step import UPDATE_BLOCK, Blocks
 
         self.param_groups = list(groups)
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
@@ -111,7 +111,7 @@ class FlatOptimizer:
 
     def update(self) -> None:
         """Launch the update with the gradients located last."""
-        from normbench.kernels.step import update_adam, update_sgd
+        from normbench.kernels.train_step import update_adam, update_sgd
 
         if self.name == "sgd":
             update_sgd(

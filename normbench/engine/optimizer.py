@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from normbench.config import TrainConfig
-from normbench.norms.training import learning_rate_factors
+from normbench.config.schema import TrainConfig
+from normbench.layers.hooks import learning_rate_factors
 
 
 class Optimizer(Protocol):

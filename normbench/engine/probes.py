@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from normbench.data.batches import DeviceImages, normalize
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.device import DeviceName, Precision, autocast
 
 MAX_IMAGES = 2000

@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from normbench.config import TrainConfig
-from normbench.data.augment import draw_crop_flip
-from normbench.data.batches import DeviceImages, epoch_order
+from normbench.config.schema import TrainConfig
+from normbench.engine.augment import draw_crop_flip
+from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision, synchronize
 from normbench.engine.evaluate import evaluate
-from normbench.engine.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.engine.optimizer import Optimizer, build_optimizer, load_optimizer_state, parameter_groups
 from normbench.engine.schedule import learning_rates
-from normbench.engine.step import TrainStep
-from normbench.engine.step_state import StepSettings, StepState
+from normbench.engine.step.state import StepSettings, StepState
+from normbench.engine.step.train_step import TrainStep
 from normbench.errors import DivergedError
 from normbench.kernels.support import unsupported_device_reason
-from normbench.records import EpochRow, Summary
+from normbench.runs.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.records import EpochRow, Summary
 
 STEPS_BETWEEN_LINES = 100
 """A report at least every 100 steps, as the tutorial prints its loss."""

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import RunPlan
-from normbench.records import SUMMARY_FILE, RunRecord, read_run
-from normbench.timings import timing_key
+from normbench.runs.records import SUMMARY_FILE, RunRecord, read_run
+from normbench.runs.timing_file import timing_key
 
 Kind = str
 """What the time of an epoch depends on, as text."""

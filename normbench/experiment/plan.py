@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from normbench.config import (
+from normbench.config.load import LoadedConfig, train_for
+from normbench.config.schema import (
     DatasetConfig,
     ExperimentConfig,
     LearningRateScaling,
@@ -22,7 +23,6 @@ from normbench.config import (
 )
 from normbench.data import DATASETS
 from normbench.errors import ConfigError, NormBenchError, UnknownNameError
-from normbench.loader import LoadedConfig, train_for
 from normbench.models import MODELS
 from normbench.norms import NormFamily
 
@@ -134,7 +134,7 @@ def finish_plans(drafts: list[Draft]) -> Iterator[list[RunPlan]]:
         PlanError: a norm or model cannot be built, or a device, precision or engine does not exist here.
     """
     from normbench.engine.device import resolve_device, resolve_engine, resolve_precision
-    from normbench.experiment.build import check_model
+    from normbench.worker.build import check_model
 
     plans: dict[str, RunPlan] = {}
     checked: set[str] = set()

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from normbench.errors import ConfigError, FolderError
+from normbench.inspection.cubes import Extent, Extents, Panel, draw_cubes
 from normbench.norms import NORMS, Norm
-from normbench.report.cubes import Extent, Extents, Panel, draw_cubes
-from normbench.report.figures import save_figure
+from normbench.report.figure_style import save_figure
 
 SUFFIXES = (".png", ".pdf")
 UNUSUAL_CAPTIONS = {

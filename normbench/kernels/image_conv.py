@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import image_conv_kernels, plan
-from normbench.kernels.functions import summed
+from normbench.kernels import image_conv_kernels
+from normbench.kernels import tiling as plan
 from normbench.kernels.launch import launch
-from normbench.kernels.plan import ceil_div, power_of_two
+from normbench.kernels.norm_act import summed
 from normbench.kernels.support import can_convolve_images
+from normbench.kernels.tiling import ceil_div, power_of_two
 
 
 def convolve_images(images: Tensor, weight: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from normbench.kernels.plan import power_of_two
 from normbench.kernels.spec import NormActSpec
+from normbench.kernels.tiling import power_of_two
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_CHANNELS = 4096

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.layers.pooled_linear import PooledLinear
 from normbench.models.residual import check_residual_init
 from normbench.norms import NormFactory
-from normbench.norms.head import PooledLinear
 
 CHANNELS_AND_STRIDES = ((64, 1), (128, 2), (256, 2), (512, 2))
 NO_BRANCHES = "it has no residual branches; preact_resnet18 and resnet18 have"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.layers.pooled_linear import PooledLinear
 from normbench.models.residual import branch_scale, check_residual_init, conv2d, initialise, norm_act
 from normbench.norms import NormFactory
-from normbench.norms.head import PooledLinear
 
 STEM_CHANNELS = 64
 BLOCK_CHANNELS_AND_STRIDES = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))

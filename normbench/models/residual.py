@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.layers.hooks import TrainingAware
 from normbench.norms import NormFactory
-from normbench.norms.training import TrainingAware
 
 FIXUP_RATE = 0.1  # Fixup's scalars learn at a tenth of the learning rate, as in its authors' CIFAR code
 

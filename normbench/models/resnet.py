@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from normbench.layers.pooled_linear import PooledLinear
 from normbench.models.residual import ScalarBias, branch_scale, check_residual_init, conv2d, initialise
 from normbench.norms import NormFactory
-from normbench.norms.head import PooledLinear
 
 
 class _Place(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.norms.precision import like_input
+from normbench.layers.precision import like_input
 
 
 class AffineNorm(nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from normbench.layers.precision import like_input, require_several_values, widen
 from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.precision import like_input, require_several_values, widen
 from normbench.norms.running import bessel
 
 

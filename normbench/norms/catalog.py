@@ -326,7 +326,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
         ),
         # norm and activation in one
         "frn": Norm(
-            build="frn:FilterResponseNorm",
+            build="filter_response:FilterResponseNorm",
             label="FRN+TLU",
             full_name="Filter Response Normalization with thresholded linear unit",
             kind="norm_act",
@@ -486,7 +486,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
 WEIGHTS: Mapping[str, Weight] = MappingProxyType(
     {
         "ws": Weight(
-            build="weights:StandardizedConv2d",
+            build="weight_standardization:StandardizedConv2d",
             label="WS",
             full_name="Weight Standardization",
             learnable_per_channel="none of its own",
@@ -496,7 +496,7 @@ WEIGHTS: Mapping[str, Weight] = MappingProxyType(
             arxiv="1903.10520",
         ),
         "sws": Weight(
-            build="weights:ScaledStandardizedConv2d",
+            build="weight_standardization:ScaledStandardizedConv2d",
             label="SWS",
             full_name="Scaled Weight Standardization",
             learnable_per_channel="1 (gain)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.norms.precision import require_several_values, widen
+from normbench.layers.precision import require_several_values, widen
 
 
 class CustomBatchNorm(nn.Module):

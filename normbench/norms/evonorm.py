@@ -10,15 +10,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.options import largest_divisor, resolve_groups
-from normbench.norms.precision import (
+from normbench.layers.precision import (
     group_channels,
     like_input,
     require_several_values,
     ungroup_statistic,
     widen,
 )
+from normbench.norms.affine import AffineNorm, per_channel
+from normbench.norms.options import largest_divisor, resolve_groups
 from normbench.norms.running import pool_moments, update_average
 
 

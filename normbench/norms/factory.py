@@ -48,7 +48,7 @@ class NormFactory:
         """Build the layer followed by ReLU, or alone where it contains its own activation; fused where it can be."""
         from torch import nn
 
-        from normbench.norms.fused import fuse
+        from normbench.layers.norm_act import fuse
 
         layer = self(num_channels, size=size)
         if self.replaces_activation:
@@ -58,7 +58,7 @@ class NormFactory:
 
     def norm_only(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer without any activation, for the end of a residual branch; fused where it can be."""
-        from normbench.norms.fused import fuse
+        from normbench.layers.norm_act import fuse
 
         if not self.replaces_activation:
             return fuse(self(num_channels, size=size))
@@ -75,7 +75,9 @@ class NormFactory:
         bias: bool = False,
     ) -> nn.Conv2d:
         """Build the convolution that precedes the norm, weight-standardised where the name says so (``gn+ws``)."""
-        build = load("convolution:Conv2d" if self.weight is None else self.weight.build)
+        from normbench.layers.conv2d import Conv2d
+
+        build = Conv2d if self.weight is None else load(self.weight.build)
         conv = build(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         return cast("nn.Conv2d", conv)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from normbench.norms.affine import AffineNorm
-from normbench.norms.options import resolve_groups
-from normbench.norms.precision import (
+from normbench.layers.precision import (
     group_channels,
     like_input,
     require_several_values,
     ungroup_statistic,
     widen,
 )
+from normbench.norms.affine import AffineNorm
+from normbench.norms.options import resolve_groups
 
 
 class GroupNorm(AffineNorm):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.layers.precision import like_input, require_several_values, widen
 from normbench.norms.affine import AffineNorm
-from normbench.norms.precision import like_input, require_several_values, widen
 
 
 class LayerNormCHW(nn.Module):

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.layers.hooks import TrainingAware
+from normbench.layers.precision import group_channels, like_input, require_several_values, widen
 from normbench.norms.affine import AffineNorm, per_channel
 from normbench.norms.options import largest_divisor, resolve_groups
-from normbench.norms.precision import group_channels, like_input, require_several_values, widen
 from normbench.norms.running import BatchMoments, pool_moments
-from normbench.norms.training import TrainingAware
 
 
 def instance_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

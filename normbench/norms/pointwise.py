@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from normbench.layers.precision import like_input, widen
 from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.precision import like_input, widen
 
 
 class DynamicTanh(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from normbench.errors import ConfigError
+from normbench.layers.hooks import TrainingAware
+from normbench.layers.precision import like_input, require_several_values, widen
 from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.precision import like_input, require_several_values, widen
 from normbench.norms.running import update_average
-from normbench.norms.training import TrainingAware
 
 
 class BatchRenorm(AffineNorm, TrainingAware):

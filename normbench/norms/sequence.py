@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normbench.norms.precision import require_several_values, widen
+from normbench.layers.precision import require_several_values, widen
 
 
 class TokenLayerNorm(nn.LayerNorm):

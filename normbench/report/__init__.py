@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from normbench.records import (
+from normbench.report.figure_style import save_figure
+from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
+from normbench.report.markdown import page_to_markdown
+from normbench.report.page import make_page
+from normbench.report.verdicts import MARGIN
+from normbench.runs.records import (
     REPORT_FOLDER,
     ExperimentRecord,
     RunRecord,
@@ -13,11 +18,6 @@ from normbench.records import (
     read_run,
     write_text_atomically,
 )
-from normbench.report.figures import save_figure
-from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
-from normbench.report.markdown import page_to_markdown
-from normbench.report.page import make_page
-from normbench.report.paired import MARGIN
 
 __all__ = ["load_libraries", "write_report", "write_report_of", "write_run_report"]
 
@@ -82,7 +82,7 @@ def write_run_report(run_folder: Path) -> list[Path]:
     Raises:
         RunError: the run cannot be read.
     """
-    from normbench.report.plots import run_loss_curve
+    from normbench.report.curves import run_loss_curve
 
     run = read_run(run_folder)
     table = run_folder / "table.md"

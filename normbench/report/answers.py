@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from normbench.report.cells import format_percent
-from normbench.report.figures import setting_title
-from normbench.report.groups import Section, Setting
-from normbench.report.paired import MIN_SEEDS, Verdict
-from normbench.report.rows import Row, Table
+from normbench.report.columns import format_percent
+from normbench.report.figure_style import setting_title
+from normbench.report.grouping import Section, Setting
 from normbench.report.sweeps import Sensitivity
+from normbench.report.table import Row, Table
+from normbench.report.verdicts import MIN_SEEDS, Verdict
 
 
 def answers(table: Table) -> list[str]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from normbench.config import NormConfig
-from normbench.records import ExperimentRecord, RunRecord
-from normbench.report.groups import Section, environments
+from normbench.config.schema import NormConfig
+from normbench.report.grouping import Section, environments
 from normbench.report.stats import Estimate, summarize
+from normbench.runs.records import ExperimentRecord, RunRecord
 
 Stability = Literal["stable", "degraded", "collapsed"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from normbench.records import RunRecord
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.epoch_times import EpochTime, reasons_untimed
-from normbench.report.groups import Group, Scalar, Section, Setting
-from normbench.report.paired import MIN_SEEDS
-from normbench.report.rows import Row
+from normbench.report.grouping import Group, Scalar, Section, Setting
 from normbench.report.stats import median_and_mad
-from normbench.timings import Timing
+from normbench.report.table import Row
+from normbench.report.verdicts import MIN_SEEDS
+from normbench.runs.records import RunRecord
+from normbench.runs.timing_file import Timing
 
 DRIFT = 0.10
 """Epoch times that differ from their run's median by more than this share are pointed out."""

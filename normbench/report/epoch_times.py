@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from normbench.report.groups import Group, Section
+from normbench.report.grouping import Group, Section
 from normbench.report.stats import Spread, median_and_mad
-from normbench.timings import Timing, TimingSession, timing_key
+from normbench.runs.timing_file import Timing, TimingSession, timing_key
 
 Source = Literal["interleaved", "runs"]
 

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from normbench.report.batch_one import BatchOne
-from normbench.report.cells import NOTHING, Align, Column, columns, norm_columns
-from normbench.report.paired import Comparison
-from normbench.report.rows import Row, Table
+from normbench.report.columns import NOTHING, Align, Column, columns, norm_columns
+from normbench.report.table import Row, Table
+from normbench.report.verdicts import Comparison
 
 if TYPE_CHECKING:
     import rich.table

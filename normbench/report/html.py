@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from normbench.report.cells import (
+from normbench.report.columns import (
     RUNS,
     SENSITIVITY_HEADERS,
     TESTS_CAPTION,
@@ -17,7 +17,7 @@ from normbench.report.cells import (
     sensitivity_caption,
     sensitivity_cells,
 )
-from normbench.report.figures import INK, RULE, figure_bytes
+from normbench.report.figure_style import INK, RULE, figure_bytes
 from normbench.report.page import Page, PageFigure
 from normbench.report.palette import ON_DARK
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from normbench.errors import RunError, UnknownNameError
-from normbench.records import (
+from normbench.report.build_table import comparison_tables
+from normbench.report.formats import FORMATS
+from normbench.report.grouping import flatten
+from normbench.report.table import Table
+from normbench.report.verdicts import MARGIN
+from normbench.runs.records import (
     STATUS_FILE,
     ExperimentRecord,
     RunRecord,
@@ -17,11 +22,6 @@ from normbench.records import (
     read_experiment,
     read_run,
 )
-from normbench.report.formats import FORMATS
-from normbench.report.groups import flatten
-from normbench.report.paired import MARGIN
-from normbench.report.rows import Table
-from normbench.report.tables import comparison_tables
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normbench.report.cells import (
+from normbench.report.columns import (
     RUNS,
     SENSITIVITY_HEADERS,
     TESTS_CAPTION,

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from normbench.records import ExperimentRecord
 from normbench.report.answers import answers, stability, unfinished
+from normbench.report.build_table import comparison_tables
 from normbench.report.captions import describe_data, field_name, format_scalar
-from normbench.report.figures import MAX_CLEAR_LINES, MAX_PANELS, panels
-from normbench.report.groups import ENVIRONMENT_KEYS, Section, sections
-from normbench.report.paired import MARGIN
-from normbench.report.rows import Table
+from normbench.report.figure_style import MAX_CLEAR_LINES, MAX_PANELS, panels
+from normbench.report.grouping import ENVIRONMENT_KEYS, Section, sections
 from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
-from normbench.report.tables import comparison_tables
+from normbench.report.table import Table
+from normbench.report.verdicts import MARGIN
+from normbench.runs.records import ExperimentRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,9 +88,9 @@ def _page_table(table: Table, section: Section) -> PageTable:
 
 
 def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigure]:
-    from normbench.report.plots import accuracy_curves, loss_curves
+    from normbench.report.curves import accuracy_curves, loss_curves
     from normbench.report.sweeps import sweep_figure
-    from normbench.report.timing import accuracy_over_time
+    from normbench.report.time_curves import accuracy_over_time
 
     shown = panels(found)
     left_out = f" Only the first {MAX_PANELS} of {len(shown)} settings are drawn." if len(shown) > MAX_PANELS else ""

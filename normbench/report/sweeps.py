@@ -8,7 +8,7 @@ from math import log, log10
 from typing import TYPE_CHECKING
 
 from normbench.report.batch_one import CHANCE
-from normbench.report.figures import (
+from normbench.report.figure_style import (
     Panel,
     add_legend,
     figure_style,
@@ -18,7 +18,7 @@ from normbench.report.figures import (
     setting_title,
     settle,
 )
-from normbench.report.groups import Group, Scalar, Section, Setting, order_of_setting
+from normbench.report.grouping import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
 
 if TYPE_CHECKING:

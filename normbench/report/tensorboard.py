@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normbench.errors import EnvironmentProblem
-from normbench.records import REPORT_FOLDER, ExperimentRecord, RunRecord, read_run
-from normbench.report.figures import figure_bytes
+from normbench.report.figure_style import figure_bytes
 from normbench.report.page import make_page
+from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, RunRecord, read_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from normbench.data.batches import normalize
+from normbench.engine.batches import normalize
 from normbench.style.images import Pixels, crop_back, pad_image
 
 CONTRAST_FACTORS = (0.8, 0.6, 0.4, 0.2)

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
-from normbench.config import NAME_PATTERN, Device, NormConfig, NormEntry, Seeds, spell_out_lr
+from normbench.config.load import read_settings
+from normbench.config.messages import Sections, explain, located
+from normbench.config.schema import NAME_PATTERN, Device, NormConfig, NormEntry, Seeds, spell_out_lr
 from normbench.errors import ConfigError, NormBenchError
-from normbench.loader import read_settings
-from normbench.loader.explain import Sections, explain, located
 from normbench.models import MODELS
 
 STYLENET = "stylenet"

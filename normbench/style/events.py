@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from normbench.engine.events import CheckpointFailed, FactsLearned
+from normbench.runs.events import CheckpointFailed, FactsLearned
 from normbench.style.records import Samples, StyleSummary
 
 

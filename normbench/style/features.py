@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DataError, RunError, first_line
 from normbench.models import MODELS, build_model
-from normbench.records import CHECKPOINT_FILE, read_run
+from normbench.runs.records import CHECKPOINT_FILE, read_run
 
 VGG16 = "vgg16"
 VGG16_STYLE_LAYERS = (3, 8, 15, 22)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normbench.report.figures import figure_style, line_style
+from normbench.report.curves import SMOOTHING, smooth, smoothing_window
+from normbench.report.figure_style import figure_style, line_style
 from normbench.report.palette import Style, styles
-from normbench.report.plots import SMOOTHING, smooth, smoothing_window
 from normbench.report.stats import mean_band
 from normbench.style.groups import StyleGroup, contrast_estimates
 

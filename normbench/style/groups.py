@@ -10,7 +10,7 @@ from typing import Any
 
 from normbench.errors import UnknownNameError
 from normbench.report.captions import describe_setting
-from normbench.report.groups import DEFAULT_BASELINE, Scalar, flatten
+from normbench.report.grouping import DEFAULT_BASELINE, Scalar, flatten
 from normbench.report.stats import Estimate, summarize
 from normbench.style.records import StyleExperimentRecord, StyleRun, StyleSummary
 

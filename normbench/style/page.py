@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from normbench.report.cells import NOTHING, TESTS_CAPTION, Align, format_p
+from normbench.report.columns import NOTHING, TESTS_CAPTION, Align, format_p
 from normbench.report.page import PageFigure
-from normbench.report.paired import MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
 from normbench.report.stats import Estimate, summarize
+from normbench.report.verdicts import MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
 from normbench.style.figures import contrast_figure, loss_figure, picture_grid
 from normbench.style.groups import MEASURES, Measure, StyleGroup, find_baseline, style_groups
 from normbench.style.records import StyleExperimentRecord

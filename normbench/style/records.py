@@ -6,7 +6,7 @@ runs/<experiment>/
     config.yaml              StyleRunConfig
     environment.json         versions, device, commit, feature network, argv
     losses.csv               a line a training step: total, content, style, total variation
-    status.json              normbench.records.Status
+    status.json              normbench.runs.records.Status
     samples.npz              content images, the same stylized, and the style image
     model.pt                 what `normbench stylize apply` takes
     summary.json             StyleSummary, written last
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from normbench.errors import RunError
-from normbench.records import (
+from normbench.runs.records import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     STATUS_FILE,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normbench.records import REPORT_FOLDER, write_text_atomically
-from normbench.report.figures import save_figure
+from normbench.report.figure_style import save_figure
 from normbench.report.formats import escape_markdown, markdown_grid
 from normbench.report.html import render_page
+from normbench.runs.records import REPORT_FOLDER, write_text_atomically
 from normbench.style.figures import loss_figure, picture_grid
 from normbench.style.groups import find_baseline, style_groups
 from normbench.style.page import Grid, StyleMeasured, StylePage, make_style_page, measure_groups

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import FolderBusyError, FolderError, RunError
-from normbench.folders import PlannedState, WrittenFolder, explained, is_due, state_of
-from normbench.records import STYLE_LOSSES_FILE, State, Status
+from normbench.experiment.worker_process import Failed, Finished, Worker
+from normbench.runs.events import CheckpointFailed, FactsLearned
+from normbench.runs.records import STYLE_LOSSES_FILE, State, Status
+from normbench.runs.writer import PlannedState, WrittenFolder, explained, is_due, state_of
 from normbench.style.config import StyleRunConfig
 from normbench.style.events import StepLosses, StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.records import LOSSES_HEADER, MODEL_FILE, SAMPLES_FILE, Samples, StyleSummary, read_style_run
-from normbench.workers import Failed, Finished, Worker
 
 TRAIN = "normbench.style.training:train_style_run"
 

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from normbench.config import TrainConfig
-from normbench.data.batches import DeviceImages, epoch_order, normalize
-from normbench.engine.capture import warm_up_and_capture
+from normbench.config.schema import TrainConfig
+from normbench.engine.batches import DeviceImages, epoch_order, normalize
 from normbench.engine.device import (
     DeviceName,
     Precision,
@@ -23,11 +22,12 @@ from normbench.engine.device import (
 )
 from normbench.engine.memory import MemoryMeter, keep_freed_memory
 from normbench.engine.optimizer import Snapshot, build_optimizer, load_optimizer_state
+from normbench.engine.precompile import rehearse_on_few
+from normbench.engine.step.capture import warm_up_and_capture
 from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all
-from normbench.norms.fused import describe_paths
-from normbench.norms.rehearsal import rehearse_on_few
-from normbench.norms.training import training_aware_modules
+from normbench.layers.hooks import training_aware_modules
+from normbench.layers.norm_act import describe_paths
 from normbench.style.config import StyleTrainConfig
 from normbench.style.events import StepLosses, StyleSteps
 from normbench.style.features import FeatureNetwork

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from normbench.data import DATASETS, load_dataset
-from normbench.data.batches import DeviceImages, normalize
 from normbench.data.randomness import derive_seed
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
     CheckpointError,
@@ -30,10 +30,10 @@ from normbench.engine.device import (
     resolve_precision,
     set_precision,
 )
-from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import ConfigError, DataError, first_line
 from normbench.models import MODELS, build_model
-from normbench.records import CHECKPOINT_FILE
+from normbench.runs.events import CheckpointFailed, FactsLearned
+from normbench.runs.records import CHECKPOINT_FILE
 from normbench.style.apply import contrast_changes, stylize_all
 from normbench.style.config import STYLENET, StyleRunConfig
 from normbench.style.events import StyleEvent, StyleStarted, StyleTrained

@@ -21,7 +21,7 @@ from normbench.advice.walk import (
     questions,
     walk,
 )
-from normbench.config import NormConfig
+from normbench.config.schema import NormConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.models import MODELS, build_model
 from normbench.norms import WEIGHTS

@@ -76,7 +76,7 @@ def test_a_layer_that_fails_is_a_row_with_its_reason(monkeypatch) -> None:
     def explode(*_: object) -> torch.Tensor:
         raise ValueError("cannot normalize this")
 
-    monkeypatch.setattr("normbench.norms.frn.FilterResponseNorm.forward", explode)
+    monkeypatch.setattr("normbench.norms.filter_response.FilterResponseNorm.forward", explode)
     rows = measure("frn", "bn")
     assert rows["frn"].failure == "ValueError: cannot normalize this"
     assert rows["frn"].forward_seconds == rows["frn"].backward_seconds == ()

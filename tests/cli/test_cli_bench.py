@@ -13,8 +13,8 @@ from normbench.bench.folder import read_results
 from normbench.bench.layers import LayerBenchSettings
 from normbench.bench.train import TrainBenchSettings
 from normbench.cli.bench_tables import print_tables
-from normbench.engine.timing import InterleavedTimer
-from normbench.experiment.environment import describe_program
+from normbench.engine.interleaved_timer import InterleavedTimer
+from normbench.runs.provenance import describe_program
 
 TRAIN = ("bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--num-train", "8", "--batch-sizes", "4")
 LAYERS = ("bench", "layers", "--device", "cpu", "--quick", "--rounds", "1", "--batch-sizes", "2", "--shapes", "4x8x8")
@@ -106,7 +106,7 @@ def test_a_case_that_fails_makes_the_exit_code_1(normbench, monkeypatch) -> None
     def explode(*_: object) -> None:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr("normbench.norms.frn.FilterResponseNorm.forward", explode)
+    monkeypatch.setattr("normbench.norms.filter_response.FilterResponseNorm.forward", explode)
     result = normbench(*LAYERS, "--norms", "frn,bn")
     assert result.code == 1
     assert "frn, native, 2x4x8x8: RuntimeError: no such thing" in result.out

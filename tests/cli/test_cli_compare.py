@@ -11,8 +11,8 @@ import yaml
 from command import TINY
 from local_worker import LocalWorker
 
-from normbench.experiment.folder import RunFolder
-from normbench.records import read_experiment
+from normbench.runs.records import read_experiment
+from normbench.runs.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
         assert devices == {"cpu"}
         yield [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
 
-    monkeypatch.setattr("normbench.workers.Worker", Recorded)
-    monkeypatch.setattr("normbench.experiment.train.worker_environments", environments)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", Recorded)
+    monkeypatch.setattr("normbench.worker.train_run.worker_environments", environments)
     code, _, err = quick("compare", tiny)
     assert code == 0
     assert [worker.environment for worker in made] == [{}, {"CUDA_VISIBLE_DEVICES": "1"}]
@@ -132,7 +132,7 @@ def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
 
 
 def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monkeypatch) -> None:
-    from normbench.experiment import interleave
+    from normbench.worker import time_norms as interleave
 
     def interrupted(wanted, schedule, data_dir):
         signal.raise_signal(signal.SIGTERM)  # a background job ignores Ctrl-C
@@ -229,7 +229,7 @@ def test_no_data_is_exit_3_before_any_folder_is_written(quick, tmp_path, data_di
 
 def test_completed_runs_are_shown_without_the_data(quick, tiny, tmp_path, monkeypatch) -> None:
     quick("compare", tiny)
-    monkeypatch.setattr("normbench.experiment.train.check_data", lambda *_: pytest.fail("not needed"))
+    monkeypatch.setattr("normbench.worker.train_run.check_data", lambda *_: pytest.fail("not needed"))
     code, out, _ = quick("compare", tiny)
     assert code == 0
     assert "BN" in out

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 from normbench.cli.display import LineDisplay, LiveDisplay, make_display
-from normbench.config import RunConfig
-from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
+from normbench.config.schema import RunConfig
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
-from normbench.experiment.timing import TimingEnded, TimingProgressed, TimingStarted
-from normbench.records import EpochRow, Status, Summary
+from normbench.experiment.runner import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.timing_pass import TimingEnded, TimingProgressed, TimingStarted
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
+from normbench.runs.records import EpochRow, Status, Summary
 
 
 def plan(norm: str = "gn", seed: int = 0, label: str | None = None) -> RunPlan:

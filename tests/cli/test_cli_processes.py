@@ -12,7 +12,7 @@ import pytest
 import torch
 from command import LONG, environment, num_epochs, run, signal_group, start, wait_for, worker_pids
 
-from normbench.records import RunRecord, read_run
+from normbench.runs.records import RunRecord, read_run
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"

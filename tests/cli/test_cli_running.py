@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from normbench.cli import running
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.experiment.plan import RunPlan, run_id_of
 
 

@@ -45,7 +45,8 @@ def test_other_quick_commands_import_no_heavy_library(arguments: tuple[str, ...]
 
 def test_plots_and_configs_need_no_torch() -> None:
     code = (
-        "import sys; import normbench.loader, normbench.records, normbench.report, normbench.experiment.plan; "
+        "import sys; import normbench.config.load, normbench.runs.records, normbench.report; "
+        "import normbench.experiment.plan; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import functional
 
-from normbench.data.augment import apply_crop_flip, draw_crop_flip
+from normbench.engine.augment import apply_crop_flip, draw_crop_flip
 
 
 def reference(image, shift_y, shift_x, flip):

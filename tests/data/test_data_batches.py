@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision import transforms
 
-from normbench.data.batches import DeviceImages, epoch_order, normalize
 from normbench.data.randomness import derive_seed, generator
+from normbench.engine.batches import DeviceImages, epoch_order, normalize
 
 
 @pytest.fixture

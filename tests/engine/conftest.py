@@ -8,8 +8,8 @@ import torch
 from tiny_net import TinyNet, draw_images
 from torch import nn
 
-from normbench.config import TrainConfig
-from normbench.data.batches import DeviceImages
+from normbench.config.schema import TrainConfig
+from normbench.engine.batches import DeviceImages
 from normbench.engine.trainer import Trainer
 
 NUM_IMAGES = 40

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from normbench import NormResNet, make_norm
-from normbench.config import TrainConfig
-from normbench.data.batches import DeviceImages
-from normbench.engine.capture import warm_up
+from normbench.config.schema import TrainConfig
+from normbench.engine.batches import DeviceImages
 from normbench.engine.device import Engine, Precision
-from normbench.engine.events import EpochDone, StepsDone
 from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.step.capture import warm_up
 from normbench.engine.trainer import Trainer
 from normbench.kernels.launch import compile_all
 from normbench.norms import NORMS
+from normbench.runs.events import EpochDone, StepsDone
 
 pytestmark = pytest.mark.gpu
 
@@ -106,7 +106,7 @@ def test_graphs_of_both_batch_sizes_find_their_own_gradients(
     captured, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
     weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     # The same kernels, launched one by one: every step's gradients lie wherever the allocator puts them.
-    monkeypatch.setattr("normbench.engine.step.warm_up_and_capture", warm_up_only)
+    monkeypatch.setattr("normbench.engine.step.train_step.warm_up_and_capture", warm_up_only)
     eager, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
     assert isinstance(trainer.step.optimizer, FlatOptimizer)
     assert len(captured) == 12  # 3 steps of 64 images and one of 8 in each epoch

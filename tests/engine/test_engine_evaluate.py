@@ -5,7 +5,7 @@ import torch
 from tiny_net import TinyNet, draw_images
 from torch.nn import functional
 
-from normbench.data.batches import DeviceImages
+from normbench.engine.batches import DeviceImages
 from normbench.engine.evaluate import evaluate
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.config import TrainConfig
+from normbench.config.schema import TrainConfig
 from normbench.engine import flat_optimizer
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.kernels import step
+from normbench.kernels import train_step as step
 
 pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
 

@@ -18,19 +18,19 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 from triton.runtime.interpreter import InterpretedFunction
 
 from normbench import NormResNet, kernels, make_norm
-from normbench.config import TrainConfig
-from normbench.data.augment import draw_crop_flip
-from normbench.data.batches import DeviceImages, epoch_order
+from normbench.config.schema import TrainConfig
+from normbench.engine.augment import draw_crop_flip
+from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.fused_step import FusedStep, working_parameters
 from normbench.engine.optimizer import Optimizer, build_optimizer, parameter_groups
-from normbench.engine.plain_step import PlainStep
 from normbench.engine.schedule import learning_rates
-from normbench.engine.step import TrainStep
-from normbench.engine.step_state import StepSettings, StepState
+from normbench.engine.step.eager import PlainStep
+from normbench.engine.step.fused import FusedStep, working_parameters
+from normbench.engine.step.state import StepSettings, StepState
+from normbench.engine.step.train_step import TrainStep
 from normbench.kernels.launch import compile_all
-from normbench.norms.convolution import Conv2d
-from normbench.norms.head import PooledLinear
+from normbench.layers.conv2d import Conv2d
+from normbench.layers.pooled_linear import PooledLinear
 
 pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
 
@@ -238,14 +238,14 @@ def test_a_captured_training_needs_no_compiler_of_torchs() -> None:
 import sys, torch
 from torch import nn
 from normbench import make_norm
-from normbench.config import TrainConfig
-from normbench.data.batches import DeviceImages
+from normbench.config.schema import TrainConfig
+from normbench.engine.batches import DeviceImages
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.optimizer import Snapshot, parameter_groups
-from normbench.engine.step import TrainStep
-from normbench.engine.step_state import StepSettings, StepState
+from normbench.engine.step.train_step import TrainStep
+from normbench.engine.step.state import StepSettings, StepState
 from normbench.kernels.launch import compile_all
-from normbench.norms.head import PooledLinear
+from normbench.layers.pooled_linear import PooledLinear
 pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
 images = DeviceImages(pixels, torch.zeros(2).numpy(), "cpu", channels_last=True)
 bn = make_norm("bn")

@@ -7,11 +7,11 @@ import torch
 from tiny_net import TinyNet
 from torch import nn
 
-from normbench.config import TrainConfig
+from normbench.config.schema import TrainConfig
 from normbench.engine.optimizer import build_optimizer
+from normbench.layers.hooks import TrainingAware
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
-from normbench.norms.training import TrainingAware
 
 
 def parameters_by_name(net: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> dict[str, float]:

@@ -5,8 +5,8 @@ import torch
 from tiny_net import TinyNet
 from torch.nn import functional
 
-from normbench.data.batches import DeviceImages, normalize
 from normbench.engine import probes
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.evaluate import evaluate
 from normbench.engine.probes import batch_statistics_accuracy
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from normbench.engine.timing import InterleavedTimer, StepTimes, round_order, time_interleaved
+from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order, time_interleaved
 from normbench.report.stats import median_and_mad
 
 

@@ -9,12 +9,12 @@ from tiny_net import TinyNet
 from torch import nn
 from torch.nn import functional
 
-from normbench.data.batches import DeviceImages, epoch_order
-from normbench.engine.events import EpochDone, StepsDone, TrainingDone
+from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.trainer import Trainer
 from normbench.errors import DivergedError
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
+from normbench.runs.events import EpochDone, StepsDone, TrainingDone
 
 SEED = 3
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from normbench.config import RunConfig
-from normbench.engine.events import EpochDone, Started, StepsDone, TrainingDone
+from normbench.config.schema import RunConfig
 from normbench.experiment.plan import RunPlan, run_id_of
-from normbench.records import EpochRow, Summary
+from normbench.runs.events import EpochDone, Started, StepsDone, TrainingDone
+from normbench.runs.records import EpochRow, Summary
 
 
 def make_plan(norm: str = "bn", seed: int = 0, **train: object) -> RunPlan:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from normbench.config import RunConfig
+from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
-from normbench.experiment.build import build_run_model, check_model, load_images
+from normbench.worker.build import build_run_model, check_model, load_images
 
 
 def config(norm: str = "gn", seed: int = 0, model: str = "norm_resnet", **train: object) -> RunConfig:
@@ -49,7 +49,7 @@ def test_a_net_is_checked_without_memory() -> None:
 
 
 def test_a_norm_that_cannot_work_is_told_with_the_batch_size(monkeypatch) -> None:
-    from normbench.experiment import build
+    from normbench.worker import build
 
     def refuse(*_: object, **__: object) -> torch.nn.Module:
         class Refuses(torch.nn.Module):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from normbench.config.load import load_config
 from normbench.errors import ConfigError
-from normbench.experiment.build import build_run_model
 from normbench.experiment.plan import PlanError, draft_runs, finish_plans
-from normbench.loader import load_config
 from normbench.norms import SEQUENCE_NORMS
 from normbench.norms.sequence import TokenRMSNorm
+from normbench.worker.build import build_run_model
 
 
 def drafts(tmp_path: Path, text: str):

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from run_events import SUMMARY, make_plan, make_row
 
+from normbench.config.load import load_config
 from normbench.errors import FolderBusyError, FolderError
-from normbench.experiment.folder import RunFolder
-from normbench.folders import write_experiment
-from normbench.loader import load_config
-from normbench.records import CHECKPOINT_FILE, read_run
+from normbench.runs.records import CHECKPOINT_FILE, read_run
+from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import write_experiment
 
 PLAN = make_plan()
 
 HOLD = """
 import sys
 from pathlib import Path
-from normbench.experiment.folder import RunFolder
+from normbench.runs.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normbench.config import RunConfig
+from normbench.config.load import LoadedConfig, load_config
+from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DeviceError, UnknownNameError
-from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import PlanError, RunPlan, draft_runs, finish_plans, resolved_experiment, run_id_of
-from normbench.folders import write_experiment
-from normbench.loader import LoadedConfig, load_config
-from normbench.records import CONFIG_FILE, EXPERIMENT_FILE
+from normbench.runs.records import CONFIG_FILE, EXPERIMENT_FILE
+from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import write_experiment
 
 CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "style"]
 
@@ -145,7 +145,7 @@ CHANGES = [
 
 
 def test_the_changes_below_cover_every_training_setting() -> None:
-    from normbench.config import TrainConfig
+    from normbench.config.schema import TrainConfig
 
     assert set(OTHER_TRAIN) == set(TrainConfig.model_fields)
 
@@ -168,7 +168,7 @@ def test_a_setting_of_the_norm_alone_counts_as_the_setting_it_is(tmp_path) -> No
 
 def test_the_id_is_the_same_in_every_process() -> None:
     code = (
-        "from normbench.config import RunConfig; from normbench.experiment.plan import run_id_of; "
+        "from normbench.config.schema import RunConfig; from normbench.experiment.plan import run_id_of; "
         f"print(run_id_of(RunConfig.model_validate({BASE!r})))"
     )
     for hash_seed in ("0", "1"):

@@ -12,10 +12,8 @@ from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
 from normbench import folders as folder_module
-from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.errors import DataError, DivergedError, FolderError
-from normbench.experiment.folder import RunFolder
-from normbench.experiment.run import (
+from normbench.experiment.runner import (
     ExperimentRunner,
     RunBusy,
     RunEnded,
@@ -24,8 +22,10 @@ from normbench.experiment.run import (
     Stopping,
     planned_state,
 )
-from normbench.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
-from normbench.workers import Worker
+from normbench.experiment.worker_process import Worker
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
+from normbench.runs.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
+from normbench.runs.run_folder import RunFolder
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 

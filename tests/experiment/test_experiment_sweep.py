@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normbench.config import RunConfig
+from normbench.config.load import LoadedConfig, load_config
+from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
 from normbench.experiment.estimate import estimate_seconds
-from normbench.experiment.folder import RunFolder
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
-from normbench.experiment.train import train_run
-from normbench.folders import write_experiment
-from normbench.loader import LoadedConfig, load_config
-from normbench.records import EXPERIMENT_FILE, EpochRow, Summary, read_run
+from normbench.runs.records import EXPERIMENT_FILE, EpochRow, Summary, read_run
+from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import write_experiment
+from normbench.worker.train_run import train_run
 
 SYNTHETIC = "device: cpu\ndataset: {name: synthetic, options: {num_train: 40, num_test: 30}}\n"
 

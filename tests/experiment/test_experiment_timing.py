@@ -10,11 +10,9 @@ from local_worker import Killed, LocalWorker
 from run_events import make_plan, whole_run
 
 from normbench.engine.device import describe
-from normbench.engine.events import Started, TrainingDone
-from normbench.experiment.interleave import memory_parts, time_setting
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.run import ExperimentRunner
-from normbench.experiment.timing import (
+from normbench.experiment.runner import ExperimentRunner
+from normbench.experiment.timing_pass import (
     PartTimed,
     Schedule,
     Timeable,
@@ -24,8 +22,10 @@ from normbench.experiment.timing import (
     TimingStarted,
     choose_schedule,
 )
-from normbench.records import read_run
-from normbench.timings import SkippedNorm, TimedNorm, Timing, read_timing, timing_config
+from normbench.runs.events import Started, TrainingDone
+from normbench.runs.records import read_run
+from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, read_timing, timing_config
+from normbench.worker.time_norms import memory_parts, time_setting
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 HERE = describe("cpu")
@@ -175,7 +175,7 @@ def test_what_goes_wrong_is_told_and_no_more(tmp_path, monkeypatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("normbench.experiment.timing.write_text_atomically", full)
+    monkeypatch.setattr("normbench.experiment.timing_pass.write_text_atomically", full)
     _, seen = time_norms(tmp_path, [BN, GN])
     assert seen[-1].problem.endswith("timing.json: cannot be written: No space left on device")
 

@@ -8,12 +8,12 @@ from local_worker import LocalWorker
 from run_events import make_plan
 
 from normbench.engine.checkpoint import CheckpointError
-from normbench.engine.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.errors import DataError
-from normbench.experiment import train as module
-from normbench.experiment.run import ExperimentRunner, RunEnded, RunProgressed
-from normbench.experiment.train import check_data, train_run
-from normbench.records import RunRecord, read_run
+from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
+from normbench.runs.records import RunRecord, read_run
+from normbench.worker import train_run as module
+from normbench.worker.train_run import check_data, train_run
 
 PLAN = make_plan("gn", schedule="cosine", augment="crop_flip")  # 40 images: 3 steps an epoch
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from normbench.errors import ConfigError, FolderError
+from normbench.inspection.cubes import CELLS, PART, draw_cubes
 from normbench.inspection.picture import UNUSUAL_CAPTIONS, draw_norms, extents, panel
 from normbench.norms import NORMS
-from normbench.report.cubes import CELLS, PART, draw_cubes
 
 
 @pytest.mark.parametrize(

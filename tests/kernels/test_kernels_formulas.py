@@ -13,7 +13,8 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import NormActSpec, norm_act, plan, reference, unsupported_reason
+from normbench.kernels import NormActSpec, norm_act, reference, unsupported_reason
+from normbench.kernels import tiling as plan
 
 LN = NormActSpec(scope="sample", groups=1)
 BN = NormActSpec(scope="batch")
@@ -230,7 +231,7 @@ def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
 
 
 def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from normbench.kernels.functions import summed
+    from normbench.kernels.norm_act import summed
 
     monkeypatch.setattr(plan, "SUM_TILE", 64)
     shares = torch.randn(37, 2, 21, generator=torch.Generator().manual_seed(0))

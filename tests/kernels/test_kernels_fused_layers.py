@@ -10,8 +10,8 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
+from normbench.layers.norm_act import FusedNormAct, describe_paths, norm_paths
 from normbench.norms import NORMS, make_norm
-from normbench.norms.fused import FusedNormAct, describe_paths, norm_paths
 
 FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms2d")
 FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import can_pool_linear, plan, pooled_linear
+from normbench.kernels import can_pool_linear, pooled_linear
+from normbench.kernels import tiling as plan
 
 SHAPES = [
     (5, 96, 4, 4, 10),  # fewer samples than a tile has

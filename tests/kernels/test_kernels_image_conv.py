@@ -12,7 +12,8 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import can_convolve_images, convolve_images, plan
+from normbench.kernels import can_convolve_images, convolve_images
+from normbench.kernels import tiling as plan
 
 SHAPES = [
     (3, 3, 5, 7, 24),

@@ -11,10 +11,10 @@ from torch import nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench import make_norm
+from normbench.engine.precompile import rehearse
 from normbench.kernels.launch import Compilation, compile_all, launch
-from normbench.norms.fused import norm_paths
-from normbench.norms.head import PooledLinear
-from normbench.norms.rehearsal import rehearse
+from normbench.layers.norm_act import norm_paths
+from normbench.layers.pooled_linear import PooledLinear
 
 
 def num_jobs(model: nn.Module, images: torch.Tensor, dtype: torch.dtype | None = None) -> int:

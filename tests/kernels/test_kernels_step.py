@@ -11,9 +11,10 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.data.augment import apply_crop_flip, draw_crop_flip
-from normbench.data.batches import normalize
-from normbench.kernels import step, step_kernels
+from normbench.engine.augment import apply_crop_flip, draw_crop_flip
+from normbench.engine.batches import normalize
+from normbench.kernels import train_step as step
+from normbench.kernels import train_step_kernels as step_kernels
 
 
 def lose(logits: Tensor, labels: Tensor, smoothing: float = 0.1, batch_size: int = 64) -> tuple[Tensor, Tensor, int]:

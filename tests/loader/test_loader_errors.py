@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from normbench.config.load import load_config
 from normbench.errors import ConfigError
-from normbench.loader import load_config
 
 
 def message(tmp_path: Path, text: str, *settings: str, flags: dict | None = None) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from normbench.config.load import LoadedConfig, load_config, train_for
 from normbench.errors import ConfigError
-from normbench.loader import LoadedConfig, load_config, train_for
 
 
 def load(tmp_path: Path, text: str, *settings: str) -> LoadedConfig:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbench.config import ExperimentConfig
+from normbench.config.load import load_config, parse_options, train_for
+from normbench.config.schema import ExperimentConfig
 from normbench.errors import ConfigError
-from normbench.loader import load_config, parse_options, train_for
 
 
 def load(tmp_path: Path, text: str, *settings: str, **flags: object) -> ExperimentConfig:

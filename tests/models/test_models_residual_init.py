@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from normbench.errors import ConfigError
+from normbench.layers.hooks import learning_rate_factors
 from normbench.models import build_model
 from normbench.models.residual import ScalarBias, ScalarScale
 from normbench.norms import WEIGHTS, make_norm
-from normbench.norms.training import learning_rate_factors
 
 COMBINATIONS = [
     ("resnet18", "fixup"),

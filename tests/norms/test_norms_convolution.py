@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from normbench import kernels
+from normbench.layers.conv2d import Conv2d
 from normbench.models import MODELS, build_model
 from normbench.norms import make_norm
-from normbench.norms.convolution import Conv2d
 
 
 @pytest.fixture

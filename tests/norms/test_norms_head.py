@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from normbench import kernels
+from normbench.layers.pooled_linear import PooledLinear
 from normbench.models import build_model
 from normbench.norms import make_norm
-from normbench.norms.head import PooledLinear
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from normbench.norms import make_norm
-from normbench.norms.weights import RELU_GAIN
+from normbench.norms.weight_standardization import RELU_GAIN
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from normbench.norms import patch_convolution
-from normbench.norms.convolution import Conv2d
+from normbench.layers import patch_conv2d as patch_convolution
+from normbench.layers.conv2d import Conv2d
 
 CHANNELS_LAST = torch.channels_last
 OUT_CHANNELS = patch_convolution.MIN_OUT_CHANNELS
@@ -24,7 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
         shapes.append(input.shape)
         return convolve(input, weight, stride)
 
-    monkeypatch.setattr("normbench.norms.convolution.convolve_patches", spy)
+    monkeypatch.setattr("normbench.layers.conv2d.convolve_patches", spy)
     return shapes
 
 

@@ -7,8 +7,8 @@ import torch
 from norm_cases import images
 from torch import nn
 
+from normbench.layers.hooks import TrainingAware, learning_rate_factors, training_aware_modules
 from normbench.norms import NORMS, make_norm
-from normbench.norms.training import TrainingAware, learning_rate_factors, training_aware_modules
 
 C = 4
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from normbench.errors import ConfigError
 from normbench.norms import NORMS, WEIGHTS, make_norm
-from normbench.norms.weights import RELU_GAIN
+from normbench.norms.weight_standardization import RELU_GAIN
 
 
 @pytest.mark.parametrize("key", WEIGHTS)

@@ -44,7 +44,7 @@ def make_run(
     epochs_done: int | None = None,
     folder_name: str | None = None,
 ) -> Path:
-    """Write one run folder by the schema of `normbench.records`; numbers follow from norm and seed."""
+    """Write one run folder by the schema of `normbench.runs.records`; numbers follow from norm and seed."""
     rng = np.random.default_rng([sum(map(ord, norm)), seed])
     batch_size = (train or {}).get("batch_size", 64)
     folder = experiment / (folder_name or f"{norm}-norm_resnet-bs{batch_size}-s{seed}-{rng.integers(16**8):08x}")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normbench.records import read_experiment
 from normbench.report import write_report
 from normbench.report.batch_one import stability
+from normbench.report.build_table import comparison_tables
 from normbench.report.formats import to_csv, to_json, to_markdown
 from normbench.report.load import load_runs
-from normbench.report.tables import comparison_tables
+from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
 

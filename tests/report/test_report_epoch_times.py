@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from normbench.records import read_experiment, read_run
 from normbench.report import write_report
+from normbench.report.build_table import comparison_tables
 from normbench.report.formats import FORMATS
-from normbench.report.rows import Table
-from normbench.report.tables import comparison_tables
-from normbench.timings import SkippedNorm, TimedNorm, Timing, TimingSession, timing_config
+from normbench.report.table import Table
+from normbench.runs.records import read_experiment, read_run
+from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, TimingSession, timing_config
 
 NewRun = Callable[..., Path]
 MACHINE = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "torch": "2.11.0", "cuda": "13.0"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from normbench.records import read_experiment
+from normbench.report.build_table import comparison_tables
 from normbench.report.formats import (
     FORMATS,
     SCHEMA_VERSION,
@@ -22,8 +22,8 @@ from normbench.report.formats import (
     to_text,
     to_tsv,
 )
-from normbench.report.rows import Table
-from normbench.report.tables import comparison_tables
+from normbench.report.table import Table
+from normbench.runs.records import read_experiment
 
 NASTY = "gn_50% |*x*| \\ & <b> $#{~^"
 

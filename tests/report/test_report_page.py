@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from normbench.records import read_experiment
 from normbench.report.answers import answers
+from normbench.report.build_table import comparison_tables
 from normbench.report.html import page_to_html
 from normbench.report.markdown import page_to_markdown
 from normbench.report.page import Page, make_page
-from normbench.report.tables import comparison_tables
+from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"onload=x'

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from normbench.report.paired import (
+from normbench.report.verdicts import (
     MIN_SEEDS,
     Scores,
     compare_to_baseline,
@@ -41,7 +41,7 @@ def test_smallest_sign_flip_p_is_two_in_two_to_the_n() -> None:
 def test_sign_flip_beyond_enumeration_is_close_to_exact_and_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = np.random.default_rng(1).normal(0.25, 1.0, 12)
     exact = sign_flip_p(differences)
-    monkeypatch.setattr("normbench.report.paired.MAX_EXACT_SEEDS", 11)
+    monkeypatch.setattr("normbench.report.verdicts.MAX_EXACT_SEEDS", 11)
     drawn = sign_flip_p(differences)
     assert drawn == pytest.approx(exact, abs=0.01)
     assert drawn != exact

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from normbench.records import read_experiment
-from normbench.report.figures import Panel, figure_bytes, panels, save_figure
-from normbench.report.groups import sections
+from normbench.report.curves import accuracy_curves, finite_part, loss_curves, smooth, smoothing_window, thin_out
+from normbench.report.figure_style import Panel, figure_bytes, panels, save_figure
+from normbench.report.grouping import sections
 from normbench.report.palette import COLORS, STYLES, style, styles
-from normbench.report.plots import accuracy_curves, finite_part, loss_curves, smooth, smoothing_window, thin_out
+from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
 

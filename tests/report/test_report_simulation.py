@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from normbench.report.paired import compare_to_baseline, rank_ranges
 from normbench.report.stats import mean_band
+from normbench.report.verdicts import compare_to_baseline, rank_ranges
 
 NUM_EXPERIMENTS = 40_000
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normbench.records import read_experiment, read_run
-from normbench.report.cells import sensitivity_cells
-from normbench.report.figures import panels, setting_title
-from normbench.report.groups import sections
+from normbench.report.build_table import comparison_tables, seconds_to_reach
+from normbench.report.columns import sensitivity_cells
+from normbench.report.figure_style import panels, setting_title
+from normbench.report.grouping import sections
 from normbench.report.page import make_page
 from normbench.report.stats import summarize
 from normbench.report.sweeps import learning_rate_sensitivity, sweep_figure, sweeps
-from normbench.report.tables import comparison_tables, seconds_to_reach
-from normbench.report.timing import accuracy_over_time
+from normbench.report.time_curves import accuracy_over_time
+from normbench.runs.records import read_experiment, read_run
 
 NewRun = Callable[..., Path]
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from normbench.errors import UnknownNameError
-from normbench.records import read_experiment
-from normbench.report.groups import sections
-from normbench.report.rows import Row, Table
-from normbench.report.tables import comparison_tables
+from normbench.report.build_table import comparison_tables
+from normbench.report.grouping import sections
+from normbench.report.table import Row, Table
+from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
 

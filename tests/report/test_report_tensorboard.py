@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from normbench.errors import EnvironmentProblem
-from normbench.records import read_experiment, read_run
 from normbench.report.tensorboard import FILE_NAME, require_tensorboard, write_run_tensorboard, write_tensorboard
+from normbench.runs.records import read_experiment, read_run
 
 
 def read(folder: Path) -> Any:

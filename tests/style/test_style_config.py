@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from style_cases import tiny_run
 
+from normbench.config.load import load_config
 from normbench.errors import ConfigError
-from normbench.loader import load_config
 from normbench.style.config import load_style_config, run_configs
 
 CONFIG = Path(__file__).parents[2] / "configs" / "style.yaml"

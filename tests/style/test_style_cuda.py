@@ -8,7 +8,7 @@ import pytest
 import torch
 from style_cases import TINY
 
-from normbench.engine.events import FactsLearned
+from normbench.runs.events import FactsLearned
 from normbench.style.config import load_style_config, run_configs
 from normbench.style.events import StyleEvent, StyleSteps
 from normbench.style.training import train_style_run

@@ -10,8 +10,8 @@ import scipy.stats
 from style_cases import TINY, photograph, tiny_run
 
 from normbench.errors import UnknownNameError
-from normbench.folders import write_experiment
-from normbench.records import State
+from normbench.runs.records import State
+from normbench.runs.writer import write_experiment
 from normbench.style.config import StyleRunConfig, load_style_config
 from normbench.style.events import StepLosses
 from normbench.style.figures import loss_figure

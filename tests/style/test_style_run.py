@@ -12,12 +12,12 @@ from local_worker import LocalWorker
 from style_cases import tiny_run
 
 from normbench.errors import DivergedError, FolderError, RunError
+from normbench.experiment.worker_process import Worker
 from normbench.style.config import StyleRunConfig
 from normbench.style.events import StyleEvent, StyleSteps
 from normbench.style.records import read_style_experiment, read_style_run
 from normbench.style.run import Happening, StyleFolder, StyleRunBusy, StyleRunEnded, StyleRunner, planned_state
 from normbench.style.training import train_style_run
-from normbench.workers import Worker
 
 CONFIGS = [tiny_run("in"), tiny_run("none")]
 

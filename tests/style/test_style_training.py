@@ -11,12 +11,12 @@ from PIL import Image
 from style_cases import photograph, tiny_run
 from torch import nn
 
-from normbench.data.batches import DeviceImages, normalize
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.checkpoint import CheckpointError
-from normbench.engine.events import CheckpointFailed, FactsLearned
 from normbench.errors import ConfigError, DataError, DivergedError
 from normbench.models.stylenet import StyleTransferNet
 from normbench.norms import make_norm
+from normbench.runs.events import CheckpointFailed, FactsLearned
 from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, stylize
 from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from normbench.kernels import norm_act, plan, reference, unsupported_reason
+from normbench.kernels import norm_act, reference, unsupported_reason
+from normbench.kernels import tiling as plan
 from normbench.kernels.check.cases import LAYERS, LEARNED, NORMS, Case, compile_cases, relative_errors
 from normbench.kernels.check.head import check_head, time_head
 from normbench.kernels.check.images import check_images, time_images

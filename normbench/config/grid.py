@@ -1,0 +1,83 @@
+"""The points of a config's ``grid:``, each as a config of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from normbench.config.messages import Key
+from normbench.config.overrides import assign
+from normbench.config.schema import ExperimentConfig, spell_out_lr
+from normbench.errors import ConfigError
+
+_NOT_IN_GRID = {
+    "norm": "norms are listed in `norms`, each variant with its options",
+    "norms": "norms are listed in `norms`, each variant with its options",
+    "seed": "seeds are listed in `seeds`",
+    "seeds": "seeds are listed in `seeds`",
+    "name": "one experiment has one name",
+    "baseline": "one experiment has one baseline",
+    "grid": "a grid has no grid",
+    "batch_one": "it is a probe of a comparison without a grid",
+    "probe": "it is no setting",
+}
+
+
+def cell_data(
+    experiment: ExperimentConfig, data: Mapping[str, Any], origins: Mapping[Key, str]
+) -> Iterator[tuple[str, dict[str, Any], dict[Key, str]]]:
+    """Yield each point of the grid in words, what the config says there, and the origins of its values.
+
+    Nothing without a grid. Its last path varies fastest. Values are not checked yet.
+
+    Raises:
+        ConfigError: a path cannot be in a grid, or its values would not reach every norm.
+    """
+    grid = experiment.grid
+    for path in grid:
+        _check(experiment, path, _origin(origins, path))
+    if grid and experiment.batch_one is not None:
+        where = origins.get(("batch_one",), "config")
+        raise ConfigError(f"{where}: batch_one: {_NOT_IN_GRID['batch_one']}; put batch size 1 into the grid instead")
+    choices = [[(path, position, value) for position, value in enumerate(values)] for path, values in grid.items()]
+    for chosen in product(*choices) if choices else ():
+        cell: dict[str, Any] = {key: copy.deepcopy(value) for key, value in data.items() if key != "grid"}
+        cell_origins = dict(origins)
+        for path, position, value in chosen:
+            origin = _origin(origins, path, position)
+            assign(cell, cell_origins, path, copy.deepcopy(value), origin)
+            parts = path.split(".")
+            for length in range(1, len(parts)):  # sections that the file does not write
+                cell_origins.setdefault(tuple(parts[:length]), origin)
+        yield ", ".join(_in_words(path, value) for path, _, value in chosen), cell, cell_origins
+
+
+def _check(experiment: ExperimentConfig, path: str, origin: str) -> None:
+    first, _, field = path.partition(".")
+    if first in _NOT_IN_GRID:
+        raise ConfigError(f"{origin}: grid: {path} cannot be in a grid: {_NOT_IN_GRID[first]}")
+    if path.endswith(".lr") and f"{path.removesuffix('.lr')}.learning_rate" in experiment.grid:
+        raise ConfigError(f"{origin}: grid: lr and learning_rate are the same setting; give one of them")
+    if first == "train":
+        (field,) = spell_out_lr({field: None}) if field else ("",)
+        for position, norm in enumerate(experiment.norms):
+            if field in spell_out_lr(norm.train) or (norm.train and not field):
+                raise ConfigError(
+                    f"{origin}: grid: {path} would not reach norms.{position} ({norm.name}), which sets it for itself"
+                )
+
+
+def _in_words(path: str, value: Any) -> str:
+    """Return ``batch size 4`` or ``resnet9``."""
+    if isinstance(value, Mapping):
+        value = value.get("name", value)
+    return str(value) if isinstance(value, str) else f"{path.rpartition('.')[2].replace('_', ' ')} {value}"
+
+
+def _origin(origins: Mapping[Key, str], path: str, position: int | None = None) -> str:
+    """Return where a path of the grid, or one of its values, was written: ``train.lr`` or ``train: {lr: ...}``."""
+    written = {".".join(map(str, key)): origin for key, origin in origins.items() if key[:1] == ("grid",)}
+    found = (written.get(f"grid.{path}.{position}"), written.get(f"grid.{path}"), written.get("grid"))
+    return next((origin for origin in found if origin is not None), "config")

@@ -1,0 +1,1 @@
+"""One training step: eager, fused, captured."""

@@ -1,0 +1,308 @@
+"""Launches the kernels as differentiable functions: what is allocated, kept and passed.
+
+Imported only where Triton is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normbench.kernels import group_kernels, position_kernels
+from normbench.kernels.launch import launch
+from normbench.kernels.spec import NormActSpec
+from normbench.kernels.support import is_channels_last, unsupported_reason
+from normbench.kernels.tiling import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
+
+
+class Parameters(NamedTuple):
+    """Learned parameters, each ``(C,)`` or absent; also their gradients."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    extra: Tensor | None
+
+
+@dataclass(frozen=True)
+class Running:
+    """BatchNorm's running statistics, and how to use them."""
+
+    mean: Tensor
+    var: Tensor
+    num_batches: Tensor | None
+    momentum: float
+    frozen: bool
+    """Normalize by them, rather than update them."""
+
+
+def norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None) -> Tensor:
+    """See `normbench.kernels.norm_act`."""
+    reason = unsupported_reason(x, spec)
+    if reason is not None:
+        raise ValueError(reason)
+    if running is not None and spec.scope != "batch":
+        raise ValueError(f"running statistics go with the scope 'batch', not {spec.scope!r}")
+    if parameters.extra is not None and spec.activation not in ("tlu", "gate"):
+        raise ValueError(f"activation {spec.activation!r} takes no extra parameter")
+    y: Tensor
+    if spec.scope == "position":
+        y = PositionNormAct.apply(x, *parameters, spec)
+    elif running is not None and running.frozen:
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters)):
+            raise ValueError("no gradient through running statistics; use torch.no_grad()")
+        y, _, _ = group_forward(x, spec, parameters, running)
+    else:
+        y = GroupNormAct.apply(x, *parameters, spec, running)
+    return y
+
+
+class GroupNormAct(torch.autograd.Function):
+    """Scopes ``sample`` and ``batch``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        extra: Tensor | None,
+        spec: NormActSpec,
+        running: Running | None,
+    ) -> Tensor:
+        """Return the output and keep `x` and the statistics."""
+        y, mean, rstd = group_forward(x, spec, Parameters(weight, bias, extra), running)
+        ctx.spec = spec
+        ctx.save_for_backward(x, mean, rstd, weight, bias, extra)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of the three parameters."""
+        x, mean, rstd, *parameters = ctx.saved_tensors
+        dx, gradients = group_backward(grad, x, mean, rstd, ctx.spec, Parameters(*parameters))
+        return (dx, *gradients, None, None)
+
+
+class PositionNormAct(torch.autograd.Function):
+    """Scope ``position``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, extra: Tensor | None, spec: NormActSpec
+    ) -> Tensor:
+        """Return the output and keep `x`."""
+        ctx.spec = spec
+        ctx.save_for_backward(x, weight, bias)
+        return position_forward(x, spec, Parameters(weight, bias, extra))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of the parameters."""
+        x, weight, bias = ctx.saved_tensors
+        dx, gradients = position_backward(grad, x, ctx.spec, Parameters(weight, bias, None))
+        return (dx, *gradients, None)
+
+
+def group_forward(
+    x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
+    samples, rows, channels, groups, plan = layout(x, spec, backward=False)
+    across = spec.scope == "batch"
+    kept = (1 if across else samples, groups)
+    y = torch.empty_like(x)
+    mean = x.new_empty(kept, dtype=torch.float32) if spec.centered else None
+    rstd = x.new_empty(kept, dtype=torch.float32)
+    frozen = running is not None and running.frozen
+    updated: tuple[Tensor | None, Tensor | None, Tensor | None, float] = (None, None, None, 0.0)
+    if running is not None and not frozen:
+        updated = (running.mean, running.var, running.num_batches, running.momentum)
+    shape = (rows, channels, groups, plan.blocks)
+    grid = (samples * plan.chunks * plan.blocks,)
+    tile = group_tile(x, spec, plan)
+    code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec)}
+    if not plan.split and not frozen:
+        launch(
+            group_kernels.whole_forward, grid,
+            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+        )  # fmt: skip
+        return y, mean, rstd
+
+    chunking = (plan.chunks, plan.chunk_tiles)
+    if running is not None and frozen:
+        part_mean, part_var = running.mean, running.var
+        merged = (1, 1, rows)
+    else:
+        parts = (samples * plan.chunks, groups)
+        part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
+        merged = (plan.chunks * (samples if across else 1), plan.chunks, plan.chunk_tiles * plan.block_r)
+        launch(group_kernels.split_statistics, grid, x, part_mean, part_var, *shape, *chunking, **tile)
+    launch(
+        group_kernels.split_forward, grid,
+        x, y, part_mean, part_var, mean, rstd, *parameters, *updated, spec.eps, *shape, *chunking, *merged,
+        ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
+    )  # fmt: skip
+    return y, mean, rstd
+
+
+def group_backward(
+    grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
+) -> tuple[Tensor, Parameters]:
+    """Return the gradients of x and of the parameters."""
+    samples, rows, channels, groups, plan = layout(x, spec, backward=True)
+    across = spec.scope == "batch"
+    dy = like(grad, x)
+    dx = torch.empty_like(x)
+    terms = 2 if parameters.extra is None else 3
+    learnable = any(parameter is not None for parameter in parameters)
+    shape = (rows, channels, groups, plan.blocks)
+    grid = (samples * plan.chunks * plan.blocks,)
+    tile = group_tile(x, spec, plan)
+    code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec), "TERMS": terms}
+    sums = None
+    if not plan.split:
+        shares = x.new_empty((samples, terms, channels), dtype=torch.float32) if learnable else None
+        launch(
+            group_kernels.whole_backward, grid,
+            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+        )  # fmt: skip
+        sums = None if shares is None else summed(shares)
+    else:
+        chunking = (plan.chunks, plan.chunk_tiles)
+        shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
+        launch(
+            group_kernels.split_gradients, grid,
+            x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile,
+        )  # fmt: skip
+        # Where samples share their statistics, the kernel merges the shares of all anyway.
+        sums = x.new_empty((terms, channels), dtype=torch.float32) if across and learnable else None
+        launch(
+            group_kernels.split_backward, grid,
+            x, dy, dx, shares, mean, rstd, *parameters, sums, *shape, *chunking,
+            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
+        )  # fmt: skip
+        if learnable and not across:
+            sums = summed(shares)
+    return dx, gradients_from(sums, parameters)
+
+
+def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Tensor:
+    """Return the output."""
+    n, channels, h, w = x.shape
+    plan = plan_positions(n * h * w, channels)
+    y = torch.empty_like(x)
+    launch(
+        position_kernels.position_forward, (plan.tiles,),
+        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan),
+    )  # fmt: skip
+    return y
+
+
+def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Parameters]:
+    """Return the gradients of x and of the parameters."""
+    n, channels, h, w = x.shape
+    plan = plan_positions(n * h * w, channels)
+    dx = torch.empty_like(x)
+    weight, bias, _ = parameters
+    shares = None
+    if weight is not None or bias is not None:
+        shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
+    launch(
+        position_kernels.position_backward, (plan.programs,),
+        x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
+        STAGES=stages(x.element_size()), **position_tile(x, spec, plan),
+    )  # fmt: skip
+    return dx, gradients_from(None if shares is None else summed(shares), parameters)
+
+
+def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return ``(parts, terms, C)`` summed over the parts and rounded to `dtype`, in one small launch."""
+    parts, terms, channels = shares.shape
+    if parts == 1:
+        return shares[0].to(dtype)
+    sums = shares.new_empty((terms, channels), dtype=dtype)
+    plan = plan_sums(parts, terms * channels)
+    launch(
+        group_kernels.add_shares, (plan.programs,),
+        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps,
+    )  # fmt: skip
+    return sums
+
+
+def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
+    """Launch all that `norm_act` and its gradient launch on tensors like these, for `launch.compile_all`."""
+    if spec.scope == "position":
+        position_backward(position_forward(x, spec, parameters), x, spec, parameters)
+        return
+    states: list[Running | None] = [None]
+    if running:
+        mean, var = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+        states = [Running(mean, var, x.new_empty((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
+    for state in states:
+        y, mean_kept, rstd = group_forward(x, spec, parameters, state)
+    group_backward(y, x, mean_kept, rstd, spec, parameters)
+
+
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupPlan]:
+    """Return samples, rows, channels, groups and the plan. In channels_last a batch is one sample of N*H*W rows."""
+    n, channels, h, w = x.shape
+    across = spec.scope == "batch"
+    samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
+    groups = spec.num_groups(channels)
+    plan = plan_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    return samples, rows, channels, groups, plan
+
+
+def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
+    """Return the compile-time arguments that all group kernels take."""
+    return {
+        "CHANNELS_LAST": is_channels_last(x),
+        "CENTERED": spec.centered,
+        "GROUP_SIZE": plan.group_size,
+        "GROUP_PAD": plan.group_pad,
+        "BLOCK_R": plan.block_r,
+        "BLOCK_C": plan.block_c,
+        "STAGES": stages(x.element_size()),
+        "num_warps": plan.num_warps,
+    }
+
+
+def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str, Any]:
+    """Return the compile-time arguments of the position kernels."""
+    return {
+        "CHANNELS_LAST": is_channels_last(x),
+        "CENTERED": spec.centered,
+        "ACTIVATION": spec.activation,
+        "BLOCK_R": plan.block_r,
+        "BLOCK_C": plan.block_c,
+        "num_warps": plan.num_warps,
+    }
+
+
+def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
+    """Pick from ``(terms, C)``, in the order bias, weight, extra, the gradients of the parameters that there are."""
+    if sums is None:
+        return Parameters(None, None, None)
+    weight, bias, extra = parameters
+    return Parameters(
+        None if weight is None else sums[1],
+        None if bias is None else sums[0],
+        None if extra is None else sums[2],
+    )
+
+
+def extra_default(spec: NormActSpec) -> float:
+    """Return what an absent `extra` stands for."""
+    return 1.0 if spec.activation == "gate" else 0.0
+
+
+def like(grad: Tensor, x: Tensor) -> Tensor:
+    """Return `grad` in the dtype and memory format of `x`."""
+    memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return grad.to(x.dtype).contiguous(memory_format=memory_format)

@@ -1,0 +1,78 @@
+"""Launches the mean over positions with a linear layer as a differentiable function. Imported only where Triton is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normbench.kernels import pooled_linear_kernels as head_kernels
+from normbench.kernels import tiling as plan
+from normbench.kernels.launch import launch
+from normbench.kernels.support import can_pool_linear
+from normbench.kernels.tiling import ceil_div, power_of_two
+
+
+def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `normbench.kernels.pooled_linear`."""
+    if not can_pool_linear(x, weight.shape, weight.dtype):
+        raise ValueError("no kernel for this input and weight: see can_pool_linear")
+    y: Tensor = PooledLinear.apply(x, weight.contiguous(), bias)
+    return y
+
+
+class PooledLinear(torch.autograd.Function):
+    """The mean and the product with the gradients of input, weight and bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output and keep the means."""
+        y, means = forward(x, weight, bias)
+        ctx.save_for_backward(means, weight)
+        ctx.size, ctx.has_bias = x.shape[2:], bias is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the gradients of input, weight and bias."""
+        means, weight = ctx.saved_tensors
+        return backward(grad, means, weight, ctx.size, has_bias=ctx.has_bias)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the output, ``(N, K)``, and the means, ``(N, C)``, in the dtype of `x`."""
+    samples, channels, height, width = x.shape
+    y, means = x.new_empty((samples, len(weight))), x.new_empty((samples, channels))
+    block_p, block_k, block_c = (power_of_two(size) for size in (height * width, len(weight), channels))
+    launch(
+        head_kernels.forward, (samples,),
+        x, weight, bias, means, y,
+        POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight),
+        BLOCK_P=block_p, BLOCK_C=block_c, BLOCK_K=block_k,
+        num_warps=plan.num_warps(max(block_p, block_k) * block_c),
+    )  # fmt: skip
+    return y, means
+
+
+def backward(
+    grad: Tensor, means: Tensor, weight: Tensor, size: torch.Size, *, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of input, channels_last, weight and bias; the same for the same input, bit for bit."""
+    samples, channels = means.shape
+    height, width = size
+    grad = grad.to(weight.dtype).contiguous()
+    dx = means.new_empty((samples, height, width, channels))
+    dweight = torch.empty_like(weight)
+    dbias = weight.new_empty(len(weight)) if has_bias else None
+    weight_blocks = ceil_div(channels, plan.HEAD_CHANNELS) * ceil_div(len(weight), plan.HEAD_CLASSES)
+    launch(
+        head_kernels.backward, (weight_blocks + samples,),
+        grad, means, weight, dx, dweight, dbias, samples,
+        POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight), BLOCK_C=power_of_two(channels),
+        BLOCK_N=plan.HEAD_SAMPLES, BLOCK_K=plan.HEAD_CLASSES, WEIGHT_C=plan.HEAD_CHANNELS, STAGES=plan.HEAD_STAGES,
+        num_warps=plan.HEAD_WARPS,
+    )  # fmt: skip
+    return dx.permute(0, 3, 1, 2), dweight, dbias

@@ -1,0 +1,263 @@
+"""The curves: loss against iteration and accuracy by epoch. Every function returns a matplotlib `Figure`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normbench.report.figure_style import (
+    MAX_CLEAR_LINES,
+    Panel,
+    add_legend,
+    figure_style,
+    line_style,
+    new_figure,
+    panel_styles,
+    settle,
+)
+from normbench.report.grouping import Group
+from normbench.report.palette import Style
+from normbench.report.stats import mean_band, summarize
+from normbench.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+Curve = NDArray[np.float64]
+
+SMOOTHING = 0.03
+"""Width of the moving average as a share of the longest run."""
+MAX_POINTS = 1500
+"""Longer raw lines are drawn by the least and the greatest value of each stretch, which looks the same."""
+NUM_MARKERS = 7
+
+
+def loss_curves(shown: Sequence[Panel]) -> Figure:
+    """Draw training loss against iteration: each step thin, the moving average thick, seeds combined."""
+    with figure_style():
+        figure, all_axes = new_figure(shown)
+        chosen = panel_styles(shown)
+        few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
+        limits = _loss_limits(shown[: len(all_axes)], few)
+        for axes, panel in zip(all_axes, shown, strict=False):
+            window = smoothing_window(max((run.step_losses.size for run in _runs([panel])), default=0))
+            axes.set_ylim(*limits)
+            for position, group in enumerate(panel.groups):
+                offset = position / len(panel.groups)
+                _draw_loss(axes, group, chosen[group.norm, group.label], window, offset, few)
+            _label(axes, "iteration", "training loss (nats)")
+            if not any(run.step_losses.size for run in _runs([panel])):
+                _say_empty(axes)
+        explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
+        if few:
+            explanation += ["thin: loss of each step, mean over seeds", *_explain_band(shown)]
+        add_legend(figure, shown, explanation, extra=_end_marks(shown))
+        return settle(figure)
+
+
+def accuracy_curves(shown: Sequence[Panel]) -> Figure:
+    """Draw test accuracy by epoch: the mean over seeds and its 95 % t interval."""
+    with figure_style():
+        from matplotlib.ticker import MaxNLocator
+
+        figure, all_axes = new_figure(shown)
+        chosen = panel_styles(shown)
+        few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
+        for axes, panel in zip(all_axes, shown, strict=False):
+            for group in panel.groups:
+                _draw_accuracy(axes, group, chosen[group.norm, group.label], few)
+            if not few:
+                _draw_last_intervals(axes, panel)
+            last = max((len(run.epochs) for run in _runs([panel])), default=1)
+            ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, max(2, last))
+            axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
+            _label(axes, "epoch", "test accuracy (%)")
+            if not any(run.epochs for run in _runs([panel])):
+                _say_empty(axes)
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -2.0), min(high, 102.0))
+        bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
+        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (bars,))]
+        add_legend(figure, shown, explanation, extra=_end_marks(shown))
+        return settle(figure)
+
+
+def run_loss_curve(run: RunRecord) -> Figure:
+    """Draw one run's loss against iteration."""
+    return loss_curves([Panel("", (Group(run.config.label, run.config.norm.name, {}, (), (run,), 1),))])
+
+
+def smoothing_window(num_steps: int) -> int:
+    """Return the odd number of steps that the moving average of a run of `num_steps` spans."""
+    return 2 * (int(num_steps * SMOOTHING) // 2) + 1
+
+
+def smooth(losses: Curve, window: int) -> Curve:
+    """Return the centered moving average; near the start the window shrinks, so that the first value stays itself."""
+    index = np.arange(losses.size)
+    half = window // 2
+    first = np.maximum(index - half, 0)
+    last = np.minimum(np.minimum(index + half, 2 * index), losses.size - 1)
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    return np.asarray((sums[last + 1] - sums[first]) / (last - first + 1), dtype=np.float64)
+
+
+def thin_out(values: Curve, max_points: int = MAX_POINTS) -> tuple[Curve, Curve]:
+    """Return steps (1 is the first) and values of at most about `max_points` points, extremes kept."""
+    steps = np.arange(1, values.size + 1, dtype=np.float64)
+    if values.size <= max_points:
+        return steps, values
+    edges = np.linspace(0, values.size, max_points // 2 + 1).astype(int)
+    kept: set[int] = {0, values.size - 1}
+    for start, stop in pairwise(edges):
+        kept.update((start + int(values[start:stop].argmin()), start + int(values[start:stop].argmax())))
+    index = np.array(sorted(kept))
+    return steps[index], values[index]
+
+
+def finite_part(losses: Curve) -> Curve:
+    """Return the losses before the first that is not finite."""
+    broken = np.flatnonzero(~np.isfinite(losses))
+    return losses[: broken[0]] if broken.size else losses
+
+
+def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: float, few: bool) -> None:
+    completed = [finite_part(run.step_losses) for run in group.completed]
+    length = min((losses.size for losses in completed), default=0)
+    if length:
+        raw = np.stack([losses[:length] for losses in completed])
+        mean, half_width = mean_band(np.stack([smooth(losses, window) for losses in raw]))
+        steps, drawn = _every(mean)
+        if few:
+            axes.plot(*thin_out(raw.mean(axis=0)), color=style.color, linewidth=0.4, alpha=0.35, zorder=1)
+        if few and half_width is not None:
+            _, half = _every(half_width)
+            axes.fill_between(steps, drawn - half, drawn + half, color=style.color, alpha=0.18, linewidth=0, zorder=2)
+        spacing = max(1, steps.size // NUM_MARKERS)
+        axes.plot(
+            steps,
+            drawn,
+            color=style.color,
+            linestyle=line_style(style),
+            marker=style.marker,
+            markevery=(int(offset * spacing), spacing),
+            zorder=3,
+        )
+    for run in group.runs:
+        losses = finite_part(run.step_losses)
+        if run not in group.completed and losses.size:
+            _draw_unfinished(axes, run, style, *_every(smooth(losses, window)), top=axes.get_ylim()[1])
+
+
+def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
+    completed = [[100 * epoch.test_accuracy for epoch in run.epochs] for run in group.completed]
+    length = min((len(accuracies) for accuracies in completed), default=0)
+    if length:
+        mean, half_width = mean_band([accuracies[:length] for accuracies in completed])
+        epochs = np.arange(1, length + 1)
+        if few and half_width is not None and length > 1:
+            axes.fill_between(epochs, mean - half_width, mean + half_width, color=style.color, alpha=0.18, linewidth=0)
+        axes.errorbar(
+            epochs,
+            mean,
+            yerr=half_width if few and length == 1 else None,
+            capsize=3,
+            color=style.color,
+            linestyle=line_style(style),
+            marker=style.marker,
+            markevery=max(1, length // 12),
+        )
+    for run in group.runs:
+        if run not in group.completed and run.epochs:
+            accuracies = np.array([100 * epoch.test_accuracy for epoch in run.epochs])
+            _draw_unfinished(axes, run, style, np.arange(1.0, accuracies.size + 1), accuracies, top=100.0)
+
+
+def _draw_last_intervals(axes: Axes, panel: Panel) -> None:
+    """Draw the interval of each norm's last accuracy side by side right of the curves; the means keep the scale."""
+    limits = axes.get_ylim()
+    last = max((len(run.epochs) for run in _runs([panel])), default=1)
+    chosen = panel_styles([panel])
+    step = 0.25 * max(1, last - 1) / len(panel.groups)
+    for position, group in enumerate(panel.groups, start=1):
+        estimate = summarize(list(group.accuracies.values()))
+        if estimate is not None and estimate.half_width is not None:
+            x, mean, half_width = last + position * step, 100 * estimate.mean, 100 * estimate.half_width
+            color = chosen[group.norm, group.label].color
+            axes.errorbar([x], [mean], yerr=[half_width], color=color, marker="_", capsize=0, linewidth=1)
+    axes.set_ylim(*limits)
+
+
+def _draw_unfinished(axes: Axes, run: RunRecord, style: Style, x: Curve, y: Curve, top: float) -> None:
+    """Draw a run that entered no mean: a thin line whose end, at most at `top`, says what became of it."""
+    axes.plot(x, y, color=style.color, linewidth=0.8, linestyle=line_style(style), zorder=2.5)
+    axes.plot(
+        x[-1:],
+        np.minimum(y[-1:], top),
+        color=style.color,
+        marker="x" if run.status.state == "diverged" else "o",
+        markerfacecolor="none",
+        markersize=6,
+        clip_on=False,
+        zorder=4,
+    )
+
+
+def _loss_limits(shown: Sequence[Panel], show_raw: bool) -> tuple[float, float]:
+    """Return one scale for all panels, set by the completed runs, so that an exploding one does not flatten them."""
+    runs = [run for run in _runs(shown) if run.status.state == "completed"] or _runs(shown)
+    drawn = [losses for run in runs if (losses := finite_part(run.step_losses)).size]
+    if not drawn:
+        return 0.0, 1.0
+    smoothed = [smooth(losses, smoothing_window(losses.size)) for losses in drawn]
+    top = max(float(np.percentile(losses, 99.8)) for losses in (drawn if show_raw else smoothed))
+    bottom = min(float(losses.min()) for losses in smoothed)
+    return max(0.0, bottom - 0.12 * (top - bottom)), top + 0.04 * (top - bottom) + 1e-9
+
+
+def _runs(shown: Sequence[Panel]) -> list[RunRecord]:
+    return [run for panel in shown for group in panel.groups for run in group.runs]
+
+
+def _every(values: Curve) -> tuple[Curve, Curve]:
+    """Return steps and values of at most `MAX_POINTS` equally spaced points, for lines that are smooth already."""
+    index = np.unique(np.linspace(0, values.size - 1, min(values.size, MAX_POINTS)).astype(int))
+    return index + 1.0, values[index]
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    """Name the axes; inside a grid of panels only the outer ones."""
+    axes.set_xlabel(x)
+    place = axes.get_subplotspec()
+    if place is None or place.is_first_col():
+        axes.set_ylabel(y)
+
+
+def _explain_band(shown: Sequence[Panel]) -> list[str]:
+    """Say what the band is, where there is one."""
+    counts = [len(group.completed) for panel in shown for group in panel.groups]
+    return ["band: 95 % t interval over n seeds"] if any(count > 1 for count in counts) else ["one seed: no interval"]
+
+
+def _end_marks(shown: Sequence[Panel]) -> list[Line2D]:
+    """Return legend entries for the ends of lines that stopped early, where there are any."""
+    from matplotlib.lines import Line2D
+
+    states = {run.status.state for run in _runs(shown)}
+    marks = []
+    if "diverged" in states:
+        marks.append(Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="x", label="diverged there"))
+    if states & {"failed", "interrupted", "running"}:
+        mark = Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="o", markerfacecolor="none", label="unfinished")
+        marks.append(mark)
+    return marks
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", va="center")

@@ -1,0 +1,216 @@
+"""Which runs belong together: repeats of one configuration, and what was measured under equal conditions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from normbench.errors import UnknownNameError
+from normbench.runs.records import ExperimentRecord, RunRecord, State
+
+Scalar = bool | int | float | str | None
+Fields = Mapping[str, Scalar]
+"""A configuration by dotted path: ``train.batch_size`` -> 64."""
+
+Setting = tuple[tuple[str, Scalar], ...]
+"""The fields that vary between groups, less the norm's own, with this group's values."""
+
+ENVIRONMENT_KEYS = ("device_name", "torch", "cuda", "precision", "memory_format")
+DEFAULT_BASELINE = "bn"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration, which differ in nothing but the seed."""
+
+    label: str
+    """How tables and legends call the norm; unique among groups of the same setting."""
+    norm: str
+    """The norm's key, by which figures choose its style."""
+    fields: Fields
+    setting: Setting
+    """Everything but norm and seed; groups are compared with each other where these are equal."""
+    runs: tuple[RunRecord, ...]
+    num_planned: int
+    """Runs that the experiment asks for; at least those that were started."""
+
+    @property
+    def completed(self) -> tuple[RunRecord, ...]:
+        """The runs that enter means."""
+        return tuple(run for run in self.runs if run.status.state == "completed" and run.summary is not None)
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy by seed, of completed runs only."""
+        return {run.config.seed: run.summary.test_accuracy for run in self.completed if run.summary is not None}
+
+    @property
+    def states(self) -> Counter[State]:
+        """How many runs are in which state."""
+        return Counter(run.status.state for run in self.runs)
+
+    @property
+    def count_text(self) -> str:
+        """Write the runs as ``4/5, 1 diverged``."""
+        rest = [f"{count} {state}" for state, count in sorted(self.states.items()) if state != "completed"]
+        if not_started := self.num_planned - len(self.runs):
+            rest.append(f"{not_started} not started")
+        return ", ".join([f"{len(self.completed)}/{self.num_planned}", *rest])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Groups measured on the same device with the same software: what may stand in one table."""
+
+    environment: Mapping[str, str]
+    groups: tuple[Group, ...]
+    varied: tuple[str, ...]
+    """Dotted paths of the fields, other than the norm's, that differ between groups."""
+    baseline: str | None
+    """Label of the norm that the others are compared with."""
+    num_planned: int
+    """Runs that the experiment asks for, also of configurations that no run has begun."""
+
+    @property
+    def by_setting(self) -> list[tuple[Group, ...]]:
+        """The groups that may be compared with each other, numbers of the setting in increasing order."""
+        found: dict[Setting, list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(group.setting, []).append(group)
+        return [tuple(found[setting]) for setting in sorted(found, key=order_of_setting)]
+
+    @property
+    def norm_paths(self) -> dict[str, list[str]]:
+        """How norms ran (``fused``, ``native: <reason>``), each with the labels of those that ran so."""
+        found: dict[str, list[str]] = {}
+        for group in self.groups:
+            for path in dict.fromkeys(run.environment.get("norm_path") for run in group.runs):
+                if path and group.label not in found.setdefault(path, []):
+                    found[path].append(group.label)
+        return found
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """All runs of all groups."""
+        return [run for group in self.groups for run in group.runs]
+
+
+def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple[Section, ...]:
+    """Sort an experiment's runs into sections and groups; more than one section where the measurements do not mix.
+
+    Raises:
+        UnknownNameError: `baseline` is given and no run has that norm.
+    """
+    if baseline is not None:
+        names = dict.fromkeys(name for run in experiment.runs for name in (run.config.label, run.config.norm.name))
+        if baseline not in names:
+            raise UnknownNameError("baseline norm", baseline, names)
+    wanted = baseline or experiment.settings.get("baseline") or DEFAULT_BASELINE
+    by_environment: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    for run, environment in zip(experiment.runs, environments(experiment.runs), strict=True):
+        by_environment.setdefault(environment, []).append(run)
+    seeds = experiment.settings.get("seeds", ())
+    is_whole = len(by_environment) == 1
+    num_seeds = len(seeds) if isinstance(seeds, list | tuple) and is_whole else 0
+    num_planned = num_seeds * _num_configurations(experiment.settings)
+    overridden = _overridden(experiment)
+    return tuple(
+        _section(dict(environment), runs, overridden, num_seeds, num_planned, wanted)
+        for environment, runs in by_environment.items()
+    )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Return nested mappings as one, keyed by dotted path."""
+    flat: dict[str, Scalar] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str | None) else str(value)
+    return flat
+
+
+def order_of_setting(setting: Setting) -> list[tuple[float, str]]:
+    """Order numbers by size and before words."""
+    return [
+        (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in setting
+    ]
+
+
+def environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]:
+    """Return what each run was measured on; a run that recorded nothing counts with the others of its device."""
+    found = [
+        tuple((key, str(run.environment[key])) for key in ENVIRONMENT_KEYS if run.environment.get(key) is not None)
+        for run in runs
+    ]
+    common: dict[str, tuple[tuple[str, str], ...]] = {}
+    for run, environment in zip(runs, found, strict=True):
+        if environment:
+            common.setdefault(run.config.device, environment)
+    return [
+        (("device", run.config.device), *(environment or common.get(run.config.device, ())))
+        for run, environment in zip(runs, found, strict=True)
+    ]
+
+
+def _num_configurations(settings: Mapping[str, Any]) -> int:
+    """Return how many norms there are times how many points of the grid."""
+    grid = settings.get("grid") or {}
+    return len(settings.get("norms") or ()) * math.prod(len(values) for values in grid.values())
+
+
+def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
+    """Return the training fields that some norm sets for itself: they belong to the norm, not to the setting."""
+    own = [norm.get("train") or {} for norm in experiment.settings.get("norms", []) if isinstance(norm, Mapping)]
+    own += [run.config.norm.train for run in experiment.runs]
+    return frozenset(f"train.{'learning_rate' if key == 'lr' else key}" for train in own for key in train)
+
+
+def _section(
+    environment: Mapping[str, str],
+    runs: Iterable[RunRecord],
+    overridden: frozenset[str],
+    num_seeds: int,
+    num_planned: int,
+    baseline: str,
+) -> Section:
+    members: dict[tuple[tuple[str, Scalar], ...], list[RunRecord]] = {}
+    for run in runs:
+        fields = flatten(run.config.model_dump(exclude={"seed"}))
+        members.setdefault(tuple(sorted(fields.items())), []).append(run)
+    keys = sorted({path for fields in members for path, _ in fields if not path.startswith("norm.")})
+    varied = tuple(key for key in keys if len({dict(fields).get(key) for fields in members}) > 1)
+    shared = [key for key in varied if key not in overridden]
+    found = [(dict(items), group_runs) for items, group_runs in members.items()]
+    settings = [tuple((key, fields.get(key)) for key in shared) for fields, _ in found]
+    labels = _unique_labels([group_runs[0] for _, group_runs in found], settings)
+    groups = tuple(
+        Group(
+            label, group_runs[0].config.norm.name, fields, setting, tuple(group_runs), max(len(group_runs), num_seeds)
+        )
+        for (fields, group_runs), setting, label in zip(found, settings, labels, strict=True)
+    )
+    by_name = [group.label for group in groups if group.norm == baseline]
+    resolved = baseline if baseline in labels else by_name[0] if by_name else None
+    num_planned = max(num_planned, sum(group.num_planned for group in groups))
+    return Section(environment, groups, varied, resolved, num_planned)
+
+
+def _unique_labels(runs: Sequence[RunRecord], settings: Sequence[Hashable]) -> list[str]:
+    """Return the norms' labels; where two of a setting are the same, with options, then numbers."""
+    labels = [run.config.label for run in runs]
+    counts = Counter(zip(settings, labels, strict=True))
+    for index, (run, setting) in enumerate(zip(runs, settings, strict=True)):
+        if counts[setting, labels[index]] > 1 and run.config.norm.options:
+            options = ", ".join(f"{name}={value}" for name, value in run.config.norm.options.items())
+            labels[index] = f"{labels[index]} ({options})"
+    used: Counter[tuple[Hashable, str]] = Counter()
+    for index, setting in enumerate(settings):
+        used[setting, labels[index]] += 1
+        if (number := used[setting, labels[index]]) > 1:
+            labels[index] = f"{labels[index]} #{number}"
+    return labels

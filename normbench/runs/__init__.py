@@ -1,0 +1,1 @@
+"""What is on disk: records, their writer, provenance and times. Needs no torch."""

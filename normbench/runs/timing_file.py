@@ -1,0 +1,135 @@
+"""``timing.json`` of an experiment: its norms' training steps, timed in turn in one process. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from normbench.config.schema import RunConfig
+from normbench.errors import RunError
+
+TIMING_FILE = "timing.json"
+
+MACHINE_KEYS = ("device", "device_name", "torch", "cuda")
+"""What of an environment must be equal for a time to hold there."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class TimedNorm(_Row):
+    """One norm's times."""
+
+    label: str
+    config: Mapping[str, Any]
+    """See `timing_config`."""
+    seconds_per_step: tuple[float, ...]
+    """One a round, the mean over a block of steps. The rounds of a session's norms belong together."""
+    steps_per_block: int
+    steps_per_epoch: float
+    """Images of an epoch over images of a step."""
+
+    @cached_property
+    def key(self) -> str:
+        """See `timing_key`."""
+        return _key(self.config)
+
+    @property
+    def epoch_seconds(self) -> tuple[float, ...]:
+        """The time of an epoch's training steps, one a round."""
+        return tuple(self.steps_per_epoch * seconds for seconds in self.seconds_per_step)
+
+
+class SkippedNorm(_Row):
+    """A norm that could not be timed."""
+
+    label: str
+    config: Mapping[str, Any]
+    reason: str
+
+    @cached_property
+    def key(self) -> str:
+        """See `timing_key`."""
+        return _key(self.config)
+
+
+class TimingSession(_Row):
+    """Norms of one setting that were timed against each other, round by round."""
+
+    environment: Mapping[str, Any]
+    measured_at: str
+    """UTC, ISO 8601."""
+    timed: tuple[TimedNorm, ...]
+    skipped: tuple[SkippedNorm, ...] = ()
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Of the norms that were timed."""
+        return frozenset(norm.key for norm in self.timed)
+
+    @property
+    def skipped_keys(self) -> frozenset[str]:
+        """Of the norms that could not be."""
+        return frozenset(norm.key for norm in self.skipped)
+
+    def norm(self, key: str) -> TimedNorm:
+        """Return the norm with that key, one of `keys`."""
+        return next(norm for norm in self.timed if norm.key == key)
+
+
+class Timing(_Row):
+    """All that was timed of an experiment."""
+
+    schema_version: int = 1
+    sessions: tuple[TimingSession, ...] = ()
+
+    def on(self, environment: Mapping[str, Any]) -> list[TimingSession]:
+        """Return the sessions that were measured on the machine and versions of `environment`."""
+        wanted = machine_of(environment)
+        return [session for session in self.sessions if machine_of(session.environment) == wanted]
+
+
+def timing_config(config: RunConfig) -> dict[str, Any]:
+    """Return what the time of a run's epoch depends on, but for the machine: no learning rate and no seed."""
+    return {
+        "norm": {"name": config.norm.name, "options": dict(config.norm.options)},
+        "model": config.model.model_dump(mode="json"),
+        "dataset": config.dataset.model_dump(mode="json"),
+        "train": config.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"}),
+        "device": config.device,
+    }
+
+
+def timing_key(config: RunConfig) -> str:
+    """Return `timing_config` as text, equal for runs whose epochs take the same time on the same machine."""
+    return _key(timing_config(config))
+
+
+def machine_of(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the machine and versions that a time was measured on."""
+    return tuple(str(environment.get(key)) for key in MACHINE_KEYS)
+
+
+def read_timing(folder: Path) -> Timing:
+    """Return what was timed of the experiment in `folder`; nothing where there is no timing.json.
+
+    Raises:
+        RunError: timing.json cannot be understood.
+    """
+    path = folder / TIMING_FILE
+    try:
+        return Timing.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Timing()
+    except (OSError, ValueError, ValidationError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -1,0 +1,1 @@
+"""What happens inside a training process: runs are built, trained and timed here."""
