@@ -23,7 +23,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
     import normbench.kernels.image_conv
-    import normbench.kernels.norm_act
+    import normbench.kernels.norm_activation
     import normbench.kernels.train_step
 
     del os.environ["TRITON_INTERPRET"]

@@ -103,7 +103,7 @@ def _norm(
     extra: Tensor | None,
     running: bool,
 ) -> None:
-    from normbench.kernels.norm_act import Parameters, launch_all
+    from normbench.kernels.norm_activation import Parameters, launch_all
 
     launch_all(x, spec, Parameters(weight, bias, extra), running=running)
 
@@ -115,7 +115,7 @@ def _image_conv(images: Tensor, weight: Tensor) -> None:
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    from normbench.kernels.pooled_linear import backward, forward
+    from normbench.kernels.pool_linear import backward, forward
 
     y, means = forward(x, weight, bias)
     backward(y, means, weight, x.shape[2:], has_bias=bias is not None)

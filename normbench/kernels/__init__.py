@@ -77,7 +77,7 @@ def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     Raises:
         ValueError: `can_pool_linear` says no.
     """
-    from normbench.kernels.pooled_linear import pooled_linear as launch
+    from normbench.kernels.pool_linear import pooled_linear as launch
 
     return launch(x, weight, bias)
 
@@ -121,8 +121,8 @@ def norm_act(
     Raises:
         ValueError: `unsupported_reason` has a reason, or an argument does not go with `spec`.
     """
-    from normbench.kernels.norm_act import Parameters, Running
-    from normbench.kernels.norm_act import norm_act as launch
+    from normbench.kernels.norm_activation import Parameters, Running
+    from normbench.kernels.norm_activation import norm_act as launch
 
     running = None
     if running_mean is not None and running_var is not None:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from normbench.kernels import image_conv_kernels
 from normbench.kernels import tiling as plan
 from normbench.kernels.launch import launch
-from normbench.kernels.norm_act import summed
+from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import can_convolve_images
 from normbench.kernels.tiling import ceil_div, power_of_two
 

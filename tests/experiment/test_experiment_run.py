@@ -11,7 +11,6 @@ import torch
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, make_row, whole_run
 
-from normbench import folders as folder_module
 from normbench.errors import DataError, DivergedError, FolderError
 from normbench.experiment.runner import (
     ExperimentRunner,
@@ -23,6 +22,7 @@ from normbench.experiment.runner import (
     planned_state,
 )
 from normbench.experiment.worker_process import Worker
+from normbench.runs import writer as folder_module
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.runs.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
 from normbench.runs.run_folder import RunFolder

@@ -231,7 +231,7 @@ def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
 
 
 def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from normbench.kernels.norm_act import summed
+    from normbench.kernels.norm_activation import summed
 
     monkeypatch.setattr(plan, "SUM_TILE", 64)
     shares = torch.randn(37, 2, 21, generator=torch.Generator().manual_seed(0))

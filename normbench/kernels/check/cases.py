@@ -77,7 +77,7 @@ def compile_cases(cases: Iterable[Case]) -> None:
 
 
 def _launch(case: Case) -> None:
-    from normbench.kernels.norm_act import Parameters, launch_all
+    from normbench.kernels.norm_activation import Parameters, launch_all
 
     x, parameters, _ = case.draw()
     launch_all(x, case.spec, Parameters(*parameters), running=False)

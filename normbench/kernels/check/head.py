@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from normbench.kernels.check.cases import relative_errors
 from normbench.kernels.check.timing import graph_us
-from normbench.kernels.pooled_linear import backward, forward
+from normbench.kernels.pool_linear import backward, forward
 
 SHAPES = (
     (64, 512, 4, 4, 10), (1024, 512, 4, 4, 10), (16, 512, 4, 4, 10), (1, 512, 1, 1, 7), (5, 96, 7, 7, 10),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import pooled_linear_kernels as head_kernels
+from normbench.kernels import pool_linear_kernels as head_kernels
 from normbench.kernels import tiling as plan
 from normbench.kernels.launch import launch
 from normbench.kernels.support import can_pool_linear
