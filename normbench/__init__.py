@@ -1,8 +1,10 @@
 """NormBench compares normalization layers on CIFAR-10.
 
-    from normbench import NormResNet, make_norm
+    import normbench
 
-    net = NormResNet(norm=make_norm("gn", groups=4))   # (N, 3, 32, 32) -> (N, 10)
+    result = normbench.compare("tutorial", seeds=3)      # trains, or continues; result.table(), .rows(), .figures()
+    rows = normbench.load_runs("runs/tutorial")          # a row for each recorded run
+    net = normbench.NormResNet(norm=normbench.make_norm("gn", groups=4))  # (N, 3, 32, 32) -> (N, 10)
 
 The names below load on first use, so that `import normbench` itself needs no torch.
 """
@@ -15,22 +17,44 @@ from typing import TYPE_CHECKING, Any
 from normbench.version import __version__
 
 if TYPE_CHECKING:
+    from normbench.config.schema import ExperimentConfig
+    from normbench.experiment.api import compare, train
+    from normbench.experiment.comparison import Comparison
     from normbench.models.normresnet import NormResNet
     from normbench.norms import NORMS, NormFactory, make_norm
     from normbench.report.load import load_runs
 
 _EXPORTS = {
     "NORMS": "normbench.norms",
+    "Comparison": "normbench.experiment.comparison",
+    "ExperimentConfig": "normbench.config.schema",
     "NormFactory": "normbench.norms",
     "NormResNet": "normbench.models.normresnet",
+    "compare": "normbench.experiment.api",
     "load_runs": "normbench.report.load",
     "make_norm": "normbench.norms",
+    "train": "normbench.experiment.api",
 }
 
-__all__ = ["NORMS", "NormFactory", "NormResNet", "__version__", "load_runs", "make_norm"]
+__all__ = [
+    "NORMS",
+    "Comparison",
+    "ExperimentConfig",
+    "NormFactory",
+    "NormResNet",
+    "__version__",
+    "compare",
+    "load_runs",
+    "make_norm",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'normbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

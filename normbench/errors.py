@@ -9,7 +9,8 @@
     │   └── FolderError       3   a folder cannot be written
     │       └── FolderBusyError   another process is writing it
     ├── DivergedError         1   a training loss is not finite
-    └── RunError              1   a recorded run cannot be read
+    ├── RunError              1   a recorded run cannot be read
+    └── WorkerError           1   a training process died, or met a bug
 
 The command line prints the message and exits with the code; anything else is a bug and keeps its traceback.
 """
@@ -17,13 +18,18 @@ The command line prints the message and exits with the code; anything else is a 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class NormBenchError(Exception):
-    """A problem a user can understand and act on."""
+    """A problem a user can understand and act on. It can be sent from one process to another, with its fields."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to build the error again without calling its class, whose arguments may be others than `args`."""
+        return _restore, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(NormBenchError, ValueError):
@@ -70,6 +76,17 @@ class DivergedError(NormBenchError):
 
 class RunError(NormBenchError):
     """A recorded run cannot be read."""
+
+
+class WorkerError(NormBenchError):
+    """A training process died, or what it was asked to do raised what is no user's problem."""
+
+
+def _restore(kind: type[NormBenchError], arguments: tuple[Any, ...], fields: Mapping[str, Any]) -> NormBenchError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(fields)
+    return error
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:

@@ -1,15 +1,15 @@
-"""A worker without a process: the same messages from the same generator functions."""
+"""A worker without a process: the same messages from the same functions."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
-from normbench.experiment.worker_process import Failed, Finished, Message, Worker, WorkerError, Yielded, failure_from
+from normbench.errors import WorkerError
+from normbench.experiment.worker_process import Failed, Finished, Message, Worker, Yielded, failure_from
 
-DIED = Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", exit_code=1)
+DIED = Failed(WorkerError("the training process was killed by SIGKILL (out of memory?)"))
 
 
 class Killed(Exception):
@@ -23,7 +23,7 @@ class LocalWorker:
         self,
         environment: Mapping[str, str] | None = None,
         *,
-        preload: str | None = None,
+        preload: Callable[[], object] | None = None,
         script: Callable[..., Iterator[Any]] | None = None,
     ) -> None:
         self.environment = environment or {}
@@ -33,15 +33,23 @@ class LocalWorker:
         self.num_revived = 0
         self.was_killed = False
 
-    def submit(self, target: str, *arguments: Any) -> None:
-        module, _, function = target.partition(":")
-        run = self._script or getattr(importlib.import_module(module), function)
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.submitted.append(arguments)
-        self._generator = run(*arguments)
         self._stop = False
+        self._message: Message | None = None
+        try:
+            result = (self._script or function)(*arguments)
+            if isinstance(result, Generator):
+                self._generator = result
+            else:
+                self._message = Finished(result)
+        except Exception as error:
+            self._message = failure_from(error)
         self._bell.send(None)  # there is something to receive from now on
 
     def receive(self) -> Message:
+        if self._message is not None:
+            return self._end(self._message)
         try:
             if self._stop:
                 self._generator.close()
@@ -58,13 +66,11 @@ class LocalWorker:
         self.connection.recv()
         return message
 
-    def call(self, target: str, *arguments: Any) -> Any:
-        module, _, function = target.partition(":")
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            values = list(getattr(importlib.import_module(module), function)(*arguments))
+            return function(*arguments)
         except Exception as error:
-            raise WorkerError(failure_from(error)) from error
-        return values[-1] if values else None
+            raise failure_from(error).error from error
 
     result = Worker.result
 

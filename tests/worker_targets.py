@@ -1,4 +1,4 @@
-"""Generator functions for worker processes to run."""
+"""Functions for worker processes to run."""
 
 import os
 import sys
@@ -6,26 +6,35 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from normbench.errors import DataError
-
-MODULE = "worker_targets"
+from normbench.errors import DataError, UnknownNameError
 
 
 def count(stop: int) -> Iterator[int]:
     yield from range(stop)
 
 
-def identity() -> Iterator[tuple[int, str | None]]:
-    yield os.getpid(), os.environ.get("NORMBENCH_TEST")
+def identity() -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("NORMBENCH_TEST")
 
 
-def is_loaded(module: str) -> Iterator[bool]:
-    yield module in sys.modules
+def import_wave() -> None:
+    import wave  # noqa: F401
 
 
-def complain() -> Iterator[None]:
+def import_nothing() -> None:
+    import no.such.module  # noqa: F401
+
+
+def is_loaded(module: str) -> bool:
+    return module in sys.modules
+
+
+def complain() -> None:
     raise DataError("no data there")
-    yield
+
+
+def misspell() -> None:
+    raise UnknownNameError("norm", "gnn", ("bn", "gn"))
 
 
 def crash() -> Iterator[None]:

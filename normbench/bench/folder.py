@@ -12,7 +12,7 @@ from normbench.bench.results import LayerResults, TrainResults
 from normbench.bench.tables import BenchTable, layer_tables, to_markdown, train_tables
 from normbench.errors import FolderError, RunError
 from normbench.report.figure_style import save_figure
-from normbench.runs.records import write_text_atomically
+from normbench.runs.atomic import write_text_atomically
 
 RESULTS_FILE = "results.json"
 TABLE_FILE = "table.md"

@@ -11,9 +11,10 @@ from normbench.config.load import load_config
 from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
 from normbench.errors import ConfigError, UnknownNameError
-from normbench.experiment.plan import PlanError, draft_runs, finish_plans
+from normbench.experiment.plan import draft_runs, finish_plans
 from normbench.models import MODELS
 from normbench.norms import AnyNormFactory
+from normbench.worker.targets import DraftError, resolve_runs
 
 Factory = TypeVar("Factory", bound=AnyNormFactory)
 
@@ -66,12 +67,12 @@ def _configs(variant: str, batch_size: int, flags: Mapping[str, Any], settings: 
         raise ConfigError("bench: one seed and no grid; --batch-sizes and --variants say what is compared")
     drafts = draft_runs(loaded)
     try:
-        plans = next(finish_plans(drafts))
-    except PlanError as error:
-        raise ConfigError(str(error).partition("|")[2]) from error
+        plans = finish_plans(drafts, resolve_runs(drafts))
+    except DraftError as error:
+        raise ConfigError(str(error)) from error
     except ConfigError as error:
         raise ConfigError(f"variant {variant}: {error}") from error
-    return [plan.config for plan in plans]
+    return [plan.config for plan in plans if isinstance(plan.config, RunConfig)]
 
 
 def names(option: str, text: str) -> list[str]:

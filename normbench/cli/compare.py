@@ -22,7 +22,6 @@ from normbench.cli.options import (
     TensorBoardOption,
     given,
 )
-from normbench.cli.training_process import start_training_process
 
 
 def compare(
@@ -51,20 +50,28 @@ def compare(
 
     Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
     """
-    with start_training_process() as worker:  # first: the imports below take time, and its own take more
-        from normbench.cli.configs import find_config
-        from normbench.cli.running import RunOptions, execute
-        from normbench.config.load import load_config
+    from normbench.cli.running import execute
+    from normbench.config.built_in import find_config
 
-        flags: dict[str, Any] = {
-            "seeds": seeds,
-            "baseline": baseline,
-            "device": device,
-            "train.precision": precision,
-            "train.engine": engine,
-            "name": name,
-        }
-        loaded = load_config(find_config(config), settings=set_ or [], flags=given(flags))
-        options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
-        code = execute(loaded, options, worker)
-    raise typer.Exit(code)
+    flags: dict[str, Any] = {
+        "seeds": seeds,
+        "baseline": baseline,
+        "device": device,
+        "train.precision": precision,
+        "train.engine": engine,
+        "name": name,
+    }
+    execute(
+        find_config(config),
+        set_ or [],
+        given(flags),
+        default_name="train",
+        dry_run=dry_run,
+        json_output=json_output,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        force=force,
+        retry=retry,
+        keep_checkpoint=keep_checkpoint,
+        tensorboard=tensorboard,
+    )

@@ -10,8 +10,7 @@ from pathlib import Path
 from normbench.cli.console import print_table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.runner import planned_state
-from normbench.runs.writer import is_due
+from normbench.runs.writer import is_due, planned_state
 
 
 def print_dry_run(

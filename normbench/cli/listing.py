@@ -86,7 +86,7 @@ def datasets(json_output: JsonOption = False) -> None:
 @app.command()
 def configs(json_output: JsonOption = False) -> None:
     """List the built-in configs."""
-    from normbench.cli.configs import built_in_configs
+    from normbench.config.built_in import built_in_configs
 
     first_lines = {
         name: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")

@@ -1,4 +1,4 @@
-"""``normbench plots``: redraw every figure and table from what is recorded, of classifiers and of style transfer."""
+"""``normbench plots``: redraw every figure and table from what is recorded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def plots(
     from normbench.errors import FolderError, RunError
     from normbench.report import write_report, write_run_report
     from normbench.runs.records import find_runs
-    from normbench.style.report import write_style_report, write_style_run_report
 
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    run_folders, style_runs = find_runs(folder, "**"), find_runs(folder, "**", of_style=True)
-    if not run_folders and not style_runs:
+    run_folders = find_runs(folder, "**")
+    if not run_folders:
         raise RunError(f"{folder}: no runs there")
     written = []
     try:
@@ -31,10 +30,6 @@ def plots(
             written += write_run_report(run)
         for experiment in sorted({run.parent for run in run_folders if run != folder}):
             written += write_report(experiment, baseline=baseline)
-        for run in style_runs:
-            written += write_style_run_report(run)
-        for experiment in sorted({run.parent for run in style_runs if run != folder}):
-            written += write_style_report(experiment, baseline=baseline)
     except OSError as error:
         raise FolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
     print("\n".join(map(str, written)))

@@ -22,31 +22,22 @@ def report(
 
     Example: normbench report runs/tutorial
     """
-    from normbench.cli.console import note
     from normbench.errors import RunError
     from normbench.report import write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
-    from normbench.runs.records import STATUS_FILE, find_runs
-    from normbench.style.report import write_style_report
+    from normbench.runs.records import STATUS_FILE
 
     if tensorboard:
         require_tensorboard()
     if (folder / STATUS_FILE).exists():
         raise RunError(f"{folder}: this is one run; `normbench show` prints it, and a report is over {folder.parent}")
-    style_experiments = sorted({run.parent for run in find_runs(folder, "**", of_style=True)})
     written = {}
-    if find_runs(folder, "**") or not style_experiments:
-        for experiment in load_experiments(folder):
-            paths = write_report_of(experiment, baseline=baseline, margin=margin / 100)
-            if tensorboard:
-                paths.append(write_tensorboard(experiment))
-            written[str(experiment.folder)] = [str(path) for path in paths]
-    for style_experiment in style_experiments:
+    for experiment in load_experiments(folder):
+        paths = write_report_of(experiment, baseline=baseline, margin=margin / 100)
         if tensorboard:
-            note(f"normbench: {style_experiment}: no TensorBoard files for style transfer")
-        paths = write_style_report(style_experiment, baseline=baseline)
-        written[str(style_experiment)] = [str(path) for path in paths]
+            paths.append(write_tensorboard(experiment))
+        written[str(experiment.folder)] = [str(path) for path in paths]
     if json_output:
         print(json.dumps({"schema_version": 1, "written": written}, indent=2))
     else:

@@ -12,7 +12,6 @@ from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
     from normbench.runs.records import RunRecord
-    from normbench.style.records import StyleRun
 
 
 def show(
@@ -26,11 +25,9 @@ def show(
 
     Example: normbench show runs/tutorial/gn-norm_resnet-bs64-s0-3f2a9c1b
     """
-    from normbench.runs.records import is_style_run, read_run
-    from normbench.style.records import read_style_run
+    from normbench.runs.records import read_run
 
-    folder = find_run(run, runs_dir)
-    record = read_style_run(folder) if is_style_run(folder) else read_run(folder)
+    record = read_run(find_run(run, runs_dir))
     if json_output:
         print(json.dumps(as_json(record), indent=2))
     else:
@@ -62,15 +59,9 @@ def find_run(name: str, runs_dir: Path) -> Path:
     return found[0]
 
 
-def as_json(record: RunRecord | StyleRun) -> dict[str, Any]:
+def as_json(record: RunRecord) -> dict[str, Any]:
     """Return all that the run's files say but the losses of single steps."""
-    from normbench.runs.records import RunRecord
-
-    if isinstance(record, RunRecord):
-        epochs = {"epochs": [epoch.model_dump() for epoch in record.epochs]}
-        num_steps = len(record.step_losses)
-    else:
-        epochs, num_steps = {}, len(record.losses)
+    epochs = {"epochs": [epoch.model_dump() for epoch in record.epochs]} if record.task.has_epochs else {}
     return {
         "schema_version": 1,
         "run": record.run_id,
@@ -78,7 +69,7 @@ def as_json(record: RunRecord | StyleRun) -> dict[str, Any]:
         "status": record.status.model_dump(),
         "summary": record.summary.model_dump() if record.summary else None,
         **epochs,
-        "num_steps_recorded": num_steps,
+        "num_steps_recorded": len(record.step_losses),
         "config": record.config.model_dump(mode="json"),
         "environment": dict(record.environment),
         "files": _files(record.folder),
@@ -92,7 +83,7 @@ def _files(folder: Path) -> dict[str, int]:
     }
 
 
-def _print(record: RunRecord | StyleRun) -> None:
+def _print(record: RunRecord) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -14,10 +14,13 @@ from normbench.cli.options import (
     DryRunOption,
     EngineOption,
     ForceOption,
+    JsonOption,
+    KeepOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
     SetOption,
+    TensorBoardOption,
     given,
 )
 
@@ -53,15 +56,17 @@ def train(
     force: ForceOption = False,
     retry: RetryOption = False,
     dry_run: DryRunOption = False,
+    keep_checkpoint: KeepOption = False,
+    tensorboard: TensorBoardOption = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Train one network that gives any image the style of one.
 
     Example: normbench stylize train --style painting.jpg --norm in
     """
-    from normbench.cli.stylize_running import StyleOptions, execute
-    from normbench.config.load import parse_options
+    from normbench.cli.running import execute
+    from normbench.config.yaml_reader import parse_options
     from normbench.errors import ConfigError
-    from normbench.style.config import load_style_config
 
     if norm is None and config is None:
         raise ConfigError("stylize train: give --norm (in, for a start) or --config FILE")
@@ -69,6 +74,7 @@ def train(
         raise ConfigError("--norm-option needs --norm")
     options = parse_options("--norm-option", norm_option or [])
     flags: dict[str, Any] = {
+        "task": "style_transfer",
         "norms": None if norm is None else [{"name": norm, "options": options}],
         "style": style,
         "content": content,
@@ -79,8 +85,20 @@ def train(
         "device": device,
         "name": name,
     }
-    experiment = load_style_config(config, settings=set_ or [], flags=given(flags))
-    raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
+    execute(
+        config,
+        set_ or [],
+        given(flags),
+        default_name="stylize",
+        dry_run=dry_run,
+        json_output=json_output,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        force=force,
+        retry=retry,
+        keep_checkpoint=keep_checkpoint,
+        tensorboard=tensorboard,
+    )
 
 
 @app.command()
@@ -98,16 +116,19 @@ def compare(
     force: ForceOption = False,
     retry: RetryOption = False,
     dry_run: DryRunOption = False,
+    keep_checkpoint: KeepOption = False,
+    tensorboard: TensorBoardOption = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Compare norms: train a network with each and each seed, then draw curves, pictures and the effect of contrast.
 
     Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
     """
-    from normbench.cli.configs import find_config
-    from normbench.cli.stylize_running import StyleOptions, execute
-    from normbench.style.config import load_style_config
+    from normbench.cli.running import execute
+    from normbench.config.built_in import find_config
 
     flags = {
+        "task": "style_transfer",
         "seeds": seeds,
         "baseline": baseline,
         "device": device,
@@ -115,8 +136,20 @@ def compare(
         "train.engine": engine,
         "name": name,
     }
-    experiment = load_style_config(find_config(config), settings=set_ or [], flags=given(flags))
-    raise typer.Exit(execute(experiment, StyleOptions(runs_dir, data_dir, force, retry, dry_run)))
+    execute(
+        find_config(config),
+        set_ or [],
+        given(flags),
+        default_name="stylize",
+        dry_run=dry_run,
+        json_output=json_output,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        force=force,
+        retry=retry,
+        keep_checkpoint=keep_checkpoint,
+        tensorboard=tensorboard,
+    )
 
 
 @app.command()
@@ -132,8 +165,8 @@ def apply(
     from normbench.errors import ConfigError
     from normbench.style.apply import stylize
     from normbench.style.images import ImageError, read_image, write_image
-    from normbench.style.records import MODEL_FILE
     from normbench.style.training import load_style_model
+    from normbench.tasks.style_transfer import MODEL_FILE
 
     targets = [out / f"{image.stem}-stylized.png" for image in images]
     if len(set(targets)) < len(targets):

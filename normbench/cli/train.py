@@ -22,7 +22,6 @@ from normbench.cli.options import (
     TensorBoardOption,
     given,
 )
-from normbench.cli.training_process import start_training_process
 
 
 def train(
@@ -63,24 +62,33 @@ def train(
         raise ConfigError("train: give --norm (see `normbench list norms`) or --config FILE")
     if norm_option and norm is None:
         raise ConfigError("--norm-option needs --norm")
-    with start_training_process() as worker:  # first: the imports below take time, and its own take more
-        from normbench.cli.running import RunOptions, execute
-        from normbench.config.load import load_config, parse_options
+    from normbench.cli.running import execute
+    from normbench.config.yaml_reader import parse_options
 
-        flags: dict[str, Any] = {
-            "norm": {"name": norm, "options": parse_options("--norm-option", norm_option)} if norm_option else norm,
-            "model": model,
-            "dataset": dataset,
-            "train.epochs": epochs,
-            "train.batch_size": batch_size,
-            "train.lr": lr,
-            "seed": seed,
-            "device": device,
-            "train.precision": precision,
-            "train.engine": engine,
-            "name": name,
-        }
-        loaded = load_config(config, settings=set_ or [], flags=given(flags), default_name="train")
-        options = RunOptions(runs_dir, data_dir, force, retry, dry_run, keep_checkpoint, tensorboard, json_output)
-        code = execute(loaded, options, worker)
-    raise typer.Exit(code)
+    flags: dict[str, Any] = {
+        "norm": {"name": norm, "options": parse_options("--norm-option", norm_option)} if norm_option else norm,
+        "model": model,
+        "dataset": dataset,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "seed": seed,
+        "device": device,
+        "train.precision": precision,
+        "train.engine": engine,
+        "name": name,
+    }
+    execute(
+        config,
+        set_ or [],
+        given(flags),
+        default_name="train",
+        dry_run=dry_run,
+        json_output=json_output,
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        force=force,
+        retry=retry,
+        keep_checkpoint=keep_checkpoint,
+        tensorboard=tensorboard,
+    )

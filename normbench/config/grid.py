@@ -9,7 +9,7 @@ from typing import Any
 
 from normbench.config.messages import Key
 from normbench.config.overrides import assign
-from normbench.config.schema import ExperimentConfig, spell_out_lr
+from normbench.config.schema import BaseExperimentConfig, spell_out_lr
 from normbench.errors import ConfigError
 
 _NOT_IN_GRID = {
@@ -26,7 +26,7 @@ _NOT_IN_GRID = {
 
 
 def cell_data(
-    experiment: ExperimentConfig, data: Mapping[str, Any], origins: Mapping[Key, str]
+    experiment: BaseExperimentConfig, data: Mapping[str, Any], origins: Mapping[Key, str]
 ) -> Iterator[tuple[str, dict[str, Any], dict[Key, str]]]:
     """Yield each point of the grid in words, what the config says there, and the origins of its values.
 
@@ -38,7 +38,7 @@ def cell_data(
     grid = experiment.grid
     for path in grid:
         _check(experiment, path, _origin(origins, path))
-    if grid and experiment.batch_one is not None:
+    if grid and getattr(experiment, "batch_one", None) is not None:
         where = origins.get(("batch_one",), "config")
         raise ConfigError(f"{where}: batch_one: {_NOT_IN_GRID['batch_one']}; put batch size 1 into the grid instead")
     choices = [[(path, position, value) for position, value in enumerate(values)] for path, values in grid.items()]
@@ -54,7 +54,7 @@ def cell_data(
         yield ", ".join(_in_words(path, value) for path, _, value in chosen), cell, cell_origins
 
 
-def _check(experiment: ExperimentConfig, path: str, origin: str) -> None:
+def _check(experiment: BaseExperimentConfig, path: str, origin: str) -> None:
     first, _, field = path.partition(".")
     if first in _NOT_IN_GRID:
         raise ConfigError(f"{origin}: grid: {path} cannot be in a grid: {_NOT_IN_GRID[first]}")

@@ -1,4 +1,4 @@
-"""Config files, ``--set`` and flags -> `ExperimentConfig`.
+"""Reads config files, ``--set`` and flags into a validated experiment.
 
 Errors name file, line, path, value, what is allowed and the nearest valid name.
 One precedence: flag > --set > file > default.
@@ -6,6 +6,7 @@ One precedence: flag > --set > file > default.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,20 +16,48 @@ from typing import Any
 from pydantic import ValidationError
 
 from normbench.config.grid import cell_data
-from normbench.config.messages import Key, explain, located
+from normbench.config.messages import Key, Sections, explain, located
 from normbench.config.overrides import assign
-from normbench.config.schema import ExperimentConfig, NormConfig, TrainConfig
+from normbench.config.schema import (
+    BatchOneConfig,
+    DatasetConfig,
+    ExperimentConfig,
+    LearningRateScaling,
+    ModelConfig,
+    NormConfig,
+    TrainConfig,
+)
+from normbench.config.style import StyleExperimentConfig, StyleTrainConfig
 from normbench.config.yaml_reader import parse_options, parse_value, read_yaml
-from normbench.errors import ConfigError
+from normbench.errors import ConfigError, UnknownNameError
 
-__all__ = ["LoadedConfig", "load_config", "parse_options", "read_settings", "train_for"]
+__all__ = ["LoadedConfig", "load_config", "parse_options", "task_name"]
+
+AnyExperiment = ExperimentConfig | StyleExperimentConfig
+
+_SECTIONS: Mapping[str, Sections] = {
+    "classification": {
+        "": ExperimentConfig,
+        "norms": NormConfig,
+        "model": ModelConfig,
+        "dataset": DatasetConfig,
+        "train": TrainConfig,
+        "lr_scaling": LearningRateScaling,
+        "batch_one": BatchOneConfig,
+    },
+    "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
+}
+"""The sections of a config by task and name; the whole of it by the empty name."""
+
+_KEY_BEFORE_TASKS = "style"
+"""Configs written before they had ``task:`` are of style transfer if they have this key."""
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
     """A valid experiment and where each of its values came from."""
 
-    experiment: ExperimentConfig
+    experiment: AnyExperiment
     origins: Mapping[Key, str] = field(default_factory=dict)
     point: str = ""
     """Where in a grid the experiment is: ``batch size 4, lr 0.001``."""
@@ -46,21 +75,28 @@ class LoadedConfig:
         return ConfigError(located(self.origins, path, str(message)))
 
 
+def task_name(data: Mapping[str, Any]) -> str:
+    """Return the name of the task that a config, or the recorded config of a run, is of."""
+    return str(data.get("task") or ("style_transfer" if _KEY_BEFORE_TASKS in data else "classification"))
+
+
 def load_config(
-    file: Path | None,
+    source: Path | Mapping[str, Any] | None,
     *,
     settings: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     default_name: str = "train",
 ) -> LoadedConfig:
-    """Read `file`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
+    """Read `source`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
+
+    `source` is a YAML file, what one would hold as a mapping, or None where settings and flags say everything.
 
     A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line.
     """
-    data, origins = read_settings(file, settings, flags or {}, default_name)
+    data, origins = _settings(source, settings, flags or {}, default_name)
     base = _validated(data, origins)
     cells: list[LoadedConfig] = []
     problems: dict[str, None] = {}  # cells share most of their values, and so their problems
@@ -75,29 +111,36 @@ def load_config(
 
 
 def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedConfig:
+    task = task_name(data)
+    if task not in _SECTIONS:
+        raise ConfigError(located(origins, ("task",), str(UnknownNameError("task", task, _SECTIONS))))
+    sections = _SECTIONS[task]
+    schema: type[AnyExperiment] = sections[""]  # type: ignore[assignment]
     try:
-        experiment = ExperimentConfig.model_validate(data)
+        experiment = schema.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, origins))) from None
-    problems = list(_norm_overrides(experiment, origins))
+        raise ConfigError("\n".join(explain(error, origins, sections))) from None
+    problems = list(_norm_overrides(experiment, origins, sections))
     if problems:
         raise ConfigError("\n".join(problems))
     return LoadedConfig(experiment, origins)
 
 
-def read_settings(
-    file: Path | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str
+def _settings(
+    source: Path | Mapping[str, Any] | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str
 ) -> tuple[dict[str, Any], dict[Key, str]]:
-    """Return what `file`, `settings` and `flags` say together, not validated, and where each value was written.
+    """Return what `source`, `settings` and `flags` say together, not validated, and where each value was written.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or a setting is not ``path=value``.
     """
     data: dict[str, Any] = {}
     origins: dict[Key, str] = {}
-    if file is not None:
-        data, origins = read_yaml(file)
-        default_name = re.sub(r"[^a-z0-9._+-]+", "_", file.stem.lower()).lstrip("._+-")[:64] or default_name
+    if isinstance(source, Mapping):
+        data = copy.deepcopy(dict(source))
+    elif source is not None:
+        data, origins = read_yaml(source)
+        default_name = re.sub(r"[^a-z0-9._+-]+", "_", source.stem.lower()).lstrip("._+-")[:64] or default_name
     for setting in settings:
         dotted, equals, text = setting.partition("=")
         if not equals or not dotted.strip():
@@ -109,17 +152,9 @@ def read_settings(
     return data, origins
 
 
-def train_for(experiment: ExperimentConfig, norm: NormConfig) -> TrainConfig:
-    """Return the training settings of one norm: the experiment's, overridden by its own; the learning rate scaled."""
-    own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
-    train = TrainConfig.model_validate({**experiment.train.model_dump(), **own})
-    rate = experiment.lr_scaling.learning_rate(train.learning_rate, train.batch_size)
-    return train.model_copy(update={"learning_rate": rate})
-
-
-def _norm_overrides(experiment: ExperimentConfig, origins: Mapping[Key, str]) -> Iterable[str]:
+def _norm_overrides(experiment: AnyExperiment, origins: Mapping[Key, str], sections: Sections) -> Iterable[str]:
     for position, norm in enumerate(experiment.norms):
         try:
-            train_for(experiment, norm)
+            experiment.train_for(norm)
         except ValidationError as error:
-            yield from explain(error, origins, prefix=("norms", position, "train"))
+            yield from explain(error, origins, sections, prefix=("norms", position, "train"))

@@ -8,31 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from normbench.config.schema import (
-    BatchOneConfig,
-    DatasetConfig,
-    ExperimentConfig,
-    LearningRateScaling,
-    ModelConfig,
-    NormConfig,
-    TrainConfig,
-)
+from normbench.config.schema import BatchOneConfig
 from normbench.errors import suggestion
 
 Key = tuple[str | int, ...]
 
 Sections = Mapping[str, type[BaseModel]]
 """The sections of a kind of config by name, the whole of it by the empty name."""
-
-_SECTIONS: Sections = {
-    "": ExperimentConfig,
-    "norms": NormConfig,
-    "model": ModelConfig,
-    "dataset": DatasetConfig,
-    "train": TrainConfig,
-    "lr_scaling": LearningRateScaling,
-    "batch_one": BatchOneConfig,
-}
 
 
 def dotted_path(path: Key) -> str:
@@ -67,9 +49,7 @@ def _spellings(path: Key) -> Iterable[Key]:
         yield ({"norms": "norm", "seeds": "seed"}[str(path[0])], *path[2:])
 
 
-def explain(
-    error: ValidationError, origins: Mapping[Key, str], prefix: Key = (), sections: Sections = _SECTIONS
-) -> Iterable[str]:
+def explain(error: ValidationError, origins: Mapping[Key, str], sections: Sections, prefix: Key = ()) -> Iterable[str]:
     """Yield one line a problem; `prefix` is the path of what was validated, in a config made of `sections`."""
     seen: set[Key] = set()
     problems = error.errors()
@@ -126,7 +106,7 @@ def _message(problem: Any, path: Key, sections: Sections) -> str:
 
 def _section(path: Key, sections: Sections) -> type[BaseModel] | None:
     if len(path) >= 3 and path[0] == "norms" and path[-1] == "train":
-        return TrainConfig
+        return sections["train"]
     names = [str(part) for part in path if isinstance(part, str)]
     return sections.get(".".join(names)) if len(names) <= 1 else None
 

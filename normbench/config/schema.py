@@ -1,8 +1,11 @@
-"""What an experiment is: frozen, validated models of a config file. `loader.py` reads the files."""
+"""Frozen, validated models of what every config file can say, and of what one that compares classifiers says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Annotated, Any, Literal
 
@@ -22,10 +25,15 @@ Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Options = Mapping[StrictStr, Value]
 Device = Literal["cpu", "cuda", "mps"]
 
+DEFAULT_BASELINE = "bn"
+"""The norm that others are compared with where none is named and it takes part."""
+
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A model whose values cannot be changed, without keys that it does not name, of finite numbers."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -57,7 +65,7 @@ def flat_grid(value: object) -> object:
     return flat
 
 
-class NormConfig(_Frozen):
+class NormConfig(Frozen):
     """A norm to compare: its key in the registry, options, and how tables call it."""
 
     name: StrictStr
@@ -68,21 +76,21 @@ class NormConfig(_Frozen):
     """Training settings of this norm alone (a learning rate tuned for it, say); they override the experiment's."""
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(Frozen):
     """The network that hosts the norms."""
 
     name: StrictStr = "norm_resnet"
     options: Options = {}
 
 
-class DatasetConfig(_Frozen):
+class DatasetConfig(Frozen):
     """The images: ``cifar10`` or the built-in ``synthetic``."""
 
     name: StrictStr = "cifar10"
     options: Options = {}
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """How a network is trained; the defaults are the tutorial's protocol."""
 
     epochs: int = Field(default=5, ge=1, strict=True)
@@ -121,7 +129,7 @@ def spell_out_lr(data: Any) -> Any:
     return data
 
 
-class LearningRateScaling(_Frozen):
+class LearningRateScaling(Frozen):
     """How the learning rate follows the batch size; each run's config holds the rate that comes out."""
 
     rule: Literal["none", "linear", "sqrt"] = "none"
@@ -138,7 +146,7 @@ class LearningRateScaling(_Frozen):
         return learning_rate * (factor if self.rule == "linear" else sqrt(factor))
 
 
-class BatchOneConfig(_Frozen):
+class BatchOneConfig(Frozen):
     """The probe at batch size 1: a short run of each norm, and of no norm, for each seed (docs/batch_one.md)."""
 
     steps: int = Field(2000, ge=1, strict=True)
@@ -159,29 +167,27 @@ DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], BeforeValidator(_count_or_list)]
 
 
-class ExperimentConfig(_Frozen):
-    """One comparison: every norm is trained with every seed under the same protocol."""
+class BaseExperimentConfig(Frozen):
+    """The part of an experiment that is the same for every task: which norms and seeds, where, and against what."""
 
+    task: str
     name: StrictStr = Field(pattern=NAME_PATTERN)
     """The experiment's folder under runs/; the config file's name if absent."""
     norms: tuple[NormEntry, ...] = Field(min_length=1)
     seeds: Seeds = Field((0,), min_length=1)
     """A number of seeds, or a list. Image order and augmentation depend on the seed and never on the norm."""
-    model: ModelEntry = ModelConfig()
-    dataset: DatasetEntry = DatasetConfig()
-    train: TrainConfig = TrainConfig()
-    lr_scaling: Annotated[LearningRateScaling, BeforeValidator(_rule_only)] = LearningRateScaling()
     grid: Annotated[
         Mapping[StrictStr, Annotated[tuple[Any, ...], Field(min_length=1)]], BeforeValidator(flat_grid)
     ] = {}
     """Values to try for any other field, by dotted path; all combinations are run. Norms stay in `norms`."""
-    batch_one: BatchOneConfig | None = None
-    """If given (`{}` for the defaults): how each norm fares at batch size 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     baseline: StrictStr | None = None
     """The norm (its label or name) that differences and relative times refer to; bn where it takes part."""
-    probe: Literal["batch_one"] | None = None
-    """Stands in the config of a probe's run, which can be run again like any other."""
+
+    @property
+    def model_name(self) -> str:
+        """The key of the network in the registry of models."""
+        raise NotImplementedError
 
     @model_validator(mode="before")
     @classmethod
@@ -189,8 +195,6 @@ class ExperimentConfig(_Frozen):
         """Let a run's own config (``norm:``, ``seed:``) be an experiment of one run."""
         if not isinstance(data, Mapping):
             return data
-        if "style" in data:
-            raise ValueError("this is a style-transfer config: run it with `normbench stylize compare`")
         data = dict(data)
         for singular, plural in (("norm", "norms"), ("seed", "seeds")):
             if singular in data:
@@ -200,19 +204,114 @@ class ExperimentConfig(_Frozen):
         return data
 
 
-class RunConfig(_Frozen):
-    """One run with nothing left to decide: what `config.yaml` holds and the run's id is a hash of."""
+class BaseRunConfig(Frozen):
+    """The part of a run's config that is the same for every task. Nothing in a run's config is left to decide.
 
+    It is what `config.yaml` holds, and the run's id is a hash of it.
+    """
+
+    task: str
     norm: NormEntry
+    seed: int = Field(ge=0)
+    device: Device
+    train: Any
+    """The task's training settings; all have batch_size, learning_rate, precision and engine."""
+
+    @property
+    def label(self) -> str:
+        """The norm as tables and legends call it."""
+        return self.norm.label or self.norm.name
+
+    @property
+    def model_name(self) -> str:
+        """The key of the network in the registry of models."""
+        raise NotImplementedError
+
+    @property
+    def length(self) -> int:
+        """The length of the training: in epochs, or in steps where the task has no epochs."""
+        raise NotImplementedError
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run's folder: it ends in a hash of all that decides the outcome."""
+        raise NotImplementedError
+
+    @property
+    def timing_fields(self) -> dict[str, Any]:
+        """Everything that the time of a training step depends on, but for the machine: no learning rate, no seed."""
+        raise NotImplementedError
+
+    def _named(self, parts: Sequence[str], hashed: Mapping[str, Any]) -> str:
+        """Return ``gn-norm_resnet-bs64-s0-3f2a9c1b``: at most 64 characters of ``[a-z0-9._+-]``."""
+        digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+        tail = "".join(f"-{part}" for part in (*parts, f"s{self.seed}", digest))
+        head = re.sub(r"[^a-z0-9._+-]", "_", f"{self.norm.name}-{self.model_name}".lower())
+        return head[: 64 - len(tail)] + tail
+
+
+class ExperimentConfig(BaseExperimentConfig):
+    """One comparison of classifiers: a network is trained with every norm and every seed under the same protocol."""
+
+    task: Literal["classification"] = "classification"
+    model: ModelEntry = ModelConfig()
+    dataset: DatasetEntry = DatasetConfig()
+    train: TrainConfig = TrainConfig()
+    lr_scaling: Annotated[LearningRateScaling, BeforeValidator(_rule_only)] = LearningRateScaling()
+    batch_one: BatchOneConfig | None = None
+    """If given (`{}` for the defaults): how each norm fares at batch size 1."""
+    probe: Literal["batch_one"] | None = None
+    """Stands in the config of a probe's run, which can be run again like any other."""
+
+    @property
+    def model_name(self) -> str:
+        """The key of the network in the registry of models."""
+        return self.model.name
+
+    def train_for(self, norm: NormConfig) -> TrainConfig:
+        """Return the training settings of one norm: the experiment's, overridden by its own; the rate scaled."""
+        own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
+        train = TrainConfig.model_validate({**self.train.model_dump(), **own})
+        rate = self.lr_scaling.learning_rate(train.learning_rate, train.batch_size)
+        return train.model_copy(update={"learning_rate": rate})
+
+
+class RunConfig(BaseRunConfig):
+    """One training of a classifier."""
+
+    task: Literal["classification"] = "classification"
     model: ModelEntry
     dataset: DatasetEntry
     train: TrainConfig
-    seed: int = Field(ge=0)
-    device: Device
     probe: Literal["batch_one"] | None = None
     """What the run is for if it is no part of the comparison itself."""
 
     @property
-    def label(self) -> str:
-        """How tables and legends call the norm."""
-        return self.norm.label or self.norm.name
+    def model_name(self) -> str:
+        """The key of the network in the registry of models."""
+        return self.model.name
+
+    @property
+    def length(self) -> int:
+        """The length of the training in epochs."""
+        return self.train.epochs
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run's folder; a label, and where a setting was written, do not enter its hash."""
+        content = self.model_dump(mode="json")
+        del content["task"], content["norm"]["label"], content["norm"]["train"]  # the latter is in `train` already
+        if self.probe is None:
+            del content["probe"]
+        return self._named([f"bs{self.train.batch_size}"], content)
+
+    @property
+    def timing_fields(self) -> dict[str, Any]:
+        """Everything that the time of a training step depends on, but for the machine: no learning rate, no seed."""
+        return {
+            "norm": {"name": self.norm.name, "options": dict(self.norm.options)},
+            "model": self.model.model_dump(mode="json"),
+            "dataset": self.dataset.model_dump(mode="json"),
+            "train": self.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"}),
+            "device": self.device,
+        }

@@ -25,7 +25,8 @@ from normbench.engine.step.train_step import TrainStep
 from normbench.errors import DivergedError
 from normbench.kernels.support import unsupported_device_reason
 from normbench.runs.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
-from normbench.runs.records import EpochRow, Summary
+from normbench.tasks.classification import Summary
+from normbench.tasks.task import EpochRow
 
 STEPS_BETWEEN_LINES = 100
 """A report at least every 100 steps, as the tutorial prints its loss."""
@@ -148,7 +149,7 @@ class Trainer:
             yield StepsDone(
                 epoch=epoch + 1,
                 first_step=first,
-                losses=tuple(losses if diverged is None else losses[: diverged + 1]),
+                losses=tuple((loss,) for loss in (losses if diverged is None else losses[: diverged + 1])),
                 steps_per_epoch=num_steps,
                 train_accuracy=self._num_correct / seen,
                 images_per_second=sum(images) / seconds,

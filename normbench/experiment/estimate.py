@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-from normbench.config.schema import RunConfig
+from normbench.config.schema import BaseRunConfig
 from normbench.errors import RunError
 from normbench.experiment.plan import RunPlan
 from normbench.runs.records import SUMMARY_FILE, RunRecord, read_run
@@ -30,9 +30,9 @@ def estimate_seconds(plans: Sequence[RunPlan], runs_dir: Path) -> list[float | N
     return [_estimate(plan.config, by_kind.get(kind_of(plan.config), [])) for plan in plans]
 
 
-def kind_of(config: RunConfig) -> Kind:
+def kind_of(config: BaseRunConfig) -> Kind:
     """Return what two runs share whose epochs take the same time on the same machine."""
-    return f"{timing_key(config)} {config.probe}"
+    return f"{timing_key(config)} {getattr(config, 'probe', None)}"
 
 
 def _completed(runs_dir: Path) -> Iterable[RunRecord]:
@@ -41,13 +41,20 @@ def _completed(runs_dir: Path) -> Iterable[RunRecord]:
             run = read_run(summary_file.parent)
         except RunError:
             continue  # an estimate can do without it
-        if run.status.state == "completed" and run.epochs:
+        if run.is_completed:
             yield run
 
 
-def _estimate(config: RunConfig, runs: Sequence[RunRecord]) -> float | None:
+def _estimate(config: BaseRunConfig, runs: Sequence[RunRecord]) -> float | None:
     if not runs:
         return None
-    epoch_seconds = median(epoch.train_seconds + epoch.test_seconds for run in runs for epoch in run.epochs)
-    startup_seconds = median(run.summary.startup_seconds for run in runs if run.summary is not None)
-    return startup_seconds + config.train.epochs * epoch_seconds
+    unit_seconds = median(seconds for run in runs for seconds in _unit_seconds(run))
+    startup_seconds = median(float(run.summary.startup_seconds) for run in runs)
+    return startup_seconds + config.length * unit_seconds
+
+
+def _unit_seconds(run: RunRecord) -> list[float]:
+    """Return the seconds of each epoch, evaluation included; of a mean step where the task has no epochs."""
+    if run.epochs:
+        return [epoch.train_seconds + epoch.test_seconds for epoch in run.epochs]
+    return [run.summary.train_seconds / run.config.length]

@@ -1,30 +1,29 @@
-"""From a config to runs with nothing left to decide; every mistake that can be found without training is found here."""
+"""Plans an experiment: from a config to runs; every mistake that can be found without training is found here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from normbench.config.load import LoadedConfig, train_for
+from normbench.config.load import AnyExperiment, LoadedConfig
 from normbench.config.schema import (
+    BaseRunConfig,
     DatasetConfig,
     ExperimentConfig,
     LearningRateScaling,
     ModelConfig,
     NormConfig,
-    RunConfig,
     Value,
     spell_out_lr,
 )
 from normbench.data import DATASETS
-from normbench.errors import ConfigError, NormBenchError, UnknownNameError
+from normbench.errors import UnknownNameError
 from normbench.models import MODELS
 from normbench.norms import NormFamily
+from normbench.tasks import TASKS
+from normbench.worker.targets import RunDraft
 
 
 @dataclass(frozen=True)
@@ -32,31 +31,20 @@ class RunPlan:
     """One planned run: its folder's name, its config, and the position of its norm in the experiment."""
 
     run_id: str
-    config: RunConfig
+    config: BaseRunConfig
     norm_position: int
     point: str = ""
     """What sets it apart from runs of the same norm and seed: the point of a grid, or a probe."""
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A run whose device, precision and engine are still `auto`, in plain data for the process that knows them."""
-
-    norm_position: int
-    config: Mapping[str, Any]
-    """What `RunConfig` takes."""
-    point: str
-    """See `RunPlan.point`."""
-
-
-def draft_runs(loaded: LoadedConfig) -> list[Draft]:
+def draft_runs(loaded: LoadedConfig) -> list[RunDraft]:
     """Return the runs, seed-major: all norms at all points of the grid come with the first seed first. Needs no torch.
 
     Raises:
         ConfigError: an unknown norm, model, dataset or option, or two norms with the same label.
     """
     cells = [_draft_cell(cell) for cell in loaded.cells]
-    probes = _draft_probes(loaded, cells[0]) if loaded.experiment.batch_one is not None else []
+    probes = _draft_probes(loaded, cells[0]) if getattr(loaded.experiment, "batch_one", None) is not None else []
     return [
         replace(draft, config={**draft.config, "seed": seed})
         for seed in loaded.experiment.seeds
@@ -65,39 +53,39 @@ def draft_runs(loaded: LoadedConfig) -> list[Draft]:
     ]
 
 
-def _draft_cell(loaded: LoadedConfig) -> list[Draft]:
+def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
     """Return the runs of one seed at one point of the grid."""
     experiment = loaded.experiment
-    model = _resolve_model(loaded)
-    family = MODELS[model.name].family
+    shared = {
+        field: value
+        for field, value in experiment.model_dump().items()
+        if field in TASKS[experiment.task].run_config.model_fields
+    }
+    for section, resolve in (("model", _resolve_model), ("dataset", _resolve_dataset)):
+        if section in shared:
+            shared[section] = resolve(loaded)
+    family = MODELS[experiment.model_name].family
     norms = [_resolve_norm(loaded, position, norm, family) for position, norm in enumerate(experiment.norms)]
     for label, count in Counter(norm.label for norm in norms).items():
         if count > 1:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
-    dataset = _resolve_dataset(loaded)
     _check_baseline(loaded, norms)
     drafts = []
     for position, norm in enumerate(norms):
-        train = train_for(experiment, experiment.norms[position])
+        train = experiment.train_for(experiment.norms[position])
         own = spell_out_lr(norm.train)
         if "learning_rate" in own:  # as scaled, so that the run's config says the same in both places
             norm = norm.model_copy(update={"train": {**own, "learning_rate": train.learning_rate}})
-        config = {
-            "norm": norm.model_dump(),
-            "model": model.model_dump(),
-            "dataset": dataset.model_dump(),
-            "train": train.model_dump(),
-            "device": experiment.device,
-            "probe": experiment.probe,
-        }
-        drafts.append(Draft(position, config, loaded.point))
+        config = {**shared, "norm": norm.model_dump(), "train": train.model_dump()}
+        drafts.append(RunDraft(position, config, loaded.point))
     return drafts
 
 
-def _draft_probes(loaded: LoadedConfig, drafts: list[Draft]) -> list[Draft]:
+def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft]:
     """Return one seed's runs at batch size 1, all trained alike: the experiment's norms and, as their measure, none."""
     experiment = loaded.experiment
+    assert isinstance(experiment, ExperimentConfig)
     probe, train = experiment.batch_one, experiment.train
     assert probe is not None
     dataset = dict(drafts[0].config["dataset"])
@@ -121,61 +109,16 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[Draft]) -> list[Draft]:
         options = {name: option.default for name, option in none.options.items()}
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
-        Draft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
+        RunDraft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
     ]
 
 
-def finish_plans(drafts: list[Draft]) -> Iterator[list[RunPlan]]:
-    """Resolve device, precision and engine, and build every model without memory; runs where torch is.
-
-    Yields once: the plans, without repetitions.
-
-    Raises:
-        PlanError: a norm or model cannot be built, or a device, precision or engine does not exist here.
-    """
-    from normbench.engine.device import resolve_device, resolve_engine, resolve_precision
-    from normbench.worker.build import check_model
-
+def finish_plans(drafts: Sequence[RunDraft], configs: Sequence[BaseRunConfig]) -> list[RunPlan]:
+    """Return the plans, without repetitions, of drafts whose configs are resolved (`worker.targets.resolve_runs`)."""
     plans: dict[str, RunPlan] = {}
-    checked: set[str] = set()
-    for draft in drafts:
-        device = resolve_device(draft.config["device"])
-        train = dict(draft.config["train"])
-        train["precision"] = resolve_precision(train["precision"], device)
-        train["engine"] = resolve_engine(train["engine"], device)
-        config = RunConfig.model_validate({**draft.config, "device": device, "train": train})
-        key = json.dumps([config.norm.model_dump(), config.model.model_dump(), config.train.batch_size])
-        if key not in checked:
-            try:
-                check_model(config)
-            except NormBenchError as error:
-                raise PlanError(draft.norm_position, str(error)) from error
-            checked.add(key)
-        run_id = run_id_of(config)
-        plans.setdefault(run_id, RunPlan(run_id, config, draft.norm_position, draft.point))
-    yield list(plans.values())
-
-
-class PlanError(ConfigError):
-    """A norm of the experiment cannot be built; the message starts with its position, for the parent to locate."""
-
-    def __init__(self, norm_position: int, message: str) -> None:
-        super().__init__(f"{norm_position}|{message}")
-
-
-def run_id_of(config: RunConfig) -> str:
-    """Return the run's folder name: ``gn-norm_resnet-bs64-s0-3f2a9c1b``, at most 64 characters of ``[a-z0-9._+-]``.
-
-    The hash covers all that decides the outcome, so that the same config finds its run; a label does not.
-    """
-    content = config.model_dump(mode="json")
-    del content["norm"]["label"], content["norm"]["train"]  # the latter is in config.train already
-    if config.probe is None:
-        del content["probe"]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    tail = f"-bs{config.train.batch_size}-s{config.seed}-{digest}"
-    head = re.sub(r"[^a-z0-9._+-]", "_", f"{config.norm.name}-{config.model.name}".lower())
-    return head[: 64 - len(tail)] + tail
+    for draft, config in zip(drafts, configs, strict=True):
+        plans.setdefault(config.run_id, RunPlan(config.run_id, config, draft.norm_position, draft.point))
+    return list(plans.values())
 
 
 def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family: NormFamily) -> NormConfig:
@@ -199,20 +142,20 @@ def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family:
     return norm.model_copy(update={"label": norm.label or label[:40], "options": options})
 
 
-def _resolve_model(loaded: LoadedConfig) -> ModelConfig:
-    model = loaded.experiment.model
+def _resolve_model(loaded: LoadedConfig) -> dict[str, Any]:
+    model = loaded.experiment.model  # type: ignore[union-attr]
     if model.name not in MODELS:
         raise loaded.error(("model", "name"), UnknownNameError("model", model.name, MODELS))
-    if MODELS[model.name].task != "classification":
+    if MODELS[model.name].task != loaded.experiment.task:
         raise loaded.error(("model", "name"), f"{model.name} is no classifier: train it with `normbench stylize`")
-    return model.model_copy(update={"options": _options(loaded, "model", model, MODELS[model.name].options)})
+    return {**model.model_dump(), "options": _options(loaded, "model", model, MODELS[model.name].options)}
 
 
-def _resolve_dataset(loaded: LoadedConfig) -> DatasetConfig:
-    dataset = loaded.experiment.dataset
+def _resolve_dataset(loaded: LoadedConfig) -> dict[str, Any]:
+    dataset = loaded.experiment.dataset  # type: ignore[union-attr]
     if dataset.name not in DATASETS:
         raise loaded.error(("dataset", "name"), UnknownNameError("dataset", dataset.name, DATASETS))
-    return dataset.model_copy(update={"options": _options(loaded, "dataset", dataset, DATASETS[dataset.name].options)})
+    return {**dataset.model_dump(), "options": _options(loaded, "dataset", dataset, DATASETS[dataset.name].options)}
 
 
 def _options(
@@ -236,7 +179,7 @@ def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def resolved_experiment(experiment: ExperimentConfig, plans: list[RunPlan]) -> ExperimentConfig:
+def resolved_experiment(experiment: AnyExperiment, plans: Sequence[RunPlan]) -> AnyExperiment:
     """Return the experiment as it was run: defaults filled in, labels final."""
     first = plans[0].config
     resolved = {
@@ -247,6 +190,9 @@ def resolved_experiment(experiment: ExperimentConfig, plans: list[RunPlan]) -> E
         resolved[position].model_copy(update={"train": norm.train}) for position, norm in enumerate(experiment.norms)
     )
     swept = {path.partition(".")[0] for path in experiment.grid}
-    defaults = {"model": first.model, "dataset": first.dataset}
-    kept = {section: value for section, value in defaults.items() if section not in swept}
+    kept = {
+        section: getattr(first, section)
+        for section in ("model", "dataset")
+        if hasattr(first, section) and section not in swept
+    }
     return experiment.model_copy(update={"norms": norms, **kept})

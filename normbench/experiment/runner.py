@@ -1,4 +1,4 @@
-"""Running an experiment: hand runs to workers, record what they send, survive what goes wrong."""
+"""Runs an experiment of any task: hands runs to workers, records what they send, survives what goes wrong."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import FolderBusyError, FolderError, RunError
+from normbench.errors import DivergedError, FolderBusyError, FolderError
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.runs.provenance import describe_program
-from normbench.runs.records import STATUS_FILE, State, Status, Summary, read_run
-from normbench.runs.run_folder import RunFolder
-from normbench.runs.writer import PlannedState, is_due, state_of
+from normbench.runs.records import STATUS_FILE, State, Status, read_run
+from normbench.runs.writer import RunFolder, is_due, planned_state
+from normbench.worker import targets
+from normbench.worker.targets import RunRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins, from `num_epochs` epochs done on."""
+    """A run begins, with some epochs and steps of its training done if it goes on."""
 
     plan: RunPlan
     num_epochs: int
+    num_steps: int = 0
+    problems: tuple[str, ...] = ()
+    """Inputs that the run does without, a line each."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class RunEnded:
 
     plan: RunPlan
     status: Status
-    summary: Summary | None
+    summary: Any
+    """The task's summary, or None."""
     skipped: bool = False
 
 
@@ -63,17 +68,6 @@ ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunBusy | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
-def planned_state(folder: Path) -> PlannedState:
-    """Return what running a planned run would find in its folder."""
-    if not (folder / STATUS_FILE).exists():
-        return "new"
-    try:
-        record = read_run(folder)
-    except RunError:
-        return "new"
-    return state_of(folder, record.status, has_result=record.summary is not None)
-
-
 @dataclass
 class ExperimentRunner:
     """Runs plans in an experiment's folder, on as many workers as there are devices.
@@ -88,6 +82,8 @@ class ExperimentRunner:
     force: bool = False
     retry: bool = False
     keep_checkpoint: bool = False
+    prerequisite: Path | None = None
+    """The folder of the run that these runs need (`Task.prerequisite`)."""
     _active: dict[Any, _Active] = field(default_factory=dict)
     """Running runs, by their worker's connection."""
 
@@ -151,8 +147,8 @@ class ExperimentRunner:
         resume = planned_state(folder.path) == "resume" and not self.force
         if self.force:
             folder.clear()
-        target = "normbench.worker.train_run:train_run"
-        worker.submit(target, plan.config, self.data_dir, folder.checkpoint, resume, self.keep_checkpoint)
+        request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
+        worker.submit(targets.train_run, request)
 
     def _handle(self, active: _Active) -> RunEnded | None:
         """Record one message of a run; return its end if that was the last."""
@@ -166,8 +162,10 @@ class ExperimentRunner:
             active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses)
             active.facts = describe_program() | dict(event.facts)
             active.folder.write_environment(active.facts)
-            self.listener(RunStarted(active.plan, len(event.rows)))
+            self.listener(RunStarted(active.plan, len(event.rows), len(event.losses), event.problems))
         elif isinstance(event, TrainingDone):
+            if event.samples:
+                active.folder.write_samples(event.samples)
             active.summary = event.summary
         else:
             if isinstance(event, StepsDone):
@@ -188,10 +186,10 @@ class ExperimentRunner:
     def _fail(self, active: _Active, failure: Failed) -> RunEnded:
         if failure.traceback:
             active.folder.write_error(failure.traceback)
-        state: State = "diverged" if failure.kind == "DivergedError" else "failed"
+        state: State = "diverged" if isinstance(failure.error, DivergedError) else "failed"
         if active.is_stopping:
             state = "interrupted"  # it could not save a checkpoint, say
-        return self._end(active, state, failure.message)
+        return self._end(active, state, str(failure.error))
 
     def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
         if not (active.folder.path / STATUS_FILE).exists():
@@ -232,5 +230,5 @@ class _Active:
     worker: Worker
     folder: RunFolder
     facts: dict[str, Any] = field(default_factory=dict)
-    summary: Summary | None = None
+    summary: Any = None
     is_stopping: bool = False

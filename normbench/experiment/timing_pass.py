@@ -11,24 +11,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from normbench.config.schema import RunConfig
-from normbench.errors import RunError
+from normbench.config.schema import DEFAULT_BASELINE
+from normbench.errors import NormBenchError, RunError
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.worker_process import Failed, Finished, Worker, WorkerError
-from normbench.report.grouping import DEFAULT_BASELINE
+from normbench.experiment.worker_process import Failed, Finished, Worker
+from normbench.runs.atomic import write_text_atomically
 from normbench.runs.provenance import describe_program
-from normbench.runs.records import ENVIRONMENT_FILE, SUMMARY_FILE, Summary, write_text_atomically
+from normbench.runs.records import ENVIRONMENT_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import (
     TIMING_FILE,
-    SkippedNorm,
-    TimedNorm,
     Timing,
     TimingSession,
     machine_of,
     read_timing,
-    timing_config,
     timing_key,
 )
+from normbench.tasks import TASKS
+from normbench.worker import targets
+from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
 
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
 """Even, because rounds go forth and back in pairs."""
@@ -43,37 +43,6 @@ _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
 
 _UNTIMED_BLOCKS = 3
 """What a norm takes, in blocks, to warm up and to find the number of steps of a block."""
-
-
-@dataclass(frozen=True)
-class Timeable:
-    """A configuration to time, and what its runs took."""
-
-    config: RunConfig
-    peak_memory_mib: float
-    train_seconds: float
-    num_steps: int
-
-    @property
-    def step_seconds(self) -> float:
-        """Of the runs' steps, on average."""
-        return self.train_seconds / self.num_steps
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How thoroughly to time."""
-
-    num_rounds: int
-    block_seconds: float
-
-
-@dataclass(frozen=True)
-class PartTimed:
-    """Norms that were timed against each other, and those that could not be."""
-
-    timed: tuple[TimedNorm, ...]
-    skipped: tuple[SkippedNorm, ...]
 
 
 @dataclass(frozen=True)
@@ -115,12 +84,14 @@ class TimingPass:
     data_dir: Path | None = None
     baseline: str | None = None
     force: bool = False
+    prerequisite: Path | None = None
+    """The folder of the run that the plans' runs need (`Task.prerequisite`)."""
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
         """Time what is due; nothing that goes wrong here is more than a problem told to the listener."""
         try:
             due = self._due()
-        except WorkerError as error:
+        except NormBenchError as error:
             self.listener(TimingEnded(str(error)))
             return
         if not due:
@@ -136,7 +107,7 @@ class TimingPass:
                 break
         self.listener(TimingEnded(problem))
 
-    def _due(self) -> list[tuple[list[Timeable], Schedule]]:
+    def _due(self) -> list[tuple[list[TimingCandidate], TimingSchedule]]:
         """Return the settings to be timed, the baseline first in each."""
         known = _read(self.folder)
         machines: dict[str, tuple[str, ...]] = {}
@@ -147,7 +118,7 @@ class TimingPass:
             device = plans[0].config.device
             if device not in machines:
                 machines[device] = machine_of(self._environment(device))
-            wanted = _completed(self.folder, plans, machines[device])
+            wanted = _completed(self.folder, plans, machines[device], self.prerequisite)
             done: set[str] = set()
             for session in known.sessions:
                 if machine_of(session.environment) == machines[device]:
@@ -164,13 +135,12 @@ class TimingPass:
 
     def _environment(self, device: str) -> dict[str, Any]:
         self.worker.revive()
-        facts: dict[str, Any] = self.worker.call("normbench.worker.time_norms:describe_device", device)
-        return facts
+        return self.worker.call(targets.describe_device, device)
 
     def _time(
         self,
-        wanted: Sequence[Timeable],
-        schedule: Schedule,
+        wanted: Sequence[TimingCandidate],
+        schedule: TimingSchedule,
         tell: Callable[[float], None],
         stop_requested: Callable[[], bool],
     ) -> str | None:
@@ -181,11 +151,11 @@ class TimingPass:
             environment = self._environment(wanted[0].config.device) | program
             if self.force:
                 self._replace(wanted, environment, [])  # whatever happens, old times do not stand for new runs
-            self.worker.submit("normbench.worker.time_norms:time_setting", wanted, schedule, self.data_dir)
+            self.worker.submit(targets.time_norms, wanted, schedule, self.data_dir)
             while not isinstance(message := self.worker.receive(), Finished):
                 if isinstance(message, Failed):
-                    return message.message
-                if isinstance(part := message.value, PartTimed):
+                    return str(message.error)
+                if isinstance(part := message.value, TimingResult):
                     sessions.append(
                         TimingSession(
                             environment=environment, measured_at=_now(), timed=part.timed, skipped=part.skipped
@@ -198,14 +168,14 @@ class TimingPass:
             if message.stopped:
                 return "stopped"
             self._replace(wanted, environment, sessions)
-        except WorkerError as error:
+        except NormBenchError as error:
             return str(error)
         except OSError as error:
             return f"{self.folder / TIMING_FILE}: cannot be written: {error.strerror or error}"
         return None
 
     def _replace(
-        self, wanted: Sequence[Timeable], environment: Mapping[str, Any], sessions: Sequence[TimingSession]
+        self, wanted: Sequence[TimingCandidate], environment: Mapping[str, Any], sessions: Sequence[TimingSession]
     ) -> None:
         """Write `sessions` in place of those that timed some of `wanted`, and nothing else, on the same machine."""
         keys = {timing_key(entry.config) for entry in wanted}
@@ -218,7 +188,7 @@ class TimingPass:
         write_text_atomically(self.folder / TIMING_FILE, timing.model_dump_json(indent=1) + "\n")
 
 
-def choose_schedule(wanted: Sequence[Timeable]) -> Schedule | None:
+def choose_schedule(wanted: Sequence[TimingCandidate]) -> TimingSchedule | None:
     """Return how many rounds of which length fit the time that the pass may take; None where too few do."""
     trained = sum(entry.train_seconds for entry in wanted)
     low, high = _MIN_SECONDS_PER_NORM * len(wanted), _MAX_SECONDS_PER_NORM * len(wanted)
@@ -229,9 +199,9 @@ def choose_schedule(wanted: Sequence[Timeable]) -> Schedule | None:
         round_seconds = sum(max(entry.step_seconds, block_seconds) for entry in wanted)
         num_rounds = min(max_rounds, int(seconds / round_seconds) - _UNTIMED_BLOCKS)
         if num_rounds >= MIN_ROUNDS:
-            return Schedule(num_rounds // 2 * 2, block_seconds)
+            return TimingSchedule(num_rounds // 2 * 2, block_seconds)
     fits = (MIN_ROUNDS + _UNTIMED_BLOCKS) * round_seconds <= high  # of single steps
-    return Schedule(MIN_ROUNDS, 0.0) if fits else None
+    return TimingSchedule(MIN_ROUNDS, 0.0) if fits else None
 
 
 def _settings(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:
@@ -242,32 +212,37 @@ def _settings(plans: Sequence[RunPlan]) -> list[list[RunPlan]]:
     own = {field for plan in plans for field in plan.config.norm.train} - {"precision"}
     found: dict[str, list[RunPlan]] = {}
     for plan in plans:
-        if plan.config.probe is None and plan.config.train.engine != "compile":
-            setting = timing_config(plan.config)
+        setting = dict(plan.config.timing_fields)
+        if getattr(plan.config, "probe", None) is None and setting["train"]["engine"] != "compile":
             del setting["norm"]
             setting["train"] = {field: value for field, value in setting["train"].items() if field not in own}
             found.setdefault(json.dumps(setting, sort_keys=True), []).append(plan)
     return list(found.values())
 
 
-def _completed(folder: Path, plans: Sequence[RunPlan], machine: tuple[str, ...]) -> dict[str, Timeable]:
+def _completed(
+    folder: Path, plans: Sequence[RunPlan], machine: tuple[str, ...], prerequisite: Path | None
+) -> dict[str, TimingCandidate]:
     """Return, by `timing_key`, what completed runs on this machine took."""
-    found: dict[str, Timeable] = {}
+    found: dict[str, TimingCandidate] = {}
     for plan in plans:
         run = folder / plan.run_id
         try:
-            summary = Summary.model_validate_json((run / SUMMARY_FILE).read_text(encoding="utf-8"))
+            summary = TASKS[plan.config.task].summary.model_validate_json(
+                (run / SUMMARY_FILE).read_text(encoding="utf-8")
+            )
             environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError, ValidationError):
             continue  # it did not complete
         if machine_of(environment) != machine:
             continue
         before = found.get(timing_key(plan.config))
-        found[timing_key(plan.config)] = Timeable(
+        found[timing_key(plan.config)] = TimingCandidate(
             plan.config,
             max(summary.peak_memory_mib or 0.0, before.peak_memory_mib if before else 0.0),
             summary.train_seconds + (before.train_seconds if before else 0.0),
             summary.num_steps + (before.num_steps if before else 0),
+            prerequisite,
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Long-lived local processes, one a device, that run generator functions and stream back what they yield.
+"""Long-lived local processes, one a device, that run functions for the parent and stream back what they yield.
 
 A function that raises, and a process that is killed, become messages: the parent goes on.
 """
@@ -6,19 +6,21 @@ A function that raises, and a process that is killed, become messages: the paren
 from __future__ import annotations
 
 import gc
-import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import FrameType
-from typing import Any, Self
+from types import FrameType, ModuleType
+from typing import Any, Self, TypeVar
 
-from normbench.errors import NormBenchError
+from normbench.errors import NormBenchError, WorkerError
+
+T = TypeVar("T")
 
 _STOP = "stop"
 _JOIN_SECONDS = 5.0
@@ -26,7 +28,7 @@ _JOIN_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Yielded:
-    """The function yielded a value."""
+    """A generator function yielded a value."""
 
     value: Any
 
@@ -35,6 +37,8 @@ class Yielded:
 class Finished:
     """The function came to its end, or was stopped when asked to."""
 
+    value: Any = None
+    """What a function that is no generator returned."""
     stopped: bool = False
 
 
@@ -42,27 +46,29 @@ class Finished:
 class Failed:
     """The function raised, or its process died."""
 
-    kind: str
-    """The exception's class name, or `WorkerDied`."""
-    message: str
-    exit_code: int
-    """What the command line exits with if nothing can go on: that of a `NormBenchError`, else 1."""
+    error: NormBenchError
+    """A user's problem as it was raised; a `WorkerError` for a bug, or for a process that died."""
     traceback: str | None = None
-    """Of an unexpected exception."""
+    """The traceback of a bug."""
 
 
 Message = Yielded | Finished | Failed
 
 
 class Worker:
-    """One process. `submit` starts a generator function there; `receive` returns its messages one by one.
+    """One process. `submit` starts a function there; `receive` returns its messages one by one.
+
+    Functions are sent by name, so they stand at the top of a module; one that needs torch imports it when it is called
+    (`normbench.worker.targets`), because this process does without.
 
     Args:
         environment: more environment variables for the process.
-        preload: a module that it imports at once, before it is asked for anything.
+        preload: a function that it calls at once, before it is asked for anything, to import what takes long.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, *, preload: str | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, preload: Callable[[], object] | None = None
+    ) -> None:
         self._environment = dict(environment or {})
         self._preload = preload
         self.connection: Connection
@@ -72,14 +78,14 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._environment, self._preload), daemon=True)
-        with _signals_blocked():
+        with _signals_blocked(), _without_main_module():
             self._process.start()
         theirs.close()
 
-    def submit(self, target: str, *arguments: Any) -> None:
-        """Start a generator function, named ``"package.module:function"`` so that only the process imports it."""
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Start a function, or a generator function, whose values come one by one."""
         with suppress(OSError):  # the process is gone: receive says so
-            self.connection.send((target, arguments))
+            self.connection.send((function, arguments))
 
     def receive(self) -> Message:
         """Return the next message, waiting for it."""
@@ -88,31 +94,30 @@ class Worker:
             return message
         except (EOFError, OSError):
             self._process.join(_JOIN_SECONDS)
-            return Failed("WorkerDied", _how_it_died(self._process.exitcode), exit_code=1)
+            return Failed(WorkerError(_how_it_died(self._process.exitcode)))
 
-    def call(self, target: str, *arguments: Any) -> Any:
-        """Run the function to its end and return the last value it yielded.
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function that is no generator and return what it returns.
 
         Raises:
-            WorkerError: it raised, or the process died.
+            NormBenchError: the function raised it.
+            WorkerError: the function raised something else, or the process died.
         """
-        self.submit(target, *arguments)
-        return self.result()
+        self.submit(function, *arguments)
+        result: T = self.result()
+        return result
 
     def result(self) -> Any:
-        """Wait for the end of the function submitted last and return the last value it yielded.
+        """Wait for the end of the function submitted last and return what it returned.
 
         Raises:
-            WorkerError: it raised, or the process died.
+            NormBenchError: the function raised it.
+            WorkerError: the function raised something else, or the process died.
         """
-        value = None
-        while True:
-            message = self.receive()
+        while not isinstance(message := self.receive(), Finished):
             if isinstance(message, Failed):
-                raise WorkerError(message)
-            if isinstance(message, Finished):
-                return value
-            value = message.value
+                raise message.error
+        return message.value
 
     def stop(self) -> None:
         """Ask the running function to end at its next yield; it still sends `Finished`."""
@@ -149,15 +154,6 @@ class Worker:
         self.kill() if kind else self.close()
 
 
-class WorkerError(NormBenchError):
-    """A function called in a worker failed."""
-
-    def __init__(self, failure: Failed) -> None:
-        self.failure = failure
-        self.exit_code = failure.exit_code
-        super().__init__(failure.message)
-
-
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Start a process that Ctrl-C and SIGTERM do not reach: both go to the whole group, and the parent decides."""
@@ -171,13 +167,27 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Start a process that does not import the caller's script again: none of what it runs stands there.
+
+    So a script needs no ``if __name__ == "__main__"`` around a comparison.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def failure_from(error: Exception) -> Failed:
-    """Return how `error` is reported: a user's problem as its message, a bug with its traceback."""
+    """Return how `error` crosses the processes: a user's problem as it is, a bug as its first line and traceback."""
     if isinstance(error, NormBenchError):
-        return Failed(type(error).__name__, str(error), error.exit_code)
+        return Failed(error)
     message = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {message[0] if message else ''}"
-    return Failed(type(error).__name__, text, exit_code=1, traceback=traceback.format_exc())
+    return Failed(WorkerError(text), traceback.format_exc())
 
 
 def _how_it_died(exit_code: int | None) -> str:
@@ -188,7 +198,7 @@ def _how_it_died(exit_code: int | None) -> str:
     return f"the training process ended unexpectedly with exit code {exit_code}"
 
 
-def _serve(connection: Connection, environment: dict[str, str], preload: str | None) -> None:
+def _serve(connection: Connection, environment: dict[str, str], preload: Callable[[], object] | None) -> None:
     """Run in the process: take functions and stream their values until the parent goes away."""
     # Handlers that do nothing, because ignoring would be inherited by processes that torch starts.
     signal.signal(signal.SIGINT, _do_nothing)
@@ -198,8 +208,8 @@ def _serve(connection: Connection, environment: dict[str, str], preload: str | N
     wait_asleep()
     os.environ.update(environment)
     if preload is not None:
-        with suppress(Exception):  # the function that needs the module will say what is wrong with it
-            importlib.import_module(preload)
+        with suppress(Exception):  # the function that needs what is missing will say so
+            preload()
         gc.freeze()  # modules are never garbage, and looking through torch's for it takes a tenth of a second
     while True:
         try:
@@ -208,9 +218,9 @@ def _serve(connection: Connection, environment: dict[str, str], preload: str | N
             return
         if request == _STOP:
             continue  # asked to stop what has just ended
-        target, arguments = request
+        function, arguments = request
         try:
-            connection.send(_stream(connection, target, arguments))
+            connection.send(_run(connection, function, arguments))
         except (EOFError, OSError):
             return
 
@@ -227,18 +237,23 @@ def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
     pass
 
 
-def _stream(connection: Connection, target: str, arguments: tuple[Any, ...]) -> Message:
-    module, _, function = target.partition(":")
+def _run(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Message:
+    """Call `function`; send the values of a generator until its end or until the parent asks it to stop."""
     try:
-        generator: Generator[Any] = getattr(importlib.import_module(module), function)(*arguments)
-        for value in generator:
+        result = function(*arguments)
+        if not isinstance(result, Generator):
+            return Finished(result)
+    except Exception as error:
+        return failure_from(error)
+    try:
+        for value in result:
             connection.send(Yielded(value))
             if connection.poll() and connection.recv() == _STOP:
-                generator.close()
+                result.close()
                 return Finished(stopped=True)
     except (ConnectionError, EOFError):
         with suppress(Exception):
-            generator.close()  # the parent is gone: what the generator saves on closing is still saved
+            result.close()  # the parent is gone: what the generator saves on closing is still saved
         raise
     except Exception as error:
         return failure_from(error)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 OptionValue = bool | int | float | str | None
-Task = Literal["classification", "style"]
+TaskName = Literal["classification", "style_transfer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Model:
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """Its options with their defaults."""
     norm_family: FamilyName = "image"
-    task: Task = "classification"
+    task: TaskName = "classification"
 
     @property
     def family(self) -> NormFamily:
@@ -77,7 +77,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             build="stylenet:StyleTransferNet",
             label="StyleTransferNet",
             description="images to images in another style; trained by `normbench stylize`, not by train or compare",
-            task="style",
+            task="style_transfer",
         ),
     }
 )

@@ -10,13 +10,13 @@ from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
 from normbench.report.markdown import page_to_markdown
 from normbench.report.page import make_page
 from normbench.report.verdicts import MARGIN
+from normbench.runs.atomic import write_text_atomically
 from normbench.runs.records import (
     REPORT_FOLDER,
     ExperimentRecord,
     RunRecord,
     read_experiment,
     read_run,
-    write_text_atomically,
 )
 
 __all__ = ["load_libraries", "write_report", "write_report_of", "write_run_report"]

@@ -66,7 +66,7 @@ def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneP
     here = [
         run
         for run, environment in zip(probes, environments(probes), strict=True)
-        if run.config.probe == "batch_one" and dict(environment) == section.environment
+        if getattr(run.config, "probe", None) == "batch_one" and dict(environment) == section.environment
     ]
     if not here:
         return None

@@ -46,13 +46,13 @@ def loss_curves(shown: Sequence[Panel]) -> Figure:
         few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
         limits = _loss_limits(shown[: len(all_axes)], few)
         for axes, panel in zip(all_axes, shown, strict=False):
-            window = smoothing_window(max((run.step_losses.size for run in _runs([panel])), default=0))
+            window = smoothing_window(max((run.total_losses.size for run in _runs([panel])), default=0))
             axes.set_ylim(*limits)
             for position, group in enumerate(panel.groups):
                 offset = position / len(panel.groups)
                 _draw_loss(axes, group, chosen[group.norm, group.label], window, offset, few)
             _label(axes, "iteration", "training loss (nats)")
-            if not any(run.step_losses.size for run in _runs([panel])):
+            if not any(run.total_losses.size for run in _runs([panel])):
                 _say_empty(axes)
         explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
         if few:
@@ -128,7 +128,7 @@ def finite_part(losses: Curve) -> Curve:
 
 
 def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: float, few: bool) -> None:
-    completed = [finite_part(run.step_losses) for run in group.completed]
+    completed = [finite_part(run.total_losses) for run in group.completed]
     length = min((losses.size for losses in completed), default=0)
     if length:
         raw = np.stack([losses[:length] for losses in completed])
@@ -150,7 +150,7 @@ def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: floa
             zorder=3,
         )
     for run in group.runs:
-        losses = finite_part(run.step_losses)
+        losses = finite_part(run.total_losses)
         if run not in group.completed and losses.size:
             _draw_unfinished(axes, run, style, *_every(smooth(losses, window)), top=axes.get_ylim()[1])
 
@@ -212,7 +212,7 @@ def _draw_unfinished(axes: Axes, run: RunRecord, style: Style, x: Curve, y: Curv
 def _loss_limits(shown: Sequence[Panel], show_raw: bool) -> tuple[float, float]:
     """Return one scale for all panels, set by the completed runs, so that an exploding one does not flatten them."""
     runs = [run for run in _runs(shown) if run.status.state == "completed"] or _runs(shown)
-    drawn = [losses for run in runs if (losses := finite_part(run.step_losses)).size]
+    drawn = [losses for run in runs if (losses := finite_part(run.total_losses)).size]
     if not drawn:
         return 0.0, 1.0
     smoothed = [smooth(losses, smoothing_window(losses.size)) for losses in drawn]

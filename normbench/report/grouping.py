@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import UnknownNameError
 from normbench.runs.records import ExperimentRecord, RunRecord, State
 
@@ -19,7 +20,6 @@ Setting = tuple[tuple[str, Scalar], ...]
 """The fields that vary between groups, less the norm's own, with this group's values."""
 
 ENVIRONMENT_KEYS = ("device_name", "torch", "cuda", "precision", "memory_format")
-DEFAULT_BASELINE = "bn"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from normbench.report.columns import (
     RUNS,
     SENSITIVITY_HEADERS,
     TESTS_CAPTION,
+    columns,
     cost_columns,
     evidence_columns,
     norm_columns,
@@ -20,6 +21,7 @@ from normbench.report.columns import (
 from normbench.report.figure_style import INK, RULE, figure_bytes
 from normbench.report.page import Page, PageFigure
 from normbench.report.palette import ON_DARK
+from normbench.report.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,6 +68,36 @@ def render_page(
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
         **values,
     )
+
+
+_TABLES = """
+{%- for table in tables %}
+<h4>{{ table.title }}</h4>
+<table>
+<thead><tr>{% for column in columns(table) %}<th style="text-align: {{ column.align }}">{{ column.header }}</th>\
+{% endfor %}</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr>{% for column in columns(table) %}<td style="text-align: {{ column.align }}">\
+{% if column.is_bold(row) %}<b>{{ column.cell(row) }}</b>{% else %}{{ column.cell(row) }}{% endif %}</td>\
+{% endfor %}</tr>
+{%- endfor %}
+</tbody>
+</table>
+<p><small>{{ table.caption }} {{ table.cost_caption }}</small></p>
+{%- for note in table.failures + table.notes %}
+<p><small>{{ note }}</small></p>
+{%- endfor %}
+{%- endfor %}
+"""
+
+
+def tables_to_html(tables: Sequence[Table]) -> str:
+    """Return comparison tables as plain HTML, for a notebook; everything that comes from a run is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(_TABLES).render(tables=tables, columns=columns)
 
 
 def inline_svg(figure: Figure, name: str, title: str) -> str:

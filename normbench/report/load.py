@@ -18,25 +18,22 @@ from normbench.runs.records import (
     ExperimentRecord,
     RunRecord,
     find_runs,
-    is_style_run,
     read_experiment,
     read_run,
 )
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:
-    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments; style transfer is left out.
+    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments.
 
     Raises:
         RunError: there are no runs that can be read.
     """
     folder = Path(path)
-    if (folder / STATUS_FILE).exists() and not is_style_run(folder):
+    if (folder / STATUS_FILE).exists():
         return [ExperimentRecord(folder, (read_run(folder),))]
     experiments = sorted({run.parent for run in find_runs(folder, "**")})
     if not experiments:
-        if is_style_run(folder) or find_runs(folder, "**", of_style=True):
-            raise RunError(f"{folder}: runs of style transfer, which `normbench report` and `normbench show` take")
         raise RunError(f"{folder}: {'no runs there' if folder.is_dir() else 'no such folder'}")
     return [read_experiment(experiment) for experiment in experiments]
 

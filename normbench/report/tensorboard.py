@@ -75,8 +75,8 @@ def _scalars(run: RunRecord) -> Iterator[Point]:
     """Yield the loss of every step, by step, and what was measured after every epoch, by epoch."""
     begun, elapsed = _seconds_since_1970(run), _elapsed(run)
     ends = [0, *(epoch.num_steps for epoch in run.epochs)]
-    times = np.interp(np.arange(1, len(run.step_losses) + 1), ends, elapsed)
-    for step, (time, loss) in enumerate(zip(times.tolist(), run.step_losses.tolist(), strict=True), 1):
+    times = np.interp(np.arange(1, len(run.total_losses) + 1), ends, elapsed)
+    for step, (time, loss) in enumerate(zip(times.tolist(), run.total_losses.tolist(), strict=True), 1):
         yield "loss/step", step, begun + time, loss
     for epoch, time in zip(run.epochs, elapsed[1:].tolist(), strict=True):
         values = {

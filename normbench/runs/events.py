@@ -1,12 +1,18 @@
-"""What a training run reports while it goes: plain data, readable without torch."""
+"""Events that a run sends while it trains, for every task: plain data that needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from normbench.runs.records import EpochRow, Summary
+import numpy as np
+from numpy.typing import NDArray
+
+from normbench.tasks.task import BaseSummary, EpochRow
+
+StepLosses = tuple[float, ...]
+"""The losses of one training step, in the order of `Task.loss_columns`."""
 
 
 @dataclass(frozen=True)
@@ -14,19 +20,21 @@ class Started:
     """The run is about to train; a run that goes on brings all that its checkpoint knows of what was done."""
 
     rows: tuple[EpochRow, ...]
-    """Of the epochs done."""
-    losses: tuple[float, ...]
-    """Of the steps done."""
+    """The epochs done."""
+    losses: tuple[StepLosses, ...]
+    """The losses of the steps done."""
     facts: Mapping[str, Any]
-    """For `environment.json`."""
+    """What is recorded in `environment.json`."""
+    problems: tuple[str, ...] = ()
+    """Inputs that the run does without, a line each."""
 
 
 @dataclass(frozen=True)
 class FactsLearned:
-    """What is known only once steps have run: how they run."""
+    """It is known how the steps run, now that some have run."""
 
     facts: Mapping[str, Any]
-    """For `environment.json`, over what `Started` said."""
+    """What is recorded in `environment.json`, over what `Started` said."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,13 @@ class StepsDone:
     """Some steps of an epoch are done."""
 
     epoch: int
-    """1 for the first."""
+    """1 for the first; a task without epochs has one."""
     first_step: int
     """Position in the epoch of the first of `losses`, from 0."""
-    losses: tuple[float, ...]
+    losses: tuple[StepLosses, ...]
     steps_per_epoch: int
-    train_accuracy: float
-    """Over this epoch's images so far."""
+    train_accuracy: float | None
+    """Share of this epoch's images so far that were classified correctly; None where none are classified."""
     images_per_second: float
 
 
@@ -60,9 +68,11 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class TrainingDone:
-    """All epochs are done."""
+    """All steps are done."""
 
-    summary: Summary
+    summary: BaseSummary
+    samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Images for the report, by name."""
 
 
 TrainingEvent = StepsDone | EpochDone | TrainingDone

@@ -1,16 +1,17 @@
-"""What a run leaves on disk: the row types, the file names, and how to read a folder back.
+"""What a run leaves on disk, for every task: the row types, the file names, and how to read a folder back.
 
     runs/<experiment>/
       experiment.yaml            the resolved experiment
       <norm>-<model>-bs64-s0-<hash8>/
-        config.yaml              RunConfig: everything that decides the outcome
+        config.yaml              the task's run config: everything that decides the outcome
         environment.json         versions, device, commit, argv
-        metrics.jsonl            one EpochRow a line, appended
-        steps.csv                step,loss: one line a training step
+        metrics.jsonl            one EpochRow a line, appended; only of tasks with epochs
+        steps.csv                step and losses (Task.loss_columns): one line a training step
         status.json              Status
-        summary.json             Summary, written last
+        summary.json             the task's summary, written last
         loss_curve.png, table.md
-      timing.json                Timing: norms' steps timed against each other (timings.py)
+        samples.npz, model.pt    style transfer: images for the report, and the network
+      timing.json                Timing: norms' steps timed against each other (timing_file.py)
       report/                    tables and figures over all runs
 
 Nothing here needs torch.
@@ -19,20 +20,22 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from normbench.config.schema import RunConfig
+from normbench.config.load import task_name
 from normbench.errors import RunError
 from normbench.runs.timing_file import Timing, read_timing
+from normbench.tasks import TASKS, Task
+from normbench.tasks.task import SAMPLES_FILE, EpochRow, Row
 
 EXPERIMENT_FILE = "experiment.yaml"
 CONFIG_FILE = "config.yaml"
@@ -44,36 +47,13 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
 REPORT_FOLDER = "report"
-STYLE_LOSSES_FILE = "losses.csv"
-"""Only a style-transfer run has it; `normbench.style.records` says what else is in its folder."""
+OLD_STEPS_FILE = "losses.csv"
+"""The name that `STEPS_FILE` had in runs of style transfer before they shared it."""
 
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class EpochRow(_Row):
-    """One epoch. Losses are means over images, in nats; accuracies are fractions from 0 to 1."""
-
-    epoch: int
-    """1 for the first."""
-    num_steps: int
-    """Optimizer steps since the start of training."""
-    train_loss: float
-    train_accuracy: float
-    """Over the training batches as they came, so of a network that was still changing."""
-    test_loss: float
-    test_accuracy: float
-    train_seconds: float
-    """Time of the training steps alone: no evaluation, compilation or warm-up."""
-    test_seconds: float
-    learning_rate: float
-    """Of the epoch's last step."""
-
-
-class Status(_Row):
+class Status(Row):
     """Where a run stands. Times are UTC, ISO 8601."""
 
     state: State
@@ -84,45 +64,40 @@ class Status(_Row):
     pid: int
 
 
-class Summary(_Row):
-    """The run's result. `test_*` are those of the last epoch, never of the best."""
-
-    test_accuracy: float
-    test_loss: float
-    train_accuracy: float
-    train_loss: float
-    num_epochs: int
-    num_steps: int
-    num_parameters: int
-    train_seconds: float
-    epoch_seconds: float
-    """Median over epochs of `EpochRow.train_seconds`."""
-    startup_seconds: float
-    """From the run's start to its first timed step: building, moving data, compilation, capture, warm-up."""
-    peak_memory_mib: float | None
-    """Peak memory that the run added to the resident data set: device memory, or the process's on a CPU."""
-    images_per_second: float
-    batch_statistics_accuracy: float | None = None
-    """Of the probe at batch size 1: test accuracy with the statistics of each image alone, as in training."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunRecord:
     """One run as read from its folder; what is not there yet is None or empty."""
 
     folder: Path
-    config: RunConfig
+    config: Any
+    """The task's run config (`Task.run_config`)."""
     status: Status
     epochs: tuple[EpochRow, ...]
     step_losses: NDArray[np.float64]
-    """Loss of each training step in order."""
-    summary: Summary | None
+    """Losses of each training step in order, ``(steps, len(task.loss_columns))``; the first is what is minimized."""
+    summary: Any
+    """The task's summary (`Task.summary`), or None."""
     environment: Mapping[str, Any]
 
     @property
     def run_id(self) -> str:
         """The folder's name."""
         return self.folder.name
+
+    @property
+    def total_losses(self) -> NDArray[np.float64]:
+        """The loss that was minimized, of each step, ``(steps,)``."""
+        return self.step_losses[:, 0]
+
+    @property
+    def task(self) -> Task:
+        """The task that the run is of."""
+        return TASKS[self.config.task]
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the run ended with a result."""
+        return self.status.state == "completed" and self.summary is not None
 
 
 @dataclass(frozen=True)
@@ -146,28 +121,9 @@ class ExperimentRecord:
         return self.folder.name
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def is_style_run(run_folder: Path) -> bool:
-    """Return whether a run's folder is one of style transfer, which `read_run` cannot read."""
-    return (run_folder / STYLE_LOSSES_FILE).exists()
-
-
-def find_runs(folder: Path, pattern: str = "*", *, of_style: bool = False) -> list[Path]:
-    """Return the run folders that match `pattern` under `folder`, by name: those of style transfer or all others."""
-    found = (path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}"))
-    return sorted(path for path in found if is_style_run(path) == of_style)
+def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the run folders that match `pattern` under `folder`, by name."""
+    return sorted(path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}"))
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -177,22 +133,17 @@ def read_run(folder: Path) -> RunRecord:
         RunError: a file that every run has is missing or cannot be understood.
     """
     try:
-        config = RunConfig.model_validate(_load_yaml(folder / CONFIG_FILE))
+        recorded = _load_yaml(folder / CONFIG_FILE)
+        task = TASKS[task_name(recorded)]
+        config: Any = task.run_config.model_validate(recorded)
         status = Status.model_validate_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
         summary_file = folder / SUMMARY_FILE
-        summary = Summary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
+        summary = task.summary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
         environment_file = folder / ENVIRONMENT_FILE
         environment = json.loads(environment_file.read_text(encoding="utf-8")) if environment_file.exists() else {}
-        return RunRecord(
-            folder,
-            config,
-            status,
-            _read_epochs(folder / METRICS_FILE),
-            _read_steps(folder / STEPS_FILE),
-            summary,
-            environment,
-        )
-    except (OSError, ValidationError, ValueError, yaml.YAMLError) as error:
+        epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
+        return RunRecord(folder, config, status, epochs, losses, summary, environment)
+    except (OSError, ValidationError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise RunError(f"{folder}: not a readable run folder: {error}") from error
 
 
@@ -220,8 +171,8 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     settings = read_settings(folder)
     order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
-    compared = tuple(run for run in runs if run.config.probe is None)
-    probes = tuple(run for run in runs if run.config.probe is not None)
+    probes = tuple(run for run in runs if getattr(run.config, "probe", None) is not None)
+    compared = tuple(run for run in runs if run not in probes)
     return ExperimentRecord(folder, compared, settings, probes, timing, tuple(unreadable))
 
 
@@ -263,10 +214,21 @@ def _read_epochs(path: Path) -> tuple[EpochRow, ...]:
     return tuple(EpochRow.model_validate_json(line) for line in complete.splitlines() if line)
 
 
-def _read_steps(path: Path) -> NDArray[np.float64]:
-    """Read the losses, leaving out a last line that a killed process cut off."""
+def _read_steps(folder: Path, num_losses: int) -> NDArray[np.float64]:
+    """Read the losses, ``(steps, num_losses)``, leaving out a last line that a killed process cut off."""
+    path = folder / STEPS_FILE if (folder / STEPS_FILE).exists() else folder / OLD_STEPS_FILE
     if not path.exists():
-        return np.empty(0)
+        return np.empty((0, num_losses))
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    return np.array([float(line.partition(",")[2]) for line in lines])
+    rows = [[float(cell) for cell in line.split(",")[1:]] for line in lines]
+    return np.array(rows, dtype=np.float64).reshape(-1, num_losses)
+
+
+def read_samples(run_folder: Path) -> Mapping[str, NDArray[np.uint8]]:
+    """Return the images that a run kept for its report, by name; none where it kept none or they cannot be read."""
+    try:
+        with np.load(run_folder / SAMPLES_FILE, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, BadZipFile):
+        return {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from normbench.config.schema import RunConfig
+from normbench.config.schema import BaseRunConfig
 from normbench.errors import RunError
 
 TIMING_FILE = "timing.json"
@@ -28,7 +28,7 @@ class TimedNorm(_Row):
 
     label: str
     config: Mapping[str, Any]
-    """See `timing_config`."""
+    """The `timing_fields` of its run's config."""
     seconds_per_step: tuple[float, ...]
     """One a round, the mean over a block of steps. The rounds of a session's norms belong together."""
     steps_per_block: int
@@ -95,20 +95,9 @@ class Timing(_Row):
         return [session for session in self.sessions if machine_of(session.environment) == wanted]
 
 
-def timing_config(config: RunConfig) -> dict[str, Any]:
-    """Return what the time of a run's epoch depends on, but for the machine: no learning rate and no seed."""
-    return {
-        "norm": {"name": config.norm.name, "options": dict(config.norm.options)},
-        "model": config.model.model_dump(mode="json"),
-        "dataset": config.dataset.model_dump(mode="json"),
-        "train": config.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"}),
-        "device": config.device,
-    }
-
-
-def timing_key(config: RunConfig) -> str:
-    """Return `timing_config` as text, equal for runs whose epochs take the same time on the same machine."""
-    return _key(timing_config(config))
+def timing_key(config: BaseRunConfig) -> str:
+    """Return `timing_fields` as text, equal for runs whose steps take the same time on the same machine."""
+    return _key(config.timing_fields)
 
 
 def machine_of(environment: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,32 +1,42 @@
-"""Writing a run's folder, whatever kind of run it is: one writer at a time, whole files replaced at once."""
+"""Writes a run's folder, of any task: one writer at a time, whole files replaced at once."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import yaml
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from normbench.errors import FolderBusyError, FolderError
+from normbench.config.schema import BaseRunConfig
+from normbench.errors import FolderBusyError, FolderError, RunError
+from normbench.runs.atomic import PARTIAL_FILES, write_atomically, write_text_atomically
+from normbench.runs.events import StepLosses
 from normbench.runs.records import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     ERROR_FILE,
     EXPERIMENT_FILE,
+    METRICS_FILE,
+    OLD_STEPS_FILE,
     STATUS_FILE,
+    STEPS_FILE,
     SUMMARY_FILE,
     State,
     Status,
-    write_text_atomically,
+    read_run,
 )
+from normbench.tasks import TASKS, Task
+from normbench.tasks.task import SAMPLES_FILE, EpochRow
 
 PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
 """What running a planned run would find in its folder."""
@@ -34,8 +44,8 @@ PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
 _LOCK_FILE = ".lock"
 
 
-class WrittenFolder:
-    """One run's folder while it is written, between `acquire` and `release`: what all kinds of runs have.
+class RunFolder:
+    """One run's folder while it is written, between `acquire` and `release`.
 
     Every method raises `FolderError` where the folder cannot be written; what was recorded before stays.
     """
@@ -44,6 +54,7 @@ class WrittenFolder:
         self.path = path
         self._lock = FileLock(path / _LOCK_FILE)
         self._started_at = _now()
+        self._num_steps = 0
 
     def acquire(self) -> Self:
         """Make the folder and become its only writer.
@@ -52,7 +63,7 @@ class WrittenFolder:
             FolderBusyError: another process is writing the folder.
             FolderError: it cannot be made.
         """
-        with explained(self.path):
+        with folder_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(timeout=0)
@@ -69,12 +80,42 @@ class WrittenFolder:
         """Where an unfinished run keeps its state."""
         return self.path / CHECKPOINT_FILE
 
-    def remove_left_overs(self) -> None:
+    def begin(self, config: BaseRunConfig, *, rows: Iterable[EpochRow] = (), losses: Iterable[StepLosses] = ()) -> None:
+        """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
+        task = TASKS[config.task]
+        self._remove_results(task)
+        self.write_config(config)
+        self._num_steps = 0
+        self.write(METRICS_FILE, "".join(map(_line_of_epoch, rows)))
+        self.write(STEPS_FILE, f"step,{','.join(task.loss_columns)}\n" + self._lines_of_steps(losses))
+        self.set_status("running")
+
+    def _remove_results(self, task: Task) -> None:
         """Remove the result, or the error, of an earlier try, and what a killed process left half written."""
-        with explained(self.path):
-            for left_over in (SUMMARY_FILE, ERROR_FILE, ".*.partial"):
-                for path in self.path.glob(left_over):
+        with folder_errors(self.path):
+            for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, *task.files):
+                for path in self.path.glob(pattern):
                     path.unlink()
+
+    def append_steps(self, losses: Iterable[StepLosses]) -> None:
+        """Append the losses of further steps."""
+        self.append(STEPS_FILE, self._lines_of_steps(losses))
+
+    def append_epoch(self, row: EpochRow) -> None:
+        """Append an epoch's row."""
+        self.append(METRICS_FILE, _line_of_epoch(row))
+
+    def write_samples(self, samples: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Write the images that the report shows, by name."""
+        with folder_errors(self.path):
+            write_atomically(self.path / SAMPLES_FILE, lambda file: np.savez_compressed(file, **samples))  # type: ignore[arg-type]
+
+    def _lines_of_steps(self, losses: Iterable[StepLosses]) -> str:
+        lines = []
+        for row in losses:
+            lines.append(f"{self._num_steps},{','.join(f'{loss:.7g}' for loss in row)}\n")
+            self._num_steps += 1
+        return "".join(lines)
 
     def write_config(self, config: BaseModel) -> None:
         """Write the config, also over one that differs in no more than the label."""
@@ -100,35 +141,41 @@ class WrittenFolder:
         """Write the result: the summary, then the status that makes it count; only then may the checkpoint go."""
         self.write(SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
         status = self.set_status("completed")
-        with explained(self.path):
+        with folder_errors(self.path):
             if not keep_checkpoint:
                 self.checkpoint.unlink(missing_ok=True)
         return status
 
     def clear(self) -> None:
         """Remove what an earlier run of the same config left, for ``--force``."""
-        with explained(self.path):
+        with folder_errors(self.path):
             for path in self.path.iterdir():
                 if path.name != _LOCK_FILE:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write(self, name: str, text: str) -> None:
         """Replace a file."""
-        with explained(self.path):
+        with folder_errors(self.path):
             write_text_atomically(self.path / name, text)
 
     def append(self, name: str, text: str) -> None:
         """Add to the end of a file."""
-        with explained(self.path), (self.path / name).open("a", encoding="utf-8") as file:
+        with folder_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
 
 
-def state_of(folder: Path, status: Status, *, has_result: bool) -> PlannedState:
-    """Return what running a run with that status, and a whole result or none, would find."""
-    if status.state == "completed" and has_result:
+def planned_state(folder: Path) -> PlannedState:
+    """Return what running a planned run would find in its folder."""
+    if not (folder / STATUS_FILE).exists():
+        return "new"
+    try:
+        run = read_run(folder)
+    except RunError:
+        return "new"
+    if run.is_completed and all((folder / name).is_file() for name in run.task.files):
         return "completed"
-    if status.state in ("failed", "diverged"):
-        return "failed" if status.state == "failed" else "diverged"
+    if run.status.state in ("failed", "diverged"):
+        return "failed" if run.status.state == "failed" else "diverged"
     return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
 
 
@@ -143,13 +190,13 @@ def write_experiment(folder: Path, experiment: BaseModel) -> None:
     Raises:
         FolderError: the folder cannot be written.
     """
-    with explained(folder):
+    with folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
         write_text_atomically(folder / EXPERIMENT_FILE, text)
 
 
-class explained:
+class folder_errors:
     """Turn an operating-system error into a `FolderError` that says which folder and why."""
 
     def __init__(self, path: Path) -> None:
@@ -161,6 +208,10 @@ class explained:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, OSError):
             raise FolderError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+
+def _line_of_epoch(row: EpochRow) -> str:
+    return row.model_dump_json() + "\n"
 
 
 def _now() -> str:

@@ -12,6 +12,7 @@ from normbench.report.curves import SMOOTHING, smooth, smoothing_window
 from normbench.report.figure_style import figure_style, line_style
 from normbench.report.palette import Style, styles
 from normbench.report.stats import mean_band
+from normbench.runs.records import read_samples
 from normbench.style.groups import StyleGroup, contrast_estimates
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _log_scale(axes: Axes) -> None:
 
 def _draw_curve(axes: Axes, group: StyleGroup, column: int, style: Style) -> None:
     """Draw the mean of the completed runs, and every other run as a thin line up to its end."""
-    curves = [run.losses[:, column] for run in group.completed]
+    curves = [run.step_losses[:, column] for run in group.completed]
     length = min((len(curve) for curve in curves), default=0)
     if length:
         window = smoothing_window(length)
@@ -69,7 +70,7 @@ def _draw_curve(axes: Axes, group: StyleGroup, column: int, style: Style) -> Non
             axes.fill_between(shown + 1, low[shown], (mean + half_width)[shown], color=style.color, alpha=0.18, lw=0)
         axes.plot(shown + 1, mean[shown], color=style.color, linestyle=line_style(style))
     for run in group.runs:
-        losses = run.losses[:, column][np.isfinite(run.losses[:, column])]
+        losses = run.step_losses[:, column][np.isfinite(run.step_losses[:, column])]
         if run not in group.completed and losses.size:
             drawn = smooth(losses, smoothing_window(losses.size))
             axes.plot(np.arange(losses.size) + 1, drawn, color=style.color, linewidth=0.8)
@@ -111,9 +112,9 @@ def picture_grid(groups: Sequence[StyleGroup]) -> Figure:
     with figure_style():
         from matplotlib.figure import Figure
 
-        firsts = {g.label: run.samples for g in groups for run in g.completed[:1] if run.samples is not None}
+        firsts = {g.label: found for g in groups for run in g.completed[:1] if (found := read_samples(run.folder))}
         samples = next(iter(firsts.values()))
-        num_rows = min(NUM_GRID_ROWS, len(samples.content))
+        num_rows = min(NUM_GRID_ROWS, len(samples["content"]))
         columns = ["content", *firsts]
         width = min(6.75, 1.2 * (len(columns) + 1))
         cell = width / (len(columns) + 1)
@@ -122,12 +123,12 @@ def picture_grid(groups: Sequence[StyleGroup]) -> Figure:
         for axes in grid.flatten():
             axes.set_axis_off()
         for row in range(num_rows):
-            pictures = [samples.content[row], *(sample.stylized[row] for sample in firsts.values())]
+            pictures = [samples["content"][row], *(sample["stylized"][row] for sample in firsts.values())]
             for column, (title, picture) in enumerate(zip(columns, pictures, strict=True), start=1):
                 grid[row][column].imshow(picture, interpolation="nearest")
                 if row == 0:
                     grid[0][column].set_title(_folded(title), fontsize=7)
-        grid[0][0].imshow(samples.style)
+        grid[0][0].imshow(samples["style"])
         grid[0][0].set_title("style", fontsize=7)
         figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
         return figure

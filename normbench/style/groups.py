@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import UnknownNameError
 from normbench.report.captions import describe_setting
-from normbench.report.grouping import DEFAULT_BASELINE, Scalar, flatten
+from normbench.report.grouping import Scalar, flatten
 from normbench.report.stats import Estimate, summarize
-from normbench.style.records import StyleExperimentRecord, StyleRun, StyleSummary
+from normbench.runs.records import ExperimentRecord, RunRecord
+from normbench.tasks.style_transfer import StyleSummary
 
 CONTRAST_SHOWN = 0.4
 """The factor of contrast that stands in the tables."""
@@ -57,13 +59,13 @@ class StyleGroup:
 
     label: str
     norm: str
-    runs: tuple[StyleRun, ...]
+    runs: tuple[RunRecord, ...]
     setting: Setting
     """All but norm and seed; groups are compared with each other where these are equal."""
     num_planned: int
 
     @property
-    def completed(self) -> list[StyleRun]:
+    def completed(self) -> list[RunRecord]:
         """The runs that enter means, by seed."""
         done = [run for run in self.runs if run.status.state == "completed" and run.summary is not None]
         return sorted(done, key=lambda run: run.config.seed)
@@ -87,9 +89,9 @@ class StyleGroup:
         return ", ".join([f"{len(self.completed)}/{self.num_planned}", *rest])
 
 
-def style_groups(experiment: StyleExperimentRecord) -> list[StyleGroup]:
+def style_groups(experiment: ExperimentRecord) -> list[StyleGroup]:
     """Sort runs into groups; runs of other settings, devices or versions never share one, and their labels say so."""
-    members: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[StyleRun]] = {}
+    members: dict[tuple[str, tuple[tuple[str, Scalar], ...]], list[RunRecord]] = {}
     like = next((run for run in experiment.runs if run.environment), experiment.runs[0])
     for run in experiment.runs:
         members.setdefault((_norm_key(run), tuple(_setting(run, like).items())), []).append(run)
@@ -111,11 +113,11 @@ def style_groups(experiment: StyleExperimentRecord) -> list[StyleGroup]:
     return groups
 
 
-def _norm_key(run: StyleRun) -> str:
+def _norm_key(run: RunRecord) -> str:
     return run.config.norm.model_dump_json(exclude={"label"})
 
 
-def _setting(run: StyleRun, like: StyleRun) -> dict[str, Scalar]:
+def _setting(run: RunRecord, like: RunRecord) -> dict[str, Scalar]:
     """Return all but norm and seed; what a run that died early did not record is taken to be as with `like`."""
     config: dict[str, Any] = run.config.model_dump(exclude={"norm", "seed"})
     recorded = {**like.environment, **run.environment}
@@ -125,7 +127,7 @@ def _setting(run: StyleRun, like: StyleRun) -> dict[str, Scalar]:
     return flatten(config | known)
 
 
-def find_baseline(experiment: StyleExperimentRecord, baseline: str | None) -> str | None:
+def find_baseline(experiment: ExperimentRecord, baseline: str | None) -> str | None:
     """Return the norm, by label or key, that others are compared with: the one asked for, the config's, or bn.
 
     Raises:

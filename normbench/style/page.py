@@ -11,9 +11,9 @@ from normbench.report.columns import NOTHING, TESTS_CAPTION, Align, format_p
 from normbench.report.page import PageFigure
 from normbench.report.stats import Estimate, summarize
 from normbench.report.verdicts import MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
+from normbench.runs.records import ExperimentRecord
 from normbench.style.figures import contrast_figure, loss_figure, picture_grid
 from normbench.style.groups import MEASURES, Measure, StyleGroup, find_baseline, style_groups
-from normbench.style.records import StyleExperimentRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +81,7 @@ class StylePage:
     """How it was measured: what all runs share, by name."""
 
 
-def make_style_page(experiment: StyleExperimentRecord, *, baseline: str | None = None) -> StylePage:
+def make_style_page(experiment: ExperimentRecord, *, baseline: str | None = None) -> StylePage:
     """Put together all that the experiment's report says and shows.
 
     Raises:
@@ -282,7 +282,7 @@ def _failures(groups: Sequence[StyleGroup]) -> list[str]:
     ]
 
 
-def _measured(experiment: StyleExperimentRecord, groups: Sequence[StyleGroup]) -> list[tuple[str, str]]:
+def _measured(experiment: ExperimentRecord, groups: Sequence[StyleGroup]) -> list[tuple[str, str]]:
     """Return how the runs were made, by name; where they differ, all that there is."""
     runs = experiment.runs
     shared = dict.fromkeys(path for group in groups for path in group.setting)

@@ -11,11 +11,11 @@ from typing import Any
 from normbench.report.figure_style import save_figure
 from normbench.report.formats import escape_markdown, markdown_grid
 from normbench.report.html import render_page
-from normbench.runs.records import REPORT_FOLDER, write_text_atomically
+from normbench.runs.atomic import write_text_atomically
+from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, read_experiment, read_run
 from normbench.style.figures import loss_figure, picture_grid
 from normbench.style.groups import find_baseline, style_groups
 from normbench.style.page import Grid, StyleMeasured, StylePage, make_style_page, measure_groups
-from normbench.style.records import StyleExperimentRecord, read_style_experiment, read_style_run
 
 TEMPLATE = "style.html.j2"
 
@@ -27,7 +27,7 @@ def write_style_report(experiment_folder: Path, *, baseline: str | None = None) 
         RunError: there are no runs, or one cannot be read.
         UnknownNameError: `baseline` is given and no run has that norm.
     """
-    experiment = read_style_experiment(experiment_folder)
+    experiment = read_experiment(experiment_folder)
     page = make_style_page(experiment, baseline=baseline)
     folder = experiment_folder / REPORT_FOLDER
     folder.mkdir(exist_ok=True)
@@ -48,8 +48,8 @@ def write_style_run_report(run_folder: Path) -> list[Path]:
     Raises:
         RunError: the run cannot be read.
     """
-    run = read_style_run(run_folder)
-    groups = style_groups(StyleExperimentRecord(run_folder.parent, (run,), {}))
+    run = read_run(run_folder)
+    groups = style_groups(ExperimentRecord(run_folder.parent, (run,), {}))
     paths = save_figure(loss_figure(groups), run_folder / "loss_curve", (".png",))
     if groups[0].completed:
         paths += save_figure(picture_grid(groups), run_folder / "pictures", (".png",))

@@ -6,12 +6,13 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from normbench.config.schema import TrainConfig
+from normbench.config.style import StyleTrainConfig
 from normbench.engine.batches import DeviceImages, epoch_order, normalize
 from normbench.engine.device import (
     DeviceName,
@@ -28,15 +29,23 @@ from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all
 from normbench.layers.hooks import training_aware_modules
 from normbench.layers.norm_act import describe_paths
-from normbench.style.config import StyleTrainConfig
-from normbench.style.events import StepLosses, StyleSteps
+from normbench.runs.events import StepsDone
 from normbench.style.features import FeatureNetwork
 from normbench.style.images import Pixels
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
-from normbench.style.records import StyleSummary
+from normbench.tasks.style_transfer import StyleSummary
 
 _STEPS_BETWEEN_REPORTS = 25
 _SECONDS_BETWEEN_REPORTS = 0.5
+
+
+class StepLosses(NamedTuple):
+    """The losses of one training step; all but the total before weighting."""
+
+    total: float
+    content: float
+    style: float
+    total_variation: float
 
 
 class StyleTrainer:
@@ -143,7 +152,7 @@ class StyleTrainer:
         self._step.fill_(self._num_done)
         synchronize(self._device)
 
-    def run(self) -> Iterator[StyleSteps]:
+    def run(self) -> Iterator[StepsDone]:
         """Train to the end, yielding the losses of some steps at a time.
 
         Raises:
@@ -162,10 +171,18 @@ class StyleTrainer:
                 if stop % _STEPS_BETWEEN_REPORTS == 0 or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
                     break
             rows = [StepLosses(*row) for row in self._losses[first:stop].tolist()]  # waits for the device
-            self._seconds += self._clock() - began
+            seconds = self._clock() - began
+            self._seconds += seconds
             self._num_done = stop
             broken = next((index for index, row in enumerate(rows) if not math.isfinite(row.total)), None)
-            yield StyleSteps(first, tuple(rows if broken is None else rows[: broken + 1]), num_steps)
+            yield StepsDone(
+                epoch=1,
+                first_step=first,
+                losses=tuple(rows if broken is None else rows[: broken + 1]),
+                steps_per_epoch=num_steps,
+                train_accuracy=None,
+                images_per_second=len(rows) * self._config.batch_size / seconds,
+            )
             if broken is not None:
                 raise DivergedError(f"loss is {rows[broken].total} at step {first + broken} of {num_steps}")
         self._peak_memory_mib = self._memory.peak_mib()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from normbench.config.style import STYLENET, StyleRunConfig
 from normbench.data import DATASETS, load_dataset
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages, normalize
@@ -22,36 +23,27 @@ from normbench.engine.checkpoint import (
     write_tensors,
 )
 from normbench.engine.device import (
-    DeviceName,
     OutOfMemoryError,
     describe,
-    resolve_device,
     resolve_engine,
     resolve_precision,
     set_precision,
 )
 from normbench.errors import ConfigError, DataError, first_line
 from normbench.models import MODELS, build_model
-from normbench.runs.events import CheckpointFailed, FactsLearned
+from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE
 from normbench.style.apply import contrast_changes, stylize_all
-from normbench.style.config import STYLENET, StyleRunConfig
-from normbench.style.events import StyleEvent, StyleStarted, StyleTrained
 from normbench.style.features import VGG16, FeatureNetwork, resnet9_features, vgg16_features
 from normbench.style.images import MARGIN, Pixels, cut_to_square, pad_image, read_folder, read_style, resize_all
-from normbench.style.records import MODEL_FILE, Samples
 from normbench.style.trainer import StyleTrainer
+from normbench.tasks.style_transfer import MODEL_FILE
 
 NUM_SAMPLES = 6
 """Images that are shown and never trained on."""
 
 
-def find_device(requested: str) -> Iterator[DeviceName]:
-    """Yield the device for ``auto|cpu|cuda|mps``; raises `DeviceError` where it is not there."""
-    yield resolve_device(requested)
-
-
-def check_runs(configs: list[StyleRunConfig]) -> Iterator[None]:
+def check_runs(configs: list[StyleRunConfig]) -> None:
     """Read the style image and push one batch through every network on the meta device, before anything is trained.
 
     Raises:
@@ -72,7 +64,6 @@ def check_runs(configs: list[StyleRunConfig]) -> Iterator[None]:
             raise
         except (ValueError, RuntimeError, ZeroDivisionError) as error:
             raise ConfigError(f"{config.norm.name} does not work in {STYLENET}: {error}") from error
-    yield None
 
 
 def build_style_network(config: StyleRunConfig) -> nn.Module:
@@ -115,19 +106,13 @@ def load_features(config: StyleRunConfig, run_folder: Path | None) -> FeatureNet
     return resnet9_features(run_folder)
 
 
-def check_features(config: StyleRunConfig, run_folder: Path | None) -> Iterator[None]:
-    """Load the feature network once, so that what is wrong with it is said before anything is trained."""
-    load_features(config, run_folder)
-    yield None
-
-
 def train_style_run(
     config: StyleRunConfig,
     features_run: Path | None,
     data_dir: Path | None,
     folder: Path,
     resume: bool,
-) -> Iterator[StyleEvent]:
+) -> Iterator[RunEvent]:
     """Train the run and yield its events; when closed early, save a checkpoint to go on from.
 
     The trained network and the checkpoints are written into `folder`.
@@ -164,14 +149,14 @@ def train_style_run(
         "num_content": len(training),
         "features": config.features if features_run is None else str(features_run),
     }
-    yield StyleStarted(facts, tuple(problems), trainer.losses)
+    yield Started((), trainer.losses, facts, tuple(problems))
     try:
         yield from _train(trainer, checkpoint)
         save_style_model(trainer.network, config, folder / MODEL_FILE)
-        samples = Samples(shown, stylize_all(trainer.network, shown), style)
+        samples = {"content": shown, "stylized": stylize_all(trainer.network, shown), "style": style}
         padded = torch.from_numpy(np.stack([pad_image(image) for image in shown])).to(device).permute(0, 3, 1, 2)
         changes = contrast_changes(trainer.network, normalize(padded), margin=MARGIN)
-        yield StyleTrained(trainer.summarize(changes), samples)
+        yield TrainingDone(trainer.summarize(changes), samples)
     except GeneratorExit:
         save_checkpoint(trainer.state_dict(), checkpoint)
         raise
@@ -179,7 +164,7 @@ def train_style_run(
         raise OutOfMemoryError(config.device, config.train.batch_size, error) from error
 
 
-def _train(trainer: StyleTrainer, checkpoint: Path) -> Iterator[StyleEvent]:
+def _train(trainer: StyleTrainer, checkpoint: Path) -> Iterator[RunEvent]:
     """Train to the end, with a checkpoint now and then."""
     saved_at = time.monotonic()
     is_known = False

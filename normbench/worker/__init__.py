@@ -1,1 +1,1 @@
-"""What happens inside a training process: runs are built, trained and timed here."""
+"""The room of the training process: runs are built, trained and timed here. `targets` alone needs no torch."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from normbench.config.schema import RunConfig
 from normbench.engine.augment import CropFlip, draw_crop_flip
 from normbench.engine.batches import epoch_order
-from normbench.engine.device import DeviceName, describe, synchronize
+from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer
 from normbench.engine.step.train_step import TrainStep
 from normbench.errors import NormBenchError, first_line
-from normbench.experiment.timing_pass import PartTimed, Schedule, Timeable
-from normbench.runs.timing_file import SkippedNorm, TimedNorm, timing_config
+from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.worker.build import build_trainer, load_images
+from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
 
 _MEMORY_SHARE = 0.8
 """Of the free device memory that norms built at the same time may take by what their runs took."""
@@ -27,13 +26,10 @@ _STILL = 1e-12
 """Learning rate while timing: steps cost the same, and no norm can diverge."""
 
 
-def describe_device(device: DeviceName) -> Iterator[dict[str, Any]]:
-    """Yield once what a time measured here holds for."""
-    yield describe(device)
-
-
-def time_setting(wanted: Sequence[Timeable], schedule: Schedule, data_dir: Path | None) -> Iterator[float | PartTimed]:
-    """Time all of `wanted` in turn; yield the share that is done after every build and round, and `PartTimed`.
+def time_setting(
+    wanted: Sequence[TimingCandidate], schedule: TimingSchedule, data_dir: Path | None
+) -> Iterator[float | TimingResult]:
+    """Time all of `wanted` in turn; yield the share that is done after every build and round, and `TimingResult`.
 
     All are built before the first is timed. Where the device's memory does not hold them, several parts are timed one
     after another, each with the first of `wanted`, to which the others are compared.
@@ -41,7 +37,7 @@ def time_setting(wanted: Sequence[Timeable], schedule: Schedule, data_dir: Path 
     gc.collect()  # the last run may hold device memory in cycles
     parts = memory_parts([entry.peak_memory_mib for entry in wanted], free_mib(wanted[0].config.device))
     for number, part in enumerate(parts):
-        for result in _time_part([wanted[index].config for index in part], schedule, data_dir):
+        for result in _time_part([_classifier(wanted[index]) for index in part], schedule, data_dir):
             yield (number + result) / len(parts) if isinstance(result, float) else result
         gc.collect()
 
@@ -68,7 +64,14 @@ def memory_parts(peaks_mib: Sequence[float], free: float | None) -> list[list[in
     return parts
 
 
-def _time_part(configs: Sequence[RunConfig], schedule: Schedule, data_dir: Path | None) -> Iterator[float | PartTimed]:
+def _classifier(candidate: TimingCandidate) -> RunConfig:
+    assert isinstance(candidate.config, RunConfig)
+    return candidate.config
+
+
+def _time_part(
+    configs: Sequence[RunConfig], schedule: TimingSchedule, data_dir: Path | None
+) -> Iterator[float | TimingResult]:
     device = configs[0].device
     steps: dict[int, _Steps] = {}
     skipped = []
@@ -77,7 +80,7 @@ def _time_part(configs: Sequence[RunConfig], schedule: Schedule, data_dir: Path 
         try:
             steps[position] = _Steps(config, data_dir)
         except Exception as error:
-            skipped.append(SkippedNorm(label=config.label, config=timing_config(config), reason=first_line(error)))
+            skipped.append(SkippedNorm(label=config.label, config=config.timing_fields, reason=first_line(error)))
         yield (position + 1) / total
     timer = InterleavedTimer(
         {position: entry.run for position, entry in steps.items()},
@@ -89,14 +92,14 @@ def _time_part(configs: Sequence[RunConfig], schedule: Schedule, data_dir: Path 
     timed = tuple(
         TimedNorm(
             label=configs[position].label,
-            config=timing_config(configs[position]),
+            config=configs[position].timing_fields,
             seconds_per_step=times.seconds_per_step,
             steps_per_block=times.steps_per_block,
             steps_per_epoch=steps[position].per_epoch,
         )
         for position, times in timer.times().items()
     )
-    yield PartTimed(timed, tuple(skipped))
+    yield TimingResult(timed, tuple(skipped))
 
 
 class _Steps:

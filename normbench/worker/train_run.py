@@ -3,81 +3,72 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from normbench.config.schema import RunConfig, Value
+from normbench.config.schema import RunConfig
 from normbench.engine.checkpoint import (
     SECONDS_BETWEEN_CHECKPOINTS,
     CheckpointError,
     load_checkpoint,
     save_checkpoint,
 )
-from normbench.engine.device import DeviceName, OutOfMemoryError, describe, visible_gpus
+from normbench.engine.device import OutOfMemoryError, describe
 from normbench.engine.probes import batch_statistics_accuracy
 from normbench.engine.step.train_step import TrainStep
 from normbench.engine.trainer import Trainer
 from normbench.kernels.launch import Compilation
 from normbench.layers.norm_act import describe_paths
 from normbench.models import MODELS
+from normbench.registry import load
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
-from normbench.worker.build import load_images, load_trainer
+from normbench.runs.records import CHECKPOINT_FILE
+from normbench.tasks import TASKS
+from normbench.worker.build import load_trainer
+from normbench.worker.targets import RunRequest
 
 
-def check_data(name: str, options: Mapping[str, Value], data_dir: Path | None, device: str) -> Iterator[str]:
-    """Load the data set and move it to the device; yield where it came from.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    yield load_images(name, options, data_dir, device)[2].source  # type: ignore[arg-type]
-
-
-def compile_kernels(configs: Sequence[RunConfig], data_dir: Path | None) -> Iterator[float]:
-    """Compile the kernels of all these runs at once; yield how many seconds that took.
-
-    A run for which it fails compiles its own, or says what is wrong.
-    """
-    began = time.perf_counter()
+def compile_ahead(requests: Sequence[RunRequest]) -> None:
+    """Compile the kernels of all these runs at once."""
     first: TrainStep | None = None
     with Compilation() as compilation:
-        for config in configs:
-            with suppress(Exception):
-                step = load_trainer(config, data_dir)[0].step
-                compilation.add(step.kernel_jobs())
-                first = first or step
+        for request in requests:
+            if isinstance(request.config, RunConfig):
+                with suppress(Exception):
+                    step = load_trainer(request.config, request.data_dir)[0].step
+                    compilation.add(step.kernel_jobs())
+                    first = first or step
         if first is not None:  # meanwhile, because it takes a second or two where libraries come from a cold disk
             with suppress(Exception):
                 first.rehearse()
-    yield time.perf_counter() - began
 
 
-def worker_environments(devices: frozenset[DeviceName]) -> Iterator[list[dict[str, str]]]:
-    """Yield once: the environment variables of each worker that runs on `devices` can share.
-
-    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
-    """
-    others = visible_gpus()[1:] if devices == {"cuda"} else []
-    yield [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
-
-
-def train_run(
-    config: RunConfig, data_dir: Path | None, checkpoint: Path, resume: bool, keep: bool
-) -> Iterator[RunEvent]:
+def train_run(request: RunRequest) -> Iterator[RunEvent]:
     """Train the run and yield its events; when closed early, save a checkpoint to go on from.
 
     Raises:
         DivergedError: a loss is not finite.
         OutOfMemoryError: the device's memory does not hold the run.
     """
-    trainer, dataset = load_trainer(config, data_dir)
+    yield from load(TASKS[request.config.task].trainer).train(request)
+
+
+def train_classifier(request: RunRequest) -> Iterator[RunEvent]:
+    """Train the run and yield its events; when closed early, save a checkpoint to go on from.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        OutOfMemoryError: the device's memory does not hold the run.
+    """
+    config, checkpoint = request.config, request.folder / CHECKPOINT_FILE
+    assert isinstance(config, RunConfig)
+    trainer, dataset = load_trainer(config, request.data_dir)
     device, precision = config.device, config.train.precision
     assert precision != "auto"
-    if resume:
+    if request.resume:
         load_checkpoint(checkpoint, trainer.load_state_dict)
     facts = describe(device) | {
         "precision": precision,
@@ -88,7 +79,7 @@ def train_run(
         "eval_split": dataset.eval_split,
         "is_synthetic": dataset.is_synthetic,
     }
-    yield Started(trainer.rows, trainer.losses, facts)
+    yield Started(trainer.rows, tuple((loss,) for loss in trainer.losses), facts)
     saved_at = time.monotonic()
     has_stepped = False
     try:
@@ -111,7 +102,7 @@ def train_run(
         raise
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(device, config.train.batch_size, error) from error
-    if keep:
+    if request.keep_checkpoint:
         save_checkpoint(trainer.state_dict(), checkpoint)
 
 

@@ -12,7 +12,7 @@ from command import TINY
 from local_worker import LocalWorker
 
 from normbench.runs.records import read_experiment
-from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import RunFolder
 
 
 @pytest.fixture

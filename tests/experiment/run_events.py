@@ -1,13 +1,14 @@
 """Small plans, and what a run sends, written down."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from normbench.config.schema import RunConfig
-from normbench.experiment.plan import RunPlan, run_id_of
+from normbench.experiment.plan import RunPlan
 from normbench.runs.events import EpochDone, Started, StepsDone, TrainingDone
-from normbench.runs.records import EpochRow, Summary
+from normbench.tasks.classification import Summary
+from normbench.tasks.task import EpochRow
+from normbench.worker.targets import RunRequest
 
 
 def make_plan(norm: str = "bn", seed: int = 0, **train: object) -> RunPlan:
@@ -21,7 +22,7 @@ def make_plan(norm: str = "bn", seed: int = 0, **train: object) -> RunPlan:
             "device": "cpu",
         }
     )
-    return RunPlan(run_id_of(config), config, 0)
+    return RunPlan(config.run_id, config, 0)
 
 
 def make_row(epoch: int) -> EpochRow:
@@ -37,11 +38,11 @@ SUMMARY = Summary(
 )  # fmt: skip
 
 
-def whole_run(config: RunConfig, data_dir: Path | None, checkpoint: Path, resume: bool, keep: bool) -> Iterator[Any]:
+def whole_run(request: RunRequest) -> Iterator[Any]:
     """What a run of two epochs of three steps sends."""
     yield Started((), (), {"torch": "none"})
     for epoch in (1, 2):
-        yield StepsDone(epoch, 0, (2.5,), 3, 0.1, 100.0)
-        yield StepsDone(epoch, 1, (2.25, 2.0), 3, 0.2, 100.0)
+        yield StepsDone(epoch, 0, ((2.5,),), 3, 0.1, 100.0)
+        yield StepsDone(epoch, 1, ((2.25,), (2.0,)), 3, 0.2, 100.0)
         yield EpochDone(make_row(epoch))
     yield TrainingDone(SUMMARY)

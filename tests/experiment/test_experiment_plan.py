@@ -14,8 +14,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DeviceError, UnknownNameError
 from normbench.experiment.plan import PlanError, RunPlan, draft_runs, finish_plans, resolved_experiment, run_id_of
 from normbench.runs.records import CONFIG_FILE, EXPERIMENT_FILE
-from normbench.runs.run_folder import RunFolder
-from normbench.runs.writer import write_experiment
+from normbench.runs.writer import RunFolder, write_experiment
 
 CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "style"]
 

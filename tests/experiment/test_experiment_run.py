@@ -19,13 +19,13 @@ from normbench.experiment.runner import (
     RunProgressed,
     RunStarted,
     Stopping,
-    planned_state,
 )
 from normbench.experiment.worker_process import Worker
 from normbench.runs import writer as folder_module
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
 from normbench.runs.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
-from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import RunFolder, planned_state
+from normbench.worker.targets import RunRequest
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 
@@ -33,9 +33,9 @@ BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
 def fails_for(norm: str, error: Exception, whole=whole_run):
     """Runs like `whole_run`, but for one norm, which raises after its first epoch."""
 
-    def script(config: Any, *rest: Any) -> Iterator[Any]:
-        for position, event in enumerate(whole(config, *rest)):
-            if config.norm.name == norm and position == 4:
+    def script(request: RunRequest) -> Iterator[Any]:
+        for position, event in enumerate(whole(request)):
+            if request.config.norm.name == norm and position == 4:
                 raise error
             yield event
 
@@ -60,7 +60,7 @@ def test_a_run_is_recorded_as_it_comes(tmp_path, seen) -> None:
         seen.append(event)
         if isinstance(event, RunProgressed):
             record = read_run(tmp_path / BN.run_id)
-            on_disk.append((len(record.step_losses), len(record.epochs), record.status.state))
+            on_disk.append((len(record.total_losses), len(record.epochs), record.status.state))
 
     runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
     assert runner.run([BN])
@@ -71,7 +71,7 @@ def test_a_run_is_recorded_as_it_comes(tmp_path, seen) -> None:
     record = read_run(tmp_path / BN.run_id)
     assert record.config == BN.config
     assert record.status.state == "completed"
-    assert record.step_losses.tolist() == [2.5, 2.25, 2.0, 2.5, 2.25, 2.0]
+    assert record.total_losses.tolist() == [2.5, 2.25, 2.0, 2.5, 2.25, 2.0]
     assert record.epochs == (make_row(1), make_row(2))
     assert record.summary.test_accuracy == 0.5
     assert record.environment["torch"] == "none"
@@ -85,7 +85,7 @@ def test_completed_runs_are_kept_and_said_to_be(tmp_path, seen) -> None:
     before = (tmp_path / BN.run_id / SUMMARY_FILE).stat().st_mtime_ns
     runner = runner_for(tmp_path, seen)
     assert runner.run([BN, GN])
-    assert [plan_arguments[0].norm.name for plan_arguments in runner.workers[0].submitted] == ["gn"]
+    assert [request.config.norm.name for (request,) in runner.workers[0].submitted] == ["gn"]
     assert (seen[0].skipped, seen[0].summary.test_accuracy) == (True, 0.5)
     assert (tmp_path / BN.run_id / SUMMARY_FILE).stat().st_mtime_ns == before
 
@@ -97,7 +97,7 @@ def test_force_redoes_a_completed_run_from_nothing(tmp_path, seen) -> None:
     (folder / "left-over.txt").touch()
     runner = runner_for(tmp_path, seen, force=True)
     assert runner.run([BN])
-    assert runner.workers[0].submitted[0][3] is False  # `resume`
+    assert runner.workers[0].submitted[0][0].resume is False
     assert not (folder / "left-over.txt").exists()
     assert len(read_run(folder).epochs) == 2
 
@@ -119,7 +119,7 @@ def test_a_run_that_fails_is_a_row_with_its_reason_and_the_others_go_on(
     record = read_run(tmp_path / GN.run_id)
     assert record.status.reason == reason
     assert record.summary is None
-    assert len(record.step_losses) == 3  # what came before is kept
+    assert len(record.total_losses) == 3  # what came before is kept
     assert len(record.epochs) == 1
     assert (tmp_path / GN.run_id / ERROR_FILE).exists() == is_bug
     assert [event.plan for event in seen if isinstance(event, RunEnded)] == [BN, GN, IN]
@@ -136,7 +136,7 @@ def test_failed_runs_are_named_and_left_unless_asked_for(tmp_path, seen) -> None
     record = read_run(tmp_path / GN.run_id)
     assert record.status.state == "completed"
     assert len(record.epochs) == 2  # nothing doubled
-    assert len(record.step_losses) == 6
+    assert len(record.total_losses) == 6
     assert not (tmp_path / GN.run_id / ERROR_FILE).exists()
 
 
@@ -248,7 +248,7 @@ def test_an_interrupted_run_takes_what_its_checkpoint_knows(tmp_path, seen) -> N
 
     assert runner_for(tmp_path, seen, script).run([BN])
     record = read_run(folder.path)
-    assert record.step_losses.tolist() == [2.5, 2.25, 2.0, 2.5, 2.25, 2.0]
+    assert record.total_losses.tolist() == [2.5, 2.25, 2.0, 2.5, 2.25, 2.0]
     assert [row.epoch for row in record.epochs] == [1, 2]
     assert seen[0] == RunStarted(BN, 1)
     assert not folder.checkpoint.exists()
@@ -338,7 +338,7 @@ def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen)
     assert states(tmp_path) == {"bn": "interrupted", "gn": "interrupted"}
     for plan in plans[:2]:
         checkpoint = torch.load(tmp_path / plan.run_id / CHECKPOINT_FILE, weights_only=True)
-        assert len(checkpoint["losses"]) == len(read_run(tmp_path / plan.run_id).step_losses) >= 1
+        assert len(checkpoint["losses"]) == len(read_run(tmp_path / plan.run_id).total_losses) >= 1
     started = [position for position, event in enumerate(seen) if isinstance(event, RunStarted)]
     ended = [position for position, event in enumerate(seen) if isinstance(event, RunEnded)]
     assert max(started) < min(ended)
@@ -383,7 +383,7 @@ def test_a_full_disk_ends_the_runs_and_what_was_recorded_stays_readable(
         assert read_run(tmp_path / BN.run_id).status.state == "running"
     assert not list(tmp_path.glob("*/.*.partial"))
     assert runner_for(tmp_path, seen).run([BN, IN, GN])  # after space was made
-    assert len(read_run(tmp_path / BN.run_id).step_losses) == 6
+    assert len(read_run(tmp_path / BN.run_id).total_losses) == 6
 
 
 def test_a_new_label_is_taken_over_by_the_completed_run(tmp_path, seen) -> None:

@@ -11,9 +11,10 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
-from normbench.runs.records import EXPERIMENT_FILE, EpochRow, Summary, read_run
-from normbench.runs.run_folder import RunFolder
-from normbench.runs.writer import write_experiment
+from normbench.runs.records import EXPERIMENT_FILE, read_run
+from normbench.runs.writer import RunFolder, write_experiment
+from normbench.tasks.classification import Summary
+from normbench.tasks.task import EpochRow
 from normbench.worker.train_run import train_run
 
 SYNTHETIC = "device: cpu\ndataset: {name: synthetic, options: {num_train: 40, num_test: 30}}\n"

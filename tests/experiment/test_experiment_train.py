@@ -33,14 +33,14 @@ def without_times(record: RunRecord) -> tuple:
     rows = [
         {key: value for key, value in row.model_dump().items() if not key.endswith("seconds")} for row in record.epochs
     ]
-    return record.step_losses.tolist(), rows, record.summary.test_accuracy, record.summary.test_loss
+    return record.total_losses.tolist(), rows, record.summary.test_accuracy, record.summary.test_loss
 
 
 def test_a_run_interrupted_twice_records_exactly_what_an_uninterrupted_one_does(tmp_path) -> None:
     straight = train(tmp_path / "straight")
-    assert len(straight.step_losses) == 6
+    assert len(straight.total_losses) == 6
     first = train(tmp_path / "cut", stop_after=1)  # inside the first epoch
-    assert (first.status.state, len(first.step_losses)) == ("interrupted", 1)
+    assert (first.status.state, len(first.total_losses)) == ("interrupted", 1)
     second = train(tmp_path / "cut", stop_after=3)  # inside the second
     assert (second.status.state, len(second.epochs)) == ("interrupted", 1)
     third = train(tmp_path / "cut")

@@ -94,7 +94,7 @@ def test_loss_figure_draws_the_mean_of_the_seeds_and_says_what_it_shows(tutorial
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "training loss (nats)")
     assert legend_texts(figure) == ["bn, n=3", "ln, n=3", "in, n=3", "gn, n=3"]
     assert "95 % t interval" in figure.legends[0].get_title().get_text()
-    runs = [run.step_losses for run in read_experiment(tutorial).runs if run.config.norm.name == "gn"]
+    runs = [run.total_losses for run in read_experiment(tutorial).runs if run.config.norm.name == "gn"]
     expected = np.mean([smooth(losses, smoothing_window(losses.size)) for losses in runs], axis=0)
     thick = next(
         line

@@ -33,8 +33,8 @@ def test_scalars_and_figures_are_what_was_recorded(tutorial: Path) -> None:
     run = read_run(runs[0])
     found = read(folder / run.run_id)
     losses = found.Scalars("loss/step")
-    assert [entry.step for entry in losses] == list(range(1, len(run.step_losses) + 1))
-    assert [entry.value for entry in losses] == pytest.approx(run.step_losses.astype(np.float32).tolist())
+    assert [entry.step for entry in losses] == list(range(1, len(run.total_losses) + 1))
+    assert [entry.value for entry in losses] == pytest.approx(run.total_losses.astype(np.float32).tolist())
     for tag, field in {
         "loss/train": "train_loss",
         "loss/test": "test_loss",

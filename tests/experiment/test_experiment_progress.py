@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from normbench.cli.display import LineDisplay, LiveDisplay, make_display
 from normbench.config.schema import RunConfig
 from normbench.experiment.plan import RunPlan
+from normbench.experiment.progress import LineProgress, LiveProgress, make_progress
 from normbench.experiment.runner import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 from normbench.experiment.timing_pass import TimingEnded, TimingProgressed, TimingStarted
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
-from normbench.runs.records import EpochRow, Status, Summary
+from normbench.runs.records import Status
+from normbench.tasks.classification import Summary
+from normbench.tasks.task import EpochRow
 
 
 def plan(norm: str = "gn", seed: int = 0, label: str | None = None) -> RunPlan:
@@ -44,7 +46,7 @@ def steps(first: int, count: int, epoch: int = 1) -> StepsDone:
 
 
 def lines_of(events: list, capsys: pytest.CaptureFixture[str], plans: list[RunPlan]) -> list[str]:
-    display = LineDisplay(plans)
+    display = LineProgress(plans)
     with display:
         for event in events:
             display(event)
@@ -108,7 +110,7 @@ def test_epochs_ends_and_hitches_are_lines(capsys) -> None:
 def screen(width: int, *events: object, plans: list[RunPlan]) -> list[str]:
     """The last frame of a live display, as lines without control codes."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=30, color_system=None)
-    display = LiveDisplay(plans, console)
+    display = LiveProgress(plans, console)
     with display:
         for event in events:
             display(event)
@@ -178,4 +180,4 @@ def test_runs_leave_the_screen_as_lines() -> None:
 
 
 def test_a_file_or_pipe_gets_lines(capsys) -> None:
-    assert isinstance(make_display([plan()]), LineDisplay)
+    assert isinstance(make_progress([plan()]), LineProgress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class HeldSignals:
     """Holds the first signal back until the block has ended, and delivers it then; a second is delivered at once.
 
-    A signal that is ignored (a background job's Ctrl-C) stays ignored.
+    A signal that is ignored (a background job's Ctrl-C) stays ignored. Outside the main thread nothing can be held.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class HeldSignals:
         return self._held is not None
 
     def __enter__(self) -> Self:
-        for number in _SIGNALS:
+        for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
             handler = signal.getsignal(number)
             if callable(handler):
                 self._previous[number] = handler

@@ -1,20 +1,24 @@
-"""Progress of an experiment: a live display on a terminal, a line every 100 batches anywhere else. All on stderr."""
+"""Shows an experiment's progress on stderr: live on a terminal, a line every 100 steps anywhere else."""
 
 from __future__ import annotations
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
-from normbench.cli.console import note
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 from normbench.experiment.timing_pass import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
+from normbench.tasks import TASKS
 
 _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
@@ -26,22 +30,34 @@ _TIMING = "timing"
 STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
-class Display(Protocol):
+def note(text: str) -> None:
+    """Print a line of information to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress(ABC):
     """Shows events; a context manager, because a live display must be closed."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None: ...
+    ) -> None:
+        return None
 
+    @abstractmethod
     def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Show what `event` says."""
 
 
-def make_display(plans: Sequence[RunPlan]) -> Display:
-    """Return the display that fits where stderr goes."""
+def make_progress(plans: Sequence[RunPlan]) -> Progress:
+    """Return the display that fits where stderr goes: a terminal, a notebook with widgets, or anything else."""
     console = Console(stderr=True)
-    return LiveDisplay(plans, console) if console.is_terminal and not console.is_dumb_terminal else LineDisplay(plans)
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    if console.is_jupyter:
+        is_live = find_spec("ipywidgets") is not None  # rich shows nothing without them
+    return LiveProgress(plans, console) if is_live else LineProgress(plans)
 
 
 def name_of(plan: RunPlan) -> str:
@@ -56,15 +72,15 @@ def ending(event: RunEnded | RunBusy) -> str:
         return f"{name_of(event.plan)}: another process is training it; left to that"
     name, state = name_of(event.plan), event.status.state
     if event.summary is not None:
-        accuracy = f"test accuracy {100 * event.summary.test_accuracy:.2f} %"
+        result = TASKS[event.plan.config.task].result(event.summary)
         if event.skipped:
-            return f"{name}: completed before, kept ({accuracy})"
-        return f"{name}: {accuracy}, {event.summary.train_seconds:.1f} s training"
+            return f"{name}: completed before, kept ({result})"
+        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training"
     hint = "; --retry runs it again" if event.skipped and state in ("failed", "diverged") else ""
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
-def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
+def shortcoming(event: FactsLearned | CheckpointFailed) -> str | None:
     """Say in a line what a run does without, if anything."""
     if isinstance(event, FactsLearned):
         reason = event.facts.get("engine_fallback")
@@ -72,22 +88,37 @@ def hitch(event: FactsLearned | CheckpointFailed) -> str | None:
     return f"training goes on without a checkpoint: {event.reason}"
 
 
+def has_epochs(plan: RunPlan) -> bool:
+    """Return whether the run is trained in epochs, and not only in steps."""
+    return bool(TASKS[plan.config.task].has_epochs)
+
+
+def step_lines(plan: RunPlan, steps: StepsDone) -> list[str]:
+    """Return a line for every hundredth step: ``Epoch 1/5 | Batch 0/782 | Loss: 2.3121``."""
+    task = TASKS[plan.config.task]
+    return [
+        task.progress.format(
+            epoch=steps.epoch,
+            length=plan.config.length,
+            step=step,
+            steps_per_epoch=steps.steps_per_epoch,
+            **dict(zip(task.loss_columns, losses, strict=True)),
+        )
+        for step, losses in enumerate(steps.losses, steps.first_step)
+        if step % _STEPS_BETWEEN_LINES == 0
+    ]
+
+
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
     return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
 
 
-class LineDisplay:
+class LineProgress(Progress):
     """Lines for logs: ``GN Epoch 1/5 | Batch 0/782 | Loss: 2.3121``."""
 
     def __init__(self, plans: Sequence[RunPlan]) -> None:
         self._needs_seed = len({(plan.config.seed, plan.point) for plan in plans}) > 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
@@ -102,36 +133,36 @@ class LineDisplay:
         elif isinstance(event, TimingEnded):
             if event.problem:
                 note(untimed(event))
-        elif isinstance(event, RunStarted) and event.num_epochs:
-            note(f"{name_of(event.plan)}: goes on after epoch {event.num_epochs}")
+        elif isinstance(event, RunStarted):
+            for problem in event.problems:
+                note(f"normbench: left out: {problem}")
+            if event.num_epochs or event.num_steps:
+                done = f"epoch {event.num_epochs}" if event.num_epochs else f"step {event.num_steps}"
+                note(f"{name_of(event.plan)}: goes on after {done}")
 
     def _progress(self, event: RunProgressed) -> None:
         name = name_of(event.plan) if self._needs_seed else event.plan.config.label
-        epochs = event.plan.config.train.epochs
         if isinstance(event.event, StepsDone):
-            steps = event.event
-            for step, loss in enumerate(steps.losses, steps.first_step):
-                if step % _STEPS_BETWEEN_LINES == 0:
-                    batch = f"Batch {step}/{steps.steps_per_epoch}"
-                    note(f"{name} Epoch {steps.epoch}/{epochs} | {batch} | Loss: {loss:.4f}")
+            for line in step_lines(event.plan, event.event):
+                note(f"{name} {line}")
         elif isinstance(event.event, EpochDone):
-            row = event.event.row
+            row, num_epochs = event.event.row, event.plan.config.length
             note(
-                f"{name} Epoch {row.epoch}/{epochs} | Test accuracy: {100 * row.test_accuracy:.2f} % | "
+                f"{name} Epoch {row.epoch}/{num_epochs} | Test accuracy: {100 * row.test_accuracy:.2f} % | "
                 f"Test loss: {row.test_loss:.4f} | {row.train_seconds:.2f} s"
             )
-        elif text := hitch(event.event):
+        elif text := shortcoming(event.event):
             note(f"{name}: {text}")
 
 
-class LiveDisplay:
+class LiveProgress(Progress):
     """A bar for all runs and one for each that is running, with loss, accuracy, images per second and the time left."""
 
     def __init__(self, plans: Sequence[RunPlan], console: Console) -> None:
         self._console = console
         self._is_wide = console.width >= _WIDE
         columns = ["progress", "loss", "train", *(["test"] if self._is_wide else []), "rate"]
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *(TextColumn(f"{{task.fields[{column}]}}", markup=False) for column in columns),
@@ -170,20 +201,21 @@ class LiveDisplay:
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
             self._show_timing(event)
         elif isinstance(event, RunStarted):
-            epochs = event.plan.config.train.epochs
+            for problem in event.problems:
+                self._print(f"left out: {problem}", "yellow")
             label = event.plan.config.label
             if not self._is_wide and len(label) > _NARROW_LABEL:
                 label = f"{label[: _NARROW_LABEL - 1]}…"
             point = f" ({event.plan.point})" if event.plan.point and self._is_wide else ""
             name = f"{label}{point} seed {event.plan.config.seed}"
-            task = self._add(name, total=epochs, completed=event.num_epochs, progress="preparing")
+            task = self._add(name, total=1, completed=0, progress="preparing")
             self._tasks[event.plan.run_id] = task
         elif isinstance(event.event, StepsDone):
             self._show_steps(event.plan, event.event)
         elif isinstance(event.event, EpochDone):
             test = f"test {100 * event.event.row.test_accuracy:.1f} %"
             self._progress.update(self._tasks[event.plan.run_id], test=test)
-        elif text := hitch(event.event):
+        elif text := shortcoming(event.event):
             self._print(f"{name_of(event.plan)}: {text}", "yellow")
 
     def _add(self, name: str, *, total: int, progress: str, completed: int = 0) -> TaskID:
@@ -192,17 +224,21 @@ class LiveDisplay:
         )
 
     def _show_steps(self, plan: RunPlan, steps: StepsDone) -> None:
-        epochs = plan.config.train.epochs
-        done = steps.epoch - 1 + (steps.first_step + len(steps.losses)) / steps.steps_per_epoch
+        num_steps = steps.first_step + len(steps.losses)
+        share = num_steps / steps.steps_per_epoch
+        where = f"step {num_steps}/{steps.steps_per_epoch}"
+        if has_epochs(plan):
+            share = (steps.epoch - 1 + share) / plan.config.length
+            where = f"epoch {steps.epoch}/{plan.config.length}"
         self._progress.update(
             self._tasks[plan.run_id],
-            completed=done,
-            progress=f"epoch {steps.epoch}/{epochs}",
-            loss=f"loss {steps.losses[-1]:.4f}",
-            train=f"train {100 * steps.train_accuracy:.1f} %",
+            completed=share,
+            progress=where,
+            loss=f"loss {steps.losses[-1][0]:.4f}",
+            train="" if steps.train_accuracy is None else f"train {100 * steps.train_accuracy:.1f} %",
             rate=f"{steps.images_per_second:,.0f} img/s",
         )
-        self._share[plan.run_id] = done / epochs
+        self._share[plan.run_id] = share
         self._progress.update(self._all, completed=self._num_ended + sum(self._share.values()))
 
     def _show_timing(self, event: TimingEvent) -> None:

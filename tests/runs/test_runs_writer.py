@@ -10,15 +10,14 @@ from run_events import SUMMARY, make_plan, make_row
 from normbench.config.load import load_config
 from normbench.errors import FolderBusyError, FolderError
 from normbench.runs.records import CHECKPOINT_FILE, read_run
-from normbench.runs.run_folder import RunFolder
-from normbench.runs.writer import write_experiment
+from normbench.runs.writer import RunFolder, write_experiment
 
 PLAN = make_plan()
 
 HOLD = """
 import sys
 from pathlib import Path
-from normbench.runs.run_folder import RunFolder
+from normbench.runs.writer import RunFolder
 folder = RunFolder(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -84,7 +83,7 @@ def test_losses_keep_seven_digits(tmp_path) -> None:
     folder.begin(PLAN.config)
     folder.append_steps([2.302585092994046, 1e-12, float("inf"), float("nan")])
     assert (folder.path / "steps.csv").read_text().splitlines()[1:] == ["0,2.302585", "1,1e-12", "2,inf", "3,nan"]
-    losses = read_run(folder.path).step_losses
+    losses = read_run(folder.path).total_losses
     assert losses[2] == float("inf")
     assert losses[3] != losses[3]
 

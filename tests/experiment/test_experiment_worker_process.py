@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
-from worker_targets import MODULE
+import worker_targets
 
-from normbench.experiment.worker_process import Failed, Finished, Worker, WorkerError, Yielded
+from normbench.errors import DataError, UnknownNameError, WorkerError
+from normbench.experiment.worker_process import Failed, Finished, Worker, Yielded
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def worker():
 
 
 def messages(worker: Worker, function: str, *arguments: object) -> list:
-    worker.submit(f"{MODULE}:{function}", *arguments)
+    worker.submit(getattr(worker_targets, function), *arguments)
     received = []
     while True:
         received.append(worker.receive())
@@ -30,7 +32,7 @@ def test_values_come_one_by_one_and_then_the_end(worker) -> None:
 
 
 def test_one_process_runs_one_function_after_another_in_the_given_environment(worker) -> None:
-    first, second = worker.call(f"{MODULE}:identity"), worker.call(f"{MODULE}:identity")
+    first, second = worker.call(worker_targets.identity), worker.call(worker_targets.identity)
     assert first == second
     assert first != (os.getpid(), "here")
     assert first[1] == "here"
@@ -38,28 +40,32 @@ def test_one_process_runs_one_function_after_another_in_the_given_environment(wo
 
 def test_a_users_problem_keeps_its_message_and_exit_code(worker) -> None:
     (failure,) = messages(worker, "complain")
-    assert failure == Failed("DataError", "no data there", exit_code=3, traceback=None)
+    assert isinstance(failure.error, DataError)
+    assert (str(failure.error), failure.error.exit_code, failure.traceback) == ("no data there", 3, None)
+
+
+def test_an_error_crosses_the_processes_with_its_fields(worker) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'gn'") as caught:
+        worker.call(worker_targets.misspell)
+    assert (caught.value.name, caught.value.allowed) == ("gnn", ("bn", "gn"))
 
 
 def test_a_bug_brings_its_traceback(worker) -> None:
     (failure,) = messages(worker, "crash")
-    assert (failure.kind, failure.message, failure.exit_code) == (
-        "ZeroDivisionError",
-        "ZeroDivisionError: division by zero",
-        1,
-    )
+    assert isinstance(failure.error, WorkerError)
+    assert (str(failure.error), failure.error.exit_code) == ("ZeroDivisionError: division by zero", 1)
     assert "1 / 0" in failure.traceback
     assert messages(worker, "count", 1) == [Yielded(0), Finished()]  # and the process lives on
 
 
 def test_call_raises_what_failed(worker) -> None:
-    with pytest.raises(WorkerError, match="no data there") as caught:
-        worker.call(f"{MODULE}:complain")
+    with pytest.raises(DataError, match="no data there") as caught:
+        worker.call(worker_targets.complain)
     assert caught.value.exit_code == 3
 
 
 def test_a_function_asked_to_stop_ends_at_its_next_yield_and_may_clean_up(worker, tmp_path) -> None:
-    worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+    worker.submit(worker_targets.forever, tmp_path / "closed")
     assert worker.receive() == Yielded(0)
     worker.stop()
     while isinstance(message := worker.receive(), Yielded):
@@ -71,7 +77,7 @@ def test_a_function_asked_to_stop_ends_at_its_next_yield_and_may_clean_up(worker
 
 
 def test_ctrl_c_and_sigterm_do_not_reach_the_process(worker) -> None:
-    pid = worker.call(f"{MODULE}:identity")[0]
+    pid = worker.call(worker_targets.identity)[0]
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
     time.sleep(0.05)
@@ -80,31 +86,34 @@ def test_ctrl_c_and_sigterm_do_not_reach_the_process(worker) -> None:
 
 def test_a_killed_process_is_told_and_can_be_revived(tmp_path) -> None:
     with Worker() as worker:
-        pid = worker.call(f"{MODULE}:identity")[0]
-        worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+        pid = worker.call(worker_targets.identity)[0]
+        worker.submit(worker_targets.forever, tmp_path / "closed")
         assert worker.receive() == Yielded(0)
         os.kill(pid, signal.SIGKILL)
         while isinstance(message := worker.receive(), Yielded):
             pass
-        assert message == Failed("WorkerDied", "the training process was killed by SIGKILL (out of memory?)", 1)
-        worker.submit(f"{MODULE}:count", 1)
+        assert isinstance(message, Failed)
+        assert isinstance(message.error, WorkerError)
+        assert str(message.error) == "the training process was killed by SIGKILL (out of memory?)"
+        worker.submit(worker_targets.count, 1)
         assert isinstance(worker.receive(), Failed)  # not a crash of the parent
         worker.revive()
         assert messages(worker, "count", 1) == [Yielded(0), Finished()]
-        assert messages(worker, "leave", 7)[-1] == Failed(
-            "WorkerDied", "the training process ended unexpectedly with exit code 7", 1
-        )
+        last = messages(worker, "leave", 7)[-1]
+        assert str(last.error) == "the training process ended unexpectedly with exit code 7"
 
 
-@pytest.mark.parametrize(("preload", "found"), [("wave", True), (None, False), ("no.such.module", False)])
-def test_a_module_is_imported_ahead_and_a_broken_one_is_no_reason_to_die(preload: str | None, found: bool) -> None:
+@pytest.mark.parametrize(
+    ("preload", "found"), [(worker_targets.import_wave, True), (None, False), (worker_targets.import_nothing, False)]
+)
+def test_a_module_is_imported_ahead_and_a_broken_one_is_no_reason_to_die(preload: Any, found: bool) -> None:
     with Worker(preload=preload) as worker:
-        assert worker.call(f"{MODULE}:is_loaded", "wave") is found
+        assert worker.call(worker_targets.is_loaded, "wave") is found
 
 
 def test_a_dismissed_process_ends_on_its_own() -> None:
     with Worker() as worker:
-        pid = worker.call(f"{MODULE}:identity")[0]
+        pid = worker.call(worker_targets.identity)[0]
         worker.dismiss()
         for _ in range(250):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -116,7 +125,7 @@ def test_a_dismissed_process_ends_on_its_own() -> None:
 def test_an_orphan_cleans_up(tmp_path) -> None:
     """The parent goes away without a word: the function is closed, as after `stop`."""
     worker = Worker()
-    worker.submit(f"{MODULE}:forever", tmp_path / "closed")
+    worker.submit(worker_targets.forever, tmp_path / "closed")
     assert worker.receive() == Yielded(0)
     worker.connection.close()
     for _ in range(200):

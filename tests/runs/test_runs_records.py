@@ -7,8 +7,10 @@ import pytest
 
 from normbench.config.schema import RunConfig
 from normbench.errors import RunError
-from normbench.runs.records import EpochRow, read_experiment, read_run, write_text_atomically
-from normbench.runs.run_folder import RunFolder
+from normbench.runs.atomic import write_text_atomically
+from normbench.runs.records import read_experiment, read_run
+from normbench.runs.writer import RunFolder
+from normbench.tasks.task import EpochRow
 
 ROW = EpochRow(
     epoch=1, num_steps=2, train_loss=2.0, train_accuracy=0.25, test_loss=2.0, test_accuracy=0.25, train_seconds=1.0,
@@ -37,7 +39,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut: int) -> None:
             file.write(line[: min(cut, len(line) - 1)])
     record = read_run(tmp_path / "run")
     assert record.epochs == (ROW,)
-    assert record.step_losses.tolist() == [2.5, 2.25]
+    assert record.total_losses.tolist() == [2.5, 2.25]
 
 
 def test_a_row_of_a_later_version_with_more_columns_is_read(tmp_path) -> None:

@@ -1,0 +1,186 @@
+"""The Python API: compare and train, as the command line does, with the same workers, records and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from normbench.config.built_in import find_config
+from normbench.config.load import LoadedConfig, load_config
+from normbench.config.schema import BaseExperimentConfig
+from normbench.errors import ConfigError, FolderBusyError, UnknownNameError
+from normbench.experiment.comparison import Comparison
+from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment, start_worker
+
+ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
+"""A config file, the name of a built-in config, a config as a mapping, or an experiment's config."""
+
+_EXPERIMENT_ARGUMENTS = {
+    "norms": "norms",
+    "seeds": "seeds",
+    "baseline": "baseline",
+    "model": "model",
+    "dataset": "dataset",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "precision": "train.precision",
+    "engine": "train.engine",
+    "device": "device",
+    "name": "name",
+}
+"""The config field that each argument sets; those of the command line have the same names."""
+
+
+def compare(
+    config: ConfigLike | None = None,
+    *more: object,
+    settings: Sequence[str] = (),
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path | None = None,
+    force: bool = False,
+    retry: bool = False,
+    keep_checkpoint: bool = False,
+    tensorboard: bool = False,
+    listener: Listener | None = None,
+    **arguments: Any,
+) -> Comparison:
+    """Train every norm of a config with every seed, and return the comparison; continue what was begun before.
+
+        result = normbench.compare("tutorial", seeds=3, device="cpu")
+        print(result.table())
+
+    Args:
+        config: a config file, the name of a built-in one (``"tutorial"``), a mapping, or an `ExperimentConfig`. Without
+            one, `arguments` say everything and must name `norms`.
+        more: nothing: a comparison has one config.
+        settings: any config fields as ``"train.lr=0.01"``, as ``--set`` takes them.
+        runs_dir: the folder for the results; the experiment gets a folder in it.
+        data_dir: the folder that holds CIFAR-10, if it is none of the usual ones.
+        force: train again what is completed.
+        retry: train again what failed or diverged.
+        keep_checkpoint: keep the trained networks, for `normbench.load_model`.
+        tensorboard: also write TensorBoard files.
+        listener: a function that is called with every event, in place of a display of progress.
+        arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
+            `engine`, `device` and `name`; they win over `settings`, those over `config`.
+
+    Raises:
+        ConfigError: a value, name or argument is wrong; the message is the one that the command line prints.
+        DataError: the data set is missing or damaged.
+        DeviceError: the device is not there.
+        FolderBusyError: another process is training some of the runs; the others are done.
+        KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint: call again to go on.
+    """
+    if more:
+        raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
+    flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
+    options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    return _execute(_source(config), settings, flags, options, listener, default_name="compare")
+
+
+def train(
+    norm: str | None = None,
+    *more: object,
+    norm_options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    config: ConfigLike | None = None,
+    settings: Sequence[str] = (),
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path | None = None,
+    force: bool = False,
+    retry: bool = False,
+    keep_checkpoint: bool = False,
+    tensorboard: bool = False,
+    listener: Listener | None = None,
+    **arguments: Any,
+) -> Comparison:
+    """Train one network with one norm, by the tutorial's protocol unless told otherwise.
+
+        result = normbench.train("gn", norm_options={"groups": 8}, epochs=2, device="cpu")
+        print(result.rows()[0]["test_accuracy"])
+
+    Args:
+        norm: the norm, such as ``"gn"`` or ``"gn+ws"``; may be left out where `config` names it.
+        more: nothing: a run has one norm.
+        norm_options: options of the norm.
+        seed: the seed of initialisation, image order and augmentation.
+        config: a config to start from, such as a run's ``config.yaml``.
+        settings: see `compare`, as for all other arguments.
+        runs_dir: see `compare`.
+        data_dir: see `compare`.
+        force: see `compare`.
+        retry: see `compare`.
+        keep_checkpoint: see `compare`.
+        tensorboard: see `compare`.
+        listener: see `compare`.
+        arguments: `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`, `engine`, `device` and `name`.
+
+    Raises:
+        ConfigError: a value, name or argument is wrong.
+        DataError: the data set is missing or damaged.
+        DeviceError: the device is not there.
+        FolderBusyError: another process is training the run.
+        KeyboardInterrupt: Ctrl-C; the run ended its step and saved a checkpoint: call again to go on.
+    """
+    if more:
+        raise ConfigError("train takes one norm; normbench.compare takes several")
+    if norm is None and config is None:
+        raise ConfigError("train: give norm (see `normbench list norms`) or config")
+    if norm_options and norm is None:
+        raise ConfigError("norm_options needs norm")
+    allowed = {name: path for name, path in _EXPERIMENT_ARGUMENTS.items() if name not in ("norms", "seeds", "baseline")}
+    flags = _flags("train", arguments, allowed)
+    if norm is not None:
+        flags["norm"] = {"name": norm, "options": dict(norm_options)} if norm_options else norm
+    if seed is not None:
+        flags["seed"] = seed
+    options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    return _execute(_source(config), settings, flags, options, listener, default_name="train")
+
+
+def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, str]) -> dict[str, Any]:
+    for name in arguments:
+        if name not in allowed:
+            raise UnknownNameError(f"argument of {function}:", name, sorted([*allowed, *_OPTIONS]))
+    return {allowed[name]: value for name, value in arguments.items() if value is not None}
+
+
+_OPTIONS = ("settings", "runs_dir", "data_dir", "force", "retry", "keep_checkpoint", "tensorboard", "listener")
+
+
+def _options(
+    runs_dir: str | Path, data_dir: str | Path | None, force: bool, retry: bool, keep: bool, tensorboard: bool
+) -> RunOptions:
+    return RunOptions(Path(runs_dir), None if data_dir is None else Path(data_dir), force, retry, keep, tensorboard)
+
+
+def _source(config: ConfigLike | None) -> Path | Mapping[str, Any] | None:
+    if isinstance(config, BaseExperimentConfig):
+        return config.model_dump()
+    if isinstance(config, Path):
+        return config
+    if isinstance(config, str):
+        return find_config(config)
+    if config is None or isinstance(config, Mapping):
+        return config
+    raise ConfigError(f"{config!r} is no config: give a file, a name, a mapping or an ExperimentConfig")
+
+
+def _execute(
+    source: Path | Mapping[str, Any] | None,
+    settings: Sequence[str],
+    flags: Mapping[str, Any],
+    options: RunOptions,
+    listener: Listener | None,
+    default_name: str,
+) -> Comparison:
+    with start_worker() as worker:
+        loaded: LoadedConfig = load_config(source, settings=settings, flags=flags, default_name=default_name)
+        plans = plan_experiment(loaded, worker)
+        result = run_experiment(loaded, plans, options, worker, listener=listener)
+    if result.busy:
+        busy = ", ".join(result.busy[:3]) + (" and more" if len(result.busy) > 3 else "")
+        raise FolderBusyError(f"{result.folder}: another process is training {busy}; the others are done")
+    return result

@@ -1,0 +1,273 @@
+"""Carries out an experiment of any task: plan, check, train, time, report. The API and the command line call this."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from normbench.config.load import LoadedConfig, load_config
+from normbench.config.schema import BaseRunConfig
+from normbench.errors import DataError, RunError
+from normbench.experiment.comparison import Comparison
+from normbench.experiment.interrupts import HeldSignals
+from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
+from normbench.experiment.progress import Progress, make_progress, note
+from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunBusy, RunEnded
+from normbench.experiment.timing_pass import TimingEvent, TimingPass
+from normbench.experiment.worker_process import Worker
+from normbench.report import load_libraries, write_report_of, write_run_report
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE, read_experiment, read_run
+from normbench.runs.timing_file import timing_key
+from normbench.runs.writer import is_due, planned_state, write_experiment
+from normbench.tasks import TASKS
+from normbench.worker import targets
+from normbench.worker.targets import DraftError, RunRequest
+
+Listener = Callable[[ExperimentEvent | TimingEvent], None]
+
+_MAX_NORMS_COMPILED_TOGETHER = 12
+"""More would let the first run wait for long."""
+_MIN_COMPILE_SECONDS_NOTED = 2.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything about a call that is not the experiment: where things are, and what to do again."""
+
+    runs_dir: Path = Path("runs")
+    data_dir: Path | None = None
+    force: bool = False
+    retry: bool = False
+    keep_checkpoint: bool = False
+    tensorboard: bool = False
+
+
+def start_worker(environment: Mapping[str, str] | None = None) -> Worker:
+    """Start a training process, with more environment variables; it imports torch while this process goes on."""
+    return Worker(environment, preload=targets.import_libraries)
+
+
+def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
+    """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
+
+    Raises:
+        ConfigError: a name is unknown, or a norm cannot be built or does not fit the network.
+        DeviceError: the device is not there.
+    """
+    drafts = draft_runs(loaded)
+    worker.submit(targets.resolve_runs, drafts)
+    load_libraries()  # while the worker imports torch
+    try:
+        plans = finish_plans(drafts, worker.result())
+    except DraftError as error:
+        raise loaded.error(("norms", error.norm_position), str(error)) from None
+    if len(plans) < len(drafts):
+        note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
+    return plans
+
+
+def run_experiment(
+    loaded: LoadedConfig,
+    plans: list[RunPlan],
+    options: RunOptions,
+    worker: Worker,
+    *,
+    listener: Listener | None = None,
+    on_report: Callable[[Comparison], None] = lambda _: None,
+) -> Comparison:
+    """Train what is due, on `worker` first, time the norms, and report on all that is recorded, whatever happens.
+
+    `listener` is called with every event in place of the display; `on_report` once the report is written, also after an
+    interrupt.
+
+    Raises:
+        DataError: a data set, image or feature network is missing or damaged.
+        FolderError: the experiment's folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
+    """
+    if options.tensorboard:
+        from normbench.report.tensorboard import require_tensorboard
+
+        require_tensorboard()
+    folder = options.runs_dir / loaded.experiment.name
+    states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
+    due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
+    prerequisite = _prerequisite(due, options.data_dir, worker) if due else None
+    for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
+        worker.call(targets.check_data, config, options.data_dir, prerequisite)
+    _compile_kernels(due, folder, options, worker, prerequisite)
+    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    with ExitStack() as stack:
+        others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
+        runner = ExperimentRunner(
+            folder,
+            [worker, *others],
+            lambda _: None,
+            options.data_dir,
+            options.force,
+            options.retry,
+            options.keep_checkpoint,
+            prerequisite,
+        )
+        return _run(runner, plans, options, loaded.experiment.baseline, listener or make_progress(plans), on_report)
+
+
+def _run(
+    runner: ExperimentRunner,
+    plans: list[RunPlan],
+    options: RunOptions,
+    baseline: str | None,
+    listener: Listener | Progress,
+    on_report: Callable[[Comparison], None],
+) -> Comparison:
+    folder, workers = runner.folder, runner.workers
+    busy: list[str] = []
+
+    def listen(event: ExperimentEvent) -> None:
+        listener(event)
+        if isinstance(event, RunBusy):
+            busy.append(event.plan.run_id)
+        if isinstance(event, RunEnded) and not event.skipped:
+            _report_run(folder / event.plan.run_id, tensorboard=options.tensorboard)
+
+    runner.listener = listen
+    completed = False
+    try:
+        with HeldSignals() as signals, _shown(listener):
+            completed = runner.run(plans, signals.arrived)
+            if not signals.arrived():
+                TimingPass(
+                    folder,
+                    plans,
+                    workers[0],
+                    listener,
+                    options.data_dir,
+                    baseline,
+                    options.force,
+                    runner.prerequisite,
+                ).run(signals.arrived)
+    finally:
+        for worker in workers:
+            worker.dismiss()  # they end while the report is written
+        comparison = Comparison(folder, tuple(plan.run_id for plan in plans), completed, tuple(busy))
+        _report(comparison, on_report, tensorboard=options.tensorboard)
+    return comparison
+
+
+@contextmanager
+def _shown(listener: Listener | Progress) -> Iterator[None]:
+    """Keep a display open; a listener that is a plain function needs nothing."""
+    if isinstance(listener, Progress):
+        with listener:
+            yield
+    else:
+        yield
+
+
+def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+    """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
+    if len(due) < 2:
+        return []
+    devices: frozenset[str] = frozenset(plan.config.device for plan in due)
+    return worker.call(targets.worker_environments, devices)[1 : len(due)]
+
+
+def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
+    """Return one config for each set of data that runs read."""
+    found: dict[str, BaseRunConfig] = {}
+    for plan in due:
+        fields = {name: v for name, v in plan.config.timing_fields.items() if name not in ("norm", "model", "train")}
+        found[json.dumps(fields, sort_keys=True)] = plan.config
+    return found
+
+
+def _prerequisite(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> Path | None:
+    """Return the folder of the run that `due` need, in the user cache; train it where it is not there yet.
+
+    Raises:
+        DataError: its data set is missing, or its training failed.
+    """
+    config = due[0].config
+    needed = TASKS[config.task].prerequisite(config)
+    if needed is None:
+        return None
+    loaded = load_config(needed)
+    (plan,) = plan_experiment(loaded, worker)
+    root = platformdirs.user_cache_path("normbench") / loaded.experiment.name
+    folder = root / plan.run_id
+    if (folder / CHECKPOINT_FILE).is_file() and planned_state(folder) == "completed":
+        return folder
+    note(f"normbench: training the feature network once, a {plan.config.model_name}; it is kept in {folder}")
+    worker.call(targets.check_data, plan.config, data_dir, None)
+    progress = make_progress([plan])
+    runner = ExperimentRunner(root, [worker], progress, data_dir, force=True, retry=True, keep_checkpoint=True)
+    with HeldSignals() as signals, progress:
+        completed = runner.run([plan], signals.arrived)
+    if not completed:
+        raise DataError(f"the feature network is not trained: see {folder}")
+    return folder
+
+
+def _compile_kernels(
+    due: list[RunPlan], folder: Path, options: RunOptions, worker: Worker, prerequisite: Path | None
+) -> None:
+    """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
+    plans: dict[str, RunPlan] = {}
+    for plan in due:
+        if plan.config.device == "cuda" and len(plans) < _MAX_NORMS_COMPILED_TOGETHER:
+            plans.setdefault(timing_key(plan.config), plan)  # seeds have the same kernels
+    if not plans:
+        return
+    requests = [
+        RunRequest(plan.config, folder / plan.run_id, options.data_dir, False, False, prerequisite)
+        for plan in plans.values()
+    ]
+    seconds = worker.call(targets.compile_kernels, requests)
+    if seconds > _MIN_COMPILE_SECONDS_NOTED:
+        note(f"normbench: kernels compiled in {seconds:.1f} s")
+
+
+def _report_run(run_folder: Path, *, tensorboard: bool) -> None:
+    from normbench.report.tensorboard import write_run_tensorboard
+
+    try:
+        if read_run(run_folder).task.name == "style_transfer":  # until the one report serves every task
+            from normbench.style.report import write_style_run_report
+
+            write_style_run_report(run_folder)
+            return
+        write_run_report(run_folder)
+        if tensorboard:
+            write_run_tensorboard(run_folder)
+    except OSError as error:
+        note(f"normbench: {run_folder}: the loss curve cannot be written: {error.strerror}")
+
+
+def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> None:
+    """Write the report over what is recorded, also after an interrupt, and hand it on."""
+    from normbench.report.tensorboard import write_tensorboard
+
+    folder = comparison.folder
+    if not any(folder.glob(f"*/{STATUS_FILE}")):
+        return  # nothing is recorded
+    try:
+        experiment = read_experiment(folder)
+        if experiment.runs[0].task.name == "style_transfer":  # until the one report serves every task
+            from normbench.style.report import write_style_report
+
+            write_style_report(folder)
+            return
+        on_report(comparison)
+        write_report_of(experiment)
+        if tensorboard:
+            write_tensorboard(experiment)
+    except RunError as error:
+        print(f"normbench: no report: {error}", file=sys.stderr)
+    except OSError as error:
+        note(f"normbench: {folder / REPORT_FOLDER}: the report cannot be written: {error.strerror}")

@@ -1,0 +1,37 @@
+"""Whole files or none: a reader sees the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL_FILES = ".*.partial"
+"""The pattern of what a killed process leaves of a file that it was writing."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace `path` by what `write` puts into the open binary file that it is given.
+
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in UTF-8.
+
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
+    """
+    write_atomically(path, lambda file: file.write(text.encode()))

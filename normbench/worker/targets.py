@@ -1,0 +1,179 @@
+"""Every function that the parent process asks a training process to call, and the plain data that goes with it.
+
+The parent imports this module and has no torch; the functions import what they need when they are called.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normbench.config.schema import BaseRunConfig
+from normbench.errors import ConfigError, NormBenchError
+from normbench.registry import load
+from normbench.runs.events import RunEvent
+from normbench.runs.timing_file import SkippedNorm, TimedNorm
+from normbench.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class RunDraft:
+    """A run whose device, precision and engine may still be ``auto``."""
+
+    norm_position: int
+    """The position of its norm in the experiment."""
+    config: Mapping[str, Any]
+    """What the task's run config takes."""
+    point: str
+    """What sets it apart from runs of the same norm and seed: the point of a grid, or a probe."""
+
+
+class DraftError(ConfigError):
+    """A norm of the experiment cannot be built, or not where it is to be trained."""
+
+    def __init__(self, norm_position: int, message: str) -> None:
+        self.norm_position = norm_position
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run to be trained, and where its files are."""
+
+    config: BaseRunConfig
+    folder: Path
+    """The run's folder, for checkpoints and for files too large for a message."""
+    data_dir: Path | None
+    """Where CIFAR-10 is looked for first."""
+    resume: bool
+    """Whether the run goes on from its checkpoint."""
+    keep_checkpoint: bool
+    prerequisite: Path | None = None
+    """The folder of the run that this one needs (`Task.prerequisite`)."""
+
+
+@dataclass(frozen=True)
+class TimingCandidate:
+    """A configuration to time, and what its runs took."""
+
+    config: BaseRunConfig
+    peak_memory_mib: float
+    train_seconds: float
+    num_steps: int
+    prerequisite: Path | None = None
+    """The folder of the run that its runs needed."""
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean time of the runs' steps."""
+        return self.train_seconds / self.num_steps
+
+
+@dataclass(frozen=True)
+class TimingSchedule:
+    """How thoroughly norms are timed."""
+
+    num_rounds: int
+    block_seconds: float
+
+
+@dataclass(frozen=True)
+class TimingResult:
+    """Norms that were timed against each other, and those that could not be."""
+
+    timed: tuple[TimedNorm, ...]
+    skipped: tuple[SkippedNorm, ...]
+
+
+def import_libraries() -> None:
+    """Import torch and what training needs, which takes a second or more."""
+    import normbench.worker.train_run  # noqa: F401
+
+
+def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
+    """Return the configs of `drafts` with nothing left to decide; every norm is built and tried once in its network.
+
+    Raises:
+        DraftError: a norm cannot be built or does not fit the network.
+        NormBenchError: a device, precision or engine does not exist here.
+    """
+    configs: list[BaseRunConfig] = []
+    checked: set[str] = set()
+    for draft in drafts:
+        trainer = _trainer(draft.config["task"])
+        config = trainer.resolve(draft.config)
+        facts = [draft.config.get(name) for name in ("norm", "model", "image_size", "probe")]
+        key = json.dumps([*facts, draft.config["train"]["batch_size"]])
+        if key not in checked:
+            try:
+                trainer.check_model(config)
+            except NormBenchError as error:
+                raise DraftError(draft.norm_position, str(error)) from error
+            checked.add(key)
+        configs.append(config)
+    return configs
+
+
+def check_data(config: BaseRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
+    """Load what the run reads, so that what is missing is said before anything is trained.
+
+    Raises:
+        DataError: a data set, image or feature network is missing or damaged.
+    """
+    _trainer(config.task).check_data(config, data_dir, prerequisite)
+
+
+def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:
+    """Return the environment variables of each worker that runs on `devices` can share.
+
+    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
+    """
+    from normbench.engine.device import visible_gpus
+
+    others = visible_gpus()[1:] if devices == {"cuda"} else []
+    return [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """Return what a time measured here holds for: names of the device and versions of its software."""
+    from normbench.engine.device import describe
+
+    return describe(device)  # type: ignore[arg-type]
+
+
+def compile_kernels(requests: Sequence[RunRequest]) -> float:
+    """Compile the kernels of all these runs at once and return how many seconds that took.
+
+    A run for which it fails compiles its own, or says what is wrong.
+    """
+    from normbench.worker.train_run import compile_ahead
+
+    began = time.perf_counter()
+    with suppress(Exception):
+        compile_ahead(requests)
+    return time.perf_counter() - began
+
+
+def train_run(request: RunRequest) -> Iterator[RunEvent]:
+    """Train a run and yield its events; see `normbench.worker.train_run.train_run`."""
+    from normbench.worker import train_run
+
+    yield from train_run.train_run(request)
+
+
+def time_norms(
+    candidates: Sequence[TimingCandidate], schedule: TimingSchedule, data_dir: Path | None
+) -> Iterator[float | TimingResult]:
+    """Time the steps of all `candidates` in turn; see `normbench.worker.time_norms.time_setting`."""
+    from normbench.worker.time_norms import time_setting
+
+    yield from time_setting(candidates, schedule, data_dir)
+
+
+def _trainer(task: str) -> Any:
+    return load(TASKS[task].trainer)
