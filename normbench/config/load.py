@@ -49,8 +49,8 @@ _SECTIONS: Mapping[str, Sections] = {
 }
 """The sections of a config by task and name; the whole of it by the empty name."""
 
-_KEY_BEFORE_TASKS = "style"
-"""Configs written before they had ``task:`` are of style transfer if they have this key."""
+_STYLE_KEYS = frozenset({"style", "content", "features"})
+"""A config without ``task:``, as all were once, is of style transfer if it has one of these keys."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LoadedConfig:
 
 def task_name(data: Mapping[str, Any]) -> str:
     """Return the name of the task that a config, or the recorded config of a run, is of."""
-    return str(data.get("task") or ("style_transfer" if _KEY_BEFORE_TASKS in data else "classification"))
+    return str(data.get("task") or ("classification" if _STYLE_KEYS.isdisjoint(data) else "style_transfer"))
 
 
 def load_config(
