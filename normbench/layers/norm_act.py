@@ -100,7 +100,7 @@ def fused_spec(layer: nn.Module, *, relu: bool) -> NormActSpec | None:
         return NormActSpec(scope="sample", groups=groups, centered=False, activation=threshold, eps=layer.eps)
     if kind is EvoNormS and isinstance(layer, EvoNormS) and layer.activation:
         groups, centered = layer.num_groups, layer.version != 2
-        return NormActSpec(scope="sample", groups=groups, centered=centered, activation="gate", eps=layer.eps)
+        return NormActSpec(scope="sample", groups=groups, centered=centered, activation="swish", eps=layer.eps)
     return None
 
 
