@@ -19,7 +19,7 @@ from torchvision import transforms
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.norm_act import FusedNormAct
 from normbench.layers.pooled_linear import PooledLinear
-from normbench.norms.group import GroupNorm
+from normbench.norms.group_norm import GroupNorm
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):

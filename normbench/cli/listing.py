@@ -127,7 +127,7 @@ def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _plain(registry: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: {name: _json_value(value) for name, value in vars(entry).items() if name not in ("build", "load")}
+        key: {name: _json_value(value) for name, value in vars(entry).items() if name not in ("build", "fixed", "load")}
         for key, entry in registry.items()
     }
 

@@ -6,21 +6,18 @@ reads files) and add an entry to `DATASETS`.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from normbench.errors import UnknownNameError
+from normbench.registry import OptionValue, check_option_names, find, load
 
 if TYPE_CHECKING:
     from normbench.data.images import ImageDataset
 
 __all__ = ["DATASETS", "Dataset", "load_dataset"]
-
-OptionValue = bool | int | float | str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +25,11 @@ class Dataset:
     """One data set: ten classes of 32x32 colour images."""
 
     load: str
-    """``"file:function"`` in this package."""
+    """The function that loads it, as ``"package.module:function"``."""
     label: str
     description: str
     options: Mapping[str, OptionValue]
-    """Its options with their defaults."""
+    """The options with their defaults."""
     needs_files: bool
     """Whether it is read from disk, so that `load_dataset`'s `data_dir` matters."""
 
@@ -40,14 +37,14 @@ class Dataset:
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
         "cifar10": Dataset(
-            load="cifar10:load_cifar10",
+            load="normbench.data.cifar10:load_cifar10",
             label="CIFAR-10",
             description="50,000 training and 10,000 test photographs (Krizhevsky, 2009), read from disk",
             options=MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None}),
             needs_files=True,
         ),
         "synthetic": Dataset(
-            load="synthetic:load_synthetic",
+            load="normbench.data.synthetic:load_synthetic",
             label="synthetic shapes",
             description="built-in drawings of ten shapes and textures, made on the spot; no files needed",
             options=MappingProxyType({"num_train": 10_000, "num_test": 2_000, "seed": 0}),
@@ -70,13 +67,7 @@ def load_dataset(name: str, *, data_dir: Path | None = None, **options: OptionVa
         ConfigError: an option's value is not allowed.
         DataError: the data set is missing or damaged.
     """
-    if name not in DATASETS:
-        raise UnknownNameError("dataset", name, DATASETS)
-    entry = DATASETS[name]
-    for option in options:
-        if option not in entry.options:
-            raise UnknownNameError(f"option of dataset {name!r}:", option, entry.options)
-    module, _, function = entry.load.partition(":")
-    load: Callable[..., ImageDataset] = getattr(importlib.import_module(f"normbench.data.{module}"), function)
+    entry = find("dataset", name, DATASETS)
+    check_option_names(f"dataset {name!r}", options, entry.options)
     place = {"data_dir": data_dir} if entry.needs_files else {}
-    return load(**place, **{**entry.options, **options})
+    return cast("ImageDataset", load(entry.load)(**place, **{**entry.options, **options}))

@@ -1,4 +1,4 @@
-"""Launches the convolution of images as a differentiable function. Imported only where Triton is."""
+"""The 3x3 convolution of a batch of images as a differentiable operation: what it allocates, keeps and launches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,44 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import image_conv_kernels
 from normbench.kernels import tiling as plan
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
-from normbench.kernels.support import can_convolve_images
+from normbench.kernels.support import DTYPES, HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
 from normbench.kernels.tiling import ceil_div, power_of_two
+
+MAX_IMAGE_CHANNELS = 4
+"""Channels of an image; a convolution of more is better computed otherwise than by patches."""
+
+
+def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.dtype) -> bool:
+    """Return whether `convolve_images` can run on `images`, with a weight of this shape in `dtype`."""
+    if images.ndim != 4 or weight_shape[1:] != (images.shape[1], 3, 3) or images.shape[1] > MAX_IMAGE_CHANNELS:
+        return False
+    if images.dtype not in DTYPES or dtype not in HALF_DTYPES:
+        return False
+    if images.requires_grad and torch.is_grad_enabled():
+        return False
+    num_outputs = images[:, 0].numel() * weight_shape[0]
+    fits = images.numel() > 0 and num_outputs <= MAX_ELEMENTS and is_channels_last(images)
+    return fits and unsupported_device_reason(images.device) is None
 
 
 def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
-    """See `normbench.kernels.convolve_images`."""
+    """Convolve `images` 3x3 at stride 1 with zeros around them, with a gradient of the weight only.
+
+    Images are rounded to the weight's dtype, products summed in float32. Captures in a CUDA graph.
+
+    Args:
+        images: ``(N, C, H, W)``, C at most 4, channels_last, float32, bfloat16 or float16.
+        weight: ``(C_out, C, 3, 3)``, of any strides, bfloat16 or float16.
+
+    Returns:
+        ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`.
+
+    Raises:
+        ValueError: `can_convolve_images` says no.
+    """
     if not can_convolve_images(images, weight.shape, weight.dtype):
         raise ValueError("no kernel for these images and weights: see can_convolve_images")
     y: Tensor = ImageConv.apply(images, weight)
@@ -43,6 +71,8 @@ class ImageConv(torch.autograd.Function):
 
 def convolve(images: Tensor, weight: Tensor) -> Tensor:
     """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`."""
+    from normbench.kernels import image_conv_kernels
+
     num_images, _, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
     y = torch.empty((num_images, height, width, channels_out), dtype=weight.dtype, device=images.device)
@@ -57,6 +87,8 @@ def convolve(images: Tensor, weight: Tensor) -> Tensor:
 
 def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of `weight`, in its dtype and channels_last; the same for the same input, bit for bit."""
+    from normbench.kernels import image_conv_kernels
+
     num_images, channels, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
     grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,4 @@
-"""Launches the kernels as differentiable functions: what is allocated, kept and passed.
-
-Imported only where Triton is.
-"""
+"""Normalization and the activation after it as one differentiable operation: what it allocates, keeps and launches."""
 
 from __future__ import annotations
 
@@ -12,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import group_kernels, position_kernels
 from normbench.kernels.launch import launch
 from normbench.kernels.spec import NormActSpec
-from normbench.kernels.support import is_channels_last, unsupported_reason
+from normbench.kernels.support import DTYPES, MAX_ELEMENTS, is_channels_last, is_dense, unsupported_device_reason
 from normbench.kernels.tiling import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
+
+MAX_CHANNELS = 4096
+"""Lanes of the widest tile: a group, or all channels of a position."""
 
 
 class Parameters(NamedTuple):
@@ -36,17 +35,83 @@ class Running:
     num_batches: Tensor | None
     momentum: float
     frozen: bool
-    """Normalize by them, rather than update them."""
+    """Whether they normalize, unchanged, instead of being updated."""
 
 
-def norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None) -> Tensor:
-    """See `normbench.kernels.norm_act`."""
+def norm_act(
+    x: Tensor,
+    spec: NormActSpec,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    extra: Tensor | None = None,
+    *,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    num_batches_tracked: Tensor | None = None,
+    momentum: float = 0.1,
+    use_running: bool = False,
+) -> Tensor:
+    """Normalize and activate `x`, ``(N, C, H, W)`` -> the same shape, dtype and memory format, with gradients.
+
+    Keeps `x` and float32 statistics for the backward pass, and nothing else. Captures in a CUDA graph.
+
+    Args:
+        x: float32, bfloat16 or float16; contiguous or channels_last.
+        spec: what to compute.
+        weight: scale, ``(C,)``, float32.
+        bias: shift, ``(C,)``, float32.
+        extra: ``(C,)``, float32: the threshold tau of ``tlu``, or the slope v of ``swish`` (1 where it is absent).
+        running_mean: ``(C,)``, updated in place from batch statistics.
+        running_var: ``(C,)``, likewise, with the unbiased variance.
+        num_batches_tracked: counts the updates; a scalar.
+        momentum: weight of the new batch in the running statistics.
+        use_running: normalize by the running statistics and leave them alone; no gradient then.
+
+    Raises:
+        ValueError: `unsupported_reason` has a reason, or an argument does not go with `spec`.
+    """
     reason = unsupported_reason(x, spec)
     if reason is not None:
         raise ValueError(reason)
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = Running(running_mean, running_var, num_batches_tracked, momentum, use_running)
+    elif use_running:
+        raise ValueError("use_running needs running_mean and running_var")
+    return _checked_norm_act(x, spec, Parameters(weight, bias, extra), running)
+
+
+def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
+    """Return None where `norm_act` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    reason = unsupported_device_reason(x.device)
+    if reason is not None:
+        return reason
+    if x.dtype not in DTYPES:
+        return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
+    if x.ndim != 4 or x.numel() == 0:
+        return f"fused kernels take (N, C, H, W) with at least one element, not {tuple(x.shape)}"
+    if not is_dense(x):
+        return "input is neither contiguous nor channels_last"
+    n, c, h, w = x.shape
+    if x.numel() > MAX_ELEMENTS:
+        return f"{x.numel()} elements exceed 32-bit offsets"
+    groups = spec.num_groups(c)
+    if c % groups:
+        return f"{groups} groups do not divide {c} channels"
+    if c // groups > MAX_CHANNELS:
+        return f"groups of {c // groups} channels exceed a tile's {MAX_CHANNELS}"
+    if spec.scope == "position" and spec.activation not in ("none", "relu"):
+        return f"no fused kernel for statistics by position with {spec.activation}"
+    values = {"sample": c // groups * h * w, "batch": n * h * w, "position": c}[spec.scope]
+    if values == 1 and spec.centered:
+        return "statistics of a single value"
+    return None
+
+
+def _checked_norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None) -> Tensor:
     if running is not None and spec.scope != "batch":
         raise ValueError(f"running statistics go with the scope 'batch', not {spec.scope!r}")
-    if parameters.extra is not None and spec.activation not in ("tlu", "gate"):
+    if parameters.extra is not None and spec.activation not in ("tlu", "swish"):
         raise ValueError(f"activation {spec.activation!r} takes no extra parameter")
     y: Tensor
     if spec.scope == "position":
@@ -113,6 +178,8 @@ def group_forward(
     x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
+    from normbench.kernels import group_kernels
+
     samples, rows, channels, groups, plan = layout(x, spec, backward=False)
     across = spec.scope == "batch"
     kept = (1 if across else samples, groups)
@@ -155,6 +222,8 @@ def group_backward(
     grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters."""
+    from normbench.kernels import group_kernels
+
     samples, rows, channels, groups, plan = layout(x, spec, backward=True)
     across = spec.scope == "batch"
     dy = like(grad, x)
@@ -193,7 +262,9 @@ def group_backward(
 
 
 def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Tensor:
-    """Return the output."""
+    """Return the output for statistics by position."""
+    from normbench.kernels import position_kernels
+
     n, channels, h, w = x.shape
     plan = plan_positions(n * h * w, channels)
     y = torch.empty_like(x)
@@ -205,7 +276,9 @@ def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Te
 
 
 def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Parameters]:
-    """Return the gradients of x and of the parameters."""
+    """Return the gradients of x and of the parameters for statistics by position."""
+    from normbench.kernels import position_kernels
+
     n, channels, h, w = x.shape
     plan = plan_positions(n * h * w, channels)
     dx = torch.empty_like(x)
@@ -223,6 +296,8 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
 
 def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``(parts, terms, C)`` summed over the parts and rounded to `dtype`, in one small launch."""
+    from normbench.kernels import group_kernels
+
     parts, terms, channels = shares.shape
     if parts == 1:
         return shares[0].to(dtype)
@@ -299,7 +374,7 @@ def gradients_from(sums: Tensor | None, parameters: Parameters) -> Parameters:
 
 def extra_default(spec: NormActSpec) -> float:
     """Return what an absent `extra` stands for."""
-    return 1.0 if spec.activation == "gate" else 0.0
+    return 1.0 if spec.activation == "swish" else 0.0
 
 
 def like(grad: Tensor, x: Tensor) -> Tensor:

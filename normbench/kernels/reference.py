@@ -27,7 +27,7 @@ def norm_act(
         mean, var = (statistic[:, None, None] for statistic in statistics)
     scale, shift = per_channel(weight, 1.0), per_channel(bias, 0.0)
     rstd = torch.rsqrt(var + spec.eps)
-    if spec.activation == "gate":
+    if spec.activation == "swish":
         return x * torch.sigmoid(per_channel(extra, 1.0) * x) * rstd * scale + shift
     y = (x - mean) * rstd * scale + shift
     if spec.activation == "relu":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scope = Literal["sample", "batch", "position"]
-Activation = Literal["none", "relu", "tlu", "gate"]
+Activation = Literal["none", "relu", "tlu", "swish"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class NormActSpec:
     - ``none``: ``normalized * weight + bias``
     - ``relu``: the same, ``max(., 0)``
     - ``tlu``: the same, ``max(., extra)``: the thresholded linear unit of FRN (arXiv 1911.09737)
-    - ``gate``: ``x * sigmoid(extra * x) / sqrt(var + eps) * weight + bias``: EvoNorm-S (arXiv 2004.02967)
+    - ``swish``: ``x * sigmoid(extra * x) / sqrt(var + eps) * weight + bias``: EvoNorm-S (arXiv 2004.02967)
     """
 
     scope: Scope

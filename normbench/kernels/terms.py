@@ -10,7 +10,7 @@ import triton.language as tl
 @triton.jit
 def output(x, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
     """Normalize and activate; all arguments broadcast to the tile, and ``scale = rstd * weight``."""
-    if ACTIVATION == "gate":
+    if ACTIVATION == "swish":
         y = x * tl.sigmoid(extra * x) * scale + bias
     else:
         y = (x - mean) * scale + bias
@@ -26,10 +26,10 @@ def gradient_terms(x, dy, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
     """Return the distance from the mean, the gradient at fixed statistics, and what bias, weight and extra sum up.
 
     Per-channel factors are left to the callers: `scale` for the gradient at fixed statistics and for extra's of the
-    gate, rstd for weight's. Where the output equals the threshold, the threshold takes the gradient.
+    swish, rstd for weight's. Where the output equals the threshold, the threshold takes the gradient.
     """
     distance = x - mean
-    if ACTIVATION == "gate":
+    if ACTIVATION == "swish":
         sigmoid = tl.sigmoid(extra * x)
         slope = x * sigmoid * (1.0 - sigmoid)
         direct = dy * (sigmoid + extra * slope)
@@ -57,6 +57,6 @@ def channel_sums(
     sum_extra = sum_bias
     if TERMS == 3:
         sum_extra = tl.sum(to_extra, axis=0)
-        if ACTIVATION == "gate":
+        if ACTIVATION == "swish":
             sum_extra *= scale
     return sum_bias, tl.sum(to_weight, axis=0) * rstd, sum_extra

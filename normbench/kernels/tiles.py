@@ -201,7 +201,7 @@ def statistics_gradients(
     """Return slope and offset of ``dx = direct * scale - distance * slope - offset``, constant in each group."""
     slope = group_sum(w * sum_weight, GROUP_PAD, BLOCK_C) / count * rstd * rstd
     offset = tl.zeros([BLOCK_C], tl.float32)
-    if CENTERED and ACTIVATION != "gate":
+    if CENTERED and ACTIVATION != "swish":
         offset = group_sum(w * sum_bias, GROUP_PAD, BLOCK_C) / count * rstd
     return slope, offset
 

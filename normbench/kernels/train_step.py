@@ -1,4 +1,4 @@
-"""Launches the kernels around the network: batch assembly, loss, optimizer. Imported only where Triton is."""
+"""The operations around the network in a training step, in place on the device: batch assembly, loss, optimizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normbench.kernels import train_step_kernels as step_kernels
 from normbench.kernels.launch import launch
 from normbench.kernels.tiling import ceil_div, power_of_two
 
@@ -60,10 +59,12 @@ def assemble(
         labels_out: int64, ``(B,)``.
         batch_size: of a full batch; B may be less in an epoch's last step.
     """
+    from normbench.kernels import train_step_kernels
+
     _, height, width, channels = stored.shape
     dx, dy, flip = crop_flip if crop_flip is not None else (None, None, None)
     launch(
-        step_kernels.assemble, (len(images_out), ceil_div(height * width, _PIXELS)),
+        train_step_kernels.assemble, (len(images_out), ceil_div(height * width, _PIXELS)),
         stored, labels, order, step_in_epoch, dx, dy, None if flip is None else flip.view(torch.uint8),
         images_out, labels_out, batch_size,
         HEIGHT=height, WIDTH=width, CHANNELS=channels, LANES=power_of_two(channels), BLOCK=_PIXELS, num_warps=4,
@@ -85,12 +86,14 @@ def cross_entropy(
     Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters. B may be
     less than `batch_size` in an epoch's last step, which then takes the same compiled kernel.
     """
+    from normbench.kernels import train_step_kernels
+
     rows, classes = logits.shape
     logits = logits.contiguous()
     gradient = torch.empty_like(logits)
     block_rows = min(power_of_two(batch_size), _LOSS_ROWS)
     launch(
-        step_kernels.cross_entropy, (1,),
+        train_step_kernels.cross_entropy, (1,),
         logits, labels, gradient, losses, num_correct, step_in_epoch, global_step, rows, classes, label_smoothing,
         UNROLLED=classes if classes <= _UNROLLED_CLASSES else None,
         BLOCK_R=block_rows, NUM_BLOCKS=ceil_div(batch_size, block_rows), num_warps=max(block_rows // 32, 1),
@@ -129,8 +132,10 @@ def update_adam(
         eps: added to the root of `second`.
         decoupled: weights decay apart from the gradient.
     """
+    from normbench.kernels import train_step_kernels
+
     launch(
-        step_kernels.update_adam, (len(gradients),),
+        train_step_kernels.update_adam, (len(gradients),),
         weights, first, second, gradients, *blocks, learning_rates, corrections, num_steps,
         BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
@@ -148,8 +153,10 @@ def update_sgd(
     momentum: float,
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
+    from normbench.kernels import train_step_kernels
+
     launch(
-        step_kernels.update_sgd, (len(gradients),),
+        train_step_kernels.update_sgd, (len(gradients),),
         weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

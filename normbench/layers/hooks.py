@@ -1,6 +1,6 @@
-"""What a layer may ask of the training loop.
+"""The hooks by which a layer takes part in training: before and after a step, and in its learning rates.
 
-The loop calls these for every `TrainingAware` module of the network, and knows no norm by name.
+The training loop calls them for every `TrainingHooks` module of the network, and knows no norm by name.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 
-class TrainingAware(nn.Module):
-    """A module with a schedule, a constraint or learning rates of its own; each is nothing unless overridden.
+class TrainingHooks(nn.Module):
+    """A module with a schedule, a constraint or learning rates of its own; the hooks do nothing unless overridden.
 
     `before_step` and `after_step` must be capturable in a CUDA graph: tensor operations in place, no `.item()`.
     """
@@ -31,9 +31,9 @@ class TrainingAware(nn.Module):
         return {}
 
 
-def training_aware_modules(network: nn.Module) -> tuple[TrainingAware, ...]:
-    """Return the modules of `network` that the training loop has to call."""
-    return tuple(module for module in network.modules() if isinstance(module, TrainingAware))
+def modules_with_hooks(network: nn.Module) -> tuple[TrainingHooks, ...]:
+    """Return the modules of `network` whose hooks the training loop has to call."""
+    return tuple(module for module in network.modules() if isinstance(module, TrainingHooks))
 
 
 def learning_rate_factors(network: nn.Module) -> Mapping[str, float]:
@@ -41,6 +41,6 @@ def learning_rate_factors(network: nn.Module) -> Mapping[str, float]:
     return {
         f"{prefix}.{name}" if prefix else name: factor
         for prefix, module in network.named_modules()
-        if isinstance(module, TrainingAware)
+        if isinstance(module, TrainingHooks)
         for name, factor in module.learning_rate_factors().items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -10,10 +11,16 @@ from torch import nn
 from normbench import kernels
 from normbench.kernels import NormActSpec
 from normbench.kernels.spec import Activation
-from normbench.norms.evonorm import EvoNormS
-from normbench.norms.filter_response import FilterResponseNorm
-from normbench.norms.group import GroupNorm, GroupRMSNorm
-from normbench.norms.layer import LayerNorm2d, RMSNorm2d
+
+
+class FusableNorm(Protocol):
+    """A norm that says which kernel computes it, beside being an `nn.Module`."""
+
+    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+        """Return which kernel computes the layer and the ReLU after it, if any; None where no kernel does."""
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
 
 
 class FusedNormAct(nn.Sequential):
@@ -31,41 +38,28 @@ class FusedNormAct(nn.Sequential):
         """Return the normalized and activated `x`, ``(N, C, H, W)``."""
         reason = self.native_reason(x)
         self.path = "fused" if reason is None else f"native: {reason}"
-        layer, spec = self[0], self.spec
-        if reason is not None or spec is None:
-            for module in self:
-                x = module(x)
-            return x
-        weight, bias, extra = parameters(layer)
-        if not isinstance(layer, nn.BatchNorm2d):
-            return kernels.norm_act(x, spec, weight, bias, extra)
-        return kernels.norm_act(
-            x,
-            spec,
-            weight,
-            bias,
-            running_mean=layer.running_mean,
-            running_var=layer.running_var,
-            num_batches_tracked=layer.num_batches_tracked,
-            momentum=layer.momentum or 0.0,
-            use_running=not layer.training and layer.track_running_stats,
-        )
+        spec = None if reason is not None else self.spec
+        if spec is not None:
+            return kernels.norm_act(x, spec, **cast("FusableNorm", self[0]).kernel_arguments())
+        for module in self:
+            x = module(x)
+        return x
 
     @property
     def spec(self) -> NormActSpec | None:
-        """What the kernels are asked for, or None where no kernel computes this layer."""
-        return fused_spec(self[0], relu=len(self) == 2)
+        """The kernels' task, or None where no kernel computes this layer."""
+        return kernel_spec(self[0], "relu" if len(self) == 2 else "none")
 
     def native_reason(self, x: torch.Tensor) -> str | None:
         """Return in a line why `x` takes the layers, or None where it takes the kernel."""
+        if torch.compiler.is_compiling():
+            return "torch.compile fuses the layers itself"
         layer, spec = self[0], self.spec
         if spec is None:
             return f"no fused kernel for {type(layer).__name__}"
-        if torch.compiler.is_compiling():
-            return "torch.compile fuses the layers itself"
         if any(module._forward_hooks or module._forward_pre_hooks for module in self):
             return "a hook watches the layer"
-        frozen = isinstance(layer, nn.BatchNorm2d) and not layer.training and layer.track_running_stats
+        frozen = cast("FusableNorm", layer).kernel_arguments().get("use_running", False)
         if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
             return "no fused gradient through running statistics"
         return kernels.unsupported_reason(x, spec)
@@ -73,41 +67,28 @@ class FusedNormAct(nn.Sequential):
 
 def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
     """Return `layer` and `activation` as one module, which runs as one kernel where there is a kernel for them."""
-    if fused_spec(layer, relu=activation is not None) is not None:
+    if kernel_spec(layer, "none" if activation is None else "relu") is not None:
         return FusedNormAct(layer, activation)
     return layer if activation is None else nn.Sequential(layer, activation)
 
 
-def fused_spec(layer: nn.Module, *, relu: bool) -> NormActSpec | None:
-    """Return what kernel computes `layer`, followed by ReLU where `relu`, or None. Subclasses are other layers."""
-    after: Activation = "relu" if relu else "none"
-    kind = type(layer)
-    if kind is nn.BatchNorm2d and isinstance(layer, nn.BatchNorm2d) and layer.momentum is not None:
-        return NormActSpec(scope="batch", activation=after, eps=layer.eps)
-    if kind is GroupNorm and isinstance(layer, GroupNorm):
-        return NormActSpec(scope="sample", groups=layer.num_groups, activation=after, eps=layer.eps)
-    if kind is GroupRMSNorm and isinstance(layer, GroupRMSNorm):
-        return NormActSpec(scope="sample", groups=layer.num_groups, centered=False, activation=after, eps=layer.eps)
-    if kind is LayerNorm2d and isinstance(layer, LayerNorm2d):
-        return NormActSpec(scope="position", activation=after, eps=layer.eps)
-    if kind is RMSNorm2d and isinstance(layer, RMSNorm2d):
-        return NormActSpec(scope="position", centered=False, activation=after, eps=layer.eps)
-    if relu:
-        return None
-    if kind is FilterResponseNorm and isinstance(layer, FilterResponseNorm) and layer.learned_eps is None:
-        threshold: Activation = "none" if layer.tau is None else "tlu"
-        groups = layer.num_channels
-        return NormActSpec(scope="sample", groups=groups, centered=False, activation=threshold, eps=layer.eps)
-    if kind is EvoNormS and isinstance(layer, EvoNormS) and layer.activation:
-        groups, centered = layer.num_groups, layer.version != 2
-        return NormActSpec(scope="sample", groups=groups, centered=centered, activation="gate", eps=layer.eps)
+def kernel_spec(layer: nn.Module, activation: Activation) -> NormActSpec | None:
+    """Return which kernel computes `layer` and the activation after it, as the layer's class says; None without one.
+
+    A subclass with a `forward` of its own computes something else, so that what its base says does not count.
+    """
+    for kind in type(layer).__mro__:
+        if "kernel_spec" in vars(kind):
+            return cast("FusableNorm", layer).kernel_spec(activation)
+        if "forward" in vars(kind):
+            return None
     return None
 
 
 def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Return weight, bias and, of a norm that contains its activation, tau or v1."""
-    third = {FilterResponseNorm: "tau", EvoNormS: "v1"}.get(type(layer), "")
-    return getattr(layer, "weight", None), getattr(layer, "bias", None), getattr(layer, third, None)
+    """Return weight, bias and, of a norm that contains its activation, the activation's parameter."""
+    arguments = cast("FusableNorm", layer).kernel_arguments()
+    return arguments["weight"], arguments["bias"], arguments.get("extra")
 
 
 def norm_paths(model: nn.Module) -> dict[str, str]:

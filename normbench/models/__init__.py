@@ -1,24 +1,24 @@
 """The networks that host the norms: a literal registry, importable without torch.
 
-Every model takes ``norm``, a norm factory, and never a norm's name; its `Model.norm_family` says of which registry. To
-add one: write it in a file beside this one and add a line to `MODELS`.
+Every model takes ``norm``, a norm factory or any function or class of a number of channels, and never a norm's name;
+`Model.norm_family` says whether it takes norms of images or of sequences. To add a model: write it in a file beside
+this one and add an entry to `MODELS`.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from normbench.errors import ConfigError, UnknownNameError
+from normbench.errors import ConfigError
 from normbench.norms import NORM_FAMILIES, AnyNormFactory, FamilyName, NormFamily
+from normbench.registry import OptionValue, check_option_names, find, load
 
 if TYPE_CHECKING:
     from torch import nn
 
-OptionValue = bool | int | float | str | None
 TaskName = Literal["classification", "style_transfer"]
 
 
@@ -31,50 +31,51 @@ class Model:
     """
 
     build: str
+    """The class or function that builds it, as ``"package.module:attribute"``."""
     label: str
     description: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
-    """Its options with their defaults."""
+    """The options with their defaults."""
     norm_family: FamilyName = "image"
     task: TaskName = "classification"
 
     @property
     def family(self) -> NormFamily:
-        """The norms that it takes."""
+        """The norms that the model takes, and how they are made."""
         return NORM_FAMILIES[self.norm_family]
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
         "norm_resnet": Model(
-            build="normresnet:NormResNet",
+            build="normbench.models.normresnet:NormResNet",
             label="NormResNet",
             description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
         ),
         "resnet18": Model(
-            build="resnet:resnet18",
+            build="normbench.models.resnet:resnet18",
             label="ResNet-18",
             description="torchvision's ResNet-18 with a CIFAR stem: a 3x3 convolution of stride 1, no pooling",
         ),
         "preact_resnet18": Model(
-            build="preact_resnet:PreActResNet18",
+            build="normbench.models.preact_resnet:PreActResNet18",
             label="PreAct ResNet-18",
             description="norm and activation before each convolution; the fair host of FRN and EvoNorm",
         ),
         "resnet9": Model(
-            build="resnet9:ResNet9",
+            build="normbench.models.resnet9:ResNet9",
             label="ResNet-9",
             description="the small residual net of fast CIFAR-10 training (DAWNBench)",
         ),
         "vit": Model(
-            build="transformer:VisionTransformer",
+            build="normbench.models.transformer:VisionTransformer",
             label="ViT",
             description="a small vision transformer on 4x4 patches; takes sequence norms",
             options={"pre_norm": True, "d_model": 192, "depth": 6, "n_head": 3},
             norm_family="sequence",
         ),
         "stylenet": Model(
-            build="stylenet:StyleTransferNet",
+            build="normbench.models.stylenet:StyleTransferNet",
             label="StyleTransferNet",
             description="images to images in another style; trained by `normbench stylize`, not by train or compare",
             task="style_transfer",
@@ -83,23 +84,17 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 )
 
 
-def build_model(name: str, *, norm: AnyNormFactory, **options: OptionValue) -> nn.Module:
-    """Build the model called `name` with `norm`.
+def build_model(name: str, *, norm: AnyNormFactory | Callable[[int], nn.Module], **options: OptionValue) -> nn.Module:
+    """Build the model called `name` with `norm`, a factory or any function or class of a number of channels.
 
     Raises:
         UnknownNameError: `name` is not a model, or an option is not one of its options.
-        ConfigError: the norm is of another family, cannot be built for the model's channels, or an option's value is
-            not allowed.
+        ConfigError: the norm is of another family, no norm at all, or cannot be built for the model's channels, or an
+            option's value is not allowed.
     """
-    if name not in MODELS:
-        raise UnknownNameError("model", name, MODELS)
-    model = MODELS[name]
-    for option in options:
-        if option not in model.options:
-            raise UnknownNameError(f"option of model {name!r}:", option, model.options or ("(it has none)",))
-    if not isinstance(norm, model.family.factory):
+    model = find("model", name, MODELS)
+    check_option_names(f"model {name!r}", options, model.options)
+    if isinstance(norm, AnyNormFactory) and not isinstance(norm, model.family.factory):
         make = model.family.make.__name__
         raise ConfigError(f"model {name!r} takes a {model.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
-    module, _, attribute = model.build.partition(":")
-    network: nn.Module = getattr(importlib.import_module(f"normbench.models.{module}"), attribute)(norm=norm, **options)
-    return network
+    return cast("nn.Module", load(model.build)(norm=norm, **options))

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from normbench.layers.pooled_linear import PooledLinear
-from normbench.models.residual import check_residual_init
-from normbench.norms import NormFactory
+from normbench.models.residual import usable_factory
+from normbench.norms import NormLike
 
 CHANNELS_AND_STRIDES = ((64, 1), (128, 2), (256, 2), (512, 2))
 NO_BRANCHES = "it has no residual branches; preact_resnet18 and resnet18 have"
@@ -20,8 +20,8 @@ class NormResNet(nn.Module):
     With bn 1,557,066 parameters. (The name is the tutorial's; it has no residual connections.)
     """
 
-    def __init__(self, *, norm: NormFactory, num_classes: int = 10) -> None:
-        check_residual_init("norm_resnet", norm, reason_against={"fixup": NO_BRANCHES, "skipinit": NO_BRANCHES})
+    def __init__(self, *, norm: NormLike, num_classes: int = 10) -> None:
+        norm = usable_factory("norm_resnet", norm, reason_against={"fixup": NO_BRANCHES, "skipinit": NO_BRANCHES})
         super().__init__()
         blocks: list[nn.Module] = []
         in_channels, size = 3, 32

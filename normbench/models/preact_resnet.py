@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from normbench.layers.pooled_linear import PooledLinear
-from normbench.models.residual import branch_scale, check_residual_init, conv2d, initialise, norm_act
-from normbench.norms import NormFactory
+from normbench.models.residual import branch_scale, conv2d, initialise, norm_act, usable_factory
+from normbench.norms import NormFactory, NormLike
 
 STEM_CHANNELS = 64
 BLOCK_CHANNELS_AND_STRIDES = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))
@@ -48,8 +48,8 @@ class PreActResNet18(nn.Module):
     ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 11,172,170 parameters.
     """
 
-    def __init__(self, *, norm: NormFactory, num_classes: int = 10) -> None:
-        check_residual_init("preact_resnet18", norm)
+    def __init__(self, *, norm: NormLike, num_classes: int = 10) -> None:
+        norm = usable_factory("preact_resnet18", norm)
         super().__init__()
         self.stem = norm.conv2d(3, STEM_CHANNELS, 3, padding=1, bias=False)
         blocks: list[PreActBlock] = []

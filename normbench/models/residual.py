@@ -1,4 +1,4 @@
-"""What the residual nets share: He initialisation, and the two ways to start one without normalization.
+"""The parts that residual nets share: He initialisation, and the two starts without normalization.
 
 Fixup (Zhang, Dauphin & Ma 2019, arXiv 1901.09321) and SkipInit (De & Smith 2020, arXiv 2002.10444) belong to a net, not
 to a layer, so a norm factory only says which is wanted (`NormFactory.residual_init`) and the nets build it from the
@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
-from normbench.layers.hooks import TrainingAware
-from normbench.norms import NormFactory
+from normbench.layers.hooks import TrainingHooks
+from normbench.norms import NormFactory, NormLike, as_factory
 
 FIXUP_RATE = 0.1  # Fixup's scalars learn at a tenth of the learning rate, as in its authors' CIFAR code
 
 
-class ScalarBias(TrainingAware):
+class ScalarBias(TrainingHooks):
     """``x + bias`` with one learned number, 0 at first: Fixup's."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ScalarBias(TrainingAware):
         return {"bias": FIXUP_RATE}
 
 
-class ScalarScale(TrainingAware):
+class ScalarScale(TrainingHooks):
     """``x * scale`` with one learned number, whose learning rate is multiplied by `rate`."""
 
     def __init__(self, initial: float, *, rate: float) -> None:
@@ -52,18 +52,23 @@ class ScalarScale(TrainingAware):
         return {"scale": self.rate}
 
 
-def check_residual_init(model: str, norm: NormFactory, *, reason_against: dict[str, str] | None = None) -> None:
-    """Raise `ConfigError` where `model` cannot start as the norm's option ``init`` asks.
+def usable_factory(model: str, norm: NormLike, *, reason_against: dict[str, str] | None = None) -> NormFactory:
+    """Return the factory of `norm`, if `model` can start as the norm's option ``init`` asks.
 
     `reason_against` says, for each start that the model cannot have, why.
+
+    Raises:
+        ConfigError: the model cannot start so, or `norm` is no norm.
     """
-    init = norm.residual_init
+    factory = as_factory(norm)
+    init = factory.residual_init
     if reason_against and init in reason_against:
-        raise ConfigError(f"model {model!r} cannot use init={init!r} of norm {norm.name!r}: {reason_against[init]}")
-    if init == "fixup" and norm.weight is not None:
+        raise ConfigError(f"model {model!r} cannot use init={init!r} of norm {factory.name!r}: {reason_against[init]}")
+    if init == "fixup" and factory.weight is not None:
         raise ConfigError(
-            f"norm {norm.name!r}: init='fixup' scales convolution weights, which {norm.weight.label} undoes"
+            f"norm {factory.name!r}: init='fixup' scales convolution weights, which {factory.weight.label} undoes"
         )
+    return factory
 
 
 def conv2d(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from normbench.layers.pooled_linear import PooledLinear
-from normbench.models.residual import ScalarBias, branch_scale, check_residual_init, conv2d, initialise
-from normbench.norms import NormFactory
+from normbench.models.residual import ScalarBias, branch_scale, conv2d, initialise, usable_factory
+from normbench.norms import NormFactory, NormLike
 
 
 class _Place(nn.Module):
@@ -31,7 +31,7 @@ class _ResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
         return logits
 
 
-def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
+def resnet18(*, norm: NormLike, num_classes: int = 10) -> ResNet:
     """Build torchvision's ResNet-18 with a CIFAR stem: a 3x3 convolution of stride 1 and no pooling.
 
     ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 11,173,962 parameters.
@@ -40,7 +40,7 @@ def resnet18(*, norm: NormFactory, num_classes: int = 10) -> ResNet:
     at the end of a branch and on shortcuts it comes without its activation. The ReLU that follows each addition is the
     block's, not a norm's, and stays: a sum of branches is not a norm's output.
     """
-    check_residual_init("resnet18", norm)
+    norm = usable_factory("resnet18", norm)
     network = _ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=_Place)
     size = 32
     network.conv1 = norm.conv2d(3, 64, 3, padding=1, bias=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.models.residual import branch_scale, check_residual_init, conv2d, initialise, norm_act
-from normbench.norms import NormFactory
+from normbench.models.residual import branch_scale, conv2d, initialise, norm_act, usable_factory
+from normbench.norms import NormFactory, NormLike
 
 LOGIT_SCALE = 0.125
 WHY_NOT_FIXUP = (
@@ -43,8 +43,8 @@ class ResNet9(nn.Module):
     unnormalised signal fade) and in learning all norm scales and shifts.
     """
 
-    def __init__(self, *, norm: NormFactory, num_classes: int = 10) -> None:
-        check_residual_init("resnet9", norm, reason_against={"fixup": WHY_NOT_FIXUP})
+    def __init__(self, *, norm: NormLike, num_classes: int = 10) -> None:
+        norm = usable_factory("resnet9", norm, reason_against={"fixup": WHY_NOT_FIXUP})
         super().__init__()
         self.features = nn.Sequential(
             _conv_norm_act(3, 64, size=32, norm=norm),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.models.residual import check_residual_init
-from normbench.norms import NormFactory
+from normbench.models.residual import usable_factory
+from normbench.norms import NormFactory, NormLike
 
 NUM_RESIDUAL_BLOCKS = 5
 DOWNSAMPLING = 4
@@ -48,8 +48,8 @@ class StyleTransferNet(nn.Module):
         ConfigError: the norm has parameters per pixel, or cannot be built for 32, 64 or 128 channels.
     """
 
-    def __init__(self, norm: NormFactory) -> None:
-        check_residual_init("stylenet", norm, reason_against={"fixup": WHY_NOT, "skipinit": WHY_NOT})
+    def __init__(self, norm: NormLike) -> None:
+        norm = usable_factory("stylenet", norm, reason_against={"fixup": WHY_NOT, "skipinit": WHY_NOT})
         super().__init__()
         self.down = nn.Sequential(
             norm.conv2d(3, 32, 9, padding=4, bias=True),

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from normbench.errors import ConfigError
-from normbench.norms import Option, SequenceNormFactory
+from normbench.norms import SequenceNormLike, as_sequence_factory
+from normbench.registry import Option
 
 IMAGE_SIZE = 32
 PATCH_SIZE = 4
@@ -89,9 +90,10 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, n_head: int, d_ff: int = 2048, *, norm: SequenceNormFactory, pre_norm: bool = False
+        self, d_model: int, n_head: int, d_ff: int = 2048, *, norm: SequenceNormLike, pre_norm: bool = False
     ) -> None:
         super().__init__()
+        norm = as_sequence_factory(norm)
         self.attention = MultiHeadAttention(d_model, n_head)
         self.norm1 = norm(d_model)
         self.ffn = PositionwiseFFN(d_model, d_ff)
@@ -134,7 +136,7 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         *,
-        norm: SequenceNormFactory,
+        norm: SequenceNormLike,
         num_classes: int = 10,
         pre_norm: bool = True,
         d_model: int = 192,
@@ -145,6 +147,7 @@ class VisionTransformer(nn.Module):
         for name, value in options.items():
             VIT_OPTIONS[name].check(f"model 'vit': {name}", value)
         super().__init__()
+        norm = as_sequence_factory(norm)
         self.patches = nn.Conv2d(3, d_model, PATCH_SIZE, stride=PATCH_SIZE)
         self.position = nn.Parameter(0.02 * torch.randn((IMAGE_SIZE // PATCH_SIZE) ** 2, d_model))  # (T, D)
         self.blocks = nn.ModuleList(

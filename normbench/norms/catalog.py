@@ -1,15 +1,17 @@
-"""What norms there are: a literal, read-only table, importable without torch.
+"""The catalog of norms, of norms of sequences and of weight methods: literal tables, importable without torch.
 
-Each entry names its builder as ``"family_file:function"`` (relative to this package) and lists its options with their
-defaults; a test holds both against the builder's signature. `(N, C, H, W)` is the layout everywhere.
+Each entry names its builder as ``"package.module:function"`` and lists its options with their defaults; a test holds
+both against the builder's signature. The layout is ``(N, C, H, W)``, and ``(N, T, D)`` in `SEQUENCE_NORMS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from normbench.norms.entry import Norm, Option, Weight
+from normbench.norms.entry import Norm, Weight
+from normbench.registry import Option
 
 _EPS = Option(type=float, default=1e-5, above=0, help="added to the variance")
 _AFFINE = Option(type=bool, default=True, help="learn a scale and a shift per channel")
@@ -27,11 +29,48 @@ _GROUP_SIZE = Option(
     type=int, default=None, minimum=1, instead_of="groups", help="channels per group, in place of groups"
 )
 
+_EVONORM_B0 = Norm(
+    build="normbench.norms.evonorm:EvoNormB",
+    fixed={"version": 0},
+    label="EvoNorm-B0",
+    full_name="EvoNorm-B0",
+    kind="norm_act",
+    axes="N, H, W; H, W",
+    learnable_per_channel="3 (scale, shift, v1)",
+    running_state="variance",
+    train_eval_differ=True,
+    batch_dependent=True,
+    year=2020,
+    paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
+    arxiv="2004.02967",
+    options={"eps": _EPS, "momentum": _MOMENTUM},
+)
+_EVONORM_S0 = replace(
+    _EVONORM_B0,
+    build="normbench.norms.evonorm:EvoNormS",
+    label="EvoNorm-S0",
+    full_name="EvoNorm-S0",
+    axes="C/G, H, W",
+    running_state="none",
+    train_eval_differ=False,
+    batch_dependent=False,
+    options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
+)
+
+
+def _without_v1(entry: Norm, name: str, *, version: int) -> Norm:
+    """Return the entry of a later version of an EvoNorm, which learns no v1."""
+    return replace(
+        entry, fixed={"version": version}, label=name, full_name=name, learnable_per_channel="2 (scale, shift)"
+    )
+
+
 NORMS: Mapping[str, Norm] = MappingProxyType(
     {
-        # batch family
+        # batch statistics
         "bn": Norm(
-            build="batch:batch_norm",
+            build="normbench.norms.batch_norm:BatchNorm",
+            fixed={"track_running_stats": True},
             label="BN",
             full_name="Batch Normalization",
             axes="N, H, W",
@@ -45,7 +84,8 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE},
         ),
         "bn_nostats": Norm(
-            build="batch:batch_norm_without_running_statistics",
+            build="normbench.norms.batch_norm:BatchNorm",
+            fixed={"track_running_stats": False, "momentum": 0.1},
             label="BN (batch statistics)",
             full_name="Batch Normalization with batch statistics in evaluation too",
             axes="N, H, W",
@@ -57,7 +97,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": _EPS, "affine": _AFFINE},
         ),
         "ghost_bn": Norm(
-            build="batch:GhostBatchNorm",
+            build="normbench.norms.batch_norm:GhostBatchNorm",
             label="Ghost BN",
             full_name="Ghost Batch Normalization",
             axes="N/K, H, W",
@@ -76,7 +116,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "brn": Norm(
-            build="renorm:BatchRenorm",
+            build="normbench.norms.batch_renorm:BatchRenorm",
             label="BRN",
             full_name="Batch Renormalization",
             axes="N, H, W",
@@ -111,7 +151,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "frozen_bn": Norm(
-            build="batch:FrozenBatchNorm",
+            build="normbench.norms.batch_norm:FrozenBatchNorm",
             label="Frozen BN",
             full_name="Batch Normalization with fixed statistics, scale and shift",
             axes="none",
@@ -123,7 +163,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": _EPS},
         ),
         "custom_bn": Norm(
-            build="custom:CustomBatchNorm",
+            build="normbench.norms.custom_batch_norm:CustomBatchNorm",
             label="BN (written out)",
             full_name="Batch Normalization written out from its formula, for teaching",
             axes="N, H, W",
@@ -136,9 +176,10 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             arxiv="1502.03167",
             options={"eps": _EPS, "momentum": _MOMENTUM},
         ),
-        # layer family
+        # layer normalization
         "ln": Norm(
-            build="group:layer_norm",
+            build="normbench.norms.group_norm:GroupNorm",
+            fixed={"num_groups": 1, "name": "ln"},
             label="LN (GroupNorm(1, C))",
             full_name="Layer Normalization as GroupNorm(1, C): statistics over C, H, W, affine per channel",
             axes="C, H, W",
@@ -149,7 +190,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": _EPS, "affine": _AFFINE},
         ),
         "ln_chw": Norm(
-            build="layer:LayerNormCHW",
+            build="normbench.norms.layer_norm:LayerNormCHW",
             label="LN (C, H, W)",
             full_name="Layer Normalization over C, H, W with a scale and a shift per element",
             axes="C, H, W",
@@ -164,7 +205,8 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "ln2d": Norm(
-            build="layer:layer_norm_2d",
+            build="normbench.norms.layer_norm:LayerNorm2d",
+            fixed={"name": "ln2d"},
             label="LN2d",
             full_name="Layer Normalization over the channels at each position, as in ConvNeXt",
             axes="C",
@@ -175,7 +217,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": Option(type=float, default=1e-6, above=0, help="added to the variance"), "affine": _AFFINE},
         ),
         "rms2d": Norm(
-            build="layer:RMSNorm2d",
+            build="normbench.norms.layer_norm:RMSNorm2d",
             label="RMSNorm2d",
             full_name="RMSNorm over the channels at each position",
             axes="C",
@@ -189,7 +231,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "pono": Norm(
-            build="layer:positional_norm",
+            build="normbench.norms.layer_norm:positional_norm",
             label="PONO",
             full_name="Positional Normalization",
             axes="C",
@@ -201,7 +243,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
         ),
         # instance and group
         "in": Norm(
-            build="group:instance_norm",
+            build="normbench.norms.group_norm:instance_norm",
             label="IN",
             full_name="Instance Normalization",
             axes="H, W",
@@ -215,7 +257,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "gn": Norm(
-            build="group:group_norm",
+            build="normbench.norms.group_norm:group_norm",
             label="GN",
             full_name="Group Normalization",
             axes="C/G, H, W",
@@ -226,7 +268,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"groups": _GROUPS, "group_size": _GROUP_SIZE, "eps": _EPS, "affine": _AFFINE},
         ),
         "group_rms": Norm(
-            build="group:GroupRMSNorm",
+            build="normbench.norms.group_norm:GroupRMSNorm",
             label="Group RMSNorm",
             full_name="RMSNorm over groups of channels",
             axes="C/G, H, W",
@@ -244,7 +286,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
         ),
         # mixtures
         "sn": Norm(
-            build="mixture:SwitchableNorm",
+            build="normbench.norms.mixture:SwitchableNorm",
             label="SN",
             full_name="Switchable Normalization",
             axes="H, W; C, H, W; N, H, W",
@@ -265,7 +307,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "bin": Norm(
-            build="mixture:BatchInstanceNorm",
+            build="normbench.norms.mixture:BatchInstanceNorm",
             label="BIN",
             full_name="Batch-Instance Normalization",
             axes="N, H, W; H, W",
@@ -279,7 +321,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE},
         ),
         "ibn": Norm(
-            build="mixture:IBNa",
+            build="normbench.norms.mixture:IBNa",
             label="IBN-a",
             full_name="IBN-a: Instance Normalization of some channels, Batch Normalization of the rest",
             axes="H, W; N, H, W",
@@ -300,7 +342,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "bcn": Norm(
-            build="mixture:BatchChannelNorm",
+            build="normbench.norms.mixture:BatchChannelNorm",
             label="BCN",
             full_name="Batch-Channel Normalization",
             axes="N, H, W; C/G, H, W",
@@ -326,7 +368,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
         ),
         # norm and activation in one
         "frn": Norm(
-            build="filter_response:FilterResponseNorm",
+            build="normbench.norms.filter_response:FilterResponseNorm",
             label="FRN+TLU",
             full_name="Filter Response Normalization with thresholded linear unit",
             kind="norm_act",
@@ -340,90 +382,15 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
                 "eps": Option(type=float, default=1e-6, above=0, help="added to the mean square"),
             },
         ),
-        "evonorm_b0": Norm(
-            build="evonorm:evonorm_b0",
-            label="EvoNorm-B0",
-            full_name="EvoNorm-B0",
-            kind="norm_act",
-            axes="N, H, W; H, W",
-            learnable_per_channel="3 (scale, shift, v1)",
-            running_state="variance",
-            train_eval_differ=True,
-            batch_dependent=True,
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"eps": _EPS, "momentum": _MOMENTUM},
-        ),
-        "evonorm_b1": Norm(
-            build="evonorm:evonorm_b1",
-            label="EvoNorm-B1",
-            full_name="EvoNorm-B1",
-            kind="norm_act",
-            axes="N, H, W; H, W",
-            learnable_per_channel="2 (scale, shift)",
-            running_state="variance",
-            train_eval_differ=True,
-            batch_dependent=True,
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"eps": _EPS, "momentum": _MOMENTUM},
-        ),
-        "evonorm_b2": Norm(
-            build="evonorm:evonorm_b2",
-            label="EvoNorm-B2",
-            full_name="EvoNorm-B2",
-            kind="norm_act",
-            axes="N, H, W; H, W",
-            learnable_per_channel="2 (scale, shift)",
-            running_state="variance",
-            train_eval_differ=True,
-            batch_dependent=True,
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"eps": _EPS, "momentum": _MOMENTUM},
-        ),
-        "evonorm_s0": Norm(
-            build="evonorm:evonorm_s0",
-            label="EvoNorm-S0",
-            full_name="EvoNorm-S0",
-            kind="norm_act",
-            axes="C/G, H, W",
-            learnable_per_channel="3 (scale, shift, v1)",
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
-        ),
-        "evonorm_s1": Norm(
-            build="evonorm:evonorm_s1",
-            label="EvoNorm-S1",
-            full_name="EvoNorm-S1",
-            kind="norm_act",
-            axes="C/G, H, W",
-            learnable_per_channel="2 (scale, shift)",
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
-        ),
-        "evonorm_s2": Norm(
-            build="evonorm:evonorm_s2",
-            label="EvoNorm-S2",
-            full_name="EvoNorm-S2",
-            kind="norm_act",
-            axes="C/G, H, W",
-            learnable_per_channel="2 (scale, shift)",
-            year=2020,
-            paper="Liu, Brock, Simonyan & Le, Evolving Normalization-Activation Layers",
-            arxiv="2004.02967",
-            options={"groups": _GROUPS_UP_TO_32, "group_size": _GROUP_SIZE, "eps": _EPS},
-        ),
+        "evonorm_b0": _EVONORM_B0,
+        "evonorm_b1": _without_v1(_EVONORM_B0, "EvoNorm-B1", version=1),
+        "evonorm_b2": _without_v1(_EVONORM_B0, "EvoNorm-B2", version=2),
+        "evonorm_s0": _EVONORM_S0,
+        "evonorm_s1": _without_v1(_EVONORM_S0, "EvoNorm-S1", version=1),
+        "evonorm_s2": _without_v1(_EVONORM_S0, "EvoNorm-S2", version=2),
         # no statistics of the batch or the image
         "dyt": Norm(
-            build="pointwise:DynamicTanh",
+            build="normbench.norms.dynamic_tanh:DynamicTanh",
             label="DyT",
             full_name="Dynamic Tanh",
             axes="none",
@@ -434,7 +401,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"alpha": Option(type=float, default=0.5, above=0, help="first value of the learned alpha")},
         ),
         "derf": Norm(
-            build="pointwise:DynamicErf",
+            build="normbench.norms.dynamic_tanh:DynamicErf",
             label="Derf",
             full_name="Dynamic erf",
             axes="none",
@@ -445,7 +412,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             options={"alpha": Option(type=float, default=0.5, above=0, help="first value of the learned alpha")},
         ),
         "lrn": Norm(
-            build="pointwise:LocalResponseNorm",
+            build="normbench.norms.local_response:LocalResponseNorm",
             label="LRN",
             full_name="Local Response Normalization",
             axes="C/n",
@@ -461,7 +428,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             },
         ),
         "none": Norm(
-            build="pointwise:no_norm",
+            build="normbench.norms.no_norm:no_norm",
             label="none",
             full_name="No normalization",
             kind="none",
@@ -486,7 +453,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
 WEIGHTS: Mapping[str, Weight] = MappingProxyType(
     {
         "ws": Weight(
-            build="weight_standardization:StandardizedConv2d",
+            build="normbench.norms.weight_standardization:StandardizedConv2d",
             label="WS",
             full_name="Weight Standardization",
             learnable_per_channel="none of its own",
@@ -496,7 +463,7 @@ WEIGHTS: Mapping[str, Weight] = MappingProxyType(
             arxiv="1903.10520",
         ),
         "sws": Weight(
-            build="weight_standardization:ScaledStandardizedConv2d",
+            build="normbench.norms.weight_standardization:ScaledStandardizedConv2d",
             label="SWS",
             full_name="Scaled Weight Standardization",
             learnable_per_channel="1 (gain)",
@@ -504,6 +471,51 @@ WEIGHTS: Mapping[str, Weight] = MappingProxyType(
             paper="Brock, De & Smith, Characterizing Signal Propagation to Close the Performance Gap in "
             "Unnormalized ResNets",
             arxiv="2101.08692",
+        ),
+    }
+)
+
+_AFFINE_PER_FEATURE = Option(type=bool, default=True, help="learn a scale and a shift per feature")
+
+SEQUENCE_NORMS: Mapping[str, Norm] = MappingProxyType(
+    {
+        "ln": replace(
+            NORMS["ln"],
+            build="normbench.norms.sequence:TokenLayerNorm",
+            fixed={},
+            label="LN",
+            full_name="Layer Normalization of each token",
+            axes="D",
+            paper="Ba, Kiros & Hinton, Layer Normalization",
+            options={"eps": _EPS, "affine": _AFFINE_PER_FEATURE},
+        ),
+        "rms": replace(
+            NORMS["rms2d"],
+            build="normbench.norms.sequence:TokenRMSNorm",
+            label="RMSNorm",
+            full_name="RMSNorm of each token",
+            axes="D",
+            options={
+                "eps": NORMS["rms2d"].options["eps"],
+                "affine": Option(type=bool, default=True, help="learn a scale per feature"),
+            },
+        ),
+        "bn": replace(
+            NORMS["bn"],
+            build="normbench.norms.sequence:TokenBatchNorm",
+            fixed={},
+            full_name="Batch Normalization over sequences and tokens",
+            axes="N, T",
+            options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE_PER_FEATURE},
+        ),
+        "dyt": replace(NORMS["dyt"], build="normbench.norms.sequence:TokenDynamicTanh"),
+        "derf": replace(NORMS["derf"], build="normbench.norms.sequence:TokenDynamicErf"),
+        "none": replace(
+            NORMS["none"],
+            build="normbench.norms.sequence:no_norm",
+            learnable_per_channel="0",
+            paper="",
+            options={},
         ),
     }
 )

@@ -1,86 +1,39 @@
-"""The types of the norm registry; importable without torch."""
+"""The types of the norm catalog's entries; importable without torch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from normbench.errors import ConfigError, suggestion
+from normbench.registry import Option
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Kind = Literal["norm", "norm_act", "none"]
-OptionValue = bool | int | float | str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option of a norm: its type, default, and what it does and allows.
-
-    Bounds are for numbers: `above` and `below` exclude their value, `minimum` and `maximum` include it. A default of
-    None allows None. `instead_of` names the option that this one replaces; both cannot be given.
-    """
-
-    type: type[bool] | type[int] | type[float] | type[str]
-    default: OptionValue
-    help: str
-    choices: tuple[str, ...] = ()
-    above: float = -math.inf
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    below: float = math.inf
-    instead_of: str | None = None
-
-    def check(self, name: str, value: object) -> None:
-        """Raise `ConfigError`, naming the option `name` and what is allowed, unless `value` is allowed."""
-        if value is None and self.default is None:
-            return
-        if self.choices:
-            if value not in self.choices:
-                raise ConfigError(f"{name}={value!r} is not a choice{suggestion(value, self.choices)}")
-        elif not self._allows(value):
-            raise ConfigError(f"{name}={value!r} is not allowed; it must be {self.allowed}")
-
-    def _allows(self, value: object) -> bool:
-        # bool is a subclass of int, and an int is a fine float: hence no plain isinstance.
-        if self.type in (bool, str):
-            return isinstance(value, self.type)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return False
-        if self.type is int and not isinstance(value, int):
-            return False
-        return self.above < value < self.below and self.minimum <= value <= self.maximum
-
-    @property
-    def allowed(self) -> str:
-        """What values are allowed, in words: ``a number > 0``."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[self.type]
-        limits = (("> ", self.above), (">= ", self.minimum), ("<= ", self.maximum), ("< ", self.below))
-        bounds = " and ".join(f"{sign}{limit:g}" for sign, limit in limits if math.isfinite(limit))
-        or_null = " or null" if self.default is None else ""
-        return f"{words} {bounds}".strip() + or_null
 
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
     """One normalization method.
 
-    `build` is called as ``build(num_channels, **options)`` and returns a module that maps ``(N, C, H, W)`` to the same
-    shape, dtype and memory format. Kind ``norm_act`` contains its activation: the model drops its own, and the builder
-    takes ``activation: bool`` to leave it out where a block adds before activating. With `needs_size` the builder also
-    takes ``size: tuple[int, int]``, the (H, W) of its input.
+    Its builder is called as ``build(num_channels, **fixed, **options)`` and returns a module that maps ``(N, C, H, W)``
+    to the same shape, dtype and memory format. Kind ``norm_act`` contains its activation: the model drops its own, and
+    the builder takes ``activation: bool`` to leave it out where a block adds before activating. With `needs_size` the
+    builder also takes ``size: tuple[int, int]``, the (H, W) of its input.
     """
 
-    build: str
-    """``"family_file:function"``, relative to this package."""
+    build: str | Callable[..., nn.Module]
+    """The builder, or where it is: ``"package.module:function"``."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that set this norm apart from others with the same builder."""
     label: str
     """Short, for legends."""
     full_name: str
     kind: Kind = "norm"
     axes: str
-    """What each statistic runs over, ``"H, W; N, H, W"`` for two; ``C/G`` is a part of C. ``"none"``: no statistic."""
+    """The axes that each statistic runs over, ``"H, W; N, H, W"`` for two; ``C/G`` is a part of C; ``"none"``."""
     learnable_per_channel: str
     running_state: str = "none"
     train_eval_differ: bool = False
@@ -107,11 +60,12 @@ class Norm:
 class Weight:
     """A reparametrisation of convolution weights, written ``norm+key`` (``gn+ws``) and composing with any norm.
 
-    `build` is called as ``build(in_channels, out_channels, kernel_size, *, stride, padding, bias)`` and returns a
+    Its builder is called as ``build(in_channels, out_channels, kernel_size, *, stride, padding, bias)`` and returns a
     `torch.nn.Conv2d`.
     """
 
     build: str
+    """Where the builder is: ``"package.module:function"``."""
     label: str
     full_name: str
     learnable_per_channel: str

@@ -6,10 +6,13 @@ The B series uses batch statistics, the S series groups of channels of one sampl
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from normbench.kernels.spec import Activation, NormActSpec
 from normbench.layers.precision import (
     group_channels,
     like_input,
@@ -17,9 +20,14 @@ from normbench.layers.precision import (
     ungroup_statistic,
     widen,
 )
-from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.options import largest_divisor, resolve_groups
-from normbench.norms.running import pool_moments, update_average
+from normbench.norms.base import (
+    AffineNorm,
+    largest_divisor,
+    per_channel,
+    pool_moments,
+    resolve_groups,
+    update_average,
+)
 
 
 class EvoNormB(AffineNorm):
@@ -105,57 +113,17 @@ class EvoNormS(AffineNorm):
         activated = F.silu(values) if self.v1 is None else values * torch.sigmoid(per_channel(self.v1) * values)
         return like_input(self.rescale(activated * inverse), x)
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+        """Return which kernel computes the layer; none does without its own activation or with one of the model's."""
+        if activation != "none" or not self.activation:
+            return None
+        centered = self.version != 2
+        return NormActSpec(scope="sample", groups=self.num_groups, centered=centered, activation="swish", eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {**super().kernel_arguments(), "extra": self.v1}
+
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{self.num_channels}, eps={self.eps}, num_groups={self.num_groups}"
-
-
-def evonorm_b0(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
-    """EvoNorm-B0 (arXiv 2004.02967)."""
-    return EvoNormB(num_channels, version=0, eps=eps, momentum=momentum, activation=activation)
-
-
-def evonorm_b1(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
-    """EvoNorm-B1 (arXiv 2004.02967)."""
-    return EvoNormB(num_channels, version=1, eps=eps, momentum=momentum, activation=activation)
-
-
-def evonorm_b2(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, activation: bool = True) -> EvoNormB:
-    """EvoNorm-B2 (arXiv 2004.02967)."""
-    return EvoNormB(num_channels, version=2, eps=eps, momentum=momentum, activation=activation)
-
-
-def evonorm_s0(
-    num_channels: int,
-    *,
-    groups: int | None = None,
-    group_size: int | None = None,
-    eps: float = 1e-5,
-    activation: bool = True,
-) -> EvoNormS:
-    """EvoNorm-S0 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
-    return EvoNormS(num_channels, version=0, groups=groups, group_size=group_size, eps=eps, activation=activation)
-
-
-def evonorm_s1(
-    num_channels: int,
-    *,
-    groups: int | None = None,
-    group_size: int | None = None,
-    eps: float = 1e-5,
-    activation: bool = True,
-) -> EvoNormS:
-    """EvoNorm-S1 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
-    return EvoNormS(num_channels, version=1, groups=groups, group_size=group_size, eps=eps, activation=activation)
-
-
-def evonorm_s2(
-    num_channels: int,
-    *,
-    groups: int | None = None,
-    group_size: int | None = None,
-    eps: float = 1e-5,
-    activation: bool = True,
-) -> EvoNormS:
-    """EvoNorm-S2 (arXiv 2004.02967); raises `ConfigError` where the groups do not divide the channels."""
-    return EvoNormS(num_channels, version=2, groups=groups, group_size=group_size, eps=eps, activation=activation)

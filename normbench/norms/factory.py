@@ -1,18 +1,21 @@
-"""`make_norm`: from a name and options to a factory that models call with a number of channels."""
+"""Norm factories: from a name and options, or from a function of one's own, to what models call for their layers."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from normbench.errors import ConfigError, UnknownNameError
-from normbench.norms.catalog import NORMS, WEIGHTS
-from normbench.norms.entry import Norm, OptionValue, Weight
+from normbench.norms.catalog import NORMS, SEQUENCE_NORMS, WEIGHTS
+from normbench.norms.entry import Norm, Weight
+from normbench.registry import OptionValue, check_option_names, find, load
 
 if TYPE_CHECKING:
     from torch import nn
+
+FamilyName = Literal["image", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class NormFactory:
         layer = self(num_channels, size=size)
         if self.replaces_activation:
             return fuse(layer)
-        # In place only on a tensor that the norm made: without a norm it would overwrite the block's own input.
-        return fuse(layer, nn.ReLU(inplace=self.norm.kind != "none"))
+        # In place only on a tensor that a norm of the catalog made: one that gives back its input, as no norm does and
+        # a function of the user's may, would have the block's own input overwritten.
+        return fuse(layer, nn.ReLU(inplace=self.norm.kind != "none" and isinstance(self.norm.build, str)))
 
     def norm_only(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer without any activation, for the end of a residual branch; fused where it can be."""
@@ -91,7 +95,29 @@ class NormFactory:
                     "norm(num_channels, size=8) for 8x8"
                 )
             options = {**options, "size": (size, size) if isinstance(size, int) else tuple(size)}
-        return cast("nn.Module", load(self.norm.build)(num_channels, **options))
+        return _build(self.name, self.norm, num_channels, options)
+
+
+@dataclass(frozen=True)
+class SequenceNormFactory:
+    """Builds one norm for any number of features: ``factory(d_model)``, a module with ``(N, T, D)`` in and out."""
+
+    name: str
+    norm: Norm
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+    def __call__(self, d_model: int) -> nn.Module:
+        """Build the layer."""
+        if d_model < 1:
+            raise ConfigError(f"{self.name}: d_model must be at least 1, not {d_model}")
+        return _build(self.name, self.norm, d_model, self.options)
+
+
+AnyNormFactory = NormFactory | SequenceNormFactory
+NormLike = NormFactory | Callable[[int], "nn.Module"]
+"""A factory, or any function or class that takes a number of channels and returns a layer: ``nn.BatchNorm2d``."""
+SequenceNormLike = SequenceNormFactory | Callable[[int], "nn.Module"]
+"""The same for a number of features: ``nn.LayerNorm``."""
 
 
 def make_norm(name: str, **options: OptionValue) -> NormFactory:
@@ -104,11 +130,45 @@ def make_norm(name: str, **options: OptionValue) -> NormFactory:
     base, plus, weight = name.partition("+")
     if base not in NORMS:
         raise UnknownNameError("norm", name, NORMS)
-    if plus and weight not in WEIGHTS:
-        raise UnknownNameError("weight method", weight, WEIGHTS)
-    norm = NORMS[base]
-    check_options(base, norm, options)
-    return NormFactory(name, norm, WEIGHTS[weight] if plus else None, dict(options))
+    method = find("weight method", weight, WEIGHTS) if plus else None
+    check_options(base, NORMS[base], options)
+    return NormFactory(name, NORMS[base], method, dict(options))
+
+
+def make_sequence_norm(name: str, **options: OptionValue) -> SequenceNormFactory:
+    """Return the factory of the sequence norm called `name`, a key of `SEQUENCE_NORMS`.
+
+    Raises:
+        UnknownNameError: `name` is not a sequence norm, or an option is not one of its options.
+        ConfigError: an option's value is not allowed.
+    """
+    norm = find("sequence norm", name, SEQUENCE_NORMS)
+    check_options(name, norm, options)
+    return SequenceNormFactory(name, norm, dict(options))
+
+
+def as_factory(norm: NormLike) -> NormFactory:
+    """Return `norm` itself if it is a factory, and otherwise the factory of a function or class of `num_channels`.
+
+    Raises:
+        ConfigError: it is neither: a name, a layer, or a factory of sequence norms.
+    """
+    if isinstance(norm, NormFactory):
+        return norm
+    name = _callable_name(norm, "make_norm")
+    return NormFactory(name, _plain_entry(name, norm))
+
+
+def as_sequence_factory(norm: SequenceNormLike) -> SequenceNormFactory:
+    """Return `norm` itself if it is a factory, and otherwise the factory of a function or class of `d_model`.
+
+    Raises:
+        ConfigError: it is neither: a name, a layer, or a factory of image norms.
+    """
+    if isinstance(norm, SequenceNormFactory):
+        return norm
+    name = _callable_name(norm, "make_sequence_norm")
+    return SequenceNormFactory(name, _plain_entry(name, norm))
 
 
 def check_options(name: str, norm: Norm, options: Mapping[str, OptionValue]) -> None:
@@ -118,9 +178,8 @@ def check_options(name: str, norm: Norm, options: Mapping[str, OptionValue]) -> 
         UnknownNameError: one of them is not an option of the norm.
         ConfigError: a value is not allowed, or two options exclude each other.
     """
+    check_option_names(f"norm {name!r}", options, norm.options)
     for option, value in options.items():
-        if option not in norm.options:
-            raise UnknownNameError(f"option of norm {name!r}:", option, norm.options or ("(it has none)",))
         specification = norm.options[option]
         specification.check(f"{name}: {option}", value)
         other = specification.instead_of
@@ -128,7 +187,67 @@ def check_options(name: str, norm: Norm, options: Mapping[str, OptionValue]) -> 
             raise ConfigError(f"{name}: give one of {other} and {option}, not both")
 
 
-def load(target: str) -> Callable[..., object]:
-    """Import ``"family_file:function"`` from this package."""
-    module, _, function = target.partition(":")
-    return cast("Callable[..., object]", getattr(importlib.import_module(f"normbench.norms.{module}"), function))
+def _build(name: str, norm: Norm, size: int, options: Mapping[str, Any]) -> nn.Module:
+    """Build the layer for `size` channels or features."""
+    from torch import nn
+
+    build = load(norm.build) if isinstance(norm.build, str) else norm.build
+    layer = build(size, **norm.fixed, **options)
+    if not isinstance(layer, nn.Module):
+        raise ConfigError(f"norm {name!r} must return a layer, a torch.nn.Module; for {size} it returned {layer!r}")
+    return layer
+
+
+def _callable_name(norm: object, make: str) -> str:
+    """Return the name of a function or class, also of one inside a `functools.partial`."""
+    from torch import nn
+
+    wanted = f"norm must be made by {make}, or be a function or class of the number of channels, such as"
+    example = "torch.nn.BatchNorm2d" if make == "make_norm" else "torch.nn.LayerNorm"
+    if isinstance(norm, str):
+        raise ConfigError(f"{wanted} {example}, not a name: {make}({norm!r})")
+    if isinstance(norm, AnyNormFactory):
+        raise ConfigError(f"{wanted} {example}: give it {make}({norm.name!r}), not {norm!r}")
+    if isinstance(norm, nn.Module):
+        raise ConfigError(f"{wanted} {example}, not the layer {norm!r}: the network builds a layer for each place")
+    if not callable(norm):
+        raise ConfigError(f"{wanted} {example}, not {norm!r}")
+    function = getattr(norm, "func", norm)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _plain_entry(name: str, build: Callable[..., nn.Module]) -> Norm:
+    """Return the entry of a norm of which no more is known than how it is built."""
+    unknown = "unknown"
+    return Norm(
+        build=build, label=name, full_name=name, axes=unknown, learnable_per_channel=unknown, running_state=unknown,
+        year=None, paper="", arxiv=None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormFamily:
+    """The norms of one layout, of images or of sequences, and how a factory is made from them."""
+
+    kind: str
+    """The word for a norm of it in messages."""
+    norms: Mapping[str, Norm]
+    weights: Mapping[str, Weight]
+    """The methods that a name may end in after a plus sign."""
+    make: Callable[..., AnyNormFactory]
+    factory: type[AnyNormFactory]
+    """The type that `make` returns."""
+
+
+NORM_FAMILIES: Mapping[FamilyName, NormFamily] = MappingProxyType(
+    {
+        "image": NormFamily(kind="norm", norms=NORMS, weights=WEIGHTS, make=make_norm, factory=NormFactory),
+        "sequence": NormFamily(
+            kind="sequence norm",
+            norms=SEQUENCE_NORMS,
+            weights=MappingProxyType({}),
+            make=make_sequence_norm,
+            factory=SequenceNormFactory,
+        ),
+    }
+)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from normbench.kernels.spec import Activation, NormActSpec
 from normbench.layers.precision import like_input, widen
-from normbench.norms.affine import AffineNorm, per_channel
+from normbench.norms.base import AffineNorm, per_channel
 
 INITIAL_LEARNED_EPS = 1e-4
 
@@ -33,6 +36,17 @@ class FilterResponseNorm(AffineNorm):
         y = self.rescale(x * torch.rsqrt(mean_square + eps))
         return like_input(y if self.tau is None else torch.maximum(y, per_channel(self.tau)), x)
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+        """Return which kernel computes the layer; none does with a learned eps or an activation of the model's."""
+        if activation != "none" or self.learned_eps is not None:
+            return None
+        own: Activation = "none" if self.tau is None else "tlu"
+        return NormActSpec(scope="sample", groups=self.num_channels, centered=False, activation=own, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {**super().kernel_arguments(), "extra": self.tau}
+
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{self.num_channels}, eps={self.eps}, learnable_eps={self.learned_eps is not None}"

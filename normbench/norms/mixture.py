@@ -8,11 +8,16 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
-from normbench.layers.hooks import TrainingAware
+from normbench.layers.hooks import TrainingHooks
 from normbench.layers.precision import group_channels, like_input, require_several_values, widen
-from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.options import largest_divisor, resolve_groups
-from normbench.norms.running import BatchMoments, pool_moments
+from normbench.norms.base import (
+    AffineNorm,
+    BatchMoments,
+    largest_divisor,
+    per_channel,
+    pool_moments,
+    resolve_groups,
+)
 
 
 def instance_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +65,7 @@ def _weighted_sum(weights: torch.Tensor, values: list[torch.Tensor]) -> torch.Te
     return total
 
 
-class BatchInstanceNorm(AffineNorm, TrainingAware):
+class BatchInstanceNorm(AffineNorm, TrainingHooks):
     """Batch-Instance Normalization (Nam & Kim 2018, arXiv 1805.07925).
 
     ``y = (gate * BN(x) + (1 - gate) * IN(x)) * scale + shift`` with one gate per channel, 1 at first, which is BN. The
@@ -125,7 +130,7 @@ class IBNa(AffineNorm):
         return self.normalize(x, mean, variance)
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, num_instance={self.num_instance}"
 
 
@@ -164,7 +169,7 @@ class BatchChannelNorm(nn.Module):
         return like_input(y.flatten(1, 2), x)
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"eps={self.eps}, num_groups={self.num_groups}"
 
 

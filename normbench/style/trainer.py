@@ -27,7 +27,7 @@ from normbench.engine.precompile import rehearse_on_few
 from normbench.engine.step.capture import warm_up_and_capture
 from normbench.errors import DivergedError
 from normbench.kernels.launch import compile_all
-from normbench.layers.hooks import training_aware_modules
+from normbench.layers.hooks import modules_with_hooks
 from normbench.layers.norm_act import describe_paths
 from normbench.runs.events import StepsDone
 from normbench.style.features import FeatureNetwork
@@ -82,7 +82,7 @@ class StyleTrainer:
         self._engine = resolve_engine(config.engine, device)
         self.fallback_reason: str | None = None
         """Why the steps run eagerly although a graph was asked for."""
-        self._aware = training_aware_modules(network)
+        self._aware = modules_with_hooks(network)
         train = TrainConfig(optimizer="adam", learning_rate=config.learning_rate)
         self._optimizer = build_optimizer(network, train, capturable=self._engine == "graph")
         image = normalize(torch.from_numpy(style).to(place).permute(2, 0, 1)[None])

@@ -131,11 +131,11 @@ def test_unknown_names_list_what_there_is():
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_registry_options_are_those_of_the_loader(name):
-    import importlib
     import inspect
 
-    module, _, function = DATASETS[name].load.partition(":")
-    parameters = inspect.signature(getattr(importlib.import_module(f"normbench.data.{module}"), function)).parameters
+    from normbench.registry import load
+
+    parameters = inspect.signature(load(DATASETS[name].load)).parameters
     defaults = {key: parameter.default for key, parameter in parameters.items() if key != "data_dir"}
     assert dict(DATASETS[name].options) == defaults
     assert ("data_dir" in parameters) == DATASETS[name].needs_files

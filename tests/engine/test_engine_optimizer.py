@@ -9,7 +9,7 @@ from torch import nn
 
 from normbench.config.schema import TrainConfig
 from normbench.engine.optimizer import build_optimizer
-from normbench.layers.hooks import TrainingAware
+from normbench.layers.hooks import TrainingHooks
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
 
@@ -64,7 +64,7 @@ def test_the_gates_of_bin_learn_ten_times_as_fast(make_trainer) -> None:
         assert rate == pytest.approx(0.1 if name in gates else 0.01), name
 
 
-class Recorder(TrainingAware):
+class Recorder(TrainingHooks):
     """Notes what the loop tells it, and keeps its parameter at most 0.5."""
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ from normbench.kernels import tiling as plan
 LN = NormActSpec(scope="sample", groups=1)
 BN = NormActSpec(scope="batch")
 FRN = NormActSpec(scope="sample", groups=16, centered=False, activation="tlu", eps=1e-6)
-EVONORM_S0 = NormActSpec(scope="sample", groups=4, activation="gate")
-EVONORM_S2 = NormActSpec(scope="sample", groups=4, centered=False, activation="gate")
+EVONORM_S0 = NormActSpec(scope="sample", groups=4, activation="swish")
+EVONORM_S2 = NormActSpec(scope="sample", groups=4, centered=False, activation="swish")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 FORMATS = pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 
@@ -227,7 +227,7 @@ def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
     assert torch.equal(reference.settled_gradient(grad, x, replace(LN, eps=0.0), None, bias, None), expected)
     tlu = replace(LN, eps=0.0, activation="tlu")
     assert torch.equal(reference.settled_gradient(grad, x, tlu, None, None, bias), 1.0 - expected)
-    assert reference.settled_gradient(grad, x, replace(LN, activation="gate"), None, bias, None) is grad
+    assert reference.settled_gradient(grad, x, replace(LN, activation="swish"), None, bias, None) is grad
 
 
 def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import subprocess
 import sys
@@ -14,24 +13,27 @@ from hypothesis import strategies as st
 from torch import nn
 
 from normbench.errors import ConfigError, UnknownNameError
-from normbench.norms import NORMS, WEIGHTS, make_norm
+from normbench.norms import NORMS, SEQUENCE_NORMS, WEIGHTS, Norm, make_norm
+from normbench.registry import load
 
 
 def parameters_of(target: str) -> dict[str, inspect.Parameter]:
-    module, _, function = target.partition(":")
-    builder = getattr(importlib.import_module(f"normbench.norms.{module}"), function)
-    return dict(inspect.signature(builder).parameters)
+    return dict(inspect.signature(load(target)).parameters)
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_options_are_those_of_the_builder(name: str) -> None:
-    norm = NORMS[name]
+@pytest.mark.parametrize(
+    ("size", "norm"),
+    [*(("num_channels", norm) for norm in NORMS.values()), *(("d_model", norm) for norm in SEQUENCE_NORMS.values())],
+)
+def test_options_are_those_of_the_builder(size: str, norm: Norm) -> None:
     parameters = parameters_of(norm.build)
-    assert next(iter(parameters)) == "num_channels"
-    parameters.pop("num_channels")
+    assert next(iter(parameters)) == size
+    parameters.pop(size)
     assert (parameters.pop("activation", None) is not None) is norm.replaces_activation
     if norm.needs_size:
         parameters.pop("size")
+    for name_of_fixed in norm.fixed:
+        parameters.pop(name_of_fixed)
     assert {key: option.default for key, option in norm.options.items()} == {
         key: parameter.default for key, parameter in parameters.items()
     }

@@ -7,7 +7,7 @@ import torch
 from norm_cases import images
 from torch import nn
 
-from normbench.layers.hooks import TrainingAware, learning_rate_factors, training_aware_modules
+from normbench.layers.hooks import TrainingHooks, learning_rate_factors, modules_with_hooks
 from normbench.norms import NORMS, make_norm
 
 C = 4
@@ -57,7 +57,7 @@ def test_gates_stay_between_zero_and_one_and_learn_faster() -> None:
 
 
 def test_an_unaware_layer_asks_for_nothing() -> None:
-    class Plain(TrainingAware):
+    class Plain(TrainingHooks):
         pass
 
     plain = Plain()
@@ -79,13 +79,13 @@ def test_every_norm_trains_under_the_protocol(name: str) -> None:
     target = x.sum(1, keepdim=True).tanh()
     losses = []
     for step in range(40):
-        for module in training_aware_modules(net):
+        for module in modules_with_hooks(net):
             module.before_step(torch.tensor(step / 40))
         loss = (net(x) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        for module in training_aware_modules(net):
+        for module in modules_with_hooks(net):
             module.after_step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.layers.hooks import training_aware_modules
+from normbench.layers.hooks import modules_with_hooks
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class AwareLayers:
     """The layers of a model that follow training (see `normbench.layers.hooks`)."""
 
     def __init__(self, model: nn.Module, state: StepState) -> None:
-        self._layers = training_aware_modules(model)
+        self._layers = modules_with_hooks(model)
         self._state = state
 
     def before_step(self) -> None:

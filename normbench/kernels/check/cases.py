@@ -46,7 +46,7 @@ class Case:
             "gn": NormActSpec(scope="sample", groups=divisor),
             "group_rms": NormActSpec(scope="sample", groups=divisor, centered=False),
             "frn": NormActSpec(scope="sample", groups=channels, centered=False, activation="tlu", eps=1e-6),
-            "evonorm_s0": NormActSpec(scope="sample", groups=groups, activation="gate"),
+            "evonorm_s0": NormActSpec(scope="sample", groups=groups, activation="swish"),
             "ln2d": NormActSpec(scope="position", eps=1e-6),
             "rms2d": NormActSpec(scope="position", centered=False, eps=1e-6),
         }[self.norm]  # fmt: skip

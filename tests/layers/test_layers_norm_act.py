@@ -17,6 +17,11 @@ FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms
 FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
 
 
+@pytest.fixture(autouse=True)
+def _interpreted_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
 def build(name: str) -> FusedNormAct:
     """Build the norm for 12 channels with the activation that belongs to it, its parameters moved off their start."""
     torch.manual_seed(3)

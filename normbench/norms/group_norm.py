@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from normbench.kernels.spec import Activation, NormActSpec
 from normbench.layers.precision import (
     group_channels,
     like_input,
@@ -12,14 +13,14 @@ from normbench.layers.precision import (
     ungroup_statistic,
     widen,
 )
-from normbench.norms.affine import AffineNorm
-from normbench.norms.options import resolve_groups
+from normbench.norms.base import AffineNorm, resolve_groups
 
 
 class GroupNorm(AffineNorm):
     """Group Normalization (Wu & He 2018, arXiv 1803.08494): mean and biased variance over (C/G, H, W).
 
-    With one group it is Layer Normalization with a per-channel affine, with C groups Instance Normalization.
+    With one group it is Layer Normalization (arXiv 1607.06450) with an affine per channel, with C groups Instance
+    Normalization. `name` is how errors call it.
     """
 
     def __init__(
@@ -37,8 +38,12 @@ class GroupNorm(AffineNorm):
         bias = None if self.bias is None else self.bias.to(values.dtype)
         return like_input(F.group_norm(values, self.num_groups, weight, bias, self.eps), x)
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="sample", groups=self.num_groups, activation=activation, eps=self.eps)
+
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, num_groups={self.num_groups}"
 
 
@@ -52,11 +57,6 @@ def group_norm(
     """
     num_groups = resolve_groups("gn", num_channels, groups, group_size)
     return GroupNorm(num_channels, num_groups=num_groups, eps=eps, affine=affine)
-
-
-def layer_norm(num_channels: int, *, eps: float = 1e-5, affine: bool = True) -> GroupNorm:
-    """Layer Normalization over (C, H, W) with a per-channel affine, which is GroupNorm(1, C) (arXiv 1607.06450)."""
-    return GroupNorm(num_channels, num_groups=1, name="ln", eps=eps, affine=affine)
 
 
 def instance_norm(num_channels: int, *, eps: float = 1e-5, affine: bool = False) -> GroupNorm:
@@ -92,6 +92,10 @@ class GroupRMSNorm(AffineNorm):
         mean_square = grouped.square().mean(dim=(2, 3, 4), keepdim=True)
         return self.normalize(x, None, ungroup_statistic(mean_square, grouped.shape[2]))
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="sample", groups=self.num_groups, centered=False, activation=activation, eps=self.eps)
+
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, num_groups={self.num_groups}"

@@ -21,7 +21,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[set[torch.dtype]]:
         given.append({x.dtype, weight.dtype, bias.dtype})
         return nn.functional.linear(x.mean((2, 3)), weight, bias)
 
-    monkeypatch.setattr(kernels.support, "unsupported_device_reason", lambda _: None)
+    monkeypatch.setattr(kernels.pool_linear, "unsupported_device_reason", lambda _: None)
     monkeypatch.setattr(kernels, "pooled_linear", pooled_linear)
     return given
 

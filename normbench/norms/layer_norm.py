@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.kernels.spec import Activation, NormActSpec
 from normbench.layers.precision import like_input, require_several_values, widen
-from normbench.norms.affine import AffineNorm
+from normbench.norms.base import AffineNorm
 
 
 class LayerNormCHW(nn.Module):
@@ -37,7 +38,7 @@ class LayerNormCHW(nn.Module):
         return like_input(y, x)
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{self.shape}, eps={self.eps}, affine={self.weight is not None}"
 
 
@@ -54,10 +55,9 @@ class LayerNorm2d(AffineNorm):
         variance, mean = torch.var_mean(widen(x), dim=1, correction=0, keepdim=True)  # (N, 1, H, W)
         return self.normalize(x, mean, variance)
 
-
-def layer_norm_2d(num_channels: int, *, eps: float = 1e-6, affine: bool = True) -> LayerNorm2d:
-    """Layer Normalization over the channels at each position (arXiv 2201.03545)."""
-    return LayerNorm2d(num_channels, eps=eps, affine=affine)
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="position", activation=activation, eps=self.eps)
 
 
 def positional_norm(num_channels: int, *, eps: float = 1e-5) -> LayerNorm2d:
@@ -78,3 +78,7 @@ class RMSNorm2d(AffineNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` divided by the root mean square over its channels."""
         return self.normalize(x, None, widen(x).square().mean(dim=1, keepdim=True))
+
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="position", centered=False, activation=activation, eps=self.eps)

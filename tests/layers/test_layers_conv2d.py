@@ -21,7 +21,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, torch.d
         given.append((images.dtype, weight.dtype))
         return nn.functional.conv2d(images.to(weight.dtype), weight, padding=1)
 
-    monkeypatch.setattr(kernels.support, "unsupported_device_reason", lambda _: None)
+    monkeypatch.setattr(kernels.image_conv, "unsupported_device_reason", lambda _: None)
     monkeypatch.setattr(kernels, "convolve_images", convolve_images)
     monkeypatch.setattr(kernels, "can_pool_linear", lambda *_: False)
     return given

@@ -7,23 +7,47 @@ from typing import Any
 import torch
 from torch import nn
 
+from normbench.kernels.spec import Activation, NormActSpec
 from normbench.layers.precision import like_input, require_several_values, widen
-from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.running import bessel
+from normbench.norms.base import AffineNorm, bessel, per_channel
 
 
-def batch_norm(num_channels: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> nn.Module:
-    """Batch Normalization (Ioffe & Szegedy 2015, arXiv 1502.03167).
+class BatchNorm(nn.BatchNorm2d):
+    """Batch Normalization (Ioffe & Szegedy 2015, arXiv 1502.03167): torch's layer, with a kernel.
 
     ``y = (x - mean) / sqrt(var + eps) * scale + shift`` with the mean and biased variance over (N, H, W) in training,
-    and their running averages (of the unbiased variance) in evaluation.
+    and their running averages (of the unbiased variance) in evaluation; without `track_running_stats`, with those of
+    the batch in evaluation too.
     """
-    return nn.BatchNorm2d(num_channels, eps=eps, momentum=momentum, affine=affine)
 
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_channels, eps, momentum, affine, track_running_stats)
 
-def batch_norm_without_running_statistics(num_channels: int, *, eps: float = 1e-5, affine: bool = True) -> nn.Module:
-    """Batch Normalization with the statistics of the batch in evaluation too (arXiv 1502.03167)."""
-    return nn.BatchNorm2d(num_channels, eps=eps, affine=affine, track_running_stats=False)
+    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+        """Return which kernel computes the layer and the activation; none does without a momentum."""
+        if self.momentum is None:
+            return None
+        return NormActSpec(scope="batch", activation=activation, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            "weight": self.weight,
+            "bias": self.bias,
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "num_batches_tracked": self.num_batches_tracked,
+            "momentum": self.momentum,
+            "use_running": not self.training and self.track_running_stats,
+        }
 
 
 class GhostBatchNorm(AffineNorm):
@@ -83,7 +107,7 @@ class GhostBatchNorm(AffineNorm):
         average.mul_((1 - self.momentum) ** len(values)).add_((shares[:, None] * values).sum(0))
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, norm_batch_size={self.norm_batch_size}"
 
 
@@ -119,5 +143,5 @@ class FrozenBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{self.num_channels}, eps={self.eps}"

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from normbench.layers import patch_conv2d as patch_convolution
+from normbench.layers import patch_conv2d
 from normbench.layers.conv2d import Conv2d
 
 CHANNELS_LAST = torch.channels_last
-OUT_CHANNELS = patch_convolution.MIN_OUT_CHANNELS
+OUT_CHANNELS = patch_conv2d.MIN_OUT_CHANNELS
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The shapes of the inputs that were convolved by patches."""
     shapes: list[torch.Size] = []
-    convolve = patch_convolution.convolve_patches
+    convolve = patch_conv2d.convolve_patches
 
     def spy(input: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
         shapes.append(input.shape)

@@ -1,7 +1,6 @@
-"""The tables of docs/norms.md, written from the registry.
+"""Write the tables of docs/norms.md from the catalog: ``python docs/norm_tables.py docs/norms.md``.
 
-``python -m normbench.norms.markdown docs/norms.md`` rewrites them; each stands between ``<!-- table: NAME -->`` and
-``<!-- end -->``.
+Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from normbench.norms.catalog import NORMS, WEIGHTS
-from normbench.norms.entry import OptionValue
+from normbench.norms import NORMS, WEIGHTS
+from normbench.registry import OptionValue
 
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 
 from normbench.errors import ConfigError
-from normbench.layers.hooks import TrainingAware
+from normbench.layers.hooks import TrainingHooks
 from normbench.layers.precision import like_input, require_several_values, widen
-from normbench.norms.affine import AffineNorm, per_channel
-from normbench.norms.running import update_average
+from normbench.norms.base import AffineNorm, per_channel, update_average
 
 
-class BatchRenorm(AffineNorm, TrainingAware):
+class BatchRenorm(AffineNorm, TrainingHooks):
     """Batch Renormalization (Ioffe 2017, arXiv 1702.03275).
 
     With ``std = sqrt(var + eps)`` over (N, H, W), in training ``y = ((x - mean) / std * r + d) * scale + shift``, where
@@ -83,7 +82,7 @@ class BatchRenorm(AffineNorm, TrainingAware):
         return r, d
 
     def extra_repr(self) -> str:
-        """Say what `print(model)` shows of the layer."""
+        """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
 
 

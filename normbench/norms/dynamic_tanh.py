@@ -1,0 +1,43 @@
+"""Squashing functions in place of norms, without statistics: Dynamic Tanh and Dynamic erf."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from normbench.layers.precision import like_input
+from normbench.norms.base import per_channel
+
+
+class DynamicTanh(nn.Module):
+    """Dynamic Tanh (Zhu et al. 2025, arXiv 2503.10622): ``y = tanh(alpha * x) * scale + shift``, one alpha a layer."""
+
+    def __init__(self, num_channels: int, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha)))
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the squashed, scaled and shifted `x`."""
+        squashed = torch.tanh(self.alpha * x)
+        return like_input(torch.addcmul(per_channel(self.bias), squashed, per_channel(self.weight)), x)
+
+
+class DynamicErf(nn.Module):
+    """Dynamic erf, "Derf" (Chen et al. 2025, arXiv 2512.10938): ``y = erf(alpha * x + s) * scale + shift``.
+
+    alpha and s are one number a layer, s 0 at first.
+    """
+
+    def __init__(self, num_channels: int, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), float(alpha)))
+        self.s = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the squashed, scaled and shifted `x`."""
+        squashed = torch.erf(self.alpha * x + self.s)
+        return like_input(torch.addcmul(per_channel(self.bias), squashed, per_channel(self.weight)), x)
