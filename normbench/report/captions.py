@@ -21,7 +21,7 @@ FRESH_SEEDS = (
     "break the promise of at most 5 % false verdicts."
 )
 FIRST_RUN_MEMORY = (
-    "On a GPU the first run of a process has read too high, whatever its norm: do not compare that norm by it."
+    "On a GPU the first run of a process has read more than the later ones, whatever its norm: compare with care."
 )
 
 
