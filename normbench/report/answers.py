@@ -59,6 +59,20 @@ def _best(rows: Sequence[Row]) -> str:
     first = known[0]
     if len(known) == 1:
         return f"{first.label} reaches {_accuracy(first)}."
+    return f"{_condition(known)}, {_leader(known)}"
+
+
+def _condition(rows: Sequence[Row]) -> str:
+    """Say under what the ranking holds: a norm may do better at another learning rate than the one it had."""
+    rates = sorted({row.learning_rate for row in rows})
+    if len(rates) == 1:
+        return f"under this protocol, with one learning rate for all norms ({rates[0]:.3g})"
+    return f"under this protocol, with learning rates set by norm ({rates[0]:.3g} to {rates[-1]:.3g})"
+
+
+def _leader(known: Sequence[Row]) -> str:
+    """Say which of several norms, best first, is best, or that this is not resolved."""
+    first = known[0]
     leaders = [row for row in known if row.rank is not None and row.rank[0] == 1]
     if len(leaders) == 1:
         best = leaders[0]
@@ -93,7 +107,7 @@ def _against_baseline(rows: Sequence[Row], table: Table) -> str:
             parts.append(f"{_listed(labels)} {word}")
     needed = sorted({found.seeds_to_resolve for _, found in compared if found.seeds_to_resolve is not None})
     span = f"{needed[0]} to {needed[-1]}" if len(needed) > 1 else "".join(map(str, needed))
-    more = f" (about {span} seeds would tell)" if needed else ""
+    more = f" (to tell, plan a fresh comparison with about {span} seeds)" if needed else ""
     return f"Against {table.baseline}: {'; '.join(parts)}{more}."
 
 

@@ -16,6 +16,14 @@ from normbench.runs.timing_file import Timing
 DRIFT = 0.10
 """Epoch times that differ from their run's median by more than this share are pointed out."""
 
+FRESH_SEEDS = (
+    "Fresh seeds: what a new comparison should plan for a verdict; adding seeds to this one after looking at it would "
+    "break the promise of at most 5 % false verdicts."
+)
+FIRST_RUN_MEMORY = (
+    "On a GPU the first run of a process has read more than the later ones, whatever its norm: compare with care."
+)
+
 
 def caption(section: Section, rows: list[Row], num_sections: int, margin: float) -> str:
     """Say what the numbers are."""
@@ -30,6 +38,8 @@ def caption(section: Section, rows: list[Row], num_sections: int, margin: float)
             f"Holm-adjusted paired t test at 5 %, from {MIN_SEEDS} seeds on; equivalent means within "
             f"±{100 * margin:g} points."
         )
+    if any(row.comparison and row.comparison.seeds_to_resolve for row in rows):
+        sentences.append(FRESH_SEEDS)
     if any(row.rank for row in rows):
         sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
     sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
@@ -80,7 +90,10 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         times = {"interleaved": "epochs times the time per epoch", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
-    return " ".join([*sentences, "Peak memory: the largest of the runs."])
+    sentences.append("Peak memory: the largest of the runs.")
+    if section.environment["device"].startswith("cuda"):
+        sentences.append(FIRST_RUN_MEMORY)
+    return " ".join(sentences)
 
 
 def describe_data(section: Section) -> str:

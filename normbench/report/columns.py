@@ -148,7 +148,7 @@ def format_verdict(row: Row, margin: float) -> str:
     if comparison.verdict == "equivalent":
         return f"equivalent (±{100 * margin:g})"
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
-        return f"not resolved (~{comparison.seeds_to_resolve} seeds)"
+        return f"not resolved (~{comparison.seeds_to_resolve} fresh seeds)"
     return comparison.verdict
 
 

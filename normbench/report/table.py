@@ -40,6 +40,8 @@ class Row:
     num_parameters: int | None
     peak_memory_mib: float | None
     """The largest of the runs."""
+    learning_rate: float
+    """At which its runs trained."""
     num_completed: int
     num_planned: int
     runs: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from normbench.report.captions import FRESH_SEEDS
 from normbench.report.columns import NOTHING, TESTS_CAPTION, Align, format_p
 from normbench.report.page import PageFigure
 from normbench.report.stats import Estimate, summarize
@@ -61,7 +62,7 @@ class StyleMeasured:
         if self.comparison is None:
             return NOTHING
         word, needed = _WORDS[self.comparison.verdict], self.comparison.seeds_to_resolve
-        return f"{word} (~{needed} seeds)" if needed is not None else word
+        return f"{word} (~{needed} fresh seeds)" if needed is not None else word
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ def _tests(found: Sequence[StyleMeasured]) -> Grid | None:
         f"{TESTS_CAPTION} Holm's adjustment is over the norms of one measure; equivalent means within "
         f"{100 * MARGIN_SHARE:g} % of the baseline's mean."
     )
+    if any(entry.comparison and entry.comparison.seeds_to_resolve for entry in found):
+        caption += f" {FRESH_SEEDS}"
     return Grid((*headers, "Holm-adjusted p", "sign-flip p", "verdict"), tuple(rows), caption, num_left=2)
 
 
