@@ -1,4 +1,4 @@
-"""The images that networks are trained on: a literal registry, importable without torch.
+"""The data sets that networks are trained on: a literal registry, importable without torch.
 
 To add a data set: write ``load(**options) -> ImageDataset`` in a file beside this one (with ``data_dir`` first where it
 reads files) and add an entry to `DATASETS`.

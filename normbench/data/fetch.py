@@ -22,7 +22,7 @@ DEFAULT_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 URL_VARIABLE = "NORMBENCH_CIFAR10_URL"
 
 TIMEOUT_SECONDS = 30.0
-"""Of silence, not of the whole download."""
+"""Seconds of silence after which a connection is given up; the whole download may take longer."""
 MAX_FRUITLESS_ATTEMPTS = 4
 """Connections in a row that may bring nothing new before the download is given up."""
 CHUNK_BYTES = 1 << 18
@@ -35,12 +35,12 @@ WAYS_OUT = f"""
 
 @dataclass(frozen=True)
 class FetchProgress:
-    """How far a download is."""
+    """The progress of a download."""
 
     done_bytes: int
     total_bytes: int
     note: str = ""
-    """What went wrong and is being tried again, if anything did."""
+    """The problem after which the download is being tried again, if there was one."""
 
 
 class _BrokenConnection(Exception):
@@ -48,7 +48,7 @@ class _BrokenConnection(Exception):
 
 
 class _WrongContent(Exception):
-    """What the server sends is not the archive; another attempt would not help."""
+    """The server sends something other than the archive; another attempt would not help."""
 
 
 def fetch_cifar10(

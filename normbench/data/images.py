@@ -27,11 +27,11 @@ class ImageDataset:
     x_train: NDArray[np.uint8]
     y_train: NDArray[np.int64]
     x_test: NDArray[np.uint8]
-    """What is evaluated on: the test images or, if `eval_split` is ``val``, images held out from the training set."""
+    """Images to evaluate on: those of the test set or, if `eval_split` is ``val``, some held out from training."""
     y_test: NDArray[np.int64]
     class_names: tuple[str, ...]
     source: str
-    """Where the images come from, in a line: a path and its format, or how they were drawn."""
+    """The origin of the images, in a line: a path and its format, or how they were drawn."""
     is_synthetic: bool
     eval_split: EvalSplit
 

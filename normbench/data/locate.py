@@ -1,4 +1,4 @@
-"""Where CIFAR-10 may lie on this machine, in the order in which it is looked for."""
+"""The search for CIFAR-10 on this machine: the folders that may hold it, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCHES_FOLDER = "cifar-10-batches-py"
 NPZ_FILE = "cifar10.npz"
 ARCHIVE_FILE = "cifar-10-python.tar.gz"
 ACCEPTED = (BATCHES_FOLDER, NPZ_FILE, ARCHIVE_FILE)
-"""What is looked for in a folder; the first that is there is taken. The archive is last: it has to be unpacked."""
+"""Names looked for in a folder, of which the first is taken. The archive is last: it has to be unpacked."""
 
 DATA_DIR_VARIABLE = "NORMBENCH_DATA_DIR"
 

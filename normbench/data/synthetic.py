@@ -22,7 +22,7 @@ from normbench.errors import ConfigError
 CLASS_NAMES = ("disk", "ring", "square", "triangle", "star", "cross", "stripes", "checks", "dots", "ripples")
 MAX_IMAGES = 1_000_000
 IMAGES_PER_CHUNK = 500
-"""Drawn at a time, each chunk from its own stream: a smaller data set is the beginning of a larger one."""
+"""Images drawn at a time, each chunk from its own stream: a smaller data set is the beginning of a larger one."""
 
 Floats = NDArray[Any]
 """float32 arrays."""

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Kernels for statistics over rows and groups of channels: scopes ``sample`` and ``batch``.
 
-Two ways, the same mathematics. Whole: one program reads all rows of its groups, so that one launch does all of it.
-Split: programs share the rows; a first launch leaves partial results of each chunk, a second merges and applies them.
+Two sets of kernels do the same mathematics. Whole: one program reads all rows of its groups, in a single launch. Split:
+programs share the rows; a first launch leaves partial results of each chunk, a second merges and applies them.
 The backward pass is ``dx = rstd * (direct - mean(direct) - normalized * mean(direct * normalized))``, where the means
 over a group come from the per-channel sums that are also the gradients of weight and bias.
 """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import tiling as plan
+from normbench.kernels import tiling
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import DTYPES, HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
@@ -77,7 +77,7 @@ def convolve(images: Tensor, weight: Tensor) -> Tensor:
     channels_out, rows = len(weight), num_images * height * width
     y = torch.empty((num_images, height, width, channels_out), dtype=weight.dtype, device=images.device)
     tile = _tile(images, weight)
-    programs = min(ceil_div(rows, plan.IMAGE_ROWS), plan.IMAGE_PROGRAMS)
+    programs = min(ceil_div(rows, tiling.IMAGE_ROWS), tiling.IMAGE_PROGRAMS)
     launch(
         image_conv_kernels.forward, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
         images, weight, y, rows, *weight.stride(), **tile,
@@ -92,8 +92,8 @@ def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     num_images, channels, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
     grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
-    num_tiles = ceil_div(rows, plan.IMAGE_ROWS)
-    tiles = max(ceil_div(num_tiles, plan.IMAGE_PROGRAMS), plan.IMAGE_SHARE_TILES)
+    num_tiles = ceil_div(rows, tiling.IMAGE_ROWS)
+    tiles = max(ceil_div(num_tiles, tiling.IMAGE_PROGRAMS), tiling.IMAGE_SHARE_TILES)
     programs = ceil_div(num_tiles, tiles)
     shares = images.new_empty((programs, channels_out, 9 * channels), dtype=torch.float32)
     tile = _tile(images, weight)
@@ -112,9 +112,9 @@ def _tile(images: Tensor, weight: Tensor) -> dict[str, int]:
         "WIDTH": width,
         "CHANNELS": channels,
         "CHANNELS_OUT": len(weight),
-        "BLOCK_R": plan.IMAGE_ROWS,
-        "BLOCK_C": min(max(power_of_two(len(weight)), 16), plan.IMAGE_CHANNELS),
+        "BLOCK_R": tiling.IMAGE_ROWS,
+        "BLOCK_C": min(max(power_of_two(len(weight)), 16), tiling.IMAGE_CHANNELS),
         "BLOCK_K": max(power_of_two(9 * channels), 16),
-        "STAGES": plan.IMAGE_STAGES,
-        "num_warps": plan.IMAGE_WARPS,
+        "STAGES": tiling.IMAGE_STAGES,
+        "num_warps": tiling.IMAGE_WARPS,
     }

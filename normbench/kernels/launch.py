@@ -1,4 +1,4 @@
-"""How kernels are launched; or, ahead of time, compiled and loaded without running."""
+"""Launches of Triton kernels, and their compilation ahead of time, which launches nothing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Self
 from torch import Tensor
 
 Jobs = dict[Hashable, Callable[[], None]]
-"""What launches kernels, by all that decides which those are."""
+"""Functions that launch kernels, each under a key of all that decides which kernels those are."""
 
 _compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=None)
-"""Where launches are only compiled: what has been, or is being. None where they are launched."""
+"""The kernels compiled so far, in a thread whose launches only compile; None in one whose launches run."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: object) -> None:
-    """Launch the Triton `kernel` with `grid` programs; in a job of a `Compilation`, do all for it but that."""
+    """Launch the Triton `kernel` with `grid` programs; in a job of a `Compilation`, compile and load it instead."""
     compiled = _compiled.get()
     if compiled is None:
         kernel[grid](*arguments, **settings)
@@ -33,7 +33,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: o
 
 
 def _fact(argument: object) -> Hashable:
-    """Return what Triton compiles for, of an argument that is not constant at compile time; or more than that."""
+    """Return the properties of an argument for which Triton compiles a kernel anew; or finer ones."""
     if isinstance(argument, Tensor):
         return argument.dtype, argument.data_ptr() % 16 == 0
     if isinstance(argument, int):
@@ -42,12 +42,12 @@ def _fact(argument: object) -> Hashable:
 
 
 class Compilation:
-    """Compiles in the background, on all processor cores; leaving the ``with`` block waits for all of it.
+    """Compiles kernels in the background, on all processor cores; leaving the ``with`` block waits for all of them.
 
-    Triton would otherwise compile kernels one after another, when each is first launched. A job that fails is left to
-    that launch, which says what is wrong where it can be told.
+    Triton would otherwise compile kernels one after another, when each is first launched. A job that fails is ignored:
+    the first launch will fail in the same way, where the error has a place to go.
 
-    The jobs' tensors may be on the CPU, where memory that nothing is written into takes none. (Not on the meta device:
+    The jobs' tensors may be on the CPU, where memory takes no room until something is written. (Not on the meta device:
     some of its operations import torch's compiler.)
     """
 
@@ -57,7 +57,7 @@ class Compilation:
         self._compiled: set[Hashable] = set()
 
     def add(self, jobs: Jobs) -> None:
-        """Start those of the jobs that are not equal to one before."""
+        """Start the jobs whose keys have not been added before."""
         for key in jobs.keys() - self._keys:
             self._pool.submit(self._run, jobs[key])
         self._keys |= jobs.keys()
@@ -72,11 +72,11 @@ class Compilation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait; where an exception leaves the block, only for what is being compiled."""
+        """Wait for all jobs; where an exception leaves the block, only for those that run already."""
         self._pool.shutdown(cancel_futures=kind is not None)
 
 
 def compile_all(jobs: Jobs, *, max_workers: int | None = None) -> None:
-    """Compile at once, on `max_workers` or all processor cores, and wait for it; see `Compilation`."""
+    """Run `jobs` in a `Compilation`, on `max_workers` or all processor cores, and wait for them."""
     with Compilation(max_workers=max_workers) as compilation:
         compilation.add(jobs)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from normbench.kernels.launch import launch
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import DTYPES, MAX_ELEMENTS, is_channels_last, is_dense, unsupported_device_reason
-from normbench.kernels.tiling import GroupPlan, PositionPlan, plan_groups, plan_positions, plan_sums, stages
+from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
 MAX_CHANNELS = 4096
 """Lanes of the widest tile: a group, or all channels of a position."""
@@ -126,7 +126,7 @@ def _checked_norm_act(x: Tensor, spec: NormActSpec, parameters: Parameters, runn
 
 
 class GroupNormAct(torch.autograd.Function):
-    """Scopes ``sample`` and ``batch``."""
+    """The operation for statistics over rows: the scopes ``sample`` and ``batch``."""
 
     @staticmethod
     def forward(
@@ -154,7 +154,7 @@ class GroupNormAct(torch.autograd.Function):
 
 
 class PositionNormAct(torch.autograd.Function):
-    """Scope ``position``."""
+    """The operation for statistics over the channels of a position: the scope ``position``."""
 
     @staticmethod
     def forward(
@@ -180,7 +180,7 @@ def group_forward(
     """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
     from normbench.kernels import group_kernels
 
-    samples, rows, channels, groups, plan = layout(x, spec, backward=False)
+    samples, rows, channels, groups, tiling = layout(x, spec, backward=False)
     across = spec.scope == "batch"
     kept = (1 if across else samples, groups)
     y = torch.empty_like(x)
@@ -190,30 +190,30 @@ def group_forward(
     updated: tuple[Tensor | None, Tensor | None, Tensor | None, float] = (None, None, None, 0.0)
     if running is not None and not frozen:
         updated = (running.mean, running.var, running.num_batches, running.momentum)
-    shape = (rows, channels, groups, plan.blocks)
-    grid = (samples * plan.chunks * plan.blocks,)
-    tile = group_tile(x, spec, plan)
+    shape = (rows, channels, groups, tiling.blocks)
+    grid = (samples * tiling.chunks * tiling.blocks,)
+    tile = group_tile(x, spec, tiling)
     code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec)}
-    if not plan.split and not frozen:
+    if not tiling.split and not frozen:
         launch(
             group_kernels.whole_forward, grid,
-            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+            x, y, mean, rstd, *parameters, *updated, spec.eps, *shape, ONE_TILE=tiling.one_tile, **code, **tile,
         )  # fmt: skip
         return y, mean, rstd
 
-    chunking = (plan.chunks, plan.chunk_tiles)
+    chunking = (tiling.chunks, tiling.chunk_tiles)
     if running is not None and frozen:
         part_mean, part_var = running.mean, running.var
         merged = (1, 1, rows)
     else:
-        parts = (samples * plan.chunks, groups)
+        parts = (samples * tiling.chunks, groups)
         part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
-        merged = (plan.chunks * (samples if across else 1), plan.chunks, plan.chunk_tiles * plan.block_r)
+        merged = (tiling.chunks * (samples if across else 1), tiling.chunks, tiling.chunk_tiles * tiling.block_r)
         launch(group_kernels.split_statistics, grid, x, part_mean, part_var, *shape, *chunking, **tile)
     launch(
         group_kernels.split_forward, grid,
         x, y, part_mean, part_var, mean, rstd, *parameters, *updated, spec.eps, *shape, *chunking, *merged,
-        ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
+        ACROSS=across, BLOCK_P=tiling.block_p, **code, **tile,
     )  # fmt: skip
     return y, mean, rstd
 
@@ -224,27 +224,27 @@ def group_backward(
     """Return the gradients of x and of the parameters."""
     from normbench.kernels import group_kernels
 
-    samples, rows, channels, groups, plan = layout(x, spec, backward=True)
+    samples, rows, channels, groups, tiling = layout(x, spec, backward=True)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
     terms = 2 if parameters.extra is None else 3
     learnable = any(parameter is not None for parameter in parameters)
-    shape = (rows, channels, groups, plan.blocks)
-    grid = (samples * plan.chunks * plan.blocks,)
-    tile = group_tile(x, spec, plan)
+    shape = (rows, channels, groups, tiling.blocks)
+    grid = (samples * tiling.chunks * tiling.blocks,)
+    tile = group_tile(x, spec, tiling)
     code = {"ACTIVATION": spec.activation, "EXTRA": extra_default(spec), "TERMS": terms}
     sums = None
-    if not plan.split:
+    if not tiling.split:
         shares = x.new_empty((samples, terms, channels), dtype=torch.float32) if learnable else None
         launch(
             group_kernels.whole_backward, grid,
-            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=plan.one_tile, **code, **tile,
+            x, dy, dx, mean, rstd, *parameters, shares, *shape, ONE_TILE=tiling.one_tile, **code, **tile,
         )  # fmt: skip
         sums = None if shares is None else summed(shares)
     else:
-        chunking = (plan.chunks, plan.chunk_tiles)
-        shares = x.new_empty((samples * plan.chunks, terms, channels), dtype=torch.float32)
+        chunking = (tiling.chunks, tiling.chunk_tiles)
+        shares = x.new_empty((samples * tiling.chunks, terms, channels), dtype=torch.float32)
         launch(
             group_kernels.split_gradients, grid,
             x, dy, shares, mean, rstd, *parameters, *shape, *chunking, ACROSS=across, **code, **tile,
@@ -254,7 +254,7 @@ def group_backward(
         launch(
             group_kernels.split_backward, grid,
             x, dy, dx, shares, mean, rstd, *parameters, sums, *shape, *chunking,
-            plan.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=plan.block_p, **code, **tile,
+            tiling.chunks * (samples if across else 1), ACROSS=across, BLOCK_P=tiling.block_p, **code, **tile,
         )  # fmt: skip
         if learnable and not across:
             sums = summed(shares)
@@ -266,11 +266,12 @@ def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Te
     from normbench.kernels import position_kernels
 
     n, channels, h, w = x.shape
-    plan = plan_positions(n * h * w, channels)
+    tiling = tile_positions(n * h * w, channels)
     y = torch.empty_like(x)
     launch(
-        position_kernels.position_forward, (plan.tiles,),
-        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels, **position_tile(x, spec, plan),
+        position_kernels.position_forward, (tiling.tiles,),
+        x, y, parameters.weight, parameters.bias, spec.eps, n * h * w, h * w, channels,
+        **position_tile(x, spec, tiling),
     )  # fmt: skip
     return y
 
@@ -280,16 +281,16 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
     from normbench.kernels import position_kernels
 
     n, channels, h, w = x.shape
-    plan = plan_positions(n * h * w, channels)
+    tiling = tile_positions(n * h * w, channels)
     dx = torch.empty_like(x)
     weight, bias, _ = parameters
     shares = None
     if weight is not None or bias is not None:
-        shares = x.new_empty((plan.programs, 2, channels), dtype=torch.float32)
+        shares = x.new_empty((tiling.programs, 2, channels), dtype=torch.float32)
     launch(
-        position_kernels.position_backward, (plan.programs,),
+        position_kernels.position_backward, (tiling.programs,),
         x, like(grad, x), dx, weight, bias, shares, spec.eps, n * h * w, h * w, channels,
-        STAGES=stages(x.element_size()), **position_tile(x, spec, plan),
+        STAGES=stages(x.element_size()), **position_tile(x, spec, tiling),
     )  # fmt: skip
     return dx, gradients_from(None if shares is None else summed(shares), parameters)
 
@@ -302,16 +303,17 @@ def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     if parts == 1:
         return shares[0].to(dtype)
     sums = shares.new_empty((terms, channels), dtype=dtype)
-    plan = plan_sums(parts, terms * channels)
+    tiling = tile_sums(parts, terms * channels)
     launch(
-        group_kernels.add_shares, (plan.programs,),
-        shares, sums, parts, terms * channels, BLOCK_P=plan.block_p, BLOCK_C=plan.block_c, num_warps=plan.num_warps,
+        group_kernels.add_shares, (tiling.programs,),
+        shares, sums, parts, terms * channels,
+        BLOCK_P=tiling.block_p, BLOCK_C=tiling.block_c, num_warps=tiling.num_warps,
     )  # fmt: skip
     return sums
 
 
 def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
-    """Launch all that `norm_act` and its gradient launch on tensors like these, for `launch.compile_all`."""
+    """Launch every kernel that `norm_act` and its gradient launch on such tensors; for use in a `Compilation`."""
     if spec.scope == "position":
         position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return
@@ -324,39 +326,39 @@ def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running:
     group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
-def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupPlan]:
-    """Return samples, rows, channels, groups and the plan. In channels_last a batch is one sample of N*H*W rows."""
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupTiling]:
+    """Return samples, rows, channels, groups and the tiling. In channels_last a batch is one sample of N*H*W rows."""
     n, channels, h, w = x.shape
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
-    plan = plan_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
-    return samples, rows, channels, groups, plan
+    tiling = tile_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    return samples, rows, channels, groups, tiling
 
 
-def group_tile(x: Tensor, spec: NormActSpec, plan: GroupPlan) -> dict[str, Any]:
+def group_tile(x: Tensor, spec: NormActSpec, tiling: GroupTiling) -> dict[str, Any]:
     """Return the compile-time arguments that all group kernels take."""
     return {
         "CHANNELS_LAST": is_channels_last(x),
         "CENTERED": spec.centered,
-        "GROUP_SIZE": plan.group_size,
-        "GROUP_PAD": plan.group_pad,
-        "BLOCK_R": plan.block_r,
-        "BLOCK_C": plan.block_c,
+        "GROUP_SIZE": tiling.group_size,
+        "GROUP_PAD": tiling.group_pad,
+        "BLOCK_R": tiling.block_r,
+        "BLOCK_C": tiling.block_c,
         "STAGES": stages(x.element_size()),
-        "num_warps": plan.num_warps,
+        "num_warps": tiling.num_warps,
     }
 
 
-def position_tile(x: Tensor, spec: NormActSpec, plan: PositionPlan) -> dict[str, Any]:
+def position_tile(x: Tensor, spec: NormActSpec, tiling: PositionTiling) -> dict[str, Any]:
     """Return the compile-time arguments of the position kernels."""
     return {
         "CHANNELS_LAST": is_channels_last(x),
         "CENTERED": spec.centered,
         "ACTIVATION": spec.activation,
-        "BLOCK_R": plan.block_r,
-        "BLOCK_C": plan.block_c,
-        "num_warps": plan.num_warps,
+        "BLOCK_R": tiling.block_r,
+        "BLOCK_C": tiling.block_c,
+        "num_warps": tiling.num_warps,
     }
 
 

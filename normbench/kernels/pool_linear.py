@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels import tiling as plan
+from normbench.kernels import tiling
 from normbench.kernels.launch import launch
 from normbench.kernels.support import HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
 from normbench.kernels.tiling import ceil_div, power_of_two
@@ -82,7 +82,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
         x, weight, bias, means, y,
         POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight),
         BLOCK_P=block_p, BLOCK_C=block_c, BLOCK_K=block_k,
-        num_warps=plan.num_warps(max(block_p, block_k) * block_c),
+        num_warps=tiling.num_warps(max(block_p, block_k) * block_c),
     )  # fmt: skip
     return y, means
 
@@ -99,12 +99,12 @@ def backward(
     dx = means.new_empty((samples, height, width, channels))
     dweight = torch.empty_like(weight)
     dbias = weight.new_empty(len(weight)) if has_bias else None
-    weight_blocks = ceil_div(channels, plan.HEAD_CHANNELS) * ceil_div(len(weight), plan.HEAD_CLASSES)
+    weight_blocks = ceil_div(channels, tiling.HEAD_CHANNELS) * ceil_div(len(weight), tiling.HEAD_CLASSES)
     launch(
         pool_linear_kernels.backward, (weight_blocks + samples,),
         grad, means, weight, dx, dweight, dbias, samples,
         POSITIONS=height * width, CHANNELS=channels, CLASSES=len(weight), BLOCK_C=power_of_two(channels),
-        BLOCK_N=plan.HEAD_SAMPLES, BLOCK_K=plan.HEAD_CLASSES, WEIGHT_C=plan.HEAD_CHANNELS, STAGES=plan.HEAD_STAGES,
-        num_warps=plan.HEAD_WARPS,
+        BLOCK_N=tiling.HEAD_SAMPLES, BLOCK_K=tiling.HEAD_CLASSES, WEIGHT_C=tiling.HEAD_CHANNELS,
+        STAGES=tiling.HEAD_STAGES, num_warps=tiling.HEAD_WARPS,
     )  # fmt: skip
     return dx.permute(0, 3, 1, 2), dweight, dbias

@@ -21,7 +21,7 @@ def norm_act(
     extra: Tensor | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Return what `kernels.norm_act` computes; `statistics` (mean, variance; each ``(C,)``) replace those of `x`."""
+    """Return the result of `kernels.norm_act`; `statistics` (mean, variance; each ``(C,)``) replace those of `x`."""
     mean, var = moments(x, spec)
     if statistics is not None:
         mean, var = (statistic[:, None, None] for statistic in statistics)

@@ -1,4 +1,4 @@
-"""What a fused layer computes, as a value."""
+"""The description of a fused normalization and activation, by which kernels are chosen."""
 
 from __future__ import annotations
 

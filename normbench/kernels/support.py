@@ -21,7 +21,7 @@ _switched_off: ContextVar[bool] = ContextVar("switched_off", default=False)
 
 @contextmanager
 def switched_off() -> Iterator[None]:
-    """Let no kernel of ours run: every layer takes torch's operations."""
+    """Let every layer take torch's operations instead of a kernel, within the ``with`` block."""
     token = _switched_off.set(True)
     try:
         yield

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""What all Triton kernels share: channel lanes, statistics of tiles, loops over rows, merged partial results.
+"""Parts shared by the norm kernels: channel lanes, statistics of tiles, loops over rows, merged partial results.
 
 A layer sees its input as (samples, rows, channels), where a row is a position of the image. A program works on tiles
 of ``(BLOCK_R, BLOCK_C)``. Lanes are channels: a group of GROUP_SIZE channels takes GROUP_PAD lanes, the next power of
@@ -173,7 +173,7 @@ def row_gradients(
     x, dy, row_begin, row_end, row_stride, column, valid, mean, rstd, scale, b, e, ACTIVATION: tl.constexpr,
     TERMS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Return the same sums over rows [row_begin, row_end)."""
+    """Return the gradients of bias, weight and (TERMS == 3) extra, summed over rows [row_begin, row_end)."""
     lane = tl.arange(0, BLOCK_R)
     sum_bias = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_weight = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
@@ -227,7 +227,7 @@ def store_dx(
     x, dy, dx, row_begin, row_end, row_stride, column, valid, mean, scale, b, e, slope, offset,
     ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Write dx of rows [row_begin, row_end); last rows first, likewise."""
+    """Write dx of rows [row_begin, row_end); last rows first, which the cache still holds."""
     lane = tl.arange(0, BLOCK_R)
     tiles = tl.cdiv(row_end - row_begin, BLOCK_R)
     for step in tl.range(0, tiles, num_stages=STAGES):

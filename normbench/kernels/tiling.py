@@ -1,4 +1,4 @@
-"""How a shape is cut into programs: a fixed rule, so that nothing is tuned or timed while a graph is captured."""
+"""Tilings: fixed rules that cut a shape into programs, so that nothing is tuned while a CUDA graph is captured."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ POSITION_TILE = 4096
 THREAD_ELEMENTS = 32
 """Elements of a tile for each thread, up to MAX_WARPS."""
 MANY_ELEMENTS = 64
-"""The same of a tile that holds all rows: each reduction over it ends in exchanges between threads, of which few are
-better than many, until their registers run out."""
+"""Elements for each thread of a tile that holds all rows: each reduction over it ends in exchanges between threads, of
+which few are better than many, until their registers run out."""
 MANY_BACKWARD, MANY_CHANNELS = 8192, 256
-"""Backward only up to so many elements, or for tiles of so many channels, whose exchanges are the longest."""
+"""In the backward pass, a thread takes MANY_ELEMENTS only of tiles with at most so many elements, or with at least so
+many channels, whose exchanges are the longest."""
 MAX_WARPS = 16
 STAGES = 3
 """Tiles of 16-bit elements on their way at once in a loop, the one in use included; they wait in shared memory."""
@@ -30,36 +31,36 @@ MIN_CHANNELS = 32
 """Channels side by side in memory that fill two 32-byte sectors, in 16 bits; half of them where samples share their
 statistics, because there are as few programs then as blocks of channels."""
 SPLIT_CHANNELS = 32
-"""The same where programs share the rows of a sample."""
+"""Channels of a tile where programs share the rows of a sample."""
 LINE_CHANNELS = 64
 """Channels that fill one 128-byte line."""
 MERGE_TILE = 4096
 """Elements that are merged at a time, of partial results of one kernel by the next."""
 SUM_TILE = 4096
-"""The same where it is a kernel of its own, with SUM_COLUMNS columns for each program."""
+"""Elements that the kernel for sums merges at a time, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
 IMAGE_ROWS = 128
 """Pixels of a tile of the convolution of images, with IMAGE_WARPS warps and up to IMAGE_CHANNELS output channels."""
 IMAGE_CHANNELS = 64
 IMAGE_WARPS = 4
 IMAGE_PROGRAMS = 512
-"""Programs that take turns with its tiles: what fits on the device at once, four on a multiprocessor."""
+"""Programs that take turns with the tiles of that convolution: as many as run at once, four on a multiprocessor."""
 IMAGE_SHARE_TILES = 2
-"""The fewest tiles of one share of its weight's gradient."""
+"""The fewest tiles of one program's share in the gradient of that convolution's weight."""
 IMAGE_STAGES = 1
 """Tiles on their way at once in a program's loop; the programs beside it hide the waiting."""
 HEAD_CLASSES = 16
 """Outputs of a program for the weight's gradient of the linear layer after the mean; tensor cores take no fewer."""
 HEAD_CHANNELS = 32
-"""Channels of such a program, which takes HEAD_SAMPLES at a time; HEAD_WARPS as in those beside it."""
+"""Channels of a program for that gradient, which takes HEAD_SAMPLES samples at a time, with HEAD_WARPS warps."""
 HEAD_SAMPLES = 128
 HEAD_WARPS = 4
 HEAD_STAGES = 2
-"""Tiles on their way at once in that program's loop."""
+"""Tiles on their way at once in the loop of a program for that gradient."""
 
 
 @dataclass(frozen=True)
-class GroupPlan:
+class GroupTiling:
     """Tiles and programs for statistics over rows."""
 
     group_size: int
@@ -69,9 +70,9 @@ class GroupPlan:
     block_c: int
     block_r: int
     split: bool
-    """Programs share the rows of a sample, in `chunks` of `chunk_tiles` tiles; two launches."""
+    """Whether programs share the rows of a sample, in `chunks` of `chunk_tiles` tiles, which takes two launches."""
     one_tile: bool
-    """One tile holds all rows."""
+    """Whether one tile holds all rows."""
     chunks: int
     chunk_tiles: int
     block_p: int
@@ -80,7 +81,7 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
-class PositionPlan:
+class PositionTiling:
     """Tiles and programs for statistics over channels."""
 
     block_c: int
@@ -92,7 +93,7 @@ class PositionPlan:
 
 
 @dataclass(frozen=True)
-class SumPlan:
+class SumTiling:
     """Tiles and programs for sums of the programs' shares."""
 
     block_c: int
@@ -101,9 +102,9 @@ class SumPlan:
     num_warps: int
 
 
-def plan_groups(
+def tile_groups(
     samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool
-) -> GroupPlan:
+) -> GroupTiling:
     """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
     group_size = channels // groups
     group_pad = power_of_two(group_size)
@@ -127,7 +128,7 @@ def plan_groups(
     block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
-    return GroupPlan(
+    return GroupTiling(
         group_size=group_size,
         group_pad=group_pad,
         blocks=blocks,
@@ -143,23 +144,23 @@ def plan_groups(
 
 
 def _takes_many(block_r: int, block_c: int, backward: bool) -> bool:
-    """Whether a thread takes MANY_ELEMENTS of a tile that holds all rows."""
+    """Return whether a thread takes MANY_ELEMENTS of a tile that holds all rows."""
     return not backward or block_r * block_c <= MANY_BACKWARD or block_c >= MANY_CHANNELS
 
 
-def plan_positions(positions: int, channels: int) -> PositionPlan:
+def tile_positions(positions: int, channels: int) -> PositionTiling:
     """Choose tiles for `positions` of all samples together."""
     block_c = power_of_two(channels)
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
-    return PositionPlan(block_c, block_r, tiles, min(tiles, POSITION_PROGRAMS), num_warps(block_r * block_c))
+    return PositionTiling(block_c, block_r, tiles, min(tiles, POSITION_PROGRAMS), num_warps(block_r * block_c))
 
 
-def plan_sums(parts: int, columns: int) -> SumPlan:
+def tile_sums(parts: int, columns: int) -> SumTiling:
     """Choose tiles to sum ``(parts, columns)`` over the parts."""
     block_c = min(SUM_COLUMNS, power_of_two(columns))
     block_p = min(SUM_TILE // block_c, power_of_two(parts))
-    return SumPlan(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
+    return SumTiling(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
 
 def num_warps(elements: int, *, many: bool = False) -> int:

@@ -19,18 +19,18 @@ UPDATE_BLOCK = 1024
 """Elements of one program of an optimizer's update; each parameter's place is a multiple of it."""
 _UPDATE_WARPS = 8
 _UPDATE_REGISTERS = 40
-"""Of a thread; six programs then share a multiprocessor, and nothing is spilled."""
+"""Registers of a thread; six programs then share a multiprocessor, and nothing is spilled."""
 
 
 class Blocks(NamedTuple):
-    """What each program of an update works on: one row for every UPDATE_BLOCK elements of the flat weights.
+    """The work of each program of an update: one row for every UPDATE_BLOCK elements of the flat fp32 weights.
 
-    A parameter may have a bf16 working copy, which gets its new weights; its gradient then has the copy's dtype and
-    layout, else it is float32 and laid out as the parameter itself.
+    A parameter may have a bf16 copy of its fp32 master weights, which gets the new weights; its gradient then has the
+    copy's dtype and layout, else it is float32 and laid out as the parameter itself.
     """
 
     copies: Tensor
-    """int64, ``(blocks,)``: the address of the parameter's working copy, a multiple of 16; 0 is none."""
+    """int64, ``(blocks,)``: the address of the parameter's bf16 copy, a multiple of 16; 0 is none."""
     places: Tensor
     """int32, ``(blocks, 2)``: the block's first element within its parameter; the parameter's number of elements."""
     settings: Tensor

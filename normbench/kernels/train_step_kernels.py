@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""Kernels for what surrounds the network in a training step: the batch, the loss, the optimizer.
+"""Kernels for the parts of a training step around the network: the batch, the loss, the optimizer.
 
 Each replaces a dozen or so small launches, which at batch 64 take as long as the network's convolutions.
 """
@@ -96,7 +96,7 @@ def update_adam(
     weights, first, second, gradients, copies, places, settings, learning_rates, corrections, num_steps,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Adam, or AdamW where DECOUPLED. `num_steps` counts this step; `step.Blocks` describes the tables.
+    """Make one step of Adam, or AdamW where DECOUPLED; `num_steps` counts it, `train_step.Blocks` has the tables.
 
     The betas are constants because 1 - beta2 would lose five digits in float32.
     """
@@ -131,7 +131,7 @@ def update_adam(
 def update_sgd(
     weights, momenta, gradients, copies, places, settings, learning_rates, num_steps, momentum, BLOCK: tl.constexpr
 ):
-    """SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
+    """Make one step of SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
     block = tl.program_id(0)
     at = block * BLOCK + tl.arange(0, BLOCK)
     weight = tl.load(weights + at)
@@ -178,7 +178,7 @@ def load_block(address, start, count, TYPE: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def store_copy(copies, places, weight, BLOCK: tl.constexpr):
-    """Write this program's block of the working copy, if there is one."""
+    """Write this program's block of the bf16 copy, if there is one."""
     block = tl.program_id(0)
     address = tl.load(copies + block)
     start = tl.load(places + 2 * block)

@@ -1,1 +1,1 @@
-"""What networks are made of beside norms: norm with activation, convolution, pooled classifier, hooks."""
+"""The parts of networks beside norms: norm with activation, convolution, pooled classifier, hooks of training."""

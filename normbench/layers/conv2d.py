@@ -1,4 +1,4 @@
-"""The networks' convolution: torch's, but for that of the images themselves on a GPU and of narrow outputs on a CPU."""
+"""The networks' convolution: ``nn.Conv2d`` with a faster path for images on a GPU and for narrow outputs on a CPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from normbench.layers.precision import kernel_dtype
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, with a kernel of our own where the input is images: few channels, no gradient; in 16 bits.
+    """``nn.Conv2d`` with two paths of our own; parameters, keys and, to rounding, results are those of ``nn.Conv2d``.
 
-    On a CPU, a 3x3 convolution with many channels whose output is at most 4 wide is one matrix product over all images.
-
-    Parameters, keys and, to rounding, results are those of ``nn.Conv2d``.
+    On a GPU, in 16 bits, a Triton kernel convolves images: few channels, and no gradient of the input. On a CPU, a 3x3
+    convolution with many channels whose output is at most 4 wide is one matrix product over all images.
     """
 
     def has_kernel(self, input: Tensor, dtype: torch.dtype) -> bool:

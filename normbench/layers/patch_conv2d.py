@@ -14,9 +14,9 @@ from torch.nn import functional
 
 _KERNEL = 3
 MAX_WIDTH = 4
-"""Of the output: from 8 on, oneDNN's own convolution is faster."""
+"""The widest output; from 8 on, oneDNN's own convolution is faster."""
 MIN_OUT_CHANNELS = 512
-"""With 256 both take as long; with fewer, gathering the patches takes longer than the product saves."""
+"""The fewest output channels: 256 take as long either way, and for fewer, gathering the patches costs too much."""
 
 
 def can_convolve_patches(input: Tensor, weight: Tensor, stride: int) -> bool:
@@ -45,7 +45,7 @@ def convolve_patches(input: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 class _PatchConvolution(torch.autograd.Function):
-    """Rows are output positions: patches ``(N*H'*W', 9*C)`` times kernels ``(9*C, C_out)``."""
+    """The product of patches ``(N*H'*W', 9*C)``, one row for each output position, and weights ``(9*C, C_out)``."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, stride: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The end of the networks: the mean over positions and a linear layer, one kernel on a GPU."""
+"""The classifier at the end of the networks: the mean over positions and a linear layer, one kernel on a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normbench.layers.precision import kernel_dtype
 
 
 class PooledLinear(nn.Linear):
-    """The mean over positions, then ``nn.Linear``, with a kernel of our own in 16 bits: ``(N, C, H, W)`` -> ``(N, K)``.
+    """The mean over positions, then ``nn.Linear``: ``(N, C, H, W)`` -> ``(N, K)``; a kernel of our own in 16 bits.
 
     Parameters and keys are those of ``nn.Linear``; results, to rounding, those of both operations in torch.
     """

@@ -1,4 +1,4 @@
-"""Statistics in float32 whatever the input; results in the input's dtype and memory format; dtypes under autocast."""
+"""Helpers of layers that compute statistics in float32 and return the input's dtype and memory format."""
 
 from __future__ import annotations
 

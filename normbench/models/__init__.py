@@ -1,4 +1,4 @@
-"""The networks that host the norms: a literal registry, importable without torch.
+"""The networks in which norms are compared: a literal registry, importable without torch.
 
 Every model takes ``norm``, a norm factory or any function or class of a number of channels, and never a norm's name;
 `Model.norm_family` says whether it takes norms of images or of sequences. To add a model: write it in a file beside

@@ -117,7 +117,7 @@ AnyNormFactory = NormFactory | SequenceNormFactory
 NormLike = NormFactory | Callable[[int], "nn.Module"]
 """A factory, or any function or class that takes a number of channels and returns a layer: ``nn.BatchNorm2d``."""
 SequenceNormLike = SequenceNormFactory | Callable[[int], "nn.Module"]
-"""The same for a number of features: ``nn.LayerNorm``."""
+"""A factory, or any function or class that takes a number of features and returns a layer: ``nn.LayerNorm``."""
 
 
 def make_norm(name: str, **options: OptionValue) -> NormFactory:

@@ -13,8 +13,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import NormActSpec, norm_act, reference, unsupported_reason
-from normbench.kernels import tiling as plan
+from normbench.kernels import NormActSpec, norm_act, reference, tiling, unsupported_reason
 
 LN = NormActSpec(scope="sample", groups=1)
 BN = NormActSpec(scope="batch")
@@ -133,12 +132,12 @@ WAYS = {
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Cut small inputs the way that large ones are: into tiles that a program loops over, or that programs share."""
     for constant, value in WAYS[request.param].items():
-        monkeypatch.setattr(plan, constant, value)
+        monkeypatch.setattr(tiling, constant, value)
     return str(request.param)
 
 
 def test_ways_are_what_they_say(way: str) -> None:
-    chosen = plan.plan_groups(3, 81, 12, 3, across_samples=False, backward=True)
+    chosen = tiling.tile_groups(3, 81, 12, 3, across_samples=False, backward=True)
     assert (chosen.split, chosen.one_tile) == {
         "whole": (False, True),
         "looped": (False, False),
@@ -233,7 +232,7 @@ def test_gradients_at_the_threshold_are_left_out_of_comparisons() -> None:
 def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from normbench.kernels.norm_activation import summed
 
-    monkeypatch.setattr(plan, "SUM_TILE", 64)
+    monkeypatch.setattr(tiling, "SUM_TILE", 64)
     shares = torch.randn(37, 2, 21, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(summed(shares), shares.sum(0))
 
@@ -241,25 +240,25 @@ def test_many_shares_are_summed_in_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("backward", [False, True])
 def test_batch_statistics_have_many_programs(backward: bool) -> None:
     """Blocks of channels alone would leave most of a GPU idle: the rows are shared, unless they are few."""
-    many_rows = plan.plan_groups(1, 4096, 256, 256, across_samples=True, backward=backward)
+    many_rows = tiling.tile_groups(1, 4096, 256, 256, across_samples=True, backward=backward)
     assert many_rows.split
-    assert many_rows.blocks * many_rows.chunks >= plan.PROGRAMS / 2
-    few_rows = plan.plan_groups(1, 1024, 512, 512, across_samples=True, backward=backward)
+    assert many_rows.blocks * many_rows.chunks >= tiling.PROGRAMS / 2
+    few_rows = tiling.tile_groups(1, 1024, 512, 512, across_samples=True, backward=backward)
     assert few_rows.one_tile
     assert few_rows.blocks == 32
 
 
 def test_a_tile_has_warps_by_its_elements() -> None:
-    assert [plan.num_warps(32 * plan.THREAD_ELEMENTS * count) for count in (1, 4, 2 * plan.MAX_WARPS)] == [
+    assert [tiling.num_warps(32 * tiling.THREAD_ELEMENTS * count) for count in (1, 4, 2 * tiling.MAX_WARPS)] == [
         1,
         4,
-        plan.MAX_WARPS,
+        tiling.MAX_WARPS,
     ]
-    assert plan.num_warps(1) == 1
+    assert tiling.num_warps(1) == 1
 
 
 def test_the_tiles_on_their_way_are_as_many_bytes_in_every_dtype() -> None:
-    assert (plan.stages(2), plan.stages(4)) == (plan.STAGES, plan.STAGES // 2)
+    assert (tiling.stages(2), tiling.stages(4)) == (tiling.STAGES, tiling.STAGES // 2)
 
 
 def test_samples_do_not_see_each_other() -> None:

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import can_pool_linear, pooled_linear
-from normbench.kernels import tiling as plan
+from normbench.kernels import can_pool_linear, pooled_linear, tiling
 
 SHAPES = [
     (5, 96, 4, 4, 10),  # fewer samples than a tile has
@@ -31,7 +30,7 @@ def _bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _few_samples_in_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "HEAD_SAMPLES", 32)
+    monkeypatch.setattr(tiling, "HEAD_SAMPLES", 32)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +97,7 @@ def test_the_mean_is_rounded_as_torch_rounds_it(dtype: torch.dtype) -> None:
 
 
 def test_gradients_are_the_same_each_time_and_may_be_strided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "HEAD_SAMPLES", 16)
+    monkeypatch.setattr(tiling, "HEAD_SAMPLES", 16)
     x, weight, bias, grad = draw((40, 32, 2, 2, 10))
     y = pooled_linear(x, weight, bias)
     strided = grad.T.contiguous().T

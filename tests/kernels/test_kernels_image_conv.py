@@ -12,8 +12,7 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import can_convolve_images, convolve_images
-from normbench.kernels import tiling as plan
+from normbench.kernels import can_convolve_images, convolve_images, tiling
 
 SHAPES = [
     (3, 3, 5, 7, 24),
@@ -59,8 +58,8 @@ def expected(images: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tens
 def test_every_sum_is_exact_where_nothing_is_rounded(
     shape: tuple[int, int, int, int, int], dtype: torch.dtype, programs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "IMAGE_PROGRAMS", programs)
-    monkeypatch.setattr(plan, "IMAGE_SHARE_TILES", 1)
+    monkeypatch.setattr(tiling, "IMAGE_PROGRAMS", programs)
+    monkeypatch.setattr(tiling, "IMAGE_SHARE_TILES", 1)
     images, weight, grad = draw(shape, whole=True, dtype=dtype)
     y = convolve_images(images, weight.requires_grad_())
     y.backward(grad)
