@@ -25,7 +25,7 @@ def make_run(folder: Path, norm: str = "bn", seed: int = 0) -> RunFolder:
     )  # fmt: skip
     run = RunFolder(folder).acquire()
     run.begin(config)
-    run.append_steps([2.5, 2.25])
+    run.append_steps([(2.5,), (2.25,)])
     run.append_epoch(ROW)
     run.release()
     return run
