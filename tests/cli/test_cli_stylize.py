@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import normbench.cli.stylize_running as running
 import numpy as np
 import platformdirs
 import pytest
@@ -13,7 +14,6 @@ import yaml
 from local_worker import LocalWorker
 from PIL import Image
 
-import normbench.cli.stylize_running as running
 from normbench import load_runs
 from normbench.models import build_model
 from normbench.norms import make_norm
