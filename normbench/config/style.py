@@ -86,9 +86,10 @@ class StyleRunConfig(_Pictures, BaseRunConfig):
 
     @property
     def run_id(self) -> str:
-        """The name of the run's folder; a label does not enter its hash."""
+        """The name of the run's folder; a label, and where a setting was written, do not enter its hash."""
         content = self.model_dump(mode="json")
         del content["task"], content["norm"]["label"]
+        content["norm"]["train"] = {}  # it is in `train` already; older runs were hashed with the empty section
         return self._named([], content)
 
     @property

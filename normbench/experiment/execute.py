@@ -98,7 +98,7 @@ def run_experiment(
     folder = options.runs_dir / loaded.experiment.name
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
-    prerequisite = _prerequisite(due, options.data_dir, worker) if due else None
+    prerequisite = _prerequisite(plans[0].config, options.data_dir, worker, train=bool(due))
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
@@ -187,13 +187,14 @@ def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     return found
 
 
-def _prerequisite(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> Path | None:
-    """Return the folder of the run that `due` need, in the user cache; train it where it is not there yet.
+def _prerequisite(config: BaseRunConfig, data_dir: Path | None, worker: Worker, *, train: bool) -> Path | None:
+    """Return the folder of the run that runs like `config` need, in the user cache; None where they need none.
+
+    Where it is not there yet, it is trained if `train`, and else None is returned.
 
     Raises:
         DataError: its data set is missing, or its training failed.
     """
-    config = due[0].config
     needed = TASKS[config.task].prerequisite(config)
     if needed is None:
         return None
@@ -203,7 +204,10 @@ def _prerequisite(due: list[RunPlan], data_dir: Path | None, worker: Worker) -> 
     folder = root / plan.run_id
     if (folder / CHECKPOINT_FILE).is_file() and planned_state(folder) == "completed":
         return folder
-    note(f"normbench: training the feature network once, a {plan.config.model_name}; it is kept in {folder}")
+    if not train:
+        return None
+    what = f"a {plan.config.model_name} on {needed['dataset']['name']}"
+    note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     worker.call(targets.check_data, plan.config, data_dir, None)
     progress = make_progress([plan])
     runner = ExperimentRunner(root, [worker], progress, data_dir, force=True, retry=True, keep_checkpoint=True)

@@ -115,6 +115,8 @@ class TimingPass:
         for plans in _settings(self.plans):
             if len({timing_key(plan.config) for plan in plans}) < 2:
                 continue
+            if TASKS[plans[0].config.task].prerequisite(plans[0].config) is not None and self.prerequisite is None:
+                continue  # all is trained, and what training needed was removed since
             device = plans[0].config.device
             if device not in machines:
                 machines[device] = machine_of(self._environment(device))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from normbench.config.schema import BaseRunConfig
-from normbench.errors import ConfigError, NormBenchError
+from normbench.errors import ConfigError
 from normbench.registry import load
 from normbench.runs.events import RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
@@ -100,7 +100,7 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
 
     Raises:
         DraftError: a norm cannot be built or does not fit the network.
-        NormBenchError: a device, precision or engine does not exist here.
+        NormBenchError: a device, precision, engine or image does not exist here.
     """
     configs: list[BaseRunConfig] = []
     checked: set[str] = set()
@@ -112,7 +112,7 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
         if key not in checked:
             try:
                 trainer.check_model(config)
-            except NormBenchError as error:
+            except ConfigError as error:  # what is missing on the machine is no norm's fault
                 raise DraftError(draft.norm_position, str(error)) from error
             checked.add(key)
         configs.append(config)

@@ -3,8 +3,8 @@
 import json
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -88,16 +88,16 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
     made = []
 
     class Recorded(LocalWorker):
-        def __init__(self, environment: dict[str, str] | None = None, preload: str | None = None) -> None:
+        def __init__(self, environment: dict[str, str] | None = None, preload: Any = None) -> None:
             super().__init__(environment=environment)
             made.append(self)
 
-    def environments(devices: frozenset[str]) -> Iterator[list[dict[str, str]]]:
+    def environments(devices: frozenset[str]) -> list[dict[str, str]]:
         assert devices == {"cpu"}
-        yield [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+        return [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
 
-    monkeypatch.setattr("normbench.experiment.worker_process.Worker", Recorded)
-    monkeypatch.setattr("normbench.worker.train_run.worker_environments", environments)
+    monkeypatch.setattr("normbench.experiment.execute.Worker", Recorded)
+    monkeypatch.setattr("normbench.worker.targets.worker_environments", environments)
     code, _, err = quick("compare", tiny)
     assert code == 0
     assert [worker.environment for worker in made] == [{}, {"CUDA_VISIBLE_DEVICES": "1"}]
@@ -132,14 +132,12 @@ def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
 
 
 def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monkeypatch) -> None:
-    from normbench.worker import time_norms as interleave
-
     def interrupted(wanted, schedule, data_dir):
         signal.raise_signal(signal.SIGTERM)  # a background job ignores Ctrl-C
         yield 0.5
         pytest.fail("it goes on")
 
-    monkeypatch.setattr(interleave, "time_setting", interrupted)
+    monkeypatch.setattr("normbench.worker.time_norms.time_setting", interrupted)
     code, out, err = quick("compare", tiny)
     assert code == 143
     assert "tables take times from the runs instead: stopped" in err
@@ -229,7 +227,7 @@ def test_no_data_is_exit_3_before_any_folder_is_written(quick, tmp_path, data_di
 
 def test_completed_runs_are_shown_without_the_data(quick, tiny, tmp_path, monkeypatch) -> None:
     quick("compare", tiny)
-    monkeypatch.setattr("normbench.worker.train_run.check_data", lambda *_: pytest.fail("not needed"))
+    monkeypatch.setattr("normbench.worker.targets.check_data", lambda *_: pytest.fail("not needed"))
     code, out, _ = quick("compare", tiny)
     assert code == 0
     assert "BN" in out
@@ -274,8 +272,8 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("normbench.report.write_report_of", full)
-    monkeypatch.setattr("normbench.report.write_run_report", full)
+    monkeypatch.setattr("normbench.experiment.execute.write_report_of", full)
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", full)
     code, out, err = quick("compare", tiny)
     assert code == 0
     assert "BN" in out
@@ -293,8 +291,8 @@ def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
 
 def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("normbench.report.write_report_of", lambda _: [])
-        patch.setattr("normbench.report.write_run_report", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
         normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
     recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}
     bn = folders(tmp_path)["bn"].relative_to(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from normbench.config.load import LoadedConfig, load_config, train_for
+from normbench.config.load import LoadedConfig, load_config
 from normbench.errors import ConfigError
 
 
@@ -96,13 +96,13 @@ def test_the_learning_rate_follows_the_batch_size_by_rule(
 ) -> None:
     text = f"norms: [bn, {{name: gn, train: {{lr: 2e-3}}}}]\nlr_scaling: {rule}\ntrain: {{batch_size: {batch_size}}}\n"
     experiment = load(tmp_path, text).experiment
-    assert train_for(experiment, experiment.norms[0]).learning_rate == pytest.approx(expected)
-    assert train_for(experiment, experiment.norms[1]).learning_rate == pytest.approx(2 * expected)
+    assert experiment.train_for(experiment.norms[0]).learning_rate == pytest.approx(expected)
+    assert experiment.train_for(experiment.norms[1]).learning_rate == pytest.approx(2 * expected)
 
 
 def test_the_rule_takes_its_own_reference(tmp_path: Path) -> None:
     text = "norms: [bn]\nlr_scaling: {rule: linear, reference_batch_size: 32}\n"
     experiment = load(tmp_path, text).experiment
-    assert train_for(experiment, experiment.norms[0]).learning_rate == pytest.approx(2e-3)
+    assert experiment.train_for(experiment.norms[0]).learning_rate == pytest.approx(2e-3)
     with pytest.raises(ConfigError, match="did you mean 'reference_batch_size'"):
         load(tmp_path, "norms: [bn]\nlr_scaling: {rule: linear, reference_batch: 32}\n")

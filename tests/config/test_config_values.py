@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normbench.config.load import load_config, parse_options, train_for
+from normbench.config.load import load_config, parse_options
 from normbench.config.schema import ExperimentConfig
 from normbench.errors import ConfigError
 
@@ -99,7 +99,7 @@ def test_later_settings_win(tmp_path) -> None:
 
 def test_a_norm_may_train_its_own_way(tmp_path) -> None:
     config = load(tmp_path, "norms: [bn, {name: gn, train: {lr: 0.5}}]\ntrain: {epochs: 7, learning_rate: 0.1}\n")
-    bn, gn = (train_for(config, norm) for norm in config.norms)
+    bn, gn = (config.train_for(norm) for norm in config.norms)
     assert (bn.learning_rate, bn.epochs) == (0.1, 7)
     assert (gn.learning_rate, gn.epochs) == (0.5, 7)
 

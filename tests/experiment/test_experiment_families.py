@@ -6,20 +6,26 @@ import pytest
 
 from normbench.config.load import load_config
 from normbench.errors import ConfigError
-from normbench.experiment.plan import PlanError, draft_runs, finish_plans
+from normbench.experiment.plan import RunPlan, draft_runs, finish_plans
 from normbench.norms import SEQUENCE_NORMS
 from normbench.norms.sequence import TokenRMSNorm
 from normbench.worker.build import build_run_model
+from normbench.worker.targets import DraftError, RunDraft, resolve_runs
 
 
-def drafts(tmp_path: Path, text: str):
+def drafts(tmp_path: Path, text: str) -> list[RunDraft]:
     file = tmp_path / "exp.yaml"
     file.write_text(f"device: cpu\ndataset: synthetic\n{text}")
     return draft_runs(load_config(file))
 
 
+def plans_of(tmp_path: Path, text: str) -> list[RunPlan]:
+    drafted = drafts(tmp_path, text)
+    return finish_plans(drafted, resolve_runs(drafted))
+
+
 def test_vit_takes_sequence_norms_with_their_labels_and_options(tmp_path: Path) -> None:
-    (plans,) = finish_plans(drafts(tmp_path, f"model: vit\nnorms: [{', '.join(SEQUENCE_NORMS)}]\n"))
+    plans = plans_of(tmp_path, f"model: vit\nnorms: [{', '.join(SEQUENCE_NORMS)}]\n")
     assert [plan.config.label for plan in plans] == [norm.label for norm in SEQUENCE_NORMS.values()]
     assert plans[1].config.norm.options == {"eps": 1e-6, "affine": True}
     model = build_run_model(plans[1].config)
@@ -42,8 +48,8 @@ def test_norms_and_models_that_do_not_belong_together_are_named(tmp_path: Path, 
 
 
 def test_heads_that_do_not_divide_fail_in_the_plan(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="n_head=5 does not divide d_model=192"):
-        next(finish_plans(drafts(tmp_path, "model: {name: vit, options: {n_head: 5}}\nnorms: [ln]\n")))
+    with pytest.raises(DraftError, match="n_head=5 does not divide d_model=192"):
+        plans_of(tmp_path, "model: {name: vit, options: {n_head: 5}}\nnorms: [ln]\n")
 
 
 def test_the_probe_at_batch_size_one_uses_the_familys_none(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import yaml
 from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DeviceError, UnknownNameError
-from normbench.experiment.plan import PlanError, RunPlan, draft_runs, finish_plans, resolved_experiment, run_id_of
+from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.runs.records import CONFIG_FILE, EXPERIMENT_FILE
 from normbench.runs.writer import RunFolder, write_experiment
+from normbench.worker.targets import DraftError, resolve_runs
 
 CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "style"]
 
@@ -25,8 +26,13 @@ def load(text: str, tmp_path: Path) -> LoadedConfig:
     return load_config(file)
 
 
+def plan(loaded: LoadedConfig) -> list[RunPlan]:
+    drafts = draft_runs(loaded)
+    return finish_plans(drafts, resolve_runs(drafts))
+
+
 def plans_of(text: str, tmp_path: Path) -> list[RunPlan]:
-    return next(finish_plans(draft_runs(load(f"device: cpu\ndataset: synthetic\n{text}", tmp_path))))
+    return plan(load(f"device: cpu\ndataset: synthetic\n{text}", tmp_path))
 
 
 def test_runs_go_seed_by_seed_so_that_early_results_have_all_norms(tmp_path) -> None:
@@ -83,10 +89,9 @@ def test_names_that_do_not_exist(tmp_path, text: str, expected: str) -> None:
 @pytest.mark.parametrize("groups", [5, 0, 128])
 def test_groups_that_do_not_divide_fail_before_training_at_their_line(tmp_path, groups: int) -> None:
     loaded = load(f"device: cpu\nnorms:\n- bn\n- {{name: gn, options: {{groups: {groups}}}}}\n", tmp_path)
-    with pytest.raises(PlanError) as caught:
-        list(finish_plans(draft_runs(loaded)))
-    position, _, message = str(caught.value).partition("|")
-    text = str(loaded.error(("norms", int(position)), message))
+    with pytest.raises(DraftError) as caught:
+        plan(loaded)
+    text = str(loaded.error(("norms", caught.value.norm_position), caught.value))
     assert "exp.yaml:4: norms.1: " in text
     assert f"groups={groups}" in text
 
@@ -96,7 +101,7 @@ def test_a_device_precision_or_engine_that_is_not_here_fails_before_training(tmp
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError):
-        plans_of("norm: gn\n", tmp_path) and list(finish_plans(draft_runs(load("norm: gn\ndevice: cuda\n", tmp_path))))
+        plan(load("norm: gn\ndevice: cuda\n", tmp_path))
     with pytest.raises(ConfigError, match="tf32"):
         plans_of("norm: gn\ntrain: {precision: tf32}\n", tmp_path)
     with pytest.raises(ConfigError, match="graph"):
@@ -106,13 +111,13 @@ def test_a_device_precision_or_engine_that_is_not_here_fails_before_training(tmp
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_config_that_comes_along_can_be_planned(file: Path, tmp_path: Path) -> None:
     loaded = load_config(file, flags={"device": "cpu"})
-    plans = next(finish_plans(draft_runs(loaded)))
+    plans = plan(loaded)
     compared = [plan for plan in plans if plan.config.probe is None]
     num_points = prod(map(len, loaded.experiment.grid.values()))
     assert len(compared) == len(loaded.experiment.norms) * len(loaded.experiment.seeds) * num_points
     write_experiment(tmp_path, resolved_experiment(loaded.experiment, plans))
     again = load_config(tmp_path / EXPERIMENT_FILE)
-    assert next(finish_plans(draft_runs(again))) == plans  # experiment.yaml says the same
+    assert plan(again) == plans  # experiment.yaml says the same
 
 
 # --- identity ----------------------------------------------------------------------------------------------------
@@ -151,12 +156,12 @@ def test_the_changes_below_cover_every_training_setting() -> None:
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_whatever_decides_the_outcome_changes_the_id(change: dict) -> None:
-    assert run_id_of(RunConfig.model_validate({**BASE, **change})) != run_id_of(RunConfig.model_validate(BASE))
+    assert RunConfig.model_validate({**BASE, **change}).run_id != RunConfig.model_validate(BASE).run_id
 
 
 def test_a_label_does_not_change_the_id() -> None:
     renamed = {**BASE, "norm": {**BASE["norm"], "label": "something else"}}
-    assert run_id_of(RunConfig.model_validate(renamed)) == run_id_of(RunConfig.model_validate(BASE))
+    assert RunConfig.model_validate(renamed).run_id == RunConfig.model_validate(BASE).run_id
 
 
 def test_a_setting_of_the_norm_alone_counts_as_the_setting_it_is(tmp_path) -> None:
@@ -166,41 +171,38 @@ def test_a_setting_of_the_norm_alone_counts_as_the_setting_it_is(tmp_path) -> No
 
 
 def test_the_id_is_the_same_in_every_process() -> None:
-    code = (
-        "from normbench.config.schema import RunConfig; from normbench.experiment.plan import run_id_of; "
-        f"print(run_id_of(RunConfig.model_validate({BASE!r})))"
-    )
+    code = f"from normbench.config.schema import RunConfig; print(RunConfig.model_validate({BASE!r}).run_id)"
     for hash_seed in ("0", "1"):
         result = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": hash_seed}
         )
-        assert result.stdout.strip() == run_id_of(RunConfig.model_validate(BASE))
+        assert result.stdout.strip() == RunConfig.model_validate(BASE).run_id
 
 
 def test_ids_are_short_plain_folder_names() -> None:
     config = RunConfig.model_validate(
         {**BASE, "model": {"name": "a_model_whose_name_is_much_longer_than_one_would_like_it"}}
     )
-    for run_id in (run_id_of(config), run_id_of(RunConfig.model_validate(BASE))):
+    for run_id in (config.run_id, RunConfig.model_validate(BASE).run_id):
         assert re.fullmatch(r"[a-z0-9._+-]{1,64}", run_id)
-    assert run_id_of(RunConfig.model_validate(BASE)).startswith("gn-norm_resnet-bs64-s0-")
+    assert RunConfig.model_validate(BASE).run_id.startswith("gn-norm_resnet-bs64-s0-")
 
 
 @pytest.mark.parametrize(
     "norm", ["gn", "gn+ws", "{name: gn, options: {groups: 8}, label: mine}", "{name: gn, train: {lr: 0.5}}"]
 )
 def test_a_runs_own_config_plans_the_same_run(tmp_path, norm: str) -> None:
-    plan = plans_of(f"norm: {norm}\nseed: 3\ntrain: {{epochs: 2, schedule: cosine}}\n", tmp_path)[0]
-    RunFolder(tmp_path / "run").acquire().begin(plan.config)
+    expected = plans_of(f"norm: {norm}\nseed: 3\ntrain: {{epochs: 2, schedule: cosine}}\n", tmp_path)[0]
+    RunFolder(tmp_path / "run").acquire().begin(expected.config)
     loaded = load_config(tmp_path / "run" / CONFIG_FILE, flags={"name": "exp"})
-    assert next(finish_plans(draft_runs(loaded))) == [plan]
+    assert plan(loaded) == [expected]
 
 
 def test_the_written_config_reads_back_as_it_was(tmp_path) -> None:
-    plan = plans_of("norm: gn\ntrain: {lr: 1e-3}\n", tmp_path)[0]
-    RunFolder(tmp_path / "run").acquire().begin(plan.config)
+    expected = plans_of("norm: gn\ntrain: {lr: 1e-3}\n", tmp_path)[0]
+    RunFolder(tmp_path / "run").acquire().begin(expected.config)
     written = yaml.safe_load((tmp_path / "run" / CONFIG_FILE).read_text())
-    assert RunConfig.model_validate(written) == plan.config
+    assert RunConfig.model_validate(written) == expected.config
     assert written["train"]["learning_rate"] == 0.001
 
 

@@ -41,7 +41,7 @@ SUMMARY = Summary(
 
 
 def steps(first: int, count: int, epoch: int = 1) -> StepsDone:
-    losses = tuple(2.3121 - 0.001 * step for step in range(first, first + count))
+    losses = tuple((2.3121 - 0.001 * step,) for step in range(first, first + count))
     return StepsDone(epoch, first, losses, 782, 0.25, 4567.8)
 
 

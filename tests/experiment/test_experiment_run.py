@@ -190,11 +190,11 @@ def test_a_stop_ends_running_runs_with_a_checkpoint_and_starts_no_other(tmp_path
         try:
             yield from whole_run(*arguments)
         except GeneratorExit:
-            closed.append(arguments[2])  # where the trainer saves its checkpoint
+            closed.append(arguments[0].folder)  # where the trainer saves its checkpoint
             raise
 
     assert not runner_for(tmp_path, seen, script).run([BN, GN], stop_after(4, seen))
-    assert closed == [tmp_path / BN.run_id / CHECKPOINT_FILE]
+    assert closed == [tmp_path / BN.run_id]
     assert states(tmp_path) == {"bn": "interrupted"}
     assert len(read_run(tmp_path / BN.run_id).epochs) == 1
     assert [type(event) for event in seen[-2:]] == [Stopping, RunEnded]
@@ -231,26 +231,26 @@ def test_an_interrupted_run_takes_what_its_checkpoint_knows(tmp_path, seen) -> N
     """The folder may lack rows that the checkpoint has, and have rows beyond it: the parent was killed."""
     folder = RunFolder(tmp_path / BN.run_id).acquire()
     folder.begin(BN.config)
-    folder.append_steps([9.0] * 5)
+    folder.append_steps([(9.0,)] * 5)
     folder.checkpoint.touch()
     (folder.path / "metrics.jsonl").write_text('{"cut off')
     folder.release()
     assert planned_state(folder.path) == "resume"
 
-    def script(config: Any, data_dir: Any, checkpoint: Path, resume: bool, keep: bool) -> Iterator[Any]:
-        assert resume
-        assert checkpoint.exists()
-        yield Started((make_row(1),), (2.5, 2.25, 2.0, 2.5), {})
-        yield StepsDone(2, 1, (2.25, 2.0), 3, 0.2, 100.0)
+    def script(request: RunRequest) -> Iterator[Any]:
+        assert request.resume
+        assert (request.folder / CHECKPOINT_FILE).exists()
+        yield Started((make_row(1),), ((2.5,), (2.25,), (2.0,), (2.5,)), {})
+        yield StepsDone(2, 1, ((2.25,), (2.0,)), 3, 0.2, 100.0)
         yield EpochDone(make_row(2))
-        *_, done = whole_run(config, data_dir, checkpoint, resume, keep)
+        *_, done = whole_run(request)
         yield done
 
     assert runner_for(tmp_path, seen, script).run([BN])
     record = read_run(folder.path)
     assert record.total_losses.tolist() == [2.5, 2.25, 2.0, 2.5, 2.25, 2.0]
     assert [row.epoch for row in record.epochs] == [1, 2]
-    assert seen[0] == RunStarted(BN, 1)
+    assert seen[0] == RunStarted(BN, 1, 4)
     assert not folder.checkpoint.exists()
     assert (folder.path / "steps.csv").read_text().splitlines()[-1] == "5,2"
 
@@ -294,9 +294,9 @@ def test_a_run_that_another_process_writes_is_left_to_it(tmp_path, seen) -> None
 
 
 def test_a_run_that_another_process_completed_meanwhile_is_kept(tmp_path, seen) -> None:
-    def script(config: Any, *rest: Any) -> Iterator[Any]:
+    def script(request: RunRequest) -> Iterator[Any]:
         runner_for(tmp_path, [], whole_run).run([GN])  # the other process, while this one trains bn
-        yield from whole_run(config, *rest)
+        yield from whole_run(request)
 
     runner = runner_for(tmp_path, seen, script)
     assert runner.run([BN, GN])
@@ -367,7 +367,7 @@ def test_a_full_disk_ends_the_runs_and_what_was_recorded_stays_readable(
         write_atomically(path, text)
 
     def append_or_not(self: RunFolder, name: str, text: str) -> None:
-        with folder_module.explained(self.path):
+        with folder_module.folder_errors(self.path):
             full_from_then_on()
         append(self, name, text)
 

@@ -15,7 +15,7 @@ from normbench.runs.records import EXPERIMENT_FILE, read_run
 from normbench.runs.writer import RunFolder, write_experiment
 from normbench.tasks.classification import Summary
 from normbench.tasks.task import EpochRow
-from normbench.worker.train_run import train_run
+from normbench.worker.targets import RunRequest, resolve_runs, train_run
 
 SYNTHETIC = "device: cpu\ndataset: {name: synthetic, options: {num_train: 40, num_test: 30}}\n"
 
@@ -26,8 +26,13 @@ def load(tmp_path: Path, text: str) -> LoadedConfig:
     return load_config(file)
 
 
+def plan(loaded: LoadedConfig) -> list[RunPlan]:
+    drafts = draft_runs(loaded)
+    return finish_plans(drafts, resolve_runs(drafts))
+
+
 def plans_of(tmp_path: Path, text: str) -> list[RunPlan]:
-    return next(finish_plans(draft_runs(load(tmp_path, text))))
+    return plan(load(tmp_path, text))
 
 
 def test_all_norms_at_all_points_of_the_grid_come_with_the_first_seed_first(tmp_path: Path) -> None:
@@ -42,18 +47,19 @@ def test_runs_without_grid_and_probe_keep_the_ids_they_always_had(tmp_path: Path
     file.write_text(
         "norms: [bn, {name: gn, options: {groups: 8}, train: {lr: 3e-3}}]\ndevice: cpu\ndataset: synthetic\n"
     )
-    plans = next(finish_plans(draft_runs(load_config(file))))
+    plans = plan(load_config(file))
     assert [plan.run_id for plan in plans] == ["bn-norm_resnet-bs64-s0-a5b711a0", "gn-norm_resnet-bs64-s0-2f808f17"]
 
 
 def test_a_scaled_run_is_the_run_that_its_own_config_describes(tmp_path: Path) -> None:
     text = "norms: [bn, {name: gn, train: {lr: 2e-3}}]\nlr_scaling: linear\ngrid: {train.batch_size: [16]}\n"
-    for plan in plans_of(tmp_path, text):
-        assert plan.config.train.learning_rate == pytest.approx({"bn": 2.5e-4, "gn": 5e-4}[plan.config.norm.name])
+    for planned in plans_of(tmp_path, text):
+        config = planned.config
+        assert config.train.learning_rate == pytest.approx({"bn": 2.5e-4, "gn": 5e-4}[config.norm.name])
         file = tmp_path / "config.yaml"
-        file.write_text(yaml.safe_dump(plan.config.model_dump(mode="json")))
-        (again,) = next(finish_plans(draft_runs(load_config(file))))
-        assert again.run_id == plan.run_id
+        file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        (again,) = plan(load_config(file))
+        assert again.run_id == planned.run_id
 
 
 def test_the_recorded_experiment_describes_the_same_runs(tmp_path: Path) -> None:
@@ -62,9 +68,9 @@ def test_the_recorded_experiment_describes_the_same_runs(tmp_path: Path) -> None
         "grid: {train.batch_size: [16, 4], model: [norm_resnet, resnet9]}\n"
     )
     loaded = load(tmp_path, text)
-    plans = next(finish_plans(draft_runs(loaded)))
+    plans = plan(loaded)
     write_experiment(tmp_path, resolved_experiment(loaded.experiment, plans))
-    again = next(finish_plans(draft_runs(load_config(tmp_path / EXPERIMENT_FILE))))
+    again = plan(load_config(tmp_path / EXPERIMENT_FILE))
     assert [plan.run_id for plan in again] == [plan.run_id for plan in plans]
 
 
@@ -99,18 +105,18 @@ def test_a_run_of_a_probe_can_be_run_again_from_its_config(tmp_path: Path) -> No
     probe = plans_of(tmp_path, "norms: [bn]\nbatch_one: {steps: 25}\n")[1]
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(probe.config.model_dump(mode="json")))
-    (again,) = next(finish_plans(draft_runs(load_config(file))))
+    (again,) = plan(load_config(file))
     assert again.run_id == probe.run_id
 
 
 def test_a_probe_takes_its_steps_and_measures_both_accuracies(tmp_path: Path) -> None:
     config = plans_of(tmp_path, "norms: [bn]\nbatch_one: {steps: 6}\n")[1].config
-    events = list(train_run(config, None, tmp_path / "checkpoint.pt", False, False))
+    events = list(train_run(RunRequest(config, tmp_path, None, resume=False, keep_checkpoint=False)))
     summary = events[-1].summary
     assert summary.num_steps == 6
     assert summary.batch_statistics_accuracy in [correct / 30 for correct in range(31)]
     ordinary = RunConfig.model_validate(config.model_dump() | {"probe": None})
-    events = list(train_run(ordinary, None, tmp_path / "checkpoint.pt", False, False))
+    events = list(train_run(RunRequest(ordinary, tmp_path, None, resume=False, keep_checkpoint=False)))
     assert events[-1].summary.batch_statistics_accuracy is None
 
 

@@ -13,9 +13,6 @@ from normbench.engine.device import describe
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentRunner
 from normbench.experiment.timing_pass import (
-    PartTimed,
-    Schedule,
-    Timeable,
     TimingEnded,
     TimingPass,
     TimingProgressed,
@@ -24,7 +21,8 @@ from normbench.experiment.timing_pass import (
 )
 from normbench.runs.events import Started, TrainingDone
 from normbench.runs.records import read_run
-from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, read_timing, timing_config
+from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, read_timing
+from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
 from normbench.worker.time_norms import memory_parts, time_setting
 
 BN, GN, IN = (make_plan(norm) for norm in ("bn", "gn", "in"))
@@ -45,13 +43,13 @@ def train(folder: Path, plans: list[RunPlan], facts: dict[str, Any] = HERE) -> N
     ExperimentRunner(folder, [LocalWorker(script=script)], lambda _: None).run(plans)
 
 
-def timed_part(wanted: list[Timeable], schedule: Schedule, data_dir: Path | None) -> Iterator[Any]:
+def timed_part(wanted: list[TimingCandidate], schedule: TimingSchedule, data_dir: Path | None) -> Iterator[Any]:
     """What the worker sends, with a fixed time for each norm."""
     yield 0.5
-    yield PartTimed(
+    yield TimingResult(
         tuple(
             TimedNorm(
-                label=entry.config.label, config=timing_config(entry.config), seconds_per_step=(0.25, 0.5),
+                label=entry.config.label, config=entry.config.timing_fields, seconds_per_step=(0.25, 0.5),
                 steps_per_block=1, steps_per_epoch=2.5,
             )
             for entry in wanted
@@ -126,10 +124,10 @@ def test_only_completed_runs_of_this_machine_are_timed(tmp_path) -> None:
 
 
 def test_a_norm_that_cannot_be_timed_is_not_tried_every_time(tmp_path) -> None:
-    def script(wanted: list[Timeable], *rest: Any) -> Iterator[Any]:
+    def script(wanted: list[TimingCandidate], *rest: Any) -> Iterator[Any]:
         *_, part = timed_part(wanted[:1], *rest)
         last = wanted[1].config
-        yield PartTimed(part.timed, (SkippedNorm(label="GN", config=timing_config(last), reason="out of memory"),))
+        yield TimingResult(part.timed, (SkippedNorm(label="GN", config=last.timing_fields, reason="out of memory"),))
 
     train(tmp_path, [BN, GN])
     time_norms(tmp_path, [BN, GN], script)
@@ -196,7 +194,7 @@ def test_a_damaged_file_is_written_anew(tmp_path) -> None:
 def test_the_pass_takes_a_tenth_of_training_or_a_second_a_norm_or_seven_steps(
     num_norms, step_seconds, num_steps
 ) -> None:
-    entry = Timeable(BN.config, 0.0, step_seconds * num_steps, num_steps)
+    entry = TimingCandidate(BN.config, 0.0, step_seconds * num_steps, num_steps)
     schedule = choose_schedule([entry] * num_norms)
     if schedule is not None:
         seconds = num_norms * max(step_seconds, schedule.block_seconds) * (schedule.num_rounds + 3)
@@ -220,8 +218,8 @@ def test_real_steps_are_timed_round_by_round_and_one_that_fails_is_left_out() ->
     broken = make_plan("gn")
     norm = broken.config.norm.model_copy(update={"options": {"groups": 5}, "label": "GN-5"})
     configs = [make_plan("bn", augment="crop_flip").config, broken.config.model_copy(update={"norm": norm}), IN.config]
-    wanted = [Timeable(config, 0.0, 1.0, 10) for config in configs]
-    *shares, part = time_setting(wanted, Schedule(4, 0.0), None)
+    wanted = [TimingCandidate(config, 0.0, 1.0, 10) for config in configs]
+    *shares, part = time_setting(wanted, TimingSchedule(4, 0.0), None)
     assert shares == pytest.approx([(step + 1) / 7 for step in range(7)])
     assert [norm.label for norm in part.timed] == ["BN", "IN"]
     assert all(len(norm.seconds_per_step) == 4 and min(norm.seconds_per_step) > 0 for norm in part.timed)

@@ -1,21 +1,28 @@
 """A real run in this process: what it sends, and that an interrupted one ends as if nothing had happened."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from local_worker import LocalWorker
 from run_events import make_plan
 
+from normbench.config.schema import DatasetConfig
 from normbench.engine.checkpoint import CheckpointError
 from normbench.errors import DataError
 from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.runs.records import RunRecord, read_run
 from normbench.worker import train_run as module
-from normbench.worker.train_run import check_data, train_run
+from normbench.worker.targets import RunRequest, check_data, train_run
 
 PLAN = make_plan("gn", schedule="cosine", augment="crop_flip")  # 40 images: 3 steps an epoch
+
+
+def events_of(folder: Path, *, resume: bool = False, keep_checkpoint: bool = False) -> Iterator[Any]:
+    return train_run(RunRequest(PLAN.config, folder, None, resume, keep_checkpoint))
 
 
 def train(folder: Path, stop_after: int | None = None) -> RunRecord:
@@ -50,7 +57,7 @@ def test_a_run_interrupted_twice_records_exactly_what_an_uninterrupted_one_does(
 
 
 def test_the_environment_says_what_a_result_depends_on(tmp_path) -> None:
-    events = train_run(PLAN.config, None, tmp_path / "checkpoint.pt", False, False)
+    events = events_of(tmp_path)
     facts = next(events).facts
     events.close()
     assert facts["torch"] == torch.__version__
@@ -74,8 +81,7 @@ def test_how_the_norms_ran_is_recorded(tmp_path, norm: str, path: str) -> None:
 
 
 def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    events = train_run(PLAN.config, None, path, False, True)
+    events = events_of(tmp_path, keep_checkpoint=True)
     kinds = [type(event) for event in events]
     # How many reports of steps there are depends on how long they take.
     assert [kind for kind in kinds if kind is not StepsDone] == [
@@ -86,40 +92,38 @@ def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> N
         TrainingDone,
     ]
     assert kinds[1:3] == [StepsDone, FactsLearned]
-    state = torch.load(path, weights_only=True)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert len(state["rows"]) == 2
     assert state["losses"].shape == (6,)
-    resumed = list(train_run(PLAN.config, None, path, True, False))  # a finished training has nothing left to do
+    resumed = list(events_of(tmp_path, resume=True))  # a finished training has nothing left to do
     assert [type(event) for event in resumed] == [Started, TrainingDone]
 
 
 def test_a_checkpoint_is_saved_from_time_to_time(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    path = tmp_path / "checkpoint.pt"
-    events = train_run(PLAN.config, None, path, False, False)
+    events = events_of(tmp_path)
     seen = [next(events) for _ in range(4)]
     assert isinstance(seen[-1], StepsDone)
-    assert len(torch.load(path, weights_only=True)["losses"]) == 1  # as of the step report before
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["losses"]) == 1  # as of the step report before
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_training_goes_on_without_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    path = tmp_path / "missing" / "checkpoint.pt"
-    kinds = [type(event) for event in train_run(PLAN.config, None, path, False, False)]
+    kinds = [type(event) for event in events_of(tmp_path / "missing")]
     assert kinds.count(CheckpointFailed) == 4
     assert kinds[-1] == TrainingDone
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
 def test_a_damaged_checkpoint_is_told_with_the_way_out(tmp_path, content: bytes) -> None:
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(content)
+    (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot be read .* --retry trains the run anew"):
-        list(train_run(PLAN.config, None, path, True, False))
+        list(events_of(tmp_path, resume=True))
 
 
 def test_missing_data_is_found_before_any_run(tmp_path) -> None:
+    cifar10 = PLAN.config.model_copy(update={"dataset": DatasetConfig(name="cifar10")})
     with pytest.raises(DataError, match="not found") as caught:
-        list(check_data("cifar10", {}, tmp_path, "cpu"))
+        check_data(cifar10, tmp_path, None)
     assert caught.value.exit_code == 3

@@ -64,13 +64,13 @@ def test_a_checkpoint_may_be_kept(tmp_path) -> None:
 def test_beginning_again_removes_what_the_last_attempt_left(tmp_path) -> None:
     folder = RunFolder(tmp_path / "run").acquire()
     folder.begin(PLAN.config)
-    folder.append_steps([1.0, 2.0])
+    folder.append_steps([(1.0,), (2.0,)])
     folder.append_epoch(make_row(1))
     folder.write_error("Traceback")
     folder.finish(SUMMARY, keep_checkpoint=True)
     (folder.path / ".checkpoint.pt.123.partial").write_bytes(b"half")
-    folder.begin(PLAN.config, rows=[make_row(1)], losses=[0.5])
-    folder.append_steps([0.25])
+    folder.begin(PLAN.config, rows=[make_row(1)], losses=[(0.5,)])
+    folder.append_steps([(0.25,)])
     assert sorted(path.name for path in folder.path.iterdir()) == [
         ".lock", "config.yaml", "metrics.jsonl", "status.json", "steps.csv",
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def test_beginning_again_removes_what_the_last_attempt_left(tmp_path) -> None:
 def test_losses_keep_seven_digits(tmp_path) -> None:
     folder = RunFolder(tmp_path / "run").acquire()
     folder.begin(PLAN.config)
-    folder.append_steps([2.302585092994046, 1e-12, float("inf"), float("nan")])
+    folder.append_steps([(2.302585092994046,), (1e-12,), (float("inf"),), (float("nan"),)])
     assert (folder.path / "steps.csv").read_text().splitlines()[1:] == ["0,2.302585", "1,1e-12", "2,inf", "3,nan"]
     losses = read_run(folder.path).total_losses
     assert losses[2] == float("inf")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normbench.style.config import StyleRunConfig, load_style_config, run_configs
+from normbench.config.style import StyleRunConfig
 
 TINY: dict[str, Any] = {
     "style": "waves",  # drawn in no time
@@ -20,9 +20,7 @@ TINY: dict[str, Any] = {
 
 
 def tiny_run(norm: str = "in", seed: int = 0, **changes: Any) -> StyleRunConfig:
-    experiment = load_style_config(None, flags={"norms": [norm], "seeds": [seed], **TINY, **changes})
-    (config,) = run_configs(experiment, "cpu")
-    return config
+    return StyleRunConfig.model_validate({**TINY, "norm": norm, "seed": seed, "device": "cpu", **changes})
 
 
 def photograph(height: int = 40, width: int = 60, seed: int = 0) -> NDArray[np.uint8]:

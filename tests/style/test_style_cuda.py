@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from normbench.style.config import load_style_config, run_configs
+from normbench.style.events import StyleEvent, StyleSteps
 from style_cases import TINY
 
 from normbench.runs.events import FactsLearned
-from normbench.style.config import load_style_config, run_configs
-from normbench.style.events import StyleEvent, StyleSteps
 from normbench.style.training import train_style_run
 
 pytestmark = pytest.mark.gpu

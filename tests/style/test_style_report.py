@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from normbench.style.config import StyleRunConfig, load_style_config
+from normbench.style.events import StepLosses
+from normbench.style.records import Samples, StyleSummary, read_style_experiment
+from normbench.style.run import StyleFolder
 from style_cases import TINY, photograph, tiny_run
 
 from normbench.errors import UnknownNameError
 from normbench.runs.records import State
 from normbench.runs.writer import write_experiment
-from normbench.style.config import StyleRunConfig, load_style_config
-from normbench.style.events import StepLosses
 from normbench.style.figures import loss_figure
 from normbench.style.groups import contrast_estimates, style_groups
 from normbench.style.page import StylePage, make_style_page, measure_groups
-from normbench.style.records import Samples, StyleSummary, read_style_experiment
 from normbench.style.report import write_style_report, write_style_run_report
-from normbench.style.run import StyleFolder
 
 NUM_STEPS = 200
 

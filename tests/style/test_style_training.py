@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from PIL import Image
 from style_cases import photograph, tiny_run
 from torch import nn
@@ -18,7 +19,6 @@ from normbench.models.stylenet import StyleTransferNet
 from normbench.norms import make_norm
 from normbench.runs.events import CheckpointFailed, FactsLearned
 from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, stylize
-from normbench.style.events import StyleEvent, StyleStarted, StyleSteps, StyleTrained
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
 from normbench.style.trainer import StyleTrainer, batch_indices
 from normbench.style.training import (

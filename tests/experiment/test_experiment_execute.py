@@ -1,4 +1,4 @@
-"""What `train` and `compare` do before the first run."""
+"""What happens before the first run of an experiment."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
-from normbench.cli import running
 from normbench.config.schema import RunConfig
-from normbench.experiment.plan import RunPlan, run_id_of
+from normbench.experiment import execute
+from normbench.experiment.execute import RunOptions
+from normbench.experiment.plan import RunPlan
+from normbench.worker import targets
+from normbench.worker.targets import RunRequest
 
 
 def plan(norm: str, seed: int, device: str) -> RunPlan:
     content = {"norm": norm, "model": "norm_resnet", "dataset": "synthetic", "train": {}}
     config = RunConfig.model_validate({**content, "seed": seed, "device": device})
-    return RunPlan(run_id_of(config), config, 0, "")
+    return RunPlan(config.run_id, config, 0, "")
 
 
 class Compiler:
@@ -25,8 +28,9 @@ class Compiler:
         self.seconds = seconds
         self.norms: list[str] = []
 
-    def call(self, target: str, configs: list[RunConfig], data_dir: Path | None) -> float:
-        self.norms += [config.norm.name for config in configs]
+    def call(self, function: Any, requests: list[RunRequest]) -> float:
+        assert function is targets.compile_kernels
+        self.norms += [request.config.norm.name for request in requests]
         return self.seconds
 
 
@@ -36,12 +40,12 @@ def test_norms_are_compiled_together_once_and_only_for_a_gpu(
 ) -> None:
     compiler: Any = Compiler(seconds)
     due = [plan(norm, seed, "cuda") for seed in (0, 1) for norm in ("gn", "bn", "in")]
-    running._compile_kernels([plan("ln", 0, "cpu"), *due], None, compiler)
+    execute._compile_kernels([plan("ln", 0, "cpu"), *due], Path("runs"), RunOptions(), compiler, None)
     assert compiler.norms == ["gn", "bn", "in"]
     assert capsys.readouterr().err == said
 
 
 def test_where_nothing_runs_on_a_gpu_nobody_is_asked() -> None:
     compiler: Any = Compiler(9.0)
-    running._compile_kernels([plan("ln", 0, "cpu")], None, compiler)
+    execute._compile_kernels([plan("ln", 0, "cpu")], Path("runs"), RunOptions(), compiler, None)
     assert compiler.norms == []
