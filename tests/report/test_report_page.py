@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from normbench.report.answers import answers
-from normbench.report.build_table import comparison_tables
-from normbench.report.html import page_to_html
-from normbench.report.markdown import page_to_markdown
-from normbench.report.page import Page, make_page
+from normbench.report.html import report_to_html
+from normbench.report.markdown import report_to_markdown
+from normbench.report.page import Report
 from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
@@ -19,7 +18,7 @@ HOSTILE = '<script>alert(1)</script>"onload=x'
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings: Callable[..., None]) -> Page:
+def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings: Callable[..., None]) -> Report:
     """Three norms over two batch sizes; a hostile label, a diverged run."""
     folder = tmp_path_factory.mktemp("page") / "sweep & <more>"
     new_settings(folder, ["bn", "gn", "in"], [0, 1, 2])
@@ -29,12 +28,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings
             new_run(folder, "bn", seed, train=train, steps_per_epoch=30)
             new_run(folder, "gn", seed, train=train, steps_per_epoch=30, label=HOSTILE)
     new_run(folder, "in", 0, state="diverged", reason=HOSTILE, diverge_at=40, train={"batch_size": 16})
-    return make_page(read_experiment(folder))
+    return Report(read_experiment(folder))
 
 
 @pytest.fixture(scope="module")
-def html(page: Page) -> str:
-    return page_to_html(page)
+def html(page: Report) -> str:
+    return report_to_html(page)
 
 
 class Outline(HTMLParser):
@@ -72,13 +71,13 @@ def test_html_is_self_contained_and_escaped(html: str) -> None:
     assert HOSTILE in outline.text
 
 
-def test_html_and_markdown_hold_the_same_content(page: Page, html: str) -> None:
+def test_html_and_markdown_hold_the_same_content(page: Report, html: str) -> None:
     text = " ".join(Outline(html).text.split())
-    markdown = page_to_markdown(page)
+    markdown = report_to_markdown(page)
     plain = " ".join(re.sub(r"\\(.)", r"\1", markdown).split())
     for heading in re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE):
         assert heading in text
-    for part in page.tables:
+    for part in page.parts:
         for said in (*part.answers, *part.table.failures, part.unfinished, part.table.caption, part.table.cost_caption):
             assert said in text
             assert said in plain
@@ -91,8 +90,8 @@ def test_html_and_markdown_hold_the_same_content(page: Page, html: str) -> None:
     assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
 
 
-def test_how_it_was_measured(page: Page) -> None:
-    (part,) = page.tables
+def test_how_it_was_measured(page: Report) -> None:
+    (part,) = page.parts
     facts = dict(part.measured)
     assert facts["seeds"] == "0, 1, 2"
     assert facts["differs between rows"] == "batch size"
@@ -102,7 +101,7 @@ def test_how_it_was_measured(page: Page) -> None:
 
 
 def answer(folder: Path) -> str:
-    (table,) = comparison_tables(read_experiment(folder))
+    (table,) = Report(read_experiment(folder)).tables
     (said,) = answers(table)
     return said
 
@@ -130,14 +129,14 @@ def test_answers_say_what_is_resolved_and_what_is_not(tmp_path: Path, new_run: N
 
 def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "bn", 0, state="failed", reason="out of memory", epochs_done=0, environment={})
-    page = make_page(read_experiment(tmp_path))
-    assert "out of memory" in page_to_html(page)
-    assert "out of memory" in page_to_markdown(page)
+    page = Report(read_experiment(tmp_path))
+    assert "out of memory" in report_to_html(page)
+    assert "out of memory" in report_to_markdown(page)
 
 
 def test_runs_of_a_grid_that_never_began_are_counted(tmp_path: Path, new_run: NewRun, new_settings) -> None:
     new_settings(tmp_path, ["bn", "gn"], [0, 1], grid={"train.batch_size": [16, 32, 64]})
     for norm in ("bn", "gn"):
         new_run(tmp_path, norm, 0, train={"batch_size": 16}, steps_per_epoch=20)
-    (part,) = make_page(read_experiment(tmp_path)).tables
+    (part,) = Report(read_experiment(tmp_path)).parts
     assert part.unfinished == "10 of 12 runs have no result: 10 not started."
