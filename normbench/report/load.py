@@ -84,12 +84,17 @@ def load_curves(run: Path | str | Mapping[str, Any]) -> dict[str, dict[str, NDAr
     Raises:
         RunError: the run cannot be read.
     """
-    record = read_run(Path(run["folder"] if isinstance(run, Mapping) else run))
+    record = read_run(run_folder(run))
     steps = {"step": np.arange(1.0, len(record.step_losses) + 1)}
     steps |= dict(zip(record.task.loss_columns, record.step_losses.T, strict=True))
     names = EpochRow.model_fields if record.task.has_epochs else ()
     epochs = {name: np.array([getattr(epoch, name) for epoch in record.epochs], np.float64) for name in names}
     return {"steps": steps, "epochs": epochs}
+
+
+def run_folder(run: Path | str | Mapping[str, Any]) -> Path:
+    """Return the folder of a run that is given by it, or by its row of `load_runs`."""
+    return Path(run["folder"] if isinstance(run, Mapping) else run)
 
 
 def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: float | None = None) -> list[Table]:
