@@ -67,7 +67,20 @@ def _best(rows: Sequence[Row], measure: Measure) -> str:
     first = known[0]
     if len(known) == 1:
         return f"{first.label} reaches {_written(first, measure)}."
-    highest = "highest" if measure.higher_is_better else "lowest"
+    return f"{_condition(known)}, {_leader(known, measure)}"
+
+
+def _condition(rows: Sequence[Row]) -> str:
+    """Return under what the ranking holds: a norm may do better at another learning rate than the one it had."""
+    rates = sorted({row.learning_rate for row in rows})
+    if len(rates) == 1:
+        return f"under this protocol, with one learning rate for all norms ({rates[0]:.3g})"
+    return f"under this protocol, with learning rates set by norm ({rates[0]:.3g} to {rates[-1]:.3g})"
+
+
+def _leader(known: Sequence[Row], measure: Measure) -> str:
+    """Return which of several norms, best first, is best, or that this is not resolved."""
+    first, highest = known[0], "highest" if measure.higher_is_better else "lowest"
     leaders = [row for row in known if (rank := row.results[measure.name].rank) is not None and rank[0] == 1]
     if len(leaders) == 1:
         best = leaders[0]
@@ -106,7 +119,7 @@ def _against_baseline(rows: Sequence[Row], measure: Measure, table: Table) -> st
             parts.append(f"{listed(labels)} {word}")
     needed = sorted({found.seeds_to_resolve for _, found in compared if found.seeds_to_resolve is not None})
     span = f"{needed[0]} to {needed[-1]}" if len(needed) > 1 else "".join(map(str, needed))
-    more = f" (about {span} seeds would tell)" if needed else ""
+    more = f" (to tell, plan a fresh comparison with about {span} seeds)" if needed else ""
     return f"Against {table.baseline}: {'; '.join(parts)}{more}."
 
 

@@ -94,6 +94,7 @@ def _rows(
                 seconds_to_reach=_seconds_to_targets(group, section.task, time),
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),
+                learning_rate=group.runs[0].config.train.learning_rate,
                 num_completed=len(summaries),
                 num_planned=group.num_planned,
                 runs=group.count_text,

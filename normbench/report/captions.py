@@ -18,9 +18,17 @@ from normbench.tasks import Measure
 DRIFT = 0.10
 """Epoch times that differ from their run's median by more than this share are pointed out."""
 
+FRESH_SEEDS = (
+    "Fresh seeds: what a new comparison should plan for a verdict; adding seeds to this one after looking at it would "
+    "break the promise of at most 5 % false verdicts."
+)
+FIRST_RUN_MEMORY = (
+    "On a GPU the first run of a process has read more than the later ones, whatever its norm: compare with care."
+)
+
 
 def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: Mapping[str, float]) -> str:
-    """Return what the results are: estimator, interval, test."""
+    """Return the sentences on estimator, interval and test that stand below a table."""
     measures = section.task.measures
     sentences = [task_report(section.task).results(section)]
     within = " within its setting" if len(section.by_setting) > 1 else ""
@@ -35,6 +43,8 @@ def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: M
             f"Holm-adjusted paired t test at 5 %{per_measure}, from {MIN_SEEDS} seeds on; equivalent means within "
             f"{within_margin}."
         )
+    if any(result.comparison and result.comparison.seeds_to_resolve for result in results):
+        sentences.append(FRESH_SEEDS)
     if len(measures) == 1 and any(result.rank for result in results):
         sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
     sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
@@ -53,7 +63,7 @@ def describe_margin(measure: Measure, margin: float) -> str:
 
 
 def probe_caption(probe: BatchOneProbe) -> str:
-    """Return what the column on batch size 1 is."""
+    """Return the sentences that explain the column on batch size 1."""
     sentences = [
         f"At batch size 1: test accuracy after {probe.num_steps:,} steps on one image each at learning rate "
         f"{probe.learning_rate:.3g}, in evaluation mode and with the statistics of each test image alone."
@@ -70,7 +80,7 @@ def probe_caption(probe: BatchOneProbe) -> str:
 
 
 def cost_caption(section: Section, rows: Sequence[Row]) -> str:
-    """Return what times and memory are."""
+    """Return the sentences on times and memory that stand below a table."""
     time = task_report(section.task).time
     over = "runs and epochs" if section.task.has_epochs else "runs"
     later = ", first epoch left out" if any(len(run.epochs) > 1 for run in section.runs) else ""
@@ -91,11 +101,14 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         times = {"interleaved": f"epochs times the {time}", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
-    return " ".join([*sentences, "Peak memory: the largest of the runs."])
+    sentences.append("Peak memory: the largest of the runs.")
+    if section.environment["device"].startswith("cuda"):
+        sentences.append(FIRST_RUN_MEMORY)
+    return " ".join(sentences)
 
 
 def notes(section: Section, times: Sequence[Mapping[str, EpochTime]]) -> list[str]:
-    """Return what to be careful about, a line each."""
+    """Return the reasons to be careful with a table, a line each."""
     notes, drifts = [], []
     from_runs = {
         id(group)

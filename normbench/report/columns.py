@@ -192,7 +192,7 @@ def format_verdict(row: Row, measure: Measure, table: Table) -> str:
             else f"equivalent (±{measure.scale * margin:g})"
         )
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
-        return f"not resolved (~{comparison.seeds_to_resolve} seeds)"
+        return f"not resolved (~{comparison.seeds_to_resolve} fresh seeds)"
     return comparison.verdict
 
 

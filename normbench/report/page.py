@@ -30,7 +30,7 @@ class PagePart:
     unfinished: str
     """How many runs have no result; empty if all have."""
     measured: tuple[tuple[str, str], ...]
-    """What all runs of the table share, by name."""
+    """Facts that all runs of the table share, by name."""
 
 
 @dataclass(frozen=True)

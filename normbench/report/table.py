@@ -60,6 +60,8 @@ class Row:
     num_parameters: int | None
     peak_memory_mib: float | None
     """The largest of the runs."""
+    learning_rate: float
+    """The rate at which its runs trained."""
     num_completed: int
     num_planned: int
     runs: str
@@ -80,16 +82,16 @@ class Table:
 
     title: str
     caption: str
-    """What the results are: estimator, interval, test."""
+    """The estimator, interval and test behind the results, in sentences."""
     cost_caption: str
-    """What times and memory are."""
+    """How times and memory were measured, in sentences."""
     task: Task
     varied: tuple[str, ...]
     rows: tuple[Row, ...]
     failures: tuple[str, ...]
     """Each run that ended without a result, with its reason, a line each."""
     notes: tuple[str, ...]
-    """What to be careful about, a line each."""
+    """Reasons to be careful with the rows, a line each."""
     environment: Mapping[str, str]
     baseline: str | None
     margins: Mapping[str, float]

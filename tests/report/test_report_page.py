@@ -6,12 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from normbench.report.answers import answers
+from normbench.report.captions import FIRST_RUN_MEMORY, FRESH_SEEDS
+from normbench.report.columns import format_verdict
 from normbench.report.html import report_to_html
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.runs.records import read_experiment
+from normbench.tasks.classification import TEST_ACCURACY
 
 NewRun = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"onload=x'
@@ -117,14 +121,49 @@ def test_answers_say_what_is_resolved_and_what_is_not(tmp_path: Path, new_run: N
     new_run(tmp_path / "single", "bn", 0, accuracy=0.8)
     new_run(tmp_path / "single", "gn", 0, accuracy=0.7)
     new_run(tmp_path / "nothing", "bn", 0, state="failed", reason="out of memory")
-    assert answer(tmp_path / "clear").startswith("bn is best with 80.00 ± 0.50 % (n=3), resolved against the others ")
+    assert answer(tmp_path / "clear").startswith(
+        "under this protocol, with one learning rate for all norms (0.001), bn is best with 80.00 ± 0.50 % (n=3), "
+        "resolved against the others "
+    )
     assert answer(tmp_path / "clear").endswith("Against bn: gn worse.")
     assert "which norm is best is not resolved; gn has the highest mean" in answer(tmp_path / "close")
-    assert re.search(r"gn not resolved \(about \d+ seeds would tell\)", answer(tmp_path / "close"))
+    assert re.search(
+        r"gn not resolved \(to tell, plan a fresh comparison with about \d+ seeds\)", answer(tmp_path / "close")
+    )
     assert "a verdict takes at least 3 seeds of each" in answer(tmp_path / "single")
     assert "±" not in answer(tmp_path / "single")
     assert "a verdict takes at least 3 seeds of each" in answer(tmp_path / "uneven")
     assert answer(tmp_path / "nothing") == "no run has completed."
+
+
+def test_the_answer_says_whether_norms_shared_a_learning_rate(tmp_path: Path, new_run: NewRun) -> None:
+    norms = [{"name": "bn", "train": {"lr": 0.2}}, {"name": "ln", "train": {"lr": 0.05}}]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"norms": norms, "seeds": [0, 1, 2]}))
+    for seed, noise in enumerate((0.0, 0.002, -0.002)):
+        new_run(tmp_path, "bn", seed, accuracy=0.80 + noise, train={"learning_rate": 0.2})
+        new_run(tmp_path, "ln", seed, accuracy=0.70 - noise, train={"learning_rate": 0.05})
+    assert answer(tmp_path).startswith("under this protocol, with learning rates set by norm (0.05 to 0.2), bn is best")
+
+
+def test_an_open_verdict_asks_for_fresh_seeds_and_says_why(tmp_path: Path, new_run: NewRun) -> None:
+    for seed, noise in enumerate((0.0, 0.002, -0.002)):
+        new_run(tmp_path / "open", "bn", seed, accuracy=0.70 + 4 * noise)
+        new_run(tmp_path / "open", "gn", seed, accuracy=0.701 - 2 * noise)
+        new_run(tmp_path / "clear", "bn", seed, accuracy=0.80 + noise)
+        new_run(tmp_path / "clear", "gn", seed, accuracy=0.70 - noise)
+    (still_open,), (clear,) = (Report(read_experiment(tmp_path / name)).tables for name in ("open", "clear"))
+    verdicts = [format_verdict(row, TEST_ACCURACY, still_open) for row in still_open.rows]
+    assert any(re.fullmatch(r"not resolved \(~\d+ fresh seeds\)", verdict) for verdict in verdicts)
+    assert FRESH_SEEDS in still_open.caption
+    assert FRESH_SEEDS not in clear.caption
+
+
+def test_peak_memory_comes_with_its_warning_on_a_gpu_only(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path / "gpu", "bn", 0)
+    new_run(tmp_path / "cpu", "bn", 0, device="cpu")
+    (gpu,), (cpu,) = (Report(read_experiment(tmp_path / name)).tables for name in ("gpu", "cpu"))
+    assert gpu.cost_caption.endswith(f"Peak memory: the largest of the runs. {FIRST_RUN_MEMORY}")
+    assert FIRST_RUN_MEMORY not in cpu.cost_caption
 
 
 def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: NewRun) -> None:
