@@ -19,7 +19,7 @@ CHANCE = 0.1
 STABLE_FROM, COLLAPSED_BELOW = 0.8, 0.5
 """Shares of the best norm's gain over chance."""
 MIN_GAIN = 0.05
-"""If the best gains less, no network has learned and the probe says nothing."""
+"""If the best norm gains less over chance, no network has learned and the probe says nothing."""
 NO_NORM = "none"
 
 
@@ -32,7 +32,7 @@ class BatchOne:
     batch_statistics_accuracy: Estimate | None
     """Test accuracy with the statistics of each test image alone, as in training."""
     stability: Stability | None
-    """None where it cannot be said yet."""
+    """The verdict of docs/batch_one.md; None where it cannot be given yet."""
     num_completed: int
     num_diverged: int
 

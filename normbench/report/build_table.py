@@ -1,4 +1,4 @@
-"""Makes comparison tables from runs: one row a configuration; formats.py writes them out."""
+"""Comparison tables are made from runs here: one row a configuration; formats.py writes them out."""
 
 from __future__ import annotations
 

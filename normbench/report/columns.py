@@ -1,4 +1,4 @@
-"""The columns that a table shows people, and how each number is written. Raw numbers are formats.py's `to_records`."""
+"""The columns that a table shows people, and how each number is written; formats.py's `to_records` has raw ones."""
 
 from __future__ import annotations
 

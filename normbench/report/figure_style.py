@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 WIDTH = 6.75
-"""Inches: the text width of a two-column page."""
+"""The width of figures in inches: the text width of a two-column page."""
 DPI = 200
 MARKER_SIZE = 4
-"""Points."""
+"""The size of markers in points."""
 MAX_PANELS = 24
 MAX_CLEAR_LINES = 8
 """With more norms in a panel, thin lines and bands would hide the means and are left out."""
 MAX_NARROW_LABEL = 16
-"""Characters of legend entries of which four stand side by side."""
+"""The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
-"""Text and axes; the HTML report recolors exactly this."""
+"""The color of text and axes, which the HTML report replaces on a dark page."""
 RULE = "#DDDDDD"
-"""Grid lines; likewise."""
+"""The color of grid lines, which the HTML report replaces on a dark page."""
 
 _LOOK: Mapping[str, Any] = {
     "font.size": 8,
