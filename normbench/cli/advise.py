@@ -34,7 +34,7 @@ def advise(
         typer.Option("--pretrained/--no-pretrained", help="A detector's backbone comes trained with BN."),
     ] = None,
     source: Annotated[str | None, typer.Option(help="What a generator starts from: image or noise.")] = None,
-    tree: Annotated[bool, typer.Option("--tree", help="Print the whole decision tree.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Print the whole decision tree with its evidence.")] = False,
     runs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Add the results of your own experiment.")] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -64,7 +64,10 @@ def advise(
     can_ask = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
     if tree or (not answers and not can_ask):
         if json_output:
-            print(json.dumps({"schema_version": 1, "tree": tree_as_json()}, indent=2))
+            from normbench.advice.evidence import EVIDENCE
+
+            evidence = {key: asdict(found) for key, found in EVIDENCE.items()}
+            print(json.dumps({"schema_version": 1, "tree": tree_as_json(), "evidence": evidence}, indent=2))
         else:
             print_tree()
         return

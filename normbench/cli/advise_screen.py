@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
+    from normbench.advice.evidence import Evidence
     from normbench.advice.own_runs import NormResult
     from normbench.advice.tree import Question, Recommendation
     from normbench.advice.walk import Walk
@@ -36,8 +37,7 @@ def print_recommendation(
     )  # fmt: skip
     _heading(console, "Evidence")
     for key in recommendation.evidence:
-        found = EVIDENCE[key]
-        _rows(console, "", [("-", f"{found.text} [dim]({found.source}{_BASIS[found.basis]})[/]")])
+        _rows(console, "", [("-", _evidence_line(EVIDENCE[key]))])
     _rows(console, "Avoid", recommendation.avoid)
     _rows(console, "Compare with", ((norm, full_name(norm, recommendation.model)) for norm in recommendation.also))
     _heading(console, "Before judging")
@@ -54,26 +54,35 @@ def print_recommendation(
 
 
 def print_tree() -> None:
-    """Print the whole decision tree."""
+    """Print the whole decision tree, and the evidence that its leaves name by number."""
     from rich.tree import Tree
 
+    from normbench.advice.evidence import EVIDENCE
     from normbench.advice.tree import TREE
 
+    numbers = {key: number for number, key in enumerate(EVIDENCE, 1)}
     root = Tree(f"[bold]{TREE.asks}[/] [dim]--{TREE.name}[/]", guide_style="dim")
-    _grow(root, TREE)
-    _console().print(root)
+    _grow(root, TREE, numbers)
+    console = _console()
+    console.print(root)
+    _rows(console, "Evidence", ((f"({numbers[key]})", _evidence_line(found)) for key, found in EVIDENCE.items()))
 
 
-def _grow(tree: Tree, question: Question) -> None:
+def _evidence_line(found: Evidence) -> str:
+    return f"{found.text} [dim]({found.source}{_BASIS[found.basis]})[/]"
+
+
+def _grow(tree: Tree, question: Question, numbers: Mapping[str, int]) -> None:
     from normbench.advice.tree import Recommendation
 
     for branch in question.branches:
         answer = branch.label if question.is_number else f"{branch.answer}: {branch.label}"
         then = branch.then
         if isinstance(then, Recommendation):
-            tree.add(f"{answer} → [bold green]{then.norm}[/]{f' {then.form}' if then.form else ''}")
+            name = f"[bold green]{then.norm}[/]{f' {then.form}' if then.form else ''}"
+            tree.add(f"{answer} → {name} [dim]({', '.join(str(numbers[key]) for key in then.evidence)})[/]")
         else:
-            _grow(tree.add(f"{answer}. [bold]{then.asks}[/] [dim]--{then.name}[/]"), then)
+            _grow(tree.add(f"{answer}. [bold]{then.asks}[/] [dim]--{then.name}[/]"), then, numbers)
 
 
 def _print_own(console: Console, recommended: str, own: Sequence[NormResult]) -> None:

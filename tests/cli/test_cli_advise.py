@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from normbench.advice.evidence import EVIDENCE
 from normbench.advice.own_runs import own_results
 from normbench.advice.walk import paths
 from normbench.cli.advise import advise
@@ -69,11 +71,19 @@ def test_recommendation_path_evidence_and_config_are_printed(columns: int) -> No
 
 
 def test_bare_and_off_a_terminal_the_whole_tree_is_printed() -> None:
-    text = " ".join(run().split())
-    assert text == " ".join(run("--tree").split())
+    assert run() == run("--tree")
+    text = " ".join(re.sub("[│├└─]", " ", run()).split())
     for path in paths():
         assert path[-1].branch.then.norm in text  # type: ignore[union-attr]
-    nested = json.loads(run("--tree", "--json"))["tree"]
+    for number, found in enumerate(EVIDENCE.values(), 1):
+        assert f"({number}) {found.text} ({found.source}" in text
+    numbers = {key: number for number, key in enumerate(EVIDENCE, 1)}
+    for path in paths():
+        cited = ", ".join(str(numbers[key]) for key in path[-1].branch.then.evidence)  # type: ignore[union-attr]
+        assert f"({cited})" in text
+    told = json.loads(run("--tree", "--json"))
+    nested = told["tree"]
+    assert set(told["evidence"]) == set(EVIDENCE)
     assert [branch["answer"] for branch in nested["branches"]] == [
         "classification", "detection", "style", "sequence", "generation"
     ]  # fmt: skip
