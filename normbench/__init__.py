@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from normbench.experiment.comparison import Comparison
     from normbench.models.normresnet import NormResNet
     from normbench.norms import NORMS, NormFactory, make_norm
-    from normbench.report.load import load_runs
+    from normbench.report.load import load_curves, load_runs
+    from normbench.worker.trained_model import load_model
 
 _EXPORTS = {
     "NORMS": "normbench.norms",
@@ -31,6 +32,8 @@ _EXPORTS = {
     "NormFactory": "normbench.norms",
     "NormResNet": "normbench.models.normresnet",
     "compare": "normbench.experiment.api",
+    "load_curves": "normbench.report.load",
+    "load_model": "normbench.worker.trained_model",
     "load_runs": "normbench.report.load",
     "make_norm": "normbench.norms",
     "train": "normbench.experiment.api",
@@ -44,6 +47,8 @@ __all__ = [
     "NormResNet",
     "__version__",
     "compare",
+    "load_curves",
+    "load_model",
     "load_runs",
     "make_norm",
     "train",

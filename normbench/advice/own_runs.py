@@ -1,4 +1,4 @@
-"""What the user's own runs say about norms."""
+"""Results of norms in the user's own runs of classifiers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from normbench.report.captions import describe_setting
 from normbench.report.grouping import sections
 from normbench.runs.records import read_experiment
+from normbench.tasks.classification import TEST_ACCURACY
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,14 @@ class NormResult:
 
     experiment: str
     setting: str
-    """What else differs between runs of the experiment: ``batch size 8``; empty if nothing does."""
+    """The rest that differs between runs of the experiment: ``batch size 8``; empty if nothing does."""
     device: str
     label: str
     norm: str
     mean_test_accuracy: float
-    """Of the last epoch, a fraction from 0 to 1."""
+    """Accuracy after the last epoch, a fraction from 0 to 1."""
     standard_deviation: float | None
-    """Between seeds; None for a single run."""
+    """Standard deviation between seeds; None for a single run."""
     num_runs: int
 
 
@@ -36,11 +37,12 @@ def own_results(folder: Path) -> tuple[NormResult, ...]:
     """
     experiment = read_experiment(folder)
     results = []
-    for section in sections(experiment):
+    classifiers = [section for section in sections(experiment) if TEST_ACCURACY in section.task.measures]
+    for section in classifiers:
         for groups in section.by_setting:
             found = []
             for group in groups:
-                accuracies = list(group.accuracies.values())
+                accuracies = list(group.scores(TEST_ACCURACY).values())
                 if accuracies:
                     found.append(
                         NormResult(

@@ -23,7 +23,7 @@ def report(
     Example: normbench report runs/tutorial
     """
     from normbench.errors import RunError
-    from normbench.report import write_report_of
+    from normbench.report import Report, write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
     from normbench.runs.records import STATUS_FILE
@@ -34,9 +34,10 @@ def report(
         raise RunError(f"{folder}: this is one run; `normbench show` prints it, and a report is over {folder.parent}")
     written = {}
     for experiment in load_experiments(folder):
-        paths = write_report_of(experiment, baseline=baseline, margin=margin / 100)
+        found = Report(experiment, baseline, margin / 100)
+        paths = write_report_of(found)
         if tensorboard:
-            paths.append(write_tensorboard(experiment))
+            paths.append(write_tensorboard(found))
         written[str(experiment.folder)] = [str(path) for path in paths]
     if json_output:
         print(json.dumps({"schema_version": 1, "written": written}, indent=2))

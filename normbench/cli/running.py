@@ -43,12 +43,11 @@ def execute(
 def _print(comparison: Any, *, json_output: bool) -> None:
     """Print the tables, and where everything is."""
     from normbench.cli.console import note, print_comparison
-    from normbench.report.build_table import comparison_tables
 
     if json_output:
         print(comparison.table("json"), end="")
     else:
-        for table in comparison_tables(comparison.experiment):
+        for table in comparison.report.tables:
             print_comparison(table)
     say = note if json_output else print
     say(f"\nFigures, tables and report.html are in {comparison.report_path.parent}/")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normbench.report.build_table import comparison_tables
+from normbench.report import Report
 from normbench.report.load import format_tables, load_runs
 from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, read_experiment
 
@@ -33,6 +33,11 @@ class Comparison:
         """All runs recorded in the folder."""
         return read_experiment(self.folder)
 
+    @cached_property
+    def report(self) -> Report:
+        """The report over these runs."""
+        return Report(self.experiment)
+
     @property
     def report_path(self) -> Path:
         """The page with all tables and figures."""
@@ -48,13 +53,12 @@ class Comparison:
         Raises:
             UnknownNameError: there is no such format, or no run of the baseline.
         """
-        return format_tables(comparison_tables(self.experiment, baseline=baseline), format)
+        report = self.report if baseline is None else Report(self.experiment, baseline)
+        return format_tables(report.tables, format)
 
     def figures(self) -> dict[str, Figure]:
         """Return the report's figures by name, such as ``loss_curves``; they show in a notebook as they are."""
-        from normbench.report.page import make_page
-
-        return {entry.name: entry.figure for entry in make_page(self.experiment).figures}
+        return {entry.name: entry.figure for entry in self.report.figures}
 
     def __str__(self) -> str:
         """Return the comparison tables as text."""
@@ -64,4 +68,4 @@ class Comparison:
         """Return the comparison tables as HTML, for notebooks."""
         from normbench.report.html import tables_to_html
 
-        return tables_to_html(comparison_tables(self.experiment))
+        return tables_to_html(self.report.tables)

@@ -22,7 +22,7 @@ from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunBu
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker
 from normbench.report import load_libraries, write_report_of, write_run_report
-from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE, read_experiment, read_run
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, write_experiment
 from normbench.tasks import TASKS
@@ -241,11 +241,6 @@ def _report_run(run_folder: Path, *, tensorboard: bool) -> None:
     from normbench.report.tensorboard import write_run_tensorboard
 
     try:
-        if read_run(run_folder).task.name == "style_transfer":  # until the one report serves every task
-            from normbench.style.report import write_style_run_report
-
-            write_style_run_report(run_folder)
-            return
         write_run_report(run_folder)
         if tensorboard:
             write_run_tensorboard(run_folder)
@@ -261,16 +256,11 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
     if not any(folder.glob(f"*/{STATUS_FILE}")):
         return  # nothing is recorded
     try:
-        experiment = read_experiment(folder)
-        if experiment.runs[0].task.name == "style_transfer":  # until the one report serves every task
-            from normbench.style.report import write_style_report
-
-            write_style_report(folder)
-            return
+        report = comparison.report
         on_report(comparison)
-        write_report_of(experiment)
+        write_report_of(report)
         if tensorboard:
-            write_tensorboard(experiment)
+            write_tensorboard(report)
     except RunError as error:
         print(f"normbench: no report: {error}", file=sys.stderr)
     except OSError as error:

@@ -32,7 +32,7 @@ EDGE, FULL_EDGE, INK, FAINT = "#9A9A9A", "#D8EAF5", "#222222", "#555555"
 
 @dataclass(frozen=True)
 class Extents:
-    """How far one set of values that share their statistics reaches along N, along C and along H, W."""
+    """The reach of one set of values that share their statistics along N, along C and along H, W."""
 
     samples: Extent
     channels: Extent
@@ -49,7 +49,7 @@ class Extents:
 
 
 @dataclass(frozen=True)
-class Panel:
+class CubePanel:
     """One norm: its name, what the line below says, and the sets it averages over, one cube each."""
 
     title: str
@@ -58,11 +58,11 @@ class Panel:
 
     @property
     def num_cubes(self) -> int:
-        """How many cubes it takes; a norm without statistics takes one, with nothing colored."""
+        """The number of its cubes; a norm without statistics takes one, with nothing colored."""
         return max(1, len(self.sets))
 
 
-def draw_cubes(panels: Sequence[Panel]) -> Figure:
+def draw_cubes(panels: Sequence[CubePanel]) -> Figure:
     """Return the figure with all `panels`, in reading order."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import PolyCollection
@@ -103,9 +103,9 @@ def draw_cubes(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def _rows(panels: Sequence[Panel]) -> list[list[Panel]]:
+def _rows(panels: Sequence[CubePanel]) -> list[list[CubePanel]]:
     """Break the panels into rows of at most `CUBES_A_ROW` cubes."""
-    rows: list[list[Panel]] = [[]]
+    rows: list[list[CubePanel]] = [[]]
     for panel in panels:
         if rows[-1] and sum(other.num_cubes for other in rows[-1]) + panel.num_cubes > CUBES_A_ROW:
             rows.append([])
@@ -117,7 +117,7 @@ def _faces(corner: Point, extents: Extents | None) -> Iterator[tuple[tuple[Point
     """Yield the outline, color and edge color of every visible cell face; `corner` is the cube's lowest point."""
 
     def at(sample: float, channel: float, position: float) -> Point:
-        """Isometric: C to the upper right, N to the upper left; positions are counted from the top down."""
+        """Return an isometric point: C to the upper right, N to the upper left, positions from the top down."""
         return (
             corner[0] + (channel - sample) * COS30,
             corner[1] + (channel + sample) * SIN30 + CELLS[2] - position,

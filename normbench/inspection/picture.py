@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from normbench.errors import ConfigError, FolderError
-from normbench.inspection.cubes import Extent, Extents, Panel, draw_cubes
+from normbench.inspection.cubes import CubePanel, Extent, Extents, draw_cubes
 from normbench.norms import NORMS, Norm
 from normbench.report.figure_style import save_figure
 
@@ -35,11 +35,11 @@ def draw_norms(names: Iterable[str], path: Path) -> None:
         raise FolderError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def panel(name: str, norm: Norm) -> Panel:
+def panel(name: str, norm: Norm) -> CubePanel:
     """Return what the picture shows of one norm."""
     sets = tuple(extents(axes) for axes in norm.axis_sets)
     caption = UNUSUAL_CAPTIONS.get(name) or "  +  ".join(", ".join(axes) for axes in norm.axis_sets) or "no statistics"
-    return Panel(norm.label, caption, sets)
+    return CubePanel(norm.label, caption, sets)
 
 
 def extents(axes: tuple[str, ...]) -> Extents:

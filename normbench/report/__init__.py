@@ -1,25 +1,23 @@
-"""Reports: pure functions from recorded runs to tables and figures. Needs no torch."""
+"""Reports: functions from recorded runs to tables and figures, the same for every task. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from normbench.report.columns import format_estimate
 from normbench.report.figure_style import save_figure
-from normbench.report.formats import to_csv, to_json, to_latex, to_markdown
-from normbench.report.markdown import page_to_markdown
-from normbench.report.page import make_page
-from normbench.report.verdicts import MARGIN
+from normbench.report.formats import markdown_grid, to_csv, to_json, to_latex, to_markdown
+from normbench.report.grouping import flatten
+from normbench.report.markdown import report_to_markdown
+from normbench.report.page import Report
+from normbench.report.stats import summarize
+from normbench.report.task_report import task_report
 from normbench.runs.atomic import write_text_atomically
-from normbench.runs.records import (
-    REPORT_FOLDER,
-    ExperimentRecord,
-    RunRecord,
-    read_experiment,
-    read_run,
-)
+from normbench.runs.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
 
-__all__ = ["load_libraries", "write_report", "write_report_of", "write_run_report"]
+__all__ = ["Report", "load_libraries", "write_report", "write_report_of", "write_run_report"]
 
 _LIBRARIES = (
     "jinja2",
@@ -32,80 +30,95 @@ _LIBRARIES = (
 
 
 def load_libraries() -> None:
-    """Import what reports need, which takes a second: for a moment in which there is nothing else to do."""
+    """Import the libraries of a report, which takes a second: for a moment in which there is nothing else to do."""
     for name in _LIBRARIES:
         import_module(name)
 
 
-def write_report(experiment_folder: Path, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:
+def write_report(experiment_folder: Path, *, baseline: str | None = None, margin: float | None = None) -> list[Path]:
     """Write tables, figures and the page over all runs recorded under `experiment_folder`, and return their paths.
 
     Unfinished, failed and diverged runs are shown as what they are; nothing is trained and nothing else is changed.
-    `margin` is the difference in accuracy, as a fraction, below which norms count as equivalent.
+    `margin` is the difference, for example 0.005 in accuracy, below which norms count as equivalent.
 
     Raises:
         RunError: there are no runs that can be read.
         UnknownNameError: `baseline` is given and no run has that norm.
     """
-    return write_report_of(read_experiment(experiment_folder), baseline=baseline, margin=margin)
+    return write_report_of(Report(read_experiment(experiment_folder), baseline, margin))
 
 
-def write_report_of(experiment: ExperimentRecord, *, baseline: str | None = None, margin: float = MARGIN) -> list[Path]:
-    """Do what `write_report` does for an experiment that is read already.
+def write_report_of(report: Report) -> list[Path]:
+    """Write the tables, figures and pages of `report` into its experiment's folder, and return their paths.
 
     Raises:
-        UnknownNameError: `baseline` is given and no run has that norm.
+        UnknownNameError: the report's baseline is given and no run has that norm.
     """
-    from normbench.report.html import page_to_html
+    from normbench.report.html import report_to_html
 
-    page = make_page(experiment, baseline=baseline, margin=margin)
-    tables = [part.table for part in page.tables]
-    folder = experiment.folder / REPORT_FOLDER
-    folder.mkdir(exist_ok=True)
+    folder = report.experiment.folder / REPORT_FOLDER
     texts = {
-        "report.html": page_to_html(page),
-        "report.md": page_to_markdown(page),
-        "table.md": to_markdown(tables),
-        "table.csv": to_csv(tables),
-        "table.tex": to_latex(tables),
-        "table.json": to_json(tables),
+        "report.html": report_to_html(report),
+        "report.md": report_to_markdown(report),
+        "table.md": to_markdown(report.tables),
+        "table.csv": to_csv(report.tables),
+        "table.tex": to_latex(report.tables),
+        "table.json": to_json(report.tables),
     }
+    folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    figures = [path for entry in page.figures for path in save_figure(entry.figure, folder / entry.name)]
+    figures = [path for entry in report.figures for path in save_figure(entry.figure, folder / entry.name)]
     return [*(folder / name for name in texts), *figures]
 
 
 def write_run_report(run_folder: Path) -> list[Path]:
-    """Write ``loss_curve.png`` and ``table.md`` into one run's folder, and return their paths.
+    """Write the figures of one run (``loss_curve.png``, ...) and ``table.md`` into its folder, and return their paths.
 
     Raises:
         RunError: the run cannot be read.
     """
-    from normbench.report.curves import run_loss_curve
-
     run = read_run(run_folder)
+    figures = task_report(run.task).run_figures(run)
     table = run_folder / "table.md"
     write_text_atomically(table, _run_table(run))
-    return [*save_figure(run_loss_curve(run), run_folder / "loss_curve", (".png",)), table]
+    return [
+        *(path for name, figure in figures.items() for path in save_figure(figure, run_folder / name, (".png",))),
+        table,
+    ]
 
 
 def _run_table(run: RunRecord) -> str:
-    """Write one run's epochs as a Markdown table, with its state above."""
-    header = "| epoch | train loss | train accuracy (%) | test loss | test accuracy (%) | train time (s) |"
+    """Write one run's epochs, or its results if its task has none, as a Markdown table, with its state above."""
     lines = [f"# {run.run_id}", "", f"{run.status.state}" + (f": {run.status.reason}" if run.status.reason else "")]
-    if run.config.dataset.name == "synthetic":
+    if flatten(run.config.model_dump()).get(task_report(run.task).images_field) == "synthetic":
         lines += ["", "Synthetic images, not CIFAR-10."]
-    lines += ["", header, "|" + "|".join("-" * (len(cell) - 1) + ":" for cell in header.split("|")[1:-1]) + "|"]
-    widths = [len(cell) - 2 for cell in header.split("|")[1:-1]]
+    rows = _epoch_cells(run) if run.task.has_epochs else _result_cells(run)
+    return "\n".join([*lines, "", markdown_grid(rows, ["right"] * len(rows[0])), ""])
+
+
+def _epoch_cells(run: RunRecord) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [
+        ("epoch", "train loss", "train accuracy (%)", "test loss", "test accuracy (%)", "train time (s)")
+    ]
     for epoch in run.epochs:
-        cells = [
-            str(epoch.epoch),
-            f"{epoch.train_loss:.4f}",
-            f"{100 * epoch.train_accuracy:.2f}",
-            f"{epoch.test_loss:.4f}",
-            f"{100 * epoch.test_accuracy:.2f}",
-            f"{epoch.train_seconds:.3f}",
-        ]
-        lines.append("| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            (
+                str(epoch.epoch),
+                f"{epoch.train_loss:.4f}",
+                f"{100 * epoch.train_accuracy:.2f}",
+                f"{epoch.test_loss:.4f}",
+                f"{100 * epoch.test_accuracy:.2f}",
+                f"{epoch.train_seconds:.3f}",
+            )
+        )
+    return rows
+
+
+def _result_cells(run: RunRecord) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("measure", "unit", "result")]
+    for measure in run.task.measures:
+        value = measure.of(run.summary) if run.is_completed else None
+        estimate = summarize([] if value is None else [value])
+        rows.append((measure.header, measure.unit, format_estimate(estimate, measure)))
+    return rows

@@ -1,21 +1,24 @@
-"""The answer in a sentence: what the rows of one setting let one say, and what not."""
+"""The answer in sentences: what the rows of one setting let one say, and what not."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 
-from normbench.report.columns import format_percent
+from normbench.report.captions import describe_margin, listed
+from normbench.report.columns import format_estimate
 from normbench.report.figure_style import setting_title
 from normbench.report.grouping import Section, Setting
+from normbench.report.stats import Estimate
 from normbench.report.sweeps import Sensitivity
 from normbench.report.table import Row, Table
 from normbench.report.verdicts import MIN_SEEDS, Verdict
+from normbench.tasks import Measure
 
 
 def answers(table: Table) -> list[str]:
-    """Return one answer a setting, each naming its setting where there are several."""
+    """Return one answer a setting and measure, each naming its setting and measure where there are several."""
     by_setting: dict[Setting, list[Row]] = {}
     for row in table.rows:
         by_setting.setdefault(row.setting, []).append(row)
@@ -24,14 +27,18 @@ def answers(table: Table) -> list[str]:
         return [
             f"which norm is best is not resolved at any setting: a verdict takes at least {MIN_SEEDS} seeds of each."
         ]
+    if not any(row.num_completed for row in table.rows):
+        return ["no run has completed."]
     found = []
     for setting, rows in by_setting.items():
-        where = f"{setting_title(setting)}: " if several else ""
-        found.append(where + " ".join(filter(None, [_best(rows), _against_baseline(rows, table)])))
+        for measure in table.measures:
+            names = [setting_title(setting)] * several + [measure.header] * (len(table.measures) > 1)
+            said = [_best(rows, measure), _against_baseline(rows, measure, table)]
+            found.append("".join(f"{name}: " for name in names) + " ".join(filter(None, said)))
     return found
 
 
-def stability(entries: Sequence[Sensitivity]) -> list[str]:
+def failing_rates(entries: Sequence[Sensitivity]) -> list[str]:
     """Return, for each panel of a learning-rate sweep, the lowest rate at which each norm failed."""
     by_panel: dict[str, list[Sensitivity]] = {}
     for entry in entries:
@@ -43,7 +50,7 @@ def stability(entries: Sequence[Sensitivity]) -> list[str]:
             labels.setdefault(entry.fails_from, []).append(entry.label)
         top = max(entry.highest_rate for entry in panel)
         parts = [
-            f"{_listed(names)} nowhere up to {top:.3g}" if rate is None else f"{_listed(names)} from {rate:.3g} on"
+            f"{listed(names)} nowhere up to {top:.3g}" if rate is None else f"{listed(names)} from {rate:.3g} on"
             for rate, names in labels.items()
         ]
         where = f"{title}: " if title else ""
@@ -51,60 +58,65 @@ def stability(entries: Sequence[Sensitivity]) -> list[str]:
     return found
 
 
-def _best(rows: Sequence[Row]) -> str:
-    """Say which norm is best, or that this is not resolved."""
-    known = sorted((row for row in rows if row.accuracy), key=lambda row: -_mean(row))
+def _best(rows: Sequence[Row], measure: Measure) -> str:
+    """Return which norm is best, or that this is not resolved."""
+    sign = -1 if measure.higher_is_better else 1
+    known = sorted((row for row in rows if _estimate(row, measure)), key=lambda row: sign * _mean(row, measure))
     if not known:
         return "no run has completed."
     first = known[0]
     if len(known) == 1:
-        return f"{first.label} reaches {_accuracy(first)}."
-    return f"{_condition(known)}, {_leader(known)}"
+        return f"{first.label} reaches {_written(first, measure)}."
+    return f"{_condition(known)}, {_leader(known, measure)}"
 
 
 def _condition(rows: Sequence[Row]) -> str:
-    """Say under what the ranking holds: a norm may do better at another learning rate than the one it had."""
+    """Return under what the ranking holds: a norm may do better at another learning rate than the one it had."""
     rates = sorted({row.learning_rate for row in rows})
     if len(rates) == 1:
         return f"under this protocol, with one learning rate for all norms ({rates[0]:.3g})"
     return f"under this protocol, with learning rates set by norm ({rates[0]:.3g} to {rates[-1]:.3g})"
 
 
-def _leader(known: Sequence[Row]) -> str:
-    """Say which of several norms, best first, is best, or that this is not resolved."""
-    first = known[0]
-    leaders = [row for row in known if row.rank is not None and row.rank[0] == 1]
+def _leader(known: Sequence[Row], measure: Measure) -> str:
+    """Return which of several norms, best first, is best, or that this is not resolved."""
+    first, highest = known[0], "highest" if measure.higher_is_better else "lowest"
+    leaders = [row for row in known if (rank := row.results[measure.name].rank) is not None and rank[0] == 1]
     if len(leaders) == 1:
         best = leaders[0]
         return (
-            f"{best.label} is best with {_accuracy(best)}, resolved against the others at a joint confidence of 95 %."
+            f"{best.label} is best with {_written(best, measure)}, resolved against the others at a joint confidence "
+            "of 95 %."
         )
     if not leaders:
         return (
-            f"{first.label} has the highest test accuracy, {_accuracy(first)}, but which norm is best is not resolved: "
-            f"a verdict takes at least {MIN_SEEDS} seeds of each."
+            f"{first.label} has the {highest} {measure.header}, {_written(first, measure)}, but which norm is best is "
+            f"not resolved: a verdict takes at least {MIN_SEEDS} seeds of each."
         )
     if len(leaders) == len(known):
-        return f"which norm is best is not resolved; {first.label} has the highest mean, {_accuracy(first)}."
-    names = _listed(row.label for row in leaders)
-    return f"which of {names} is best is not resolved; {first.label} has the highest mean, {_accuracy(first)}."
+        return f"which norm is best is not resolved; {first.label} has the {highest} mean, {_written(first, measure)}."
+    names = listed(row.label for row in leaders)
+    return (
+        f"which of {names} is best is not resolved; {first.label} has the {highest} mean, {_written(first, measure)}."
+    )
 
 
-def _against_baseline(rows: Sequence[Row], table: Table) -> str:
-    """Say which norms are better or worse than the baseline, equivalent to it, or neither."""
-    compared = [(row, row.comparison) for row in rows if row.comparison is not None]
+def _against_baseline(rows: Sequence[Row], measure: Measure, table: Table) -> str:
+    """Return which norms are better or worse than the baseline, equivalent to it, or neither."""
+    results = [(row, row.results[measure.name].comparison) for row in rows]
+    compared = [(row, comparison) for row, comparison in results if comparison is not None]
     if not compared or max(row.num_completed for row in rows) < MIN_SEEDS:
         return ""
     words: list[tuple[Verdict, str]] = [
         ("better", "better"),
         ("worse", "worse"),
-        ("equivalent", f"equivalent within {100 * table.margin:g} points"),
+        ("equivalent", f"equivalent within {describe_margin(measure, table.margins[measure.name]).removeprefix('±')}"),
         ("not resolved", "not resolved"),
     ]
     parts = []
     for verdict, word in words:
         if labels := [row.label for row, comparison in compared if comparison.verdict == verdict]:
-            parts.append(f"{_listed(labels)} {word}")
+            parts.append(f"{listed(labels)} {word}")
     needed = sorted({found.seeds_to_resolve for _, found in compared if found.seeds_to_resolve is not None})
     span = f"{needed[0]} to {needed[-1]}" if len(needed) > 1 else "".join(map(str, needed))
     more = f" (to tell, plan a fresh comparison with about {span} seeds)" if needed else ""
@@ -112,7 +124,7 @@ def _against_baseline(rows: Sequence[Row], table: Table) -> str:
 
 
 def unfinished(section: Section) -> str:
-    """Say how many planned runs gave no result and why; empty where all did."""
+    """Return how many planned runs gave no result and why; empty where all did."""
     states: Counter[str] = Counter(run.status.state for run in section.runs)
     missing = section.num_planned - states.pop("completed", 0)
     states["not started"] = section.num_planned - len(section.runs)
@@ -120,15 +132,16 @@ def unfinished(section: Section) -> str:
     return f"{missing} of {section.num_planned} runs have no result: {', '.join(parts)}." if missing else ""
 
 
-def _mean(row: Row) -> float:
-    return row.accuracy.mean if row.accuracy else 0.0
+def _estimate(row: Row, measure: Measure) -> Estimate | None:
+    return row.results[measure.name].estimate
 
 
-def _accuracy(row: Row) -> str:
-    return f"{format_percent(row.accuracy)} % (n={row.num_completed})"
+def _mean(row: Row, measure: Measure) -> float:
+    estimate = _estimate(row, measure)
+    return estimate.mean if estimate else 0.0
 
 
-def _listed(words: Iterable[str]) -> str:
-    """Write ``a, b and c``."""
-    *rest, last = list(words)
-    return f"{', '.join(rest)} and {last}" if rest else last
+def _written(row: Row, measure: Measure) -> str:
+    """Write the row's result as ``91.23 ± 0.41 % (n=5)``."""
+    unit = f" {measure.unit}" if measure.unit else ""
+    return f"{format_estimate(_estimate(row, measure), measure)}{unit} (n={row.num_completed})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from normbench.config.schema import NormConfig
+from normbench.config.schema import NormConfig, RunConfig
 from normbench.report.grouping import Section, environments
 from normbench.report.stats import Estimate, summarize
 from normbench.runs.records import ExperimentRecord, RunRecord
@@ -19,7 +19,7 @@ CHANCE = 0.1
 STABLE_FROM, COLLAPSED_BELOW = 0.8, 0.5
 """Shares of the best norm's gain over chance."""
 MIN_GAIN = 0.05
-"""If the best gains less, no network has learned and the probe says nothing."""
+"""If the best norm gains less over chance, no network has learned and the probe says nothing."""
 NO_NORM = "none"
 
 
@@ -30,9 +30,9 @@ class BatchOne:
     accuracy: Estimate | None
     """Test accuracy in evaluation mode, 0 to 1; None where no run completed."""
     batch_statistics_accuracy: Estimate | None
-    """With the statistics of each test image alone, as in training."""
+    """Test accuracy with the statistics of each test image alone, as in training."""
     stability: Stability | None
-    """None where it cannot be said yet."""
+    """The verdict of docs/batch_one.md; None where it cannot be given yet."""
     num_completed: int
     num_diverged: int
 
@@ -56,18 +56,15 @@ class BatchOneProbe:
 
 
 def norm_key(norm: NormConfig) -> str:
-    """Return what says whether two runs have the same norm."""
+    """Return a key that is equal for two runs if they have the same norm."""
     return f"{norm.name} {sorted(norm.options.items())}"
 
 
 def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneProbe | None:
     """Return the probe that was measured where `section` was; None if there is none."""
-    probes = experiment.probes
-    here = [
-        run
-        for run, environment in zip(probes, environments(probes), strict=True)
-        if getattr(run.config, "probe", None) == "batch_one" and dict(environment) == section.environment
-    ]
+    probes = [run for run in experiment.probes if isinstance(run.config, RunConfig) and run.config.probe == "batch_one"]
+    where = environments(probes)
+    here = [run for run, found in zip(probes, where, strict=True) if dict(found) == section.environment]
     if not here:
         return None
     by_norm: dict[str, list[RunRecord]] = {}
@@ -79,6 +76,7 @@ def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneP
     best = max(means, key=lambda key: means[key], default=None)
     bare = [run for run in here if run.config.norm.name == NO_NORM]
     first = here[0].config
+    assert isinstance(first, RunConfig)
     return BatchOneProbe(
         by_norm={key: _result(runs, means[best] if best else None) for key, runs in by_norm.items()},
         best_label=by_norm[best][0].config.label if best else None,
@@ -116,7 +114,7 @@ def stability(accuracies: Sequence[float], num_diverged: int, best_accuracy: flo
 
 
 def _accuracies(runs: Sequence[RunRecord]) -> list[float]:
-    return [run.summary.test_accuracy for run in runs if run.summary is not None and run.status.state == "completed"]
+    return [run.summary.test_accuracy for run in runs if run.is_completed]
 
 
 def _diverged(runs: Sequence[RunRecord]) -> int:

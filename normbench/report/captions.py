@@ -1,17 +1,19 @@
-"""What a table says in words: captions, what to be careful about, and what went wrong."""
+"""The words around a table: captions, what to be careful about, what went wrong, and names of fields."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.epoch_times import EpochTime, reasons_untimed
 from normbench.report.grouping import Group, Scalar, Section, Setting
 from normbench.report.stats import median_and_mad
 from normbench.report.table import Row
+from normbench.report.task_report import task_report
 from normbench.report.verdicts import MIN_SEEDS
 from normbench.runs.records import RunRecord
 from normbench.runs.timing_file import Timing
+from normbench.tasks import Measure
 
 DRIFT = 0.10
 """Epoch times that differ from their run's median by more than this share are pointed out."""
@@ -25,22 +27,25 @@ FIRST_RUN_MEMORY = (
 )
 
 
-def caption(section: Section, rows: list[Row], num_sections: int, margin: float) -> str:
-    """Say what the numbers are."""
-    sentences = [
-        f"Test accuracy on {describe_data(section)} after the last epoch: mean ± half the 95 % Student-t interval "
-        "over seeds (a single run has no interval)."
-    ]
+def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: Mapping[str, float]) -> str:
+    """Return the sentences on estimator, interval and test that stand below a table."""
+    measures = section.task.measures
+    sentences = [task_report(section.task).results(section)]
     within = " within its setting" if len(section.by_setting) > 1 else ""
-    if any(row.comparison for row in rows):
+    results = [result for row in rows for result in row.results.values()]
+    if any(result.comparison for result in results):
+        units = dict.fromkeys(measure.difference_unit for measure in measures)
+        unit = f" in {next(iter(units))}," if len(units) == 1 else ""
+        per_measure = ", adjusted over the norms of one measure" if len(measures) > 1 else ""
+        within_margin = listed(dict.fromkeys(describe_margin(measure, margins[measure.name]) for measure in measures))
         sentences.append(
-            f"Difference: to {section.baseline}{within}, paired by seed, in points, with its 95 % t interval. Verdict: "
-            f"Holm-adjusted paired t test at 5 %, from {MIN_SEEDS} seeds on; equivalent means within "
-            f"±{100 * margin:g} points."
+            f"Difference: to {section.baseline}{within}, paired by seed,{unit} with its 95 % t interval. Verdict: "
+            f"Holm-adjusted paired t test at 5 %{per_measure}, from {MIN_SEEDS} seeds on; equivalent means within "
+            f"{within_margin}."
         )
-    if any(row.comparison and row.comparison.seeds_to_resolve for row in rows):
+    if any(result.comparison and result.comparison.seeds_to_resolve for result in results):
         sentences.append(FRESH_SEEDS)
-    if any(row.rank for row in rows):
+    if len(measures) == 1 and any(result.rank for result in results):
         sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
     sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
     if num_sections > 1:
@@ -50,8 +55,15 @@ def caption(section: Section, rows: list[Row], num_sections: int, margin: float)
     return " ".join(sentences)
 
 
+def describe_margin(measure: Measure, margin: float) -> str:
+    """Write the difference below which norms count as equivalent: ``±0.5 points``."""
+    if measure.margin_is_relative:
+        return f"±{100 * margin:g} % of the baseline's mean"
+    return f"±{measure.scale * margin:g} {measure.difference_unit}".rstrip()
+
+
 def probe_caption(probe: BatchOneProbe) -> str:
-    """Say what the column on batch size 1 is."""
+    """Return the sentences that explain the column on batch size 1."""
     sentences = [
         f"At batch size 1: test accuracy after {probe.num_steps:,} steps on one image each at learning rate "
         f"{probe.learning_rate:.3g}, in evaluation mode and with the statistics of each test image alone."
@@ -68,7 +80,9 @@ def probe_caption(probe: BatchOneProbe) -> str:
 
 
 def cost_caption(section: Section, rows: Sequence[Row]) -> str:
-    """Say what the costs are."""
+    """Return the sentences on times and memory that stand below a table."""
+    time = task_report(section.task).time
+    over = "runs and epochs" if section.task.has_epochs else "runs"
     later = ", first epoch left out" if any(len(run.epochs) > 1 for run in section.runs) else ""
     sources = {row.time_source for row in rows}
     sentences = []
@@ -77,17 +91,14 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         rounds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         device = section.environment.get("device_name", section.environment["device"])
         sentences.append(
-            f"Time per epoch: training steps only, norms interleaved in one process after training, median of {rounds} "
-            f"rounds ± median absolute deviation, on {device}; ratios are taken round by round."
+            f"{capitalized(time)}: training steps only, norms interleaved in one process after training, median of "
+            f"{rounds} rounds ± median absolute deviation, on {device}; ratios are taken round by round."
         )
     if "runs" in sources or not sentences:
-        where = "Where the notes say so, time" if sentences else "Time"
-        sentences.append(
-            f"{where} per epoch{' comes from the runs' if sentences else ''}: training steps only, median ± median "
-            f"absolute deviation over runs and epochs{later}."
-        )
+        what = f"Where the notes say so, {time} comes from the runs" if sentences else capitalized(time)
+        sentences.append(f"{what}: training steps only, median ± median absolute deviation over {over}{later}.")
     if reached := {row.time_source for row in rows if any(row.seconds_to_reach.values())}:
-        times = {"interleaved": "epochs times the time per epoch", "runs": "as the runs themselves measured it"}
+        times = {"interleaved": f"epochs times the {time}", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
     sentences.append("Peak memory: the largest of the runs.")
@@ -96,19 +107,8 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
     return " ".join(sentences)
 
 
-def describe_data(section: Section) -> str:
-    """Return how the section's images are called in prose; synthetic ones never pass for photographs."""
-    prose = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, not CIFAR-10,"}
-    fields = [group.fields for group in section.groups]
-    splits = dict.fromkeys((str(f.get("dataset.name")), f.get("dataset.options.eval_split") == "val") for f in fields)
-    return " and ".join(
-        prose.get(name, name) + (" (validation: training images held out)" if is_held_out else "")
-        for name, is_held_out in splits
-    )
-
-
 def notes(section: Section, times: Sequence[Mapping[str, EpochTime]]) -> list[str]:
-    """Say what to be careful about, a line each."""
+    """Return the reasons to be careful with a table, a line each."""
     notes, drifts = [], []
     from_runs = {
         id(group)
@@ -138,7 +138,7 @@ def notes(section: Section, times: Sequence[Mapping[str, EpochTime]]) -> list[st
 
 
 def timing_notes(section: Section, times: Sequence[Mapping[str, EpochTime]], timing: Timing) -> list[str]:
-    """Say which norms were not timed with the others, and why; nothing where none was timed so."""
+    """Return which norms were not timed with the others, and why; nothing where none was timed so."""
     untimed: dict[str, list[str]] = {}
     for groups, own_times in zip(section.by_setting, times, strict=True):
         reasons = reasons_untimed(groups, section, timing)
@@ -147,19 +147,20 @@ def timing_notes(section: Section, times: Sequence[Mapping[str, EpochTime]], tim
                 untimed.setdefault(reasons.get(group.label, "not timed with the others"), []).append(group.label)
     if all(time.source == "runs" for own_times in times for time in own_times.values()):
         return []
+    time = task_report(section.task).time
     return [
-        f"{', '.join(dict.fromkeys(labels))}: time per epoch from the runs, each by itself ({reason})."
+        f"{', '.join(dict.fromkeys(labels))}: {time} from the runs, each by itself ({reason})."
         for reason, labels in untimed.items()
     ]
 
 
 def is_failure(run: RunRecord) -> bool:
-    """Whether the run ended without a result."""
+    """Return whether the run ended without a result."""
     return run.status.state in ("diverged", "failed", "interrupted")
 
 
 def failure(group: Group, run: RunRecord) -> str:
-    """Say in a line which run ended how and why."""
+    """Return in a line which run ended how and why."""
     reason = " ".join((run.status.reason or "no reason recorded").split())
     return f"{_name(group)}, seed {run.config.seed} {run.status.state}: {reason} ({run.run_id})"
 
@@ -182,7 +183,7 @@ def describe_environment(environment: Mapping[str, str]) -> str:
 
 
 def field_name(path: str) -> str:
-    """Return how a config field is called in a header: ``train.batch_size`` -> ``batch size``."""
+    """Return a config field's name in a header: ``train.batch_size`` -> ``batch size``."""
     section, _, rest = path.partition(".")
     name = section if rest == "name" or not rest else rest.removeprefix("options.")
     return name.replace("_", " ")
@@ -205,3 +206,14 @@ def format_scalar(value: Scalar) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def capitalized(text: str) -> str:
+    """Return `text` with its first letter in upper case and the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(words: Iterable[str]) -> str:
+    """Write words as ``a, b and c``."""
+    *rest, last = list(words)
+    return f"{', '.join(rest)} and {last}" if rest else last

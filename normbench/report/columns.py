@@ -1,4 +1,4 @@
-"""What a table shows people: its columns, and how each number is written. Raw numbers are formats.py's `to_records`."""
+"""The columns that a table shows people, and how each number is written; formats.py's `to_records` has raw ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from normbench.report.captions import field_name, format_scalar
 from normbench.report.stats import Estimate, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
 from normbench.report.table import Row, Table
-from normbench.report.verdicts import Comparison
+from normbench.report.task_report import task_report
+from normbench.report.verdicts import Comparison, Verdict
+from normbench.tasks import Measure
+from normbench.tasks.classification import TEST_ACCURACY
 
 NOTHING = "-"
 Align = Literal["left", "right"]
@@ -24,12 +27,10 @@ class Column:
     header: str
     cell: Callable[[Row], str]
     align: Align = "right"
-    marks_best: bool = False
-    """Whether a resolved best row is bold here: where its name and its accuracy stand, not its cost."""
-
-    def is_bold(self, row: Row) -> bool:
-        """Whether the cell of `row` is to be set in bold."""
-        return self.marks_best and row.is_resolved_best
+    is_bold: Callable[[Row], bool] = lambda row: False
+    """Whether a row's cell is bold: the name and the result of a resolved best, not its cost."""
+    verdict: Callable[[Row], Verdict | None] = lambda row: None
+    """The verdict that the cell states, which the page colors; None in other columns."""
 
 
 def columns(table: Table) -> list[Column]:
@@ -40,42 +41,76 @@ def columns(table: Table) -> list[Column]:
 def norm_columns(table: Table) -> list[Column]:
     """Return what a row is: the norm and the fields that vary."""
     varied = [Column(field_name(path), _field(path)) for path in table.varied]
-    return [Column("norm", lambda row: row.label, "left", marks_best=True), *varied]
+    return [Column("norm", lambda row: row.label, "left", lambda row: row.is_resolved_best), *varied]
 
 
 def result_columns(table: Table) -> list[Column]:
-    """Return how accurate a row is, also against the others."""
-    found = [Column("test accuracy (%)", lambda row: format_percent(row.accuracy), marks_best=True)]
-    if table.has_comparisons:
-        found.append(Column(f"difference to {table.baseline} (points)", _difference))
-        found.append(Column("verdict", lambda row: format_verdict(row, table.margin), "left"))
-    if any(row.rank for row in table.rows):
-        found.append(Column("rank", lambda row: format_rank(row.rank)))
+    """Return the results of a row, also against the others."""
+    found = [column for measure in table.measures for column in _measure_columns(table, measure)]
     if any(row.batch_one for row in table.rows):
         found.append(Column("at batch size 1 (%): evaluation / batch statistics", _at_batch_one, "left"))
     return found
 
 
-def evidence_columns(table: Table) -> list[Column]:
-    """Return what stands behind the verdicts: differences and tests."""
+def _measure_columns(table: Table, measure: Measure) -> list[Column]:
+    """Return one measure's result, difference, verdict and rank; of several measures the verdicts that are resolved."""
+    name = measure.name
+    found = [
+        Column(
+            _with_unit(measure.header, measure.unit),
+            lambda row: format_estimate(row.results[name].estimate, measure),
+            is_bold=lambda row: row.results[name].is_resolved_best,
+        )
+    ]
+    is_only = len(table.measures) == 1
+    comparisons = [result.comparison for result in table.results(measure) if result.comparison]
+    if comparisons and (is_only or any(found.verdict != "not resolved" for found in comparisons)):
+        found += [_difference_column(table, measure), _verdict_column(table, measure)]
+    if is_only and any(result.rank for result in table.results(measure)):
+        found.append(Column("rank", lambda row: format_rank(row.results[name].rank)))
+    return found
 
-    def tell(write: Callable[[Comparison], str]) -> Callable[[Row], str]:
-        return lambda row: NOTHING if row.comparison is None else write(row.comparison)
+
+def _difference_column(table: Table, measure: Measure) -> Column:
+    def difference(row: Row) -> str:
+        comparison = row.results[measure.name].comparison
+        return format_estimate(comparison.difference.estimate if comparison else None, measure, sign=True)
+
+    return Column(_with_unit(f"difference to {table.baseline}", measure.difference_unit), difference)
+
+
+def _verdict_column(table: Table, measure: Measure) -> Column:
+    def verdict(row: Row) -> Verdict | None:
+        comparison = row.results[measure.name].comparison
+        return comparison.verdict if comparison else None
+
+    return Column("verdict", lambda row: format_verdict(row, measure, table), "left", verdict=verdict)
+
+
+def evidence_columns(table: Table, measure: Measure) -> list[Column]:
+    """Return the evidence behind the verdicts on one measure: differences and tests."""
+
+    def evidence(write: Callable[[Comparison], str]) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            comparison = row.results[measure.name].comparison
+            return NOTHING if comparison is None else write(comparison)
+
+        return cell
 
     return [
-        Column(f"difference to {table.baseline} (points)", _difference),
-        Column("pairs", tell(lambda found: str(found.difference.estimate.n))),
-        Column("Cohen's d_z", tell(lambda found: _number(found.difference.cohens_dz, "{:+.2f}"))),
-        Column("t test p", tell(lambda found: format_p(found.difference.t_p))),
-        Column("Holm-adjusted p", tell(lambda found: format_p(found.holm_p))),
-        Column("sign-flip p", tell(lambda found: format_p(found.difference.sign_flip_p))),
-        Column("verdict", lambda row: format_verdict(row, table.margin), "left"),
+        _difference_column(table, measure),
+        Column("pairs", evidence(lambda found: str(found.difference.estimate.n))),
+        Column("Cohen's d_z", evidence(lambda found: _number(found.difference.cohens_dz, "{:+.2f}"))),
+        Column("t test p", evidence(lambda found: format_p(found.difference.t_p))),
+        Column("Holm-adjusted p", evidence(lambda found: format_p(found.holm_p))),
+        Column("sign-flip p", evidence(lambda found: format_p(found.difference.sign_flip_p))),
+        _verdict_column(table, measure),
     ]
 
 
 def cost_columns(table: Table) -> list[Column]:
-    """Return what a row takes: time, parameters, memory."""
-    found = [Column("time per epoch (s)", lambda row: format_spread(row.epoch_seconds))]
+    """Return the cost of a row: time, parameters, memory."""
+    found = [Column(f"{task_report(table.task).time} (s)", lambda row: format_spread(row.epoch_seconds))]
     if any(row.relative_time and not row.is_baseline for row in table.rows):
         found.append(Column(f"time / {table.baseline}", lambda row: _number(row.relative_time, "{:.2f}x")))
     for target in dict.fromkeys(target for row in table.rows for target in row.seconds_to_reach):
@@ -102,17 +137,21 @@ def _at_batch_one(row: Row) -> str:
     found = row.batch_one
     if found is None:
         return NOTHING
-    accuracies = [format_percent(found.accuracy), format_percent(found.batch_statistics_accuracy).partition(" ")[0]]
+    accuracies = [
+        format_estimate(found.accuracy, TEST_ACCURACY),
+        format_estimate(found.batch_statistics_accuracy, TEST_ACCURACY).partition(" ")[0],
+    ]
     diverged = [f"{found.num_diverged} diverged"] if found.num_diverged else []
     return ", ".join([" / ".join(accuracies), *([found.stability] if found.stability else []), *diverged])
 
 
-def format_percent(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """Write a fraction's estimate in percent: ``91.23 ± 0.41``; without an interval, ``91.23``."""
+def format_estimate(estimate: Estimate | None, measure: Measure, *, sign: bool = False) -> str:
+    """Write a measure's estimate for people: ``91.23 ± 0.41``; without an interval, ``91.23``."""
     if estimate is None:
         return NOTHING
-    mean = f"{100 * estimate.mean:{'+' if sign else ''}.2f}"
-    return mean if estimate.half_width is None else f"{mean} ± {100 * estimate.half_width:.2f}"
+    mean = f"{measure.scale * estimate.mean:{'+' if sign else ''}{measure.format}}"
+    half_width = estimate.half_width
+    return mean if half_width is None else f"{mean} ± {measure.scale * half_width:{measure.format}}"
 
 
 def format_spread(spread: Spread | None) -> str:
@@ -138,15 +177,20 @@ def format_rank(rank: tuple[int, int] | None) -> str:
     return str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}-{rank[1]}"
 
 
-def format_verdict(row: Row, margin: float) -> str:
-    """Write the verdict in words, with what would settle an open one."""
+def format_verdict(row: Row, measure: Measure, table: Table) -> str:
+    """Write the verdict in words, with the number of seeds that would settle an open one."""
     if row.is_baseline:
         return "baseline"
-    comparison = row.comparison
+    comparison = row.results[measure.name].comparison
     if comparison is None:
         return NOTHING
     if comparison.verdict == "equivalent":
-        return f"equivalent (±{100 * margin:g})"
+        margin = table.margins[measure.name]
+        return (
+            f"equivalent (±{100 * margin:g} %)"
+            if measure.margin_is_relative
+            else f"equivalent (±{measure.scale * margin:g})"
+        )
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
         return f"not resolved (~{comparison.seeds_to_resolve} fresh seeds)"
     return comparison.verdict
@@ -170,7 +214,7 @@ TESTS_CAPTION = (
 
 
 def sensitivity_caption() -> str:
-    """Say what the learning-rate table holds."""
+    """Return what the learning-rate table holds."""
     return (
         "Among the learning rates that were run: the best by mean test accuracy, the unbroken range around it that "
         f"stays within {100 * TOLERANCE:g} point of it, and the lowest rate at which a run failed: it diverged, or its "
@@ -183,7 +227,7 @@ def sensitivity_cells(entry: Sensitivity) -> list[str]:
     best = entry.best
     found = [NOTHING] * 5
     if best is not None:
-        accuracy = format_percent(best.accuracy)
+        accuracy = format_estimate(best.accuracy, TEST_ACCURACY)
         found = [f"{best.rate:.3g}", accuracy, f"{best.low:.3g}", f"{best.high:.3g}", f"{best.decades:.1f}"]
     return [
         entry.label + (f" ({entry.title})" if entry.title else ""),
@@ -192,8 +236,8 @@ def sensitivity_cells(entry: Sensitivity) -> list[str]:
     ]
 
 
-def _difference(row: Row) -> str:
-    return NOTHING if row.comparison is None else format_percent(row.comparison.difference.estimate, sign=True)
+def _with_unit(header: str, unit: str) -> str:
+    return f"{header} ({unit})" if unit else header
 
 
 def _number(value: float | None, template: str) -> str:

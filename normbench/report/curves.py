@@ -1,8 +1,9 @@
-"""The curves: loss against iteration and accuracy by epoch. Every function returns a matplotlib `Figure`."""
+"""Curves of loss against iteration, and of accuracy by epoch and by time, as matplotlib figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.report.figure_style import (
-    MAX_CLEAR_LINES,
+    MARKER_SIZE,
+    MAX_PANELS,
     Panel,
-    add_legend,
-    figure_style,
+    Styles,
+    draw_panels,
+    has_few_lines,
+    interval_text,
+    label_axes,
     line_style,
-    new_figure,
-    panel_styles,
-    settle,
+    say_empty,
 )
 from normbench.report.grouping import Group
 from normbench.report.palette import Style
 from normbench.report.stats import mean_band, summarize
 from normbench.runs.records import RunRecord
+from normbench.tasks.classification import TEST_ACCURACY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,59 +42,96 @@ MAX_POINTS = 1500
 NUM_MARKERS = 7
 
 
-def loss_curves(shown: Sequence[Panel]) -> Figure:
-    """Draw training loss against iteration: each step thin, the moving average thick, seeds combined."""
-    with figure_style():
-        figure, all_axes = new_figure(shown)
-        chosen = panel_styles(shown)
-        few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
-        limits = _loss_limits(shown[: len(all_axes)], few)
-        for axes, panel in zip(all_axes, shown, strict=False):
-            window = smoothing_window(max((run.total_losses.size for run in _runs([panel])), default=0))
-            axes.set_ylim(*limits)
-            for position, group in enumerate(panel.groups):
-                offset = position / len(panel.groups)
-                _draw_loss(axes, group, chosen[group.norm, group.label], window, offset, few)
-            _label(axes, "iteration", "training loss (nats)")
-            if not any(run.total_losses.size for run in _runs([panel])):
-                _say_empty(axes)
-        explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
-        if few:
-            explanation += ["thin: loss of each step, mean over seeds", *_explain_band(shown)]
-        add_legend(figure, shown, explanation, extra=_end_marks(shown))
-        return settle(figure)
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the training steps: its column in `RunRecord.step_losses` and how it is drawn."""
+
+    column: int
+    label: str
+    is_log: bool = False
+
+
+@dataclass(frozen=True)
+class _LossPanel(Panel):
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class _TimePanel(Panel):
+    epoch_seconds: Mapping[str, float]
+
+
+TRAINING_LOSS = Loss(0, "training loss (nats)")
+
+
+def loss_curves(shown: Sequence[Panel], losses: Sequence[Loss] = (TRAINING_LOSS,)) -> Figure:
+    """Draw losses against iteration: each step thin, the moving average thick, seeds combined."""
+    panels = [_LossPanel(panel.title, panel.groups, loss) for panel in shown for loss in losses]
+    few = has_few_lines(shown)
+    limits = {
+        loss: _loss_limits([panel for panel in panels[:MAX_PANELS] if panel.loss == loss], few) for loss in losses
+    }
+
+    def draw(axes: Axes, panel: _LossPanel, chosen: Styles) -> None:
+        if panel.loss.is_log:
+            _log_scale(axes)
+        axes.set_ylim(*limits[panel.loss])
+        window = smoothing_window(max((len(run.step_losses) for run in _runs([panel])), default=0))
+        for position, group in enumerate(panel.groups):
+            offset = position / len(panel.groups)
+            _draw_loss(axes, group, panel.loss, chosen[group.norm, group.label], window, offset, few)
+        label_axes(axes, "iteration", panel.loss.label, everywhere=len(losses) > 1)
+        if not any(run.step_losses.size for run in _runs([panel])):
+            say_empty(axes)
+
+    explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
+    if few:
+        explanation += ["thin: loss of each step, mean over seeds", interval_text(shown, "band")]
+    return draw_panels(panels, draw, explanation, extra=_end_marks(shown), share_y=len(losses) == 1)
 
 
 def accuracy_curves(shown: Sequence[Panel]) -> Figure:
     """Draw test accuracy by epoch: the mean over seeds and its 95 % t interval."""
-    with figure_style():
-        from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
-        figure, all_axes = new_figure(shown)
-        chosen = panel_styles(shown)
-        few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
-        for axes, panel in zip(all_axes, shown, strict=False):
-            for group in panel.groups:
-                _draw_accuracy(axes, group, chosen[group.norm, group.label], few)
-            if not few:
-                _draw_last_intervals(axes, panel)
-            last = max((len(run.epochs) for run in _runs([panel])), default=1)
-            ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, max(2, last))
-            axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
-            _label(axes, "epoch", "test accuracy (%)")
-            if not any(run.epochs for run in _runs([panel])):
-                _say_empty(axes)
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -2.0), min(high, 102.0))
-        bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
-        explanation = ["line: mean over seeds", *(_explain_band(shown) if few else (bars,))]
-        add_legend(figure, shown, explanation, extra=_end_marks(shown))
-        return settle(figure)
+    few = has_few_lines(shown)
+
+    def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
+        for group in panel.groups:
+            _draw_accuracy(axes, group, chosen[group.norm, group.label], few)
+        if not few:
+            _draw_last_intervals(axes, panel, chosen)
+        last = max((len(run.epochs) for run in _runs([panel])), default=1)
+        ticks = MaxNLocator(integer=True, min_n_ticks=1).tick_values(1, max(2, last))
+        axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
+        label_axes(axes, "epoch", "test accuracy (%)")
+        if not any(run.epochs for run in _runs([panel])):
+            say_empty(axes)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -2.0), min(high, 102.0))
+
+    bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
+    explanation = ["line: mean over seeds", interval_text(shown, "band") if few else bars]
+    return draw_panels(shown, draw, explanation, extra=_end_marks(shown))
 
 
-def run_loss_curve(run: RunRecord) -> Figure:
-    """Draw one run's loss against iteration."""
-    return loss_curves([Panel("", (Group(run.config.label, run.config.norm.name, {}, (), (run,), 1),))])
+def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw mean test accuracy after each epoch against the mean training time until then, evaluation excluded.
+
+    `epoch_seconds` gives for each panel, by label, how long an epoch takes; the runs themselves for those without.
+    """
+    panels = [_TimePanel(panel.title, panel.groups, known) for panel, known in zip(shown, epoch_seconds, strict=True)]
+    few = has_few_lines(shown)
+
+    def draw(axes: Axes, panel: _TimePanel, chosen: Styles) -> None:
+        for group in panel.groups:
+            if group.completed:
+                seconds = panel.epoch_seconds.get(group.label)
+                _draw_accuracy_over_time(axes, group, chosen[group.norm, group.label], seconds, few)
+        label_axes(axes, "training time (s)", "test accuracy (%)")
+
+    explanation = ["line: mean over seeds after each epoch", *([interval_text(shown, "bar")] if few else [])]
+    return draw_panels(panels, draw, explanation)
 
 
 def smoothing_window(num_steps: int) -> int:
@@ -127,8 +168,9 @@ def finite_part(losses: Curve) -> Curve:
     return losses[: broken[0]] if broken.size else losses
 
 
-def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: float, few: bool) -> None:
-    completed = [finite_part(run.total_losses) for run in group.completed]
+def _draw_loss(axes: Axes, group: Group, loss: Loss, style: Style, window: int, offset: float, few: bool) -> None:
+    """Draw the mean of the completed runs, and every other run by itself."""
+    completed = [_losses(run, loss) for run in group.completed]
     length = min((losses.size for losses in completed), default=0)
     if length:
         raw = np.stack([losses[:length] for losses in completed])
@@ -138,7 +180,8 @@ def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: floa
             axes.plot(*thin_out(raw.mean(axis=0)), color=style.color, linewidth=0.4, alpha=0.35, zorder=1)
         if few and half_width is not None:
             _, half = _every(half_width)
-            axes.fill_between(steps, drawn - half, drawn + half, color=style.color, alpha=0.18, linewidth=0, zorder=2)
+            low = np.maximum(drawn - half, drawn / 10) if loss.is_log else drawn - half  # a log axis ends somewhere
+            axes.fill_between(steps, low, drawn + half, color=style.color, alpha=0.18, linewidth=0, zorder=2)
         spacing = max(1, steps.size // NUM_MARKERS)
         axes.plot(
             steps,
@@ -150,8 +193,8 @@ def _draw_loss(axes: Axes, group: Group, style: Style, window: int, offset: floa
             zorder=3,
         )
     for run in group.runs:
-        losses = finite_part(run.total_losses)
-        if run not in group.completed and losses.size:
+        losses = _losses(run, loss)
+        if not run.is_completed and losses.size:
             _draw_unfinished(axes, run, style, *_every(smooth(losses, window)), top=axes.get_ylim()[1])
 
 
@@ -174,19 +217,39 @@ def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
             markevery=max(1, length // 12),
         )
     for run in group.runs:
-        if run not in group.completed and run.epochs:
+        if not run.is_completed and run.epochs:
             accuracies = np.array([100 * epoch.test_accuracy for epoch in run.epochs])
             _draw_unfinished(axes, run, style, np.arange(1.0, accuracies.size + 1), accuracies, top=100.0)
 
 
-def _draw_last_intervals(axes: Axes, panel: Panel) -> None:
+def _draw_accuracy_over_time(axes: Axes, group: Group, style: Style, epoch_seconds: float | None, few: bool) -> None:
+    """Draw the mean of the completed runs against their mean time; an epoch takes `epoch_seconds` where it is known."""
+    length = min(len(run.epochs) for run in group.completed)
+    runs = [run.epochs[:length] for run in group.completed]
+    seconds = np.array([[epoch_seconds or epoch.train_seconds for epoch in epochs] for epochs in runs])
+    accuracy = np.array([[100 * epoch.test_accuracy for epoch in epochs] for epochs in runs])
+    mean, half_width = mean_band(accuracy)
+    axes.errorbar(
+        seconds.cumsum(axis=1).mean(axis=0),
+        mean,
+        yerr=half_width if few else None,
+        color=style.color,
+        linestyle=line_style(style),
+        marker=style.marker,
+        markevery=max(1, length // 12),
+        errorevery=max(1, length // 12),
+        elinewidth=0.8,
+        capsize=2,
+    )
+
+
+def _draw_last_intervals(axes: Axes, panel: Panel, chosen: Styles) -> None:
     """Draw the interval of each norm's last accuracy side by side right of the curves; the means keep the scale."""
     limits = axes.get_ylim()
     last = max((len(run.epochs) for run in _runs([panel])), default=1)
-    chosen = panel_styles([panel])
     step = 0.25 * max(1, last - 1) / len(panel.groups)
     for position, group in enumerate(panel.groups, start=1):
-        estimate = summarize(list(group.accuracies.values()))
+        estimate = summarize(list(group.scores(TEST_ACCURACY).values()))
         if estimate is not None and estimate.half_width is not None:
             x, mean, half_width = last + position * step, 100 * estimate.mean, 100 * estimate.half_width
             color = chosen[group.norm, group.label].color
@@ -209,15 +272,34 @@ def _draw_unfinished(axes: Axes, run: RunRecord, style: Style, x: Curve, y: Curv
     )
 
 
-def _loss_limits(shown: Sequence[Panel], show_raw: bool) -> tuple[float, float]:
+def _losses(run: RunRecord, loss: Loss) -> Curve:
+    return finite_part(run.step_losses[:, loss.column])
+
+
+def _log_scale(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter
+
+    def plain(value: float, _position: int) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter(FuncFormatter(plain))
+
+
+def _loss_limits(shown: Sequence[_LossPanel], show_raw: bool) -> tuple[float, float]:
     """Return one scale for all panels, set by the completed runs, so that an exploding one does not flatten them."""
+    loss = shown[0].loss if shown else TRAINING_LOSS
     runs = [run for run in _runs(shown) if run.status.state == "completed"] or _runs(shown)
-    drawn = [losses for run in runs if (losses := finite_part(run.total_losses)).size]
+    drawn = [losses for run in runs if (losses := _losses(run, loss)).size]
     if not drawn:
-        return 0.0, 1.0
+        return (0.1, 1.0) if loss.is_log else (0.0, 1.0)
     smoothed = [smooth(losses, smoothing_window(losses.size)) for losses in drawn]
     top = max(float(np.percentile(losses, 99.8)) for losses in (drawn if show_raw else smoothed))
     bottom = min(float(losses.min()) for losses in smoothed)
+    if loss.is_log:
+        return 0.9 * max(bottom, 1e-4 * top), 1.1 * top
     return max(0.0, bottom - 0.12 * (top - bottom)), top + 0.04 * (top - bottom) + 1e-9
 
 
@@ -231,20 +313,6 @@ def _every(values: Curve) -> tuple[Curve, Curve]:
     return index + 1.0, values[index]
 
 
-def _label(axes: Axes, x: str, y: str) -> None:
-    """Name the axes; inside a grid of panels only the outer ones."""
-    axes.set_xlabel(x)
-    place = axes.get_subplotspec()
-    if place is None or place.is_first_col():
-        axes.set_ylabel(y)
-
-
-def _explain_band(shown: Sequence[Panel]) -> list[str]:
-    """Say what the band is, where there is one."""
-    counts = [len(group.completed) for panel in shown for group in panel.groups]
-    return ["band: 95 % t interval over n seeds"] if any(count > 1 for count in counts) else ["one seed: no interval"]
-
-
 def _end_marks(shown: Sequence[Panel]) -> list[Line2D]:
     """Return legend entries for the ends of lines that stopped early, where there are any."""
     from matplotlib.lines import Line2D
@@ -252,12 +320,11 @@ def _end_marks(shown: Sequence[Panel]) -> list[Line2D]:
     states = {run.status.state for run in _runs(shown)}
     marks = []
     if "diverged" in states:
-        marks.append(Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="x", label="diverged there"))
+        marks.append(
+            Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="x", markersize=MARKER_SIZE, label="diverged there")
+        )
     if states & {"failed", "interrupted", "running"}:
-        mark = Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="o", markerfacecolor="none", label="unfinished")
+        mark = Line2D([], [], color="#7A7A7A", linewidth=0.8, marker="o", markersize=MARKER_SIZE, label="unfinished")
+        mark.set_markerfacecolor("none")
         marks.append(mark)
     return marks
-
-
-def _say_empty(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", va="center")

@@ -1,4 +1,7 @@
-"""Time per epoch: from norms timed in turn where they were, and from the runs where not."""
+"""The time of an epoch: from norms that were timed in turn, or else from the runs themselves.
+
+A run of a task without epochs counts as one epoch, which takes all of its training steps.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class EpochTime:
 
     seconds: Spread
     relative: float | None
-    """As a multiple of the baseline's."""
+    """The time as a multiple of the baseline's."""
     source: Source
 
     @property
@@ -43,7 +46,7 @@ def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> di
         if seconds is None:
             continue
         if session := _session(group, base, section, timing):
-            timed = session.norm(_key(group)).epoch_seconds
+            timed = _timed_seconds(group, session)
             found[group.label] = EpochTime(_spread(timed), _paired_ratio(timed, session, base), "interleaved")
         else:
             reference = of_runs[base.label] if base else None
@@ -54,7 +57,8 @@ def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> di
 
 def run_seconds(group: Group) -> list[float]:
     """Return the training seconds of the completed runs' epochs, first ones left out where there are others."""
-    return [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
+    epochs = [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
+    return epochs or [run.summary.train_seconds for run in group.completed]
 
 
 def reasons_untimed(groups: Iterable[Group], section: Section, timing: Timing) -> dict[str, str]:
@@ -70,10 +74,19 @@ def _session(group: Group, base: Group | None, section: Section, timing: Timing)
     return next(reversed(paired or found), None)
 
 
+def _timed_seconds(group: Group, session: TimingSession) -> list[float]:
+    """Return the time of an epoch in each round, or of the group's whole training where its task has no epochs."""
+    timed = session.norm(_key(group))
+    steps = timed.steps_per_epoch
+    if not group.runs[0].task.has_epochs:
+        steps = max((run.summary.num_steps for run in group.completed), default=steps)
+    return [steps * seconds for seconds in timed.seconds_per_step]
+
+
 def _paired_ratio(timed: Sequence[float], session: TimingSession, base: Group | None) -> float | None:
     if base is None or _key(base) not in session.keys:
         return None
-    reference = session.norm(_key(base)).epoch_seconds
+    reference = _timed_seconds(base, session)
     return float(median(own / other for own, other in zip(timed, reference, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: their look, panels and legends, and how they become files.
+"""The look, panels and legends that all figures share, and how figures become files.
 
 Figures are `matplotlib.figure.Figure` objects on their own canvas: no pyplot, no state, no display, and no influence of
 the user's matplotlibrc. The bytes of a file depend on nothing but its content.
@@ -7,17 +7,17 @@ the user's matplotlibrc. The bytes of a file depend on nothing but its content.
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from normbench.report.captions import describe_environment, describe_setting
 from normbench.report.grouping import Group, Section, Setting
 from normbench.report.palette import Style, styles
+from normbench.runs.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,17 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 WIDTH = 6.75
-"""Inches: the text width of a two-column page."""
+"""The width of figures in inches: the text width of a two-column page."""
 DPI = 200
+MARKER_SIZE = 4
+"""The size of markers in points."""
 MAX_PANELS = 24
 MAX_CLEAR_LINES = 8
 """With more norms in a panel, thin lines and bands would hide the means and are left out."""
 MAX_NARROW_LABEL = 16
-"""Characters of legend entries of which four stand side by side."""
+"""The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
-"""Text and axes; the HTML report recolors exactly this."""
+"""The color of text and axes, which the HTML report replaces on a dark page."""
 RULE = "#DDDDDD"
-"""Grid lines; likewise."""
+"""The color of grid lines, which the HTML report replaces on a dark page."""
 
 _LOOK: Mapping[str, Any] = {
     "font.size": 8,
@@ -61,7 +63,7 @@ _LOOK: Mapping[str, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 4.4,
     "lines.linewidth": 1.5,
-    "lines.markersize": 4,
+    "lines.markersize": MARKER_SIZE,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,  # TrueType: many venues reject the default Type 3
     "svg.fonttype": "none",
@@ -102,7 +104,63 @@ def setting_title(setting: Setting, section: Section | None = None) -> str:
     return ", ".join(filter(None, [where, describe_setting(setting)]))
 
 
-def new_figure(shown: Sequence[Panel], height: float = 3.3) -> tuple[Figure, list[Axes]]:
+Styles = Mapping[tuple[str, str], Style]
+"""A style for each ``(norm, label)``."""
+
+
+P = TypeVar("P", bound=Panel)
+
+
+def draw_panels(
+    shown: Sequence[P],
+    draw: Callable[[Axes, P, Styles], None],
+    explanation: Sequence[str],
+    *,
+    finish: Callable[[Axes, P], None] | None = None,
+    extra: Sequence[Line2D] = (),
+    share_y: bool = True,
+) -> Figure:
+    """Return a figure of `shown`, each panel drawn by `draw`, with a legend that says what lines mean.
+
+    `finish` is called for each panel when all are drawn, because panels that share an axis share its limits.
+    """
+    with figure_style():
+        figure, all_axes = _new_figure(shown, share_y)
+        chosen = styles((group.norm, group.label) for panel in shown for group in panel.groups)
+        for axes, panel in zip(all_axes, shown, strict=False):
+            draw(axes, panel, chosen)
+        for axes, panel in zip(all_axes, shown, strict=False):
+            if finish is not None:
+                finish(axes, panel)
+        _add_legend(figure, shown, chosen, explanation, extra)
+        return settle(figure)
+
+
+def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
+    """Name the axes; inside a grid of panels only the outer ones have a name at the left, or all `everywhere`."""
+    axes.set_xlabel(x)
+    place = axes.get_subplotspec()
+    if everywhere or place is None or place.is_first_col():
+        axes.set_ylabel(y)
+
+
+def say_empty(axes: Axes) -> None:
+    """Write into the axes that there is nothing to draw."""
+    axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", va="center")
+
+
+def has_few_lines(shown: Sequence[Panel]) -> bool:
+    """Return whether every panel has so few norms that thin lines and bands do not hide the means."""
+    return all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
+
+
+def interval_text(shown: Sequence[Panel], mark: str) -> str:
+    """Return what a legend says of intervals that are drawn as `mark`, where there are any."""
+    several = any(len(group.completed) > 1 for panel in shown for group in panel.groups)
+    return f"{mark}: 95 % t interval over n seeds" if several else "one seed: no interval"
+
+
+def _new_figure(shown: Sequence[Panel], share_y: bool, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     """Return a figure with axes for each panel, at most `MAX_PANELS` of them."""
     from matplotlib.figure import Figure
 
@@ -115,7 +173,7 @@ def new_figure(shown: Sequence[Panel], height: float = 3.3) -> tuple[Figure, lis
     num_rows = ceil(num_panels / num_columns)
     legend_height = 0.5 + 0.16 * ceil(num_entries / 4)
     figure = Figure(figsize=(WIDTH, 2.0 * num_rows + legend_height))
-    grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flatten()
+    grid = figure.subplots(num_rows, num_columns, sharey=share_y, squeeze=False).flatten()
     for spare in grid[num_panels:]:
         spare.remove()
     for axes, panel in zip(grid, shown, strict=False):
@@ -125,29 +183,17 @@ def new_figure(shown: Sequence[Panel], height: float = 3.3) -> tuple[Figure, lis
     return figure, list(grid[:num_panels])
 
 
-def panel_styles(shown: Sequence[Panel]) -> dict[tuple[str, str], Style]:
-    """Return the style of each ``(norm, label)`` over all panels."""
-    return styles((group.norm, group.label) for panel in shown for group in panel.groups)
-
-
-def add_legend(
-    figure: Figure,
-    shown: Sequence[Panel],
-    explanation: Sequence[str],
-    *,
-    extra: Sequence[Line2D] = (),
-    markers: bool = True,
+def _add_legend(
+    figure: Figure, shown: Sequence[Panel], chosen: Styles, explanation: Sequence[str], extra: Sequence[Line2D]
 ) -> None:
     """Put one legend beside (or, for several panels, below) the axes: each norm with its n, and what the lines mean."""
     from matplotlib.lines import Line2D
 
     handles = []
-    for (norm, label), style in panel_styles(shown).items():
+    for (norm, label), style in chosen.items():
         groups = [group for panel in shown for group in panel.groups if (group.norm, group.label) == (norm, label)]
-        handle = Line2D([], [], color=style.color, label=f"{label}, {_count_text(groups)}")
+        handle = Line2D([], [], color=style.color, marker=style.marker, label=f"{label}, {_count_text(groups)}")
         handle.set_linestyle(line_style(style))
-        if markers:
-            handle.set_marker(style.marker)
         handles.append(handle)
     several = len(shown) > 1
     entries = [*handles, *extra]
@@ -163,7 +209,7 @@ def add_legend(
 
 
 def settle(figure: Figure) -> Figure:
-    """Lay the figure out once and for all, so that its files agree and each is spared the work."""
+    """Lay the figure out once and for all, so that its files agree and none lays it out again."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
@@ -178,23 +224,21 @@ def _count_text(groups: Sequence[Group]) -> str:
 
 
 def line_style(style: Style) -> Literal["-"] | tuple[float, tuple[float, ...]]:
-    """Return what matplotlib takes for a dash pattern."""
+    """Return the dash pattern as matplotlib takes it."""
     return (0, style.dash) if style.dash else "-"
 
 
 def save_figure(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> list[Path]:
     """Write `figure` to files named `stem` plus each suffix; each appears whole or not at all."""
-    paths = []
-    for suffix in suffixes:
-        path = stem.with_name(stem.name + suffix)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(figure_bytes(figure, suffix.removeprefix(".")))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        paths.append(path)
+    paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    for path in paths:
+        _save(figure, path)
     return paths
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = figure_bytes(figure, path.suffix.removeprefix("."))
+    write_atomically(path, lambda file: file.write(content))
 
 
 def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:

@@ -7,19 +7,22 @@ import io
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from normbench.report.batch_one import BatchOne
 from normbench.report.columns import NOTHING, Align, Column, columns, norm_columns
-from normbench.report.table import Row, Table
-from normbench.report.verdicts import Comparison
+from normbench.report.stats import Estimate
+from normbench.report.table import Result, Row, Table
+from normbench.tasks import Measure
 
 if TYPE_CHECKING:
     import rich.table
 
 SCHEMA_VERSION = 1
+_JSON_NAMES = {"test_accuracy": "accuracy"}
+"""Measures that `to_json` calls otherwise than their name, as the schema's version 1 began with."""
 
 
 def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
@@ -173,31 +176,29 @@ def _latex_header(column: Column, table: Table) -> str:
 def to_records(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Return flat rows of raw numbers, the same keys in each: for CSV files and data frames."""
     paths = list(dict.fromkeys(path for table in tables for path in table.varied))
-    return [_record(table, row, paths) for table in tables for row in table.rows]
+    records = [_record(table, row, paths) for table in tables for row in table.rows]
+    keys = dict.fromkeys(key for record in records for key in record)
+    return [{key: record.get(key) for key in keys} for record in records]
 
 
 def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
-    accuracy, time = row.accuracy, row.epoch_seconds
-    difference = row.comparison.difference.estimate if row.comparison else None
+    time = row.epoch_seconds
+    estimates: dict[str, Any] = {}
+    comparisons: dict[str, Any] = {}
+    for measure, prefix in _prefixed(table):
+        result = row.results[measure.name]
+        estimates |= _estimate(measure.name, result.estimate)
+        comparisons |= {f"{prefix}{key}": value for key, value in _compared(result).items()}
     return {
         "norm": row.norm,
         "label": row.label,
         **{path: row.fields.get(path) for path in paths},
-        "test_accuracy": accuracy.mean if accuracy else None,
-        "test_accuracy_low": accuracy.low if accuracy else None,
-        "test_accuracy_high": accuracy.high if accuracy else None,
-        "test_accuracy_std": accuracy.std if accuracy else None,
+        **estimates,
         "num_completed": row.num_completed,
         "num_planned": row.num_planned,
         "runs": row.runs,
         "baseline": table.baseline,
-        "difference": difference.mean if difference else None,
-        "difference_low": difference.low if difference else None,
-        "difference_high": difference.high if difference else None,
-        "num_pairs": difference.n if difference else None,
-        **_tests(row.comparison),
-        "best_rank": row.rank[0] if row.rank else None,
-        "worst_rank": row.rank[1] if row.rank else None,
+        **comparisons,
         "epoch_seconds_median": time.median if time else None,
         "epoch_seconds_mad": time.mad if time else None,
         "epoch_seconds_source": row.time_source,
@@ -210,14 +211,36 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _tests(comparison: Comparison | None) -> dict[str, Any]:
+def _prefixed(table: Table) -> list[tuple[Measure, str]]:
+    """Return each measure with what stands before the keys of its comparison: nothing for the first, else its name."""
+    return [(measure, f"{measure.name}_" if position else "") for position, measure in enumerate(table.measures)]
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {
+        name: estimate.mean if estimate else None,
+        f"{name}_low": estimate.low if estimate else None,
+        f"{name}_high": estimate.high if estimate else None,
+        f"{name}_std": estimate.std if estimate else None,
+    }
+
+
+def _compared(result: Result) -> dict[str, Any]:
+    comparison, rank = result.comparison, result.rank
+    difference = comparison.difference.estimate if comparison else None
+    return {
+        "difference": difference.mean if difference else None,
+        "difference_low": difference.low if difference else None,
+        "difference_high": difference.high if difference else None,
+        "num_pairs": difference.n if difference else None,
         "t_p": comparison.difference.t_p if comparison else None,
         "holm_p": comparison.holm_p if comparison else None,
         "sign_flip_p": comparison.difference.sign_flip_p if comparison else None,
         "cohens_dz": comparison.difference.cohens_dz if comparison else None,
         "verdict": comparison.verdict if comparison else None,
         "seeds_to_resolve": comparison.seeds_to_resolve if comparison else None,
+        "best_rank": rank[0] if rank else None,
+        "worst_rank": rank[1] if rank else None,
     }
 
 
@@ -234,7 +257,11 @@ def _batch_one(found: BatchOne | None) -> dict[str, Any]:
 
 
 def to_csv(tables: Sequence[Table], delimiter: str = ",") -> str:
-    """Return raw numbers, accuracies as fractions; a header line, then a line a row."""
+    """Return raw numbers, accuracies as fractions; a header line, then a line a row.
+
+    The first measure's comparison stands under ``difference``, ``verdict``, ...; those of further measures have the
+    measure's name in front.
+    """
     records = to_records(tables)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, records[0] if records else (), delimiter=delimiter, lineterminator="\n")
@@ -256,10 +283,21 @@ def to_json(tables: Sequence[Table]) -> str:
 
 
 def _plain(table: Table) -> dict[str, Any]:
-    plain = asdict(table)
-    for row, values in zip(table.rows, plain["rows"], strict=True):
-        values["is_resolved_best"] = row.is_resolved_best
+    """Return the table as plain values, with the keys of measures as in `to_csv`."""
+    plain = asdict(replace(table, rows=())) | {"task": table.task.name, "margin": table.margins[table.measures[0].name]}
+    del plain["margins"]
+    plain["rows"] = [_plain_row(table, row) for row in table.rows]
     return plain
+
+
+def _plain_row(table: Table, row: Row) -> dict[str, Any]:
+    plain = asdict(row)
+    results = plain.pop("results")
+    for measure, prefix in _prefixed(table):
+        result = results[measure.name]
+        plain[_JSON_NAMES.get(measure.name, measure.name)] = result["estimate"]
+        plain[f"{prefix}comparison"], plain[f"{prefix}rank"] = result["comparison"], result["rank"]
+    return plain | {"is_resolved_best": row.is_resolved_best}
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = MappingProxyType(

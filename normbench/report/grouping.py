@@ -1,4 +1,4 @@
-"""Which runs belong together: repeats of one configuration, and what was measured under equal conditions."""
+"""Groups are repeats of one configuration; sections hold the groups that were measured under equal conditions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import UnknownNameError
 from normbench.runs.records import ExperimentRecord, RunRecord, State
+from normbench.tasks import TASKS, Measure, Task
 
 Scalar = bool | int | float | str | None
 Fields = Mapping[str, Scalar]
@@ -19,7 +21,9 @@ Fields = Mapping[str, Scalar]
 Setting = tuple[tuple[str, Scalar], ...]
 """The fields that vary between groups, less the norm's own, with this group's values."""
 
-ENVIRONMENT_KEYS = ("device_name", "torch", "cuda", "precision", "memory_format")
+
+_FOLDER_KEYS = ("features",)
+"""Facts of an environment that are folders of other runs, which are the same run wherever they lie."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Group:
     """The runs of one configuration, which differ in nothing but the seed."""
 
     label: str
-    """How tables and legends call the norm; unique among groups of the same setting."""
+    """The norm's name in tables and legends; unique among groups of the same setting."""
     norm: str
     """The norm's key, by which figures choose its style."""
     fields: Fields
@@ -37,24 +41,29 @@ class Group:
     num_planned: int
     """Runs that the experiment asks for; at least those that were started."""
 
+    @classmethod
+    def of(cls, run: RunRecord) -> Group:
+        """Return the group of one run alone."""
+        return cls(run.config.label, run.config.norm.name, {}, (), (run,), 1)
+
     @property
     def completed(self) -> tuple[RunRecord, ...]:
         """The runs that enter means."""
-        return tuple(run for run in self.runs if run.status.state == "completed" and run.summary is not None)
+        return tuple(run for run in self.runs if run.is_completed)
 
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy by seed, of completed runs only."""
-        return {run.config.seed: run.summary.test_accuracy for run in self.completed if run.summary is not None}
+    def scores(self, measure: Measure) -> dict[int, float]:
+        """Return the raw measure by seed, of the completed runs in which it was measured."""
+        values = {run.config.seed: measure.of(run.summary) for run in self.completed}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     @property
     def states(self) -> Counter[State]:
-        """How many runs are in which state."""
+        """The number of runs in each state."""
         return Counter(run.status.state for run in self.runs)
 
     @property
     def count_text(self) -> str:
-        """Write the runs as ``4/5, 1 diverged``."""
+        """The runs in words: ``4/5, 1 diverged``."""
         rest = [f"{count} {state}" for state, count in sorted(self.states.items()) if state != "completed"]
         if not_started := self.num_planned - len(self.runs):
             rest.append(f"{not_started} not started")
@@ -63,8 +72,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """Groups measured on the same device with the same software: what may stand in one table."""
+    """Groups of one task, measured on the same device with the same software: what may stand in one table."""
 
+    task: Task
     environment: Mapping[str, str]
     groups: tuple[Group, ...]
     varied: tuple[str, ...]
@@ -84,7 +94,7 @@ class Section:
 
     @property
     def norm_paths(self) -> dict[str, list[str]]:
-        """How norms ran (``fused``, ``native: <reason>``), each with the labels of those that ran so."""
+        """The ways in which norms ran (``fused``, ``native: <reason>``), each with the labels of its norms."""
         found: dict[str, list[str]] = {}
         for group in self.groups:
             for path in dict.fromkeys(run.environment.get("norm_path") for run in group.runs):
@@ -109,17 +119,17 @@ def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple
         if baseline not in names:
             raise UnknownNameError("baseline norm", baseline, names)
     wanted = baseline or experiment.settings.get("baseline") or DEFAULT_BASELINE
-    by_environment: dict[tuple[tuple[str, str], ...], list[RunRecord]] = {}
+    conditions: dict[tuple[str, tuple[tuple[str, str], ...]], list[RunRecord]] = {}
     for run, environment in zip(experiment.runs, environments(experiment.runs), strict=True):
-        by_environment.setdefault(environment, []).append(run)
+        conditions.setdefault((run.task.name, environment), []).append(run)
     seeds = experiment.settings.get("seeds", ())
-    is_whole = len(by_environment) == 1
+    is_whole = len(conditions) == 1
     num_seeds = len(seeds) if isinstance(seeds, list | tuple) and is_whole else 0
     num_planned = num_seeds * _num_configurations(experiment.settings)
     overridden = _overridden(experiment)
     return tuple(
-        _section(dict(environment), runs, overridden, num_seeds, num_planned, wanted)
-        for environment, runs in by_environment.items()
+        _section(TASKS[task], dict(environment), runs, overridden, num_seeds, num_planned, wanted)
+        for (task, environment), runs in conditions.items()
     )
 
 
@@ -135,7 +145,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 
 def order_of_setting(setting: Setting) -> list[tuple[float, str]]:
-    """Order numbers by size and before words."""
+    """Return a key that sorts settings: numbers by size and before words."""
     return [
         (float(value), "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in setting
     ]
@@ -144,7 +154,7 @@ def order_of_setting(setting: Setting) -> list[tuple[float, str]]:
 def environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]:
     """Return what each run was measured on; a run that recorded nothing counts with the others of its device."""
     found = [
-        tuple((key, str(run.environment[key])) for key in ENVIRONMENT_KEYS if run.environment.get(key) is not None)
+        tuple((key, value) for key in run.task.environment_keys if (value := recorded(run, key)) is not None)
         for run in runs
     ]
     common: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -155,6 +165,14 @@ def environments(runs: Sequence[RunRecord]) -> list[tuple[tuple[str, str], ...]]
         (("device", run.config.device), *(environment or common.get(run.config.device, ())))
         for run, environment in zip(runs, found, strict=True)
     ]
+
+
+def recorded(run: RunRecord, key: str) -> str | None:
+    """Return what the run recorded of its environment under `key`, a run's folder by its name; None if nothing."""
+    value = run.environment.get(key)
+    if value is None:
+        return None
+    return PurePath(str(value)).name if key in _FOLDER_KEYS else str(value)
 
 
 def _num_configurations(settings: Mapping[str, Any]) -> int:
@@ -171,6 +189,7 @@ def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
 
 
 def _section(
+    task: Task,
     environment: Mapping[str, str],
     runs: Iterable[RunRecord],
     overridden: frozenset[str],
@@ -180,7 +199,7 @@ def _section(
 ) -> Section:
     members: dict[tuple[tuple[str, Scalar], ...], list[RunRecord]] = {}
     for run in runs:
-        fields = flatten(run.config.model_dump(exclude={"seed"}))
+        fields = flatten(run.config.model_dump(exclude={"task", "seed"}))
         members.setdefault(tuple(sorted(fields.items())), []).append(run)
     keys = sorted({path for fields in members for path, _ in fields if not path.startswith("norm.")})
     varied = tuple(key for key in keys if len({dict(fields).get(key) for fields in members}) > 1)
@@ -197,7 +216,7 @@ def _section(
     by_name = [group.label for group in groups if group.norm == baseline]
     resolved = baseline if baseline in labels else by_name[0] if by_name else None
     num_planned = max(num_planned, sum(group.num_planned for group in groups))
-    return Section(environment, groups, varied, resolved, num_planned)
+    return Section(task, environment, groups, varied, resolved, num_planned)
 
 
 def _unique_labels(runs: Sequence[RunRecord], settings: Sequence[Hashable]) -> list[str]:

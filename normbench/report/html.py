@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 from normbench.report.columns import (
@@ -19,7 +20,7 @@ from normbench.report.columns import (
     sensitivity_cells,
 )
 from normbench.report.figure_style import INK, RULE, figure_bytes
-from normbench.report.page import Page, PageFigure
+from normbench.report.page import Report
 from normbench.report.palette import ON_DARK
 from normbench.report.table import Table
 
@@ -29,44 +30,31 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.j2"
 
 
-def page_to_html(page: Page) -> str:
+def report_to_html(report: Report) -> str:
     """Return the report as HTML; its figures are drawn into it as SVG."""
-    return render_page(
-        TEMPLATE,
-        page,
-        page.figures,
-        result_columns=lambda table: [*norm_columns(table), *result_columns(table), RUNS],
-        evidence_columns=lambda table: [*norm_columns(table), *evidence_columns(table)],
-        tests_caption=TESTS_CAPTION,
-        cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
-        sensitivity_headers=SENSITIVITY_HEADERS,
-        sensitivity_caption=sensitivity_caption(),
-        sensitivity_cells=sensitivity_cells,
-    )
-
-
-def render_page(
-    template: str, page: object, figures: Sequence[PageFigure], *, package: str = "report", **values: object
-) -> str:
-    """Fill `template`, which lies in ``normbench/<package>`` and may extend one of this package's."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("normbench", name) for name in dict.fromkeys((package, "report"))]),
+        loader=PackageLoader("normbench", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawings = [Markup(inline_svg(entry.figure, entry.name, entry.title)) for entry in figures]
-    return environment.get_template(template).render(
-        page=page,
-        drawings=list(zip(figures, drawings, strict=True)),
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        drawings=[(entry, Markup(inline_svg(entry.figure, entry.name, entry.title))) for entry in report.figures],
         ink=INK.lower(),
         rule=RULE.lower(),
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
-        **values,
+        result_columns=lambda table: [*norm_columns(table), *result_columns(table), RUNS],
+        evidence_columns=lambda table, measure: [*norm_columns(table), *evidence_columns(table, measure)],
+        tests_caption=TESTS_CAPTION,
+        cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
+        sensitivity_headers=SENSITIVITY_HEADERS,
+        sensitivity_caption=sensitivity_caption(),
+        sensitivity_cells=sensitivity_cells,
     )
 
 
@@ -106,4 +94,4 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -1,26 +1,22 @@
-"""Recorded runs for notebooks and for commands: rows, and tables in any format."""
+"""Recorded runs for notebooks and for commands: rows, curves, and tables in any format."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from normbench.errors import RunError, UnknownNameError
-from normbench.report.build_table import comparison_tables
 from normbench.report.formats import FORMATS
 from normbench.report.grouping import flatten
+from normbench.report.page import Report
 from normbench.report.table import Table
-from normbench.report.verdicts import MARGIN
-from normbench.runs.records import (
-    STATUS_FILE,
-    ExperimentRecord,
-    RunRecord,
-    find_runs,
-    read_experiment,
-    read_run,
-)
+from normbench.runs.records import STATUS_FILE, ExperimentRecord, RunRecord, find_runs, read_experiment, read_run
+from normbench.tasks.task import EpochRow
 
 
 def load_experiments(path: Path | str) -> list[ExperimentRecord]:
@@ -41,9 +37,9 @@ def load_experiments(path: Path | str) -> list[ExperimentRecord]:
 def load_runs(path: Path | str) -> list[dict[str, Any]]:
     """Return a flat row for each run at `path`, the same keys in each, ready for ``pandas.DataFrame(rows)``.
 
-    Keys: experiment, run, norm, label, seed, state, reason; the configuration by dotted path (``train.batch_size``);
-    the summary (``test_accuracy``, ``epoch_seconds``, ...), None where the run is not completed; and the environment as
-    ``environment.torch`` and so on. A run that cannot be read is left out with a warning.
+    Keys: experiment, run, folder, norm, label, seed, state, reason; the summary (``test_accuracy``, ``style_loss``,
+    ...), None where the run is not completed; the configuration by dotted path (``task``, ``train.batch_size``); and
+    the environment as ``environment.torch`` and so on. A run that cannot be read is left out with a warning.
 
         rows = normbench.load_runs("runs/tutorial")
         pd.DataFrame(rows).query("state == 'completed'").groupby("label")["test_accuracy"].agg(["mean", "std", "count"])
@@ -60,22 +56,48 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
 
 
 def _row(experiment: ExperimentRecord, run: RunRecord) -> dict[str, Any]:
-    summary = run.summary.model_dump() if run.summary and run.status.state == "completed" else {}
     return {
         "experiment": experiment.name,
         "run": run.run_id,
+        "folder": str(run.folder),
         "norm": run.config.norm.name,
         "label": run.config.label,
         "seed": run.config.seed,
         "state": run.status.state,
         "reason": run.status.reason,
-        **summary,
+        **flatten(run.summary.model_dump() if run.is_completed else {}),
         **flatten(run.config.model_dump(exclude={"norm": {"name", "label", "train"}, "seed": True})),
         **flatten(run.environment, "environment."),
     }
 
 
-def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: float = MARGIN) -> list[Table]:
+def load_curves(run: Path | str | Mapping[str, Any]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return the losses of a run's steps and the metrics of its epochs, as columns of equal length.
+
+    `run` is a run's folder, or its row of `load_runs`. ``steps`` holds ``step`` (1 is the first) and the task's losses:
+    ``loss``, or for style transfer ``total``, ``content``, ``style`` and ``total_variation``. ``epochs`` holds
+    ``epoch``, ``test_accuracy`` and so on; it is empty for a task without epochs.
+
+        curves = normbench.load_curves(rows[0])
+        pd.DataFrame(curves["steps"]).plot(x="step", y="loss")
+
+    Raises:
+        RunError: the run cannot be read.
+    """
+    record = read_run(run_folder(run))
+    steps = {"step": np.arange(1.0, len(record.step_losses) + 1)}
+    steps |= dict(zip(record.task.loss_columns, record.step_losses.T, strict=True))
+    names = EpochRow.model_fields if record.task.has_epochs else ()
+    epochs = {name: np.array([getattr(epoch, name) for epoch in record.epochs], np.float64) for name in names}
+    return {"steps": steps, "epochs": epochs}
+
+
+def run_folder(run: Path | str | Mapping[str, Any]) -> Path:
+    """Return the folder of a run that is given by it, or by its row of `load_runs`."""
+    return Path(run["folder"] if isinstance(run, Mapping) else run)
+
+
+def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: float | None = None) -> list[Table]:
     """Return the comparison tables of all experiments at `paths`.
 
     Raises:
@@ -83,9 +105,7 @@ def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: f
         UnknownNameError: `baseline` is given and an experiment has no run of that norm.
     """
     experiments = [experiment for path in paths for experiment in load_experiments(path)]
-    return [
-        table for experiment in experiments for table in comparison_tables(experiment, baseline=baseline, margin=margin)
-    ]
+    return [table for experiment in experiments for table in Report(experiment, baseline, margin).tables]
 
 
 def format_tables(tables: Sequence[Table], name: str) -> str:

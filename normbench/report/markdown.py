@@ -17,47 +17,62 @@ from normbench.report.columns import (
     sensitivity_cells,
 )
 from normbench.report.formats import escape_markdown, markdown_columns, markdown_grid
-from normbench.report.page import Page, PageTable
+from normbench.report.page import PagePart, Report
 from normbench.report.sweeps import Sensitivity
 
 
-def page_to_markdown(page: Page) -> str:
+def report_to_markdown(report: Report) -> str:
     """Return the report; figures are linked as ``<name>.png`` in the same folder."""
-    lines = [f"# {escape_markdown(page.title)}", ""]
-    for part in page.tables:
-        lines += _answers(part, several=len(page.tables) > 1)
-    lines += _figures(page, is_sweep=True)
-    for part in page.tables:
+    lines = [f"# {escape_markdown(report.title)}", ""]
+    for part in report.parts:
+        lines += _answers(part, several=len(report.parts) > 1)
+    lines += _figures(report, is_sweep=True)
+    for part in report.parts:
         table = part.table
         shown = [*norm_columns(table), *result_columns(table), RUNS]
-        lines += [f"## Results{_suffix(part, page)}", "", markdown_columns(table.rows, shown), ""]
+        lines += [f"## Results{_suffix(part, report)}", "", markdown_columns(table.rows, shown), ""]
         lines += [escape_markdown(table.caption), "", *_bullets(table.notes)]
-    for part in page.tables:
-        if part.table.has_tests:
-            shown = [*norm_columns(part.table), *evidence_columns(part.table)]
-            lines += [f"## Tests{_suffix(part, page)}", "", markdown_columns(part.table.rows, shown), ""]
-            lines += [escape_markdown(TESTS_CAPTION), ""]
-    if page.sensitivities:
-        lines += ["## Learning-rate sensitivity", "", _sensitivities(page.sensitivities), "", sensitivity_caption(), ""]
-    lines += _figures(page, is_sweep=False)
-    for part in page.tables:
+    for part in report.parts:
+        lines += _tests(part, report)
+    if report.sensitivities:
+        lines += [
+            "## Learning-rate sensitivity",
+            "",
+            _sensitivities(report.sensitivities),
+            "",
+            sensitivity_caption(),
+            "",
+        ]
+    lines += _figures(report, is_sweep=False)
+    for part in report.parts:
         shown = [*norm_columns(part.table), *cost_columns(part.table)]
-        lines += [f"## Cost{_suffix(part, page)}", "", markdown_columns(part.table.rows, shown), ""]
+        lines += [f"## Cost{_suffix(part, report)}", "", markdown_columns(part.table.rows, shown), ""]
         lines += [escape_markdown(part.table.cost_caption), ""]
-    for part in page.tables:
+    for part in report.parts:
         if part.table.failures:
-            lines += [f"## Runs without a result{_suffix(part, page)}", "", *_bullets(part.table.failures)]
-    for part in page.tables:
+            lines += [f"## Runs without a result{_suffix(part, report)}", "", *_bullets(part.table.failures)]
+    for part in report.parts:
         facts = [f"{name}: {value}" for name, value in part.measured]
-        lines += [f"## How it was measured{_suffix(part, page)}", "", *_bullets(facts)]
+        lines += [f"## How it was measured{_suffix(part, report)}", "", *_bullets(facts)]
     return "\n".join(lines)
 
 
-def _figures(page: Page, *, is_sweep: bool) -> list[str]:
+def _tests(part: PagePart, report: Report) -> list[str]:
+    """Return a table of tests for each measure that has any."""
     lines = []
-    for figure in page.figures:
+    for measure in part.table.tested_measures:
+        of_measure = f": {escape_markdown(measure.header)}" if len(part.table.measures) > 1 else ""
+        shown = [*norm_columns(part.table), *evidence_columns(part.table, measure)]
+        lines += [f"## Tests{_suffix(part, report)}{of_measure}", "", markdown_columns(part.table.rows, shown), ""]
+    return [*lines, escape_markdown(TESTS_CAPTION), ""] if lines else []
+
+
+def _figures(report: Report, *, is_sweep: bool) -> list[str]:
+    lines = []
+    for figure in report.figures:
         if figure.is_sweep == is_sweep:
-            lines += [f"## {figure.title}", "", f"![{figure.title}]({figure.name}.png)", "", figure.caption, ""]
+            title = escape_markdown(figure.title)
+            lines += [f"## {title}", "", f"![{title}]({figure.name}.png)", "", figure.caption, ""]
     return lines
 
 
@@ -66,16 +81,16 @@ def _bullets(texts: Sequence[str]) -> list[str]:
     return [*(f"- {escape_markdown(text)}" for text in texts), ""] if texts else []
 
 
-def _answers(part: PageTable, *, several: bool) -> list[str]:
+def _answers(part: PagePart, *, several: bool) -> list[str]:
     lines = [f"**{escape_markdown(part.table.title)}**", ""] if several else []
     said = [escape_markdown(text) for text in part.answers]
-    opening = f"On {part.data}: "
+    opening = f"On {escape_markdown(part.data)}: "
     lines += [opening + said[0]] if len(said) == 1 else [opening.rstrip(), "", *(f"- {text}" for text in said)]
     return [*lines, *(["", part.unfinished] if part.unfinished else []), ""]
 
 
-def _suffix(part: PageTable, page: Page) -> str:
-    return f": {escape_markdown(part.table.title)}" if len(page.tables) > 1 else ""
+def _suffix(part: PagePart, report: Report) -> str:
+    return f": {escape_markdown(part.table.title)}" if len(report.parts) > 1 else ""
 
 
 def _sensitivities(entries: tuple[Sensitivity, ...]) -> str:

@@ -1,39 +1,26 @@
-"""What a report says, before it becomes HTML or Markdown."""
+"""The report over an experiment before it becomes HTML or Markdown: everything that it says, computed once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-from normbench.report.answers import answers, stability, unfinished
-from normbench.report.build_table import comparison_tables
-from normbench.report.captions import describe_data, field_name, format_scalar
-from normbench.report.figure_style import MAX_CLEAR_LINES, MAX_PANELS, panels
-from normbench.report.grouping import ENVIRONMENT_KEYS, Section, sections
-from normbench.report.sweeps import LEARNING_RATE, Sensitivity, learning_rate_sensitivity, sweeps
+from normbench.report.answers import answers, failing_rates, unfinished
+from normbench.report.build_table import build_tables
+from normbench.report.captions import field_name, format_scalar
+from normbench.report.grouping import Section, recorded, sections
+from normbench.report.sweeps import Sensitivity, learning_rate_sensitivities
 from normbench.report.table import Table
-from normbench.report.verdicts import MARGIN
+from normbench.report.task_report import PageFigure, task_report
 from normbench.runs.records import ExperimentRecord
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+_SAID_ELSEWHERE = ("norm.", "dataset.", "device", "probe")
+"""Config fields that are no facts of a section: they are in its rows, its images or its environment."""
 
 
 @dataclass(frozen=True)
-class PageFigure:
-    """A figure with what is said about it; `name` is its file's stem."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-    is_sweep: bool = False
-    """Whether it sums up a sweep and so stands before the tables."""
-
-
-@dataclass(frozen=True)
-class PageTable:
+class PagePart:
     """One comparison table with its answers and how it was measured."""
 
     table: Table
@@ -43,111 +30,90 @@ class PageTable:
     unfinished: str
     """How many runs have no result; empty if all have."""
     measured: tuple[tuple[str, str], ...]
-    """What all runs of the table share, by name."""
+    """Facts that all runs of the table share, by name."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """A whole report."""
+class Report:
+    """A report over one experiment, of which every part is computed when it is first asked for, and once."""
 
-    title: str
-    tables: tuple[PageTable, ...]
-    figures: tuple[PageFigure, ...]
-    sensitivities: tuple[Sensitivity, ...]
+    experiment: ExperimentRecord
+    baseline: str | None = None
+    """Label or key of the norm that the others are compared with; the experiment's own where None."""
+    margin: float | None = None
+    """Raw differences below this count as equivalent, in measures whose own margin is no share of a mean."""
+
+    @property
+    def title(self) -> str:
+        """The experiment's name."""
+        return self.experiment.name
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """The groups of runs, apart where measurements do not mix.
+
+        Raises:
+            UnknownNameError: `baseline` is given and no run has that norm.
+        """
+        return sections(self.experiment, self.baseline)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """A comparison table for each section."""
+        return build_tables(self.experiment, self.sections, self.margin)
+
+    @cached_property
+    def parts(self) -> tuple[PagePart, ...]:
+        """Each table with what is said about it."""
+        return tuple(_part(table, section) for table, section in zip(self.tables, self.sections, strict=True))
+
+    @cached_property
+    def sensitivities(self) -> tuple[Sensitivity, ...]:
+        """How much each norm minds the learning rate, where one was swept."""
+        return tuple(learning_rate_sensitivities(self.sections))
+
+    @cached_property
+    def figures(self) -> tuple[PageFigure, ...]:
+        """The figures of the page: those of each task over its sections."""
+        by_task: dict[str, list[tuple[Section, Table]]] = {}
+        for section, table in zip(self.sections, self.tables, strict=True):
+            by_task.setdefault(section.task.name, []).append((section, table))
+        return tuple(figure for pairs in by_task.values() for figure in _figures(pairs))
 
 
-def make_page(experiment: ExperimentRecord, *, baseline: str | None = None, margin: float = MARGIN) -> Page:
-    """Put together all that the experiment's report says and shows.
-
-    Raises:
-        UnknownNameError: `baseline` is given and no run has that norm.
-    """
-    found = sections(experiment, baseline)
-    tables = comparison_tables(experiment, baseline=baseline, margin=margin)
-    return Page(
-        title=experiment.name,
-        tables=tuple(_page_table(table, section) for table, section in zip(tables, found, strict=True)),
-        figures=tuple(_figures(found, tables)),
-        sensitivities=tuple(_sensitivities(found)),
-    )
-
-
-def _sensitivities(found: Sequence[Section]) -> list[Sensitivity]:
-    rates = [sweep for sweep in sweeps(found) if sweep.path == LEARNING_RATE]
-    return [entry for sweep in rates for entry in learning_rate_sensitivity(sweep)]
-
-
-def _page_table(table: Table, section: Section) -> PageTable:
-    return PageTable(
+def _part(table: Table, section: Section) -> PagePart:
+    return PagePart(
         table=table,
-        data=describe_data(section).rstrip(","),
-        answers=(*stability(_sensitivities([section])), *answers(table)),
+        data=_images(section),
+        answers=(*failing_rates(learning_rate_sensitivities([section])), *answers(table)),
         unfinished=unfinished(section),
         measured=tuple(_measured(section).items()),
     )
 
 
-def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigure]:
-    from normbench.report.curves import accuracy_curves, loss_curves
-    from normbench.report.sweeps import sweep_figure
-    from normbench.report.time_curves import accuracy_over_time
-
-    shown = panels(found)
-    left_out = f" Only the first {MAX_PANELS} of {len(shown)} settings are drawn." if len(shown) > MAX_PANELS else ""
-    interval = "Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given in the legend."
-    few = all(len(panel.groups) <= MAX_CLEAR_LINES for panel in shown)
-    curves = interval if few else "Means over n completed runs, given in the legend; the table has the intervals."
-    figures = []
-    for sweep in sweeps(found):
-        name = field_name(sweep.path)
-        title = f"Error against {name}"
-        caption = f"Test error after the last epoch, by {name}; one line a norm, set slightly apart. {interval}"
-        figures.append(PageFigure(name.replace(" ", "_"), title, caption, sweep_figure(sweep), is_sweep=True))
-    figures += [
-        PageFigure(
-            "loss_curves", "Training loss", f"Training loss by iteration. {curves}{left_out}", loss_curves(shown)
-        ),
-        PageFigure(
-            "accuracy", "Test accuracy", f"Test accuracy by epoch. {interval}{left_out}", accuracy_curves(shown)
-        ),
-        PageFigure(
-            "accuracy_time",
-            "Accuracy against time",
-            "Test accuracy after each epoch against training time, evaluation excluded; where norms were timed in turn "
-            f"an epoch is as long as in the table. {curves}{left_out}",
-            accuracy_over_time(shown, _interleaved_seconds(found, tables)),
-        ),
-    ]
-    return figures
+def _figures(pairs: Sequence[tuple[Section, Table]]) -> list[PageFigure]:
+    task = pairs[0][0].task
+    return task_report(task).figures([section for section, _ in pairs], [table for _, table in pairs])
 
 
-def _interleaved_seconds(found: Sequence[Section], tables: Sequence[Table]) -> list[dict[str, float]]:
-    """Return for every panel, by label, the time per epoch of norms that were timed in turn."""
-    return [
-        {
-            row.label: row.epoch_seconds.median
-            for row in table.rows
-            if row.setting == groups[0].setting and row.epoch_seconds and row.time_source == "interleaved"
-        }
-        for section, table in zip(found, tables, strict=True)
-        for groups in section.by_setting
-    ]
+def _images(section: Section) -> str:
+    return task_report(section.task).data(section).rstrip(",")
 
 
 def _measured(section: Section) -> dict[str, str]:
-    """Return how the section's runs were made: what all share, by name."""
+    """Return how the section's runs were made, by name: everything that all of them share."""
     runs, first = section.runs, section.groups[0].fields
     found = {
-        "images": describe_data(section).rstrip(","),
+        "images": _images(section),
         "seeds": ", ".join(map(str, sorted({run.config.seed for run in runs}))),
     }
     for path in sorted(first, key=lambda path: not path.startswith("model.")):
-        if path.startswith(("model.", "train.")) and path not in section.varied and first[path] is not None:
+        if not path.startswith(_SAID_ELSEWHERE) and path not in section.varied and first[path] is not None:
             found[field_name(path)] = format_scalar(first[path])
     if section.varied:
         found["differs between rows"] = ", ".join(field_name(path) for path in section.varied)
-    for key in ("device", *ENVIRONMENT_KEYS, "engine", "platform", "normbench", "commit"):
-        values = sorted({str(run.environment[key]) for run in runs if run.environment.get(key) is not None})
+    for key in ("device", *section.task.environment_keys, "engine", "platform", "normbench", "commit"):
+        values = sorted({value for run in runs if (value := recorded(run, key)) is not None})
         if values or key in section.environment:
             found[key.replace("_", " ")] = ", ".join(values) or section.environment[key]
     if paths := section.norm_paths:

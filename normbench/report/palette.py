@@ -1,4 +1,4 @@
-"""How each norm is drawn: one color, dash and marker per norm, the same in every figure.
+"""The look of each norm's lines: one color, dash and marker per norm, the same in every figure.
 
 Colors are those of Okabe & Ito's color-blind safe palette (https://jfly.uni-koeln.de/color/), less its black and its
 yellow, which vanish on a dark or a white page, plus four that stay apart from them in lightness. Thirty norms cannot
@@ -22,7 +22,7 @@ COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, WINE, OLIVE, INDIGO, GRA
 ON_DARK: Mapping[str, str] = MappingProxyType(
     {BLUE: "#3D9BD6", VERMILLION: "#F07A2B", GREEN: "#1FBF94", WINE: "#CC5C93", OLIVE: "#B5B54A", INDIGO: "#9A86EA"}
 )
-"""What the colors that a dark page swallows become there."""
+"""The colors that a dark page would swallow, each with its replacement there."""
 
 SOLID: Dash = ()
 DASHED: Dash = (5, 1.6)

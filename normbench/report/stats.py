@@ -25,7 +25,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """What stands after the ±."""
+        """Half of the interval: the number after the ±."""
         return None if self.high is None else self.high - self.mean
 
 

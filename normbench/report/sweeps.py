@@ -1,4 +1,4 @@
-"""Figures and numbers over a swept field: error against batch size or learning rate, one line a norm."""
+"""Figures and numbers over a swept field: a measure against batch size or learning rate, one line a norm."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from math import log, log10
 from typing import TYPE_CHECKING
 
 from normbench.report.batch_one import CHANCE
-from normbench.report.figure_style import (
-    Panel,
-    add_legend,
-    figure_style,
-    line_style,
-    new_figure,
-    panel_styles,
-    setting_title,
-    settle,
-)
+from normbench.report.captions import capitalized, field_name
+from normbench.report.figure_style import Panel, Styles, draw_panels, line_style, setting_title
 from normbench.report.grouping import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
+from normbench.report.task_report import PageFigure
+from normbench.tasks import Measure
+from normbench.tasks.classification import TEST_ACCURACY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE, LEARNING_RATE = "train.batch_size", "train.learning_rate"
 TOLERANCE = 0.01
-"""A learning rate is as good as the best where the mean accuracy is less than one point below."""
+"""A learning rate is as good as the best if its mean accuracy is less than one point below."""
 
 DODGE = 1.025
 """Ratio by which lines stand apart horizontally, so that their intervals do not cover each other."""
@@ -73,60 +68,77 @@ def _sweep_panels(section: Section, path: str, several: bool) -> list[Panel]:
 
 
 def _decides(settings: Sequence[dict[str, Scalar]], path: str, other: str) -> bool:
-    """Whether each value of `path` comes with one value of `other`."""
+    """Return whether each value of `path` comes with one value of `other`."""
     if path not in settings[0]:
         return False
     return len({(setting[path], setting[other]) for setting in settings}) == len({s[path] for s in settings})
 
 
-def sweep_figure(sweep: Sweep) -> Figure:
-    """Draw test error against the swept field, mean and 95 % t interval over seeds."""
-    with figure_style():
-        figure, all_axes = new_figure(sweep.panels)
-        chosen = panel_styles(sweep.panels)
-        drawn: list[tuple[Axes, Panel, list[tuple[float, str]]]] = []
-        for axes, panel in zip(all_axes, sweep.panels, strict=False):
-            axes.set_xscale("log", base=2 if sweep.path == BATCH_SIZE else 10)
-            lines: dict[tuple[str, str], list[Group]] = {}
-            for group in panel.groups:
-                lines.setdefault((group.norm, group.label), []).append(group)
-            empty: list[tuple[float, str]] = []
-            for position, (key, groups) in enumerate(lines.items()):
-                groups.sort(key=lambda group: _x(group, sweep.path))
-                dodge = DODGE ** (position - (len(lines) - 1) / 2)
-                points = [
-                    (_x(group, sweep.path) * dodge, summarize(list(group.accuracies.values()))) for group in groups
-                ]
-                empty += [(x, chosen[key].color) for x, estimate in points if estimate is None]
-                known = [(x, estimate) for x, estimate in points if estimate is not None]
-                axes.errorbar(
-                    [x for x, _ in known],
-                    [100 * (1 - estimate.mean) for _, estimate in known],
-                    yerr=[100 * (estimate.half_width or 0.0) for _, estimate in known],
-                    color=chosen[key].color,
-                    linestyle=line_style(chosen[key]),
-                    marker=chosen[key].marker,
-                    capsize=2,
-                    elinewidth=0.8,
-                )
-            drawn.append((axes, panel, empty))
-        for axes, panel, empty in drawn:  # when all is drawn: the panels share an axis, and a set limit stays
-            _finish(axes, panel, sweep.path, empty)
-        without = any(not group.completed for panel in sweep.panels for group in panel.groups)
-        explanation = ["line: mean over seeds", "bar: 95 % t interval over n seeds"]
-        add_legend(figure, sweep.panels, explanation + (["x at the top: no completed run"] if without else []))
-        return settle(figure)
+def sweep_figures(found: Sequence[Section], measure: Measure, suffix: str = "") -> list[PageFigure]:
+    """Return a figure of `measure` for each sweep; the name of its file is the field's with `suffix`."""
+    figures = []
+    for sweep in sweeps(found):
+        name, what = field_name(sweep.path), capitalized(measure.header)
+        caption = (
+            f"{what} after the last {'epoch' if found[0].task.has_epochs else 'step'}, by {name}; one line a norm, set "
+            "slightly apart. Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given in "
+            "the legend."
+        )
+        stem = name.replace(" ", "_") + suffix
+        figures.append(PageFigure(stem, f"{what} against {name}", caption, sweep_figure(sweep, measure), is_sweep=True))
+    return figures
 
 
-def _finish(axes: Axes, panel: Panel, path: str, empty: Sequence[tuple[float, str]]) -> None:
+def sweep_figure(sweep: Sweep, measure: Measure) -> Figure:
+    """Draw a measure against the swept field, mean and 95 % t interval over seeds."""
+    empty: dict[Axes, list[tuple[float, str]]] = {}
+
+    def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
+        axes.set_xscale("log", base=2 if sweep.path == BATCH_SIZE else 10)
+        lines: dict[tuple[str, str], list[Group]] = {}
+        for group in panel.groups:
+            lines.setdefault((group.norm, group.label), []).append(group)
+        for position, (key, groups) in enumerate(lines.items()):
+            groups.sort(key=lambda group: _x(group, sweep.path))
+            dodge = DODGE ** (position - (len(lines) - 1) / 2)
+            points = [
+                (_x(group, sweep.path) * dodge, summarize(list(group.scores(measure).values()))) for group in groups
+            ]
+            empty.setdefault(axes, []).extend((x, chosen[key].color) for x, estimate in points if estimate is None)
+            known = [(x, estimate) for x, estimate in points if estimate is not None]
+            axes.errorbar(
+                [x for x, _ in known],
+                [measure.scale * estimate.mean for _, estimate in known],
+                yerr=[measure.scale * (estimate.half_width or 0.0) for _, estimate in known],
+                color=chosen[key].color,
+                linestyle=line_style(chosen[key]),
+                marker=chosen[key].marker,
+                capsize=2,
+                elinewidth=0.8,
+            )
+
+    without = any(not group.completed for panel in sweep.panels for group in panel.groups)
+    return draw_panels(
+        sweep.panels,
+        draw,
+        [
+            "line: mean over seeds",
+            "bar: 95 % t interval over n seeds",
+            *(["x at the top: no completed run"] if without else []),
+        ],
+        finish=lambda axes, panel: _finish(axes, panel, sweep.path, measure, empty.get(axes, [])),
+    )
+
+
+def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequence[tuple[float, str]]) -> None:
     """Label the axes and mark at their top where a norm has no result."""
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0), min(high, 100.0) if high > low else high)
+    axes.set_ylim(max(low, 0.0), min(high, 100.0) if high > low and measure.unit == "%" else high)
     for x, color in empty:
         axes.plot([x], [axes.get_ylim()[1]], marker="x", color=color, clip_on=False, zorder=4)
-    axes.set_ylabel("test error (%)")
+    axes.set_ylabel(f"{measure.header} ({measure.unit})" if measure.unit else measure.header)
     if path == BATCH_SIZE:
         values = sorted({_x(group, path) for group in panel.groups})
         axes.xaxis.set_major_locator(FixedLocator(values))
@@ -164,7 +176,7 @@ class BestRate:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much a norm minds the learning rate, among the rates that were run."""
+    """A norm's sensitivity to the learning rate, among the rates that were run."""
 
     label: str
     title: str
@@ -174,7 +186,18 @@ class Sensitivity:
     fails_from: float | None
     """The lowest rate at which a run diverged, or in its last epoch had a loss no lower than a guess's."""
     highest_rate: float
-    """That was run."""
+    """The highest rate that was run."""
+
+
+def learning_rate_sensitivities(sections: Sequence[Section]) -> list[Sensitivity]:
+    """Return the sensitivities of the norms of those sections that are of classifiers."""
+    classifiers = [section for section in sections if TEST_ACCURACY in section.task.measures]
+    return [
+        entry
+        for sweep in sweeps(classifiers)
+        if sweep.path == LEARNING_RATE
+        for entry in learning_rate_sensitivity(sweep)
+    ]
 
 
 def learning_rate_sensitivity(sweep: Sweep) -> list[Sensitivity]:
@@ -193,7 +216,7 @@ def learning_rate_sensitivity(sweep: Sweep) -> list[Sensitivity]:
 
 
 def _failed(group: Group) -> bool:
-    """Whether a run of the group diverged or learned nothing: too high a rate ends in one or the other."""
+    """Return whether a run of the group diverged or learned nothing: too high a rate ends in one or the other."""
     return group.states["diverged"] > 0 or any(
         run.summary is not None and run.summary.train_loss >= -log(CHANCE) for run in group.completed
     )
@@ -201,7 +224,7 @@ def _failed(group: Group) -> bool:
 
 def _best_rate(rates: Sequence[float], groups: Sequence[Group]) -> BestRate | None:
     """Return the best of ascending `rates`; None where no run completed."""
-    estimates = [summarize(list(group.accuracies.values())) for group in groups]
+    estimates = [summarize(list(group.scores(TEST_ACCURACY).values())) for group in groups]
     means = [estimate.mean if estimate else -1.0 for estimate in estimates]
     low = high = best = max(range(len(groups)), key=lambda index: means[index])
     accuracy = estimates[best]

@@ -1,4 +1,4 @@
-"""What a comparison table holds: plain data, a row a configuration."""
+"""A comparison table as plain data: a row a configuration."""
 
 from __future__ import annotations
 
@@ -10,9 +10,27 @@ from normbench.report.epoch_times import Source
 from normbench.report.grouping import Fields, Setting
 from normbench.report.stats import Estimate, Spread
 from normbench.report.verdicts import Comparison
+from normbench.tasks import Measure, Task
 
 TARGETS = (0.90, 0.94)
 """Accuracies whose time is reported, as CIFAR-10 speed records do."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measure of one configuration."""
+
+    estimate: Estimate | None
+    """The raw measure's mean over seeds; None where no completed run measured it."""
+    comparison: Comparison | None
+    """Against the baseline of the same setting; None for the baseline itself and where nothing can be compared."""
+    rank: tuple[int, int] | None
+    """Ranks that the row may hold within its setting, at 95 % joint confidence; None where nothing is ranked."""
+
+    @property
+    def is_resolved_best(self) -> bool:
+        """Whether this is resolved to be better than all others of its setting, not merely first in the sample."""
+        return self.rank == (1, 1)
 
 
 @dataclass(frozen=True)
@@ -25,10 +43,12 @@ class Row:
     """The varying fields of the table, by dotted path."""
     setting: Setting
     """Those of them by which rows may be compared with each other: all but the norm's own."""
-    accuracy: Estimate | None
-    """Test accuracy after the last epoch, 0 to 1."""
+    results: Mapping[str, Result]
+    """The result in each of the task's measures, by the measure's name."""
     epoch_seconds: Spread | None
-    """Time of an epoch's training steps: over the rounds of the timing pass, or over the epochs of the runs."""
+    """Time of an epoch's training steps: over the rounds of the timing pass, or over the epochs of the runs.
+
+    A run of a task without epochs counts as one epoch."""
     time_source: Source | None
     """Where it comes from: norms timed in turn, or each run by itself."""
     relative_time: float | None
@@ -41,23 +61,19 @@ class Row:
     peak_memory_mib: float | None
     """The largest of the runs."""
     learning_rate: float
-    """At which its runs trained."""
+    """The rate at which its runs trained."""
     num_completed: int
     num_planned: int
     runs: str
     """``4/5, 1 diverged``: completed of planned, and what became of the rest."""
     is_baseline: bool
-    comparison: Comparison | None
-    """Against the baseline of the same setting; None for the baseline itself and where nothing can be compared."""
-    rank: tuple[int, int] | None
-    """Ranks that the row may hold within its setting, at 95 % joint confidence; None where nothing is ranked."""
     batch_one: BatchOne | None
     """How the norm fares at batch size 1; None where the experiment did not ask."""
 
     @property
     def is_resolved_best(self) -> bool:
-        """Whether this row is resolved to be better than all others of its setting, not merely first in the sample."""
-        return self.rank == (1, 1)
+        """Whether this row is resolved to be better than all others of its setting in every measure."""
+        return all(result.is_resolved_best for result in self.results.values())
 
 
 @dataclass(frozen=True)
@@ -66,25 +82,39 @@ class Table:
 
     title: str
     caption: str
-    """What the results are: estimator, interval, test."""
+    """The estimator, interval and test behind the results, in sentences."""
     cost_caption: str
-    """What times and memory are."""
+    """How times and memory were measured, in sentences."""
+    task: Task
     varied: tuple[str, ...]
     rows: tuple[Row, ...]
     failures: tuple[str, ...]
     """Each run that ended without a result, with its reason, a line each."""
     notes: tuple[str, ...]
-    """What to be careful about, a line each."""
+    """Reasons to be careful with the rows, a line each."""
     environment: Mapping[str, str]
     baseline: str | None
-    margin: float
+    margins: Mapping[str, float]
+    """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
 
     @property
-    def has_comparisons(self) -> bool:
-        """Whether any row could be compared with the baseline."""
-        return any(row.comparison for row in self.rows)
+    def measures(self) -> tuple[Measure, ...]:
+        """The numbers that norms are compared by, the most important first."""
+        return self.task.measures
+
+    def results(self, measure: Measure) -> list[Result]:
+        """Return the results of all rows in one measure."""
+        return [row.results[measure.name] for row in self.rows]
+
+    def has_comparisons(self, measure: Measure) -> bool:
+        """Return whether any row could be compared with the baseline."""
+        return any(result.comparison for result in self.results(measure))
 
     @property
-    def has_tests(self) -> bool:
-        """Whether any of the comparisons rests on more than one pair of runs."""
-        return any(row.comparison.difference.estimate.n > 1 for row in self.rows if row.comparison)
+    def tested_measures(self) -> list[Measure]:
+        """The measures of which a comparison rests on more than one pair of runs."""
+        return [
+            measure
+            for measure in self.measures
+            if any(found.comparison.difference.estimate.n > 1 for found in self.results(measure) if found.comparison)
+        ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 
 from normbench.errors import EnvironmentProblem
 from normbench.report.figure_style import figure_bytes
-from normbench.report.page import make_page
-from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, RunRecord, read_run
+from normbench.report.page import Report
+from normbench.runs.atomic import write_atomically
+from normbench.runs.records import REPORT_FOLDER, RunRecord, read_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,18 +41,19 @@ def require_tensorboard() -> None:
         ) from None
 
 
-def write_tensorboard(experiment: ExperimentRecord) -> Path:
+def write_tensorboard(report: Report) -> Path:
     """Write the scalars of all runs and the report's figures; return the folder for ``tensorboard --logdir``.
 
     Raises:
         EnvironmentProblem: the ``tensorboard`` package is not there.
     """
     require_tensorboard()
+    experiment = report.experiment
     runs = (*experiment.runs, *experiment.probes)
     for run in runs:
         _write_run(run)
-    last = max(_seconds_since_1970(run) + _elapsed(run)[-1] for run in runs)
-    images = [(figure.title, 0, last, figure_bytes(figure.figure, "png")) for figure in make_page(experiment).figures]
+    last = max(_seconds_since_1970(run) + _clock(run)[1][-1] for run in runs)
+    images = [(figure.title, 0, last, figure_bytes(figure.figure, "png")) for figure in report.figures]
     folder = experiment.folder / REPORT_FOLDER / FOLDER
     _write(folder / "figures", iter(images))
     return folder
@@ -72,13 +73,15 @@ def _write_run(run: RunRecord) -> None:
 
 
 def _scalars(run: RunRecord) -> Iterator[Point]:
-    """Yield the loss of every step, by step, and what was measured after every epoch, by epoch."""
-    begun, elapsed = _seconds_since_1970(run), _elapsed(run)
-    ends = [0, *(epoch.num_steps for epoch in run.epochs)]
-    times = np.interp(np.arange(1, len(run.total_losses) + 1), ends, elapsed)
-    for step, (time, loss) in enumerate(zip(times.tolist(), run.total_losses.tolist(), strict=True), 1):
-        yield "loss/step", step, begun + time, loss
-    for epoch, time in zip(run.epochs, elapsed[1:].tolist(), strict=True):
+    """Yield the losses of every step, by step, and what was measured after every epoch, by epoch."""
+    begun, (num_steps, elapsed) = _seconds_since_1970(run), _clock(run)
+    times = np.interp(np.arange(1, len(run.step_losses) + 1), num_steps, elapsed)
+    columns = run.task.loss_columns
+    tags = [f"loss/{column}" for column in columns] if len(columns) > 1 else ["loss/step"]
+    for step, (time, losses) in enumerate(zip(times.tolist(), run.step_losses.tolist(), strict=True), 1):
+        for tag, loss in zip(tags, losses, strict=True):
+            yield tag, step, begun + time, loss
+    for epoch, time in zip(run.epochs, elapsed[1:].tolist(), strict=False):
         values = {
             "loss/train": epoch.train_loss,
             "loss/test": epoch.test_loss,
@@ -91,9 +94,15 @@ def _scalars(run: RunRecord) -> Iterator[Point]:
             yield tag, epoch.epoch, begun + time, value
 
 
-def _elapsed(run: RunRecord) -> NDArray[np.float64]:
-    """Return the seconds of training and evaluation up to the end of each epoch, starting with 0."""
-    return np.cumsum([0.0, *(epoch.train_seconds + epoch.test_seconds for epoch in run.epochs)])
+def _clock(run: RunRecord) -> tuple[list[int], NDArray[np.float64]]:
+    """Return steps done and seconds of training and evaluation until then, at the start and after each epoch.
+
+    Without epochs, at the start and the end.
+    """
+    if not run.epochs:
+        return [0, len(run.step_losses)], np.array([0.0, run.summary.train_seconds if run.is_completed else 0.0])
+    seconds = [0.0, *(epoch.train_seconds + epoch.test_seconds for epoch in run.epochs)]
+    return [0, *(epoch.num_steps for epoch in run.epochs)], np.cumsum(seconds)
 
 
 def _seconds_since_1970(run: RunRecord) -> float:
@@ -117,9 +126,4 @@ def _write(folder: Path, points: Iterator[Point]) -> None:
             content = Summary.Value(tag=tag, simple_value=value)
         writer.write(Event(wall_time=time, step=step, summary=Summary(value=[content])).SerializeToString())
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILE_NAME}.{os.getpid()}.partial"
-    try:
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, folder / FILE_NAME)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(folder / FILE_NAME, lambda file: file.write(buffer.getvalue()))

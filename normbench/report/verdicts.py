@@ -19,10 +19,8 @@ from normbench.report.stats import CONFIDENCE, Estimate, summarize, t_quantile
 
 Verdict = Literal["better", "worse", "equivalent", "not resolved"]
 Scores = Mapping[int, float]
-"""Seed -> test accuracy, of completed runs only."""
+"""The raw number of one measure by seed, of completed runs only."""
 
-MARGIN = 0.005
-"""Differences smaller than this (0.5 points of accuracy) count as equivalent."""
 MIN_SEEDS = 3
 """Below this no verdict is given: at n = 2 two differences that happen to be close would decide."""
 MAX_EXACT_SEEDS = 16
@@ -36,7 +34,7 @@ _NO_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Candidate minus baseline over the seeds that both completed, as a fraction of test images."""
+    """Candidate minus baseline over the seeds that both completed, in the raw unit of the measure."""
 
     estimate: Estimate
     t_p: float | None
@@ -48,14 +46,14 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known about a candidate against the baseline."""
+    """A candidate's difference to the baseline, and whether it is resolved."""
 
     difference: PairedDifference
     holm_p: float | None
     """`t_p` adjusted for the number of norms compared; None where no verdict can be given."""
     verdict: Verdict
     seeds_to_resolve: int | None
-    """Seeds that would settle an open verdict if mean and spread stay as they are; None if settled or unknown."""
+    """Seeds that would resolve it if mean and spread stay as they are; None where it is resolved or unknown."""
 
 
 def paired_difference(candidate: Scores, baseline: Scores) -> PairedDifference | None:
@@ -108,22 +106,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_to_baseline(
-    candidates: Mapping[str, Scores], baseline: Scores, margin: float = MARGIN
+    candidates: Mapping[str, Scores], baseline: Scores, margin: float, *, higher_is_better: bool = True
 ) -> dict[str, Comparison]:
-    """Compare each candidate with the baseline; candidates without a common seed are left out."""
+    """Compare each candidate with the baseline; candidates without a common seed are left out.
+
+    Differences smaller than `margin`, in the raw unit of the scores, count as equivalent.
+    """
     differences = {name: paired_difference(scores, baseline) for name, scores in candidates.items()}
     known = {name: difference for name, difference in differences.items() if difference is not None}
     testable = [name for name, difference in known.items() if difference.estimate.n >= MIN_SEEDS]
     adjusted = dict(zip(testable, holm([_p_or_one(known[name].estimate) for name in testable]), strict=True))
-    return {name: _judge(difference, adjusted.get(name), len(testable), margin) for name, difference in known.items()}
+    return {
+        name: _judge(difference, adjusted.get(name), len(testable), margin, higher_is_better)
+        for name, difference in known.items()
+    }
 
 
-def _judge(difference: PairedDifference, holm_p: float | None, num_tests: int, margin: float) -> Comparison:
+def _judge(
+    difference: PairedDifference, holm_p: float | None, num_tests: int, margin: float, higher_is_better: bool
+) -> Comparison:
+    """Give the verdict by the rule of docs/statistics.md."""
     estimate, std = difference.estimate, difference.estimate.std
     if holm_p is None or std is None or std <= _NO_SPREAD:
         return Comparison(difference, holm_p, "not resolved", None)
     if holm_p < 1 - CONFIDENCE:
-        return Comparison(difference, holm_p, "better" if estimate.mean > 0 else "worse", None)
+        return Comparison(difference, holm_p, "better" if (estimate.mean > 0) == higher_is_better else "worse", None)
     simultaneous = 1 - (1 - CONFIDENCE) / num_tests
     half_width = t_quantile(simultaneous, estimate.n - 1) * std / np.sqrt(estimate.n)
     if abs(estimate.mean) + half_width < margin:
@@ -131,7 +138,7 @@ def _judge(difference: PairedDifference, holm_p: float | None, num_tests: int, m
     return Comparison(difference, holm_p, "not resolved", seeds_to_resolve(estimate.mean, std, num_tests, margin))
 
 
-def seeds_to_resolve(mean: float, std: float, num_tests: int = 1, margin: float = MARGIN) -> int | None:
+def seeds_to_resolve(mean: float, std: float, num_tests: int, margin: float) -> int | None:
     """Return how many seeds a fresh comparison should plan for a verdict, were `mean` and `std` the truth.
 
     A direction then comes with a power of about 80 %; equivalence, where the true difference is 0, with about 63 %.
@@ -152,7 +159,7 @@ def _planning_widths(num_tests: int) -> NDArray[np.float64]:
     return np.asarray(quantiles / np.sqrt(n), dtype=np.float64)
 
 
-def rank_ranges(scores: Mapping[str, Scores]) -> dict[str, tuple[int, int]]:
+def rank_ranges(scores: Mapping[str, Scores], *, higher_is_better: bool = True) -> dict[str, tuple[int, int]]:
     """Return the ranks (1 is best) that each norm may hold, at a joint confidence of 95 %.
 
     All pairs are compared by the paired t test with Holm's adjustment. A norm's best rank is one more than the number
@@ -167,7 +174,7 @@ def rank_ranges(scores: Mapping[str, Scores]) -> dict[str, tuple[int, int]]:
     num_worse = dict.fromkeys(names, 0)
     for (first, second), estimate, p in zip(pairs, estimates, adjusted, strict=True):
         if estimate is not None and p < 1 - CONFIDENCE:
-            winner, loser = (first, second) if estimate.mean > 0 else (second, first)
+            winner, loser = (first, second) if (estimate.mean > 0) == higher_is_better else (second, first)
             num_better[loser] += 1
             num_worse[winner] += 1
     return {name: (1 + num_better[name], len(names) - num_worse[name]) for name in names}
@@ -180,5 +187,5 @@ def _p_or_one(estimate: Estimate | None) -> float:
 
 
 def _as_far_as(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
-    """Say which sums are at least as far from 0 as the observed one, whatever rounding did to equal ones."""
+    """Return which sums are at least as far from 0 as the observed one, whatever rounding did to equal ones."""
     return np.abs(sums) >= abs(observed) * (1 - 1e-12) - 1e-15

@@ -99,7 +99,7 @@ STYLE_TRANSFER = Task(
         ),
     ),
     trainer="normbench.worker.style_transfer:STYLE_TRANSFER",
-    figures="normbench.report.style_figures:style_figures",
+    report="normbench.report.style_report:STYLE_TRANSFER",
     environment_keys=("device_name", "torch", "cuda", "precision", "memory_format", "features"),
     has_epochs=False,
     progress="Step {step}/{steps_per_epoch} | Content: {content:.4f} | Style: {style:.4f}",

@@ -95,8 +95,8 @@ class Task:
     """What norms are compared by, the most important first."""
     trainer: str
     """``module:name`` of the object that builds, checks and trains its runs where torch is (`normbench.worker`)."""
-    figures: str
-    """``module:name`` of the function that draws the figures of its report (`normbench.report`)."""
+    report: str
+    """``module:name`` of its part in a report: words and figures (`normbench.report.task_report`)."""
     environment_keys: tuple[str, ...]
     """What of the recorded environment must be equal for runs to stand in one table."""
     has_epochs: bool

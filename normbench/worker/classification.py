@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from normbench.config.schema import RunConfig
+from normbench.engine.checkpoint import load_checkpoint
 from normbench.engine.device import resolve_device, resolve_engine, resolve_precision
+from normbench.errors import RunError
 from normbench.runs.events import RunEvent
-from normbench.worker.build import check_model, load_images
+from normbench.runs.records import CHECKPOINT_FILE
+from normbench.worker.build import build_run_model, check_model, load_images
 from normbench.worker.targets import RunRequest
 from normbench.worker.train_run import train_classifier
 
@@ -30,6 +35,20 @@ class _Classification:
     def check_data(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
         """Load the data set and move it to the device."""
         load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
+
+    def load_model(self, config: RunConfig, folder: Path) -> nn.Module:
+        """Return the network whose weights the run kept in its checkpoint.
+
+        Raises:
+            RunError: the run kept no checkpoint.
+            CheckpointError: the checkpoint cannot be read.
+        """
+        checkpoint = folder / CHECKPOINT_FILE
+        if not checkpoint.is_file():
+            raise RunError(f"{folder}: the run kept no checkpoint; keep_checkpoint=True (--keep-checkpoint) keeps it")
+        model = build_run_model(config)
+        load_checkpoint(checkpoint, lambda state: model.load_state_dict(state["model"]))
+        return model
 
     def train(self, request: RunRequest) -> Iterator[RunEvent]:
         """Train the run and yield its events."""

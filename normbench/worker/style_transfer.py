@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from normbench.config.style import StyleRunConfig
 from normbench.engine.device import resolve_device
 from normbench.runs.events import RunEvent
-from normbench.style.training import check_runs, load_features, train_style_run
+from normbench.style.training import check_runs, load_features, load_style_model, train_style_run
+from normbench.tasks.style_transfer import MODEL_FILE
 from normbench.worker.targets import RunRequest
 
 
@@ -25,6 +28,15 @@ class _StyleTransfer:
     def check_data(self, config: StyleRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
         """Load the feature network."""
         load_features(config, _feature_run(config, prerequisite))
+
+    def load_model(self, config: StyleRunConfig, folder: Path) -> nn.Module:
+        """Return the network that the run kept.
+
+        Raises:
+            DataError: its file is missing or damaged.
+        """
+        network, _ = load_style_model(folder / MODEL_FILE)
+        return network
 
     def train(self, request: RunRequest) -> Iterator[RunEvent]:
         """Train the run and yield its events."""

@@ -13,9 +13,9 @@ import yaml
 
 from normbench.report import write_report
 from normbench.report.batch_one import stability
-from normbench.report.build_table import comparison_tables
 from normbench.report.formats import to_csv, to_json, to_markdown
 from normbench.report.load import load_runs
+from normbench.report.page import Report
 from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]
@@ -72,7 +72,7 @@ def probed(tutorial: Path, new_run: NewRun) -> Path:
 
 
 def test_the_column_says_what_was_measured(probed: Path) -> None:
-    (table,) = comparison_tables(read_experiment(probed))
+    (table,) = Report(read_experiment(probed)).tables
     found = {row.norm: row.batch_one for row in table.rows}
     assert {norm: entry and entry.stability for norm, entry in found.items()} == {
         "bn": "collapsed",  # 0.08 / 0.26
@@ -93,7 +93,7 @@ def test_the_column_says_what_was_measured(probed: Path) -> None:
 
 
 def test_the_probe_enters_nothing_else(tutorial: Path, probed: Path, tmp_path: Path, new_run: NewRun) -> None:
-    (table,) = comparison_tables(read_experiment(probed))
+    (table,) = Report(read_experiment(probed)).tables
     assert [row.norm for row in table.rows] == ["bn", "ln", "in", "gn"]
     assert table.varied == ()
     assert all(row.runs == "3/3" for row in table.rows)
@@ -105,13 +105,13 @@ def test_the_probe_enters_nothing_else(tutorial: Path, probed: Path, tmp_path: P
 
 
 def test_without_a_probe_there_is_no_column(tutorial: Path) -> None:
-    (table,) = comparison_tables(read_experiment(tutorial))
+    (table,) = Report(read_experiment(tutorial)).tables
     assert "batch size 1" not in to_markdown([table])
 
 
 def test_a_probe_on_another_device_is_not_mixed_in(tutorial: Path, new_run: NewRun) -> None:
     new_probe(new_run, tutorial, "bn", 0, 0.3, environment={"device_name": "another GPU"})
-    (table,) = comparison_tables(read_experiment(tutorial))
+    (table,) = Report(read_experiment(tutorial)).tables
     assert [row.batch_one for row in table.rows] == [None] * 4
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from normbench.report.html import page_to_html
-from normbench.report.page import make_page
+from normbench.report.html import report_to_html
+from normbench.report.page import Report
 from normbench.runs.records import read_experiment
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -71,7 +71,7 @@ def test_the_report_renders_in_light_and_dark_without_errors_or_requests(
     for norm in ("bn", "gn"):
         for seed in range(3):
             new_run(tmp_path / "runs", norm, seed, steps_per_epoch=50)
-    html = page_to_html(make_page(read_experiment(tmp_path / "runs")))
+    html = report_to_html(Report(read_experiment(tmp_path / "runs")))
     file = tmp_path / "report.html"
     file.write_text(html, encoding="utf-8")
     light, dark = visit(file), visit(file, dark=True)

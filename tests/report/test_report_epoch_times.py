@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from normbench.report import write_report
-from normbench.report.build_table import comparison_tables
 from normbench.report.formats import FORMATS
+from normbench.report.page import Report
 from normbench.report.table import Table
 from normbench.runs.records import read_experiment, read_run
-from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, TimingSession, timing_config
+from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, TimingSession
 
 NewRun = Callable[..., Path]
 MACHINE = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "torch": "2.11.0", "cuda": "13.0"}
@@ -28,7 +28,7 @@ GN = (0.0020, 0.0030, 0.0020, 0.0022)
 def timed(run: Path, seconds: tuple[float, ...], steps_per_epoch: float = 1000.0) -> TimedNorm:
     config = read_run(run).config
     return TimedNorm(
-        label=config.label, config=timing_config(config), seconds_per_step=seconds, steps_per_block=30,
+        label=config.label, config=config.timing_fields, seconds_per_step=seconds, steps_per_block=30,
         steps_per_epoch=steps_per_epoch,
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def write_timing(folder: Path, *timed_norms: TimedNorm, skipped: tuple[SkippedNo
 
 
 def table_of(folder: Path, baseline: str | None = None) -> Table:
-    (table,) = comparison_tables(read_experiment(folder), baseline=baseline)
+    (table,) = Report(read_experiment(folder), baseline).tables
     return table
 
 
@@ -113,7 +113,7 @@ def test_a_norm_that_was_not_timed_keeps_the_times_of_its_runs_and_is_named(
     slow = new_run(tmp_path, "in", epoch_seconds=1.0, steps_per_epoch=4)
     new_run(tmp_path, "ln", epoch_seconds=1.0, steps_per_epoch=4)
     new_run(tmp_path, "frn", state="diverged", reason="nan", steps_per_epoch=4)
-    skipped = SkippedNorm(label="in", config=timing_config(read_run(slow).config), reason="out of memory")
+    skipped = SkippedNorm(label="in", config=read_run(slow).config.timing_fields, reason="out of memory")
     write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN), skipped=(skipped,))
     table = table_of(tmp_path)
     rows = {row.label: row for row in table.rows}

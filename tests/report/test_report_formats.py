@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from normbench.report.build_table import comparison_tables
 from normbench.report.formats import (
     FORMATS,
     SCHEMA_VERSION,
@@ -22,6 +21,7 @@ from normbench.report.formats import (
     to_text,
     to_tsv,
 )
+from normbench.report.page import Report
 from normbench.report.table import Table
 from normbench.runs.records import read_experiment
 
@@ -31,7 +31,7 @@ NASTY = "gn_50% |*x*| \\ & <b> $#{~^"
 @pytest.fixture
 def tables(tutorial: Path, new_run: Callable[..., Path]) -> tuple[Table, ...]:
     new_run(tutorial, "gn", 0, label=NASTY[:40], state="failed", reason="disk | full_100%", folder_name="nasty")
-    return comparison_tables(read_experiment(tutorial))
+    return Report(read_experiment(tutorial)).tables
 
 
 def test_markdown_lines_up_and_keeps_its_columns(tables: tuple[Table, ...]) -> None:
@@ -67,7 +67,7 @@ def test_a_narrow_terminal_wraps_and_cuts_nothing(tables: tuple[Table, ...]) -> 
 def test_csv_holds_raw_numbers(tables: tuple[Table, ...]) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
     bn = rows[0]
-    estimate = tables[0].rows[0].accuracy
+    estimate = tables[0].rows[0].results["test_accuracy"].estimate
     assert estimate is not None
     assert float(bn["test_accuracy"]) == estimate.mean
     assert float(bn["test_accuracy_low"]) == estimate.low
@@ -104,6 +104,6 @@ def test_every_format_takes_an_experiment_in_which_nothing_completed(
     tmp_path: Path, new_run: Callable[..., Path]
 ) -> None:
     new_run(tmp_path, "bn", 0, state="running", epochs_done=0)
-    tables = comparison_tables(read_experiment(tmp_path))
+    tables = Report(read_experiment(tmp_path)).tables
     for write in FORMATS.values():
         assert "bn" in write(tables)

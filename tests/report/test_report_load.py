@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normbench.errors import RunError, UnknownNameError
-from normbench.report.load import format_tables, load_experiments, load_runs, load_tables
+from normbench.report.load import format_tables, load_curves, load_experiments, load_runs, load_tables
 
 NewRun = Callable[..., Path]
 
@@ -101,3 +101,15 @@ def test_the_documented_example_runs(
     assert label == "bn"
     assert float(accuracy) == max(row["test_accuracy"] for row in load_runs(runs))
     assert float(learning_rate) == 1e-3
+
+
+def test_curves_hold_steps_and_epochs_in_columns_of_equal_length(tmp_path: Path, new_run: NewRun) -> None:
+    folder = new_run(tmp_path, "bn", 0, epochs=3, steps_per_epoch=4)
+    (row,) = load_runs(tmp_path)
+    for run in (folder, str(folder), row):
+        curves = load_curves(run)
+        assert {name: len(column) for name, column in curves["steps"].items()} == {"step": 12, "loss": 12}
+        assert curves["epochs"]["epoch"].tolist() == [1, 2, 3]
+    assert curves["epochs"]["test_accuracy"][-1] == pytest.approx(row["test_accuracy"])
+    with pytest.raises(RunError, match="not a readable run folder"):
+        load_curves(tmp_path)

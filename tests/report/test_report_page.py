@@ -9,20 +9,20 @@ import pytest
 import yaml
 
 from normbench.report.answers import answers
-from normbench.report.build_table import comparison_tables
 from normbench.report.captions import FIRST_RUN_MEMORY, FRESH_SEEDS
 from normbench.report.columns import format_verdict
-from normbench.report.html import page_to_html
-from normbench.report.markdown import page_to_markdown
-from normbench.report.page import Page, make_page
+from normbench.report.html import report_to_html
+from normbench.report.markdown import report_to_markdown
+from normbench.report.page import Report
 from normbench.runs.records import read_experiment
+from normbench.tasks.classification import TEST_ACCURACY
 
 NewRun = Callable[..., Path]
 HOSTILE = '<script>alert(1)</script>"onload=x'
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings: Callable[..., None]) -> Page:
+def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings: Callable[..., None]) -> Report:
     """Three norms over two batch sizes; a hostile label, a diverged run."""
     folder = tmp_path_factory.mktemp("page") / "sweep & <more>"
     new_settings(folder, ["bn", "gn", "in"], [0, 1, 2])
@@ -32,12 +32,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun, new_settings
             new_run(folder, "bn", seed, train=train, steps_per_epoch=30)
             new_run(folder, "gn", seed, train=train, steps_per_epoch=30, label=HOSTILE)
     new_run(folder, "in", 0, state="diverged", reason=HOSTILE, diverge_at=40, train={"batch_size": 16})
-    return make_page(read_experiment(folder))
+    return Report(read_experiment(folder))
 
 
 @pytest.fixture(scope="module")
-def html(page: Page) -> str:
-    return page_to_html(page)
+def html(page: Report) -> str:
+    return report_to_html(page)
 
 
 class Outline(HTMLParser):
@@ -75,13 +75,13 @@ def test_html_is_self_contained_and_escaped(html: str) -> None:
     assert HOSTILE in outline.text
 
 
-def test_html_and_markdown_hold_the_same_content(page: Page, html: str) -> None:
+def test_html_and_markdown_hold_the_same_content(page: Report, html: str) -> None:
     text = " ".join(Outline(html).text.split())
-    markdown = page_to_markdown(page)
+    markdown = report_to_markdown(page)
     plain = " ".join(re.sub(r"\\(.)", r"\1", markdown).split())
     for heading in re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE):
         assert heading in text
-    for part in page.tables:
+    for part in page.parts:
         for said in (*part.answers, *part.table.failures, part.unfinished, part.table.caption, part.table.cost_caption):
             assert said in text
             assert said in plain
@@ -94,8 +94,8 @@ def test_html_and_markdown_hold_the_same_content(page: Page, html: str) -> None:
     assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
 
 
-def test_how_it_was_measured(page: Page) -> None:
-    (part,) = page.tables
+def test_how_it_was_measured(page: Report) -> None:
+    (part,) = page.parts
     facts = dict(part.measured)
     assert facts["seeds"] == "0, 1, 2"
     assert facts["differs between rows"] == "batch size"
@@ -105,7 +105,7 @@ def test_how_it_was_measured(page: Page) -> None:
 
 
 def answer(folder: Path) -> str:
-    (table,) = comparison_tables(read_experiment(folder))
+    (table,) = Report(read_experiment(folder)).tables
     (said,) = answers(table)
     return said
 
@@ -151,8 +151,8 @@ def test_an_open_verdict_asks_for_fresh_seeds_and_says_why(tmp_path: Path, new_r
         new_run(tmp_path / "open", "gn", seed, accuracy=0.701 - 2 * noise)
         new_run(tmp_path / "clear", "bn", seed, accuracy=0.80 + noise)
         new_run(tmp_path / "clear", "gn", seed, accuracy=0.70 - noise)
-    (still_open,), (clear,) = (comparison_tables(read_experiment(tmp_path / name)) for name in ("open", "clear"))
-    verdicts = [format_verdict(row, still_open.margin) for row in still_open.rows]
+    (still_open,), (clear,) = (Report(read_experiment(tmp_path / name)).tables for name in ("open", "clear"))
+    verdicts = [format_verdict(row, TEST_ACCURACY, still_open) for row in still_open.rows]
     assert any(re.fullmatch(r"not resolved \(~\d+ fresh seeds\)", verdict) for verdict in verdicts)
     assert FRESH_SEEDS in still_open.caption
     assert FRESH_SEEDS not in clear.caption
@@ -161,21 +161,21 @@ def test_an_open_verdict_asks_for_fresh_seeds_and_says_why(tmp_path: Path, new_r
 def test_peak_memory_comes_with_its_warning_on_a_gpu_only(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path / "gpu", "bn", 0)
     new_run(tmp_path / "cpu", "bn", 0, device="cpu")
-    (gpu,), (cpu,) = (comparison_tables(read_experiment(tmp_path / name)) for name in ("gpu", "cpu"))
+    (gpu,), (cpu,) = (Report(read_experiment(tmp_path / name)).tables for name in ("gpu", "cpu"))
     assert gpu.cost_caption.endswith(f"Peak memory: the largest of the runs. {FIRST_RUN_MEMORY}")
     assert FIRST_RUN_MEMORY not in cpu.cost_caption
 
 
 def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "bn", 0, state="failed", reason="out of memory", epochs_done=0, environment={})
-    page = make_page(read_experiment(tmp_path))
-    assert "out of memory" in page_to_html(page)
-    assert "out of memory" in page_to_markdown(page)
+    page = Report(read_experiment(tmp_path))
+    assert "out of memory" in report_to_html(page)
+    assert "out of memory" in report_to_markdown(page)
 
 
 def test_runs_of_a_grid_that_never_began_are_counted(tmp_path: Path, new_run: NewRun, new_settings) -> None:
     new_settings(tmp_path, ["bn", "gn"], [0, 1], grid={"train.batch_size": [16, 32, 64]})
     for norm in ("bn", "gn"):
         new_run(tmp_path, norm, 0, train={"batch_size": 16}, steps_per_epoch=20)
-    (part,) = make_page(read_experiment(tmp_path)).tables
+    (part,) = Report(read_experiment(tmp_path)).parts
     assert part.unfinished == "10 of 12 runs have no result: 10 not started."

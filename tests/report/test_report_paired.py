@@ -15,6 +15,8 @@ from normbench.report.verdicts import (
     sign_flip_p,
 )
 
+MARGIN = 0.005
+
 
 def scores(*values: float) -> Scores:
     return dict(enumerate(values))
@@ -82,6 +84,7 @@ def test_verdicts() -> None:
             "other seeds": {9: 0.9},
         },
         baseline,
+        MARGIN,
     )
     assert {name: comparison.verdict for name, comparison in found.items()} == {
         "up": "better",
@@ -95,7 +98,7 @@ def test_verdicts() -> None:
 
 
 def test_two_seeds_never_decide_however_alike_their_differences() -> None:
-    found = compare_to_baseline({"gn": scores(0.800001, 0.700002)}, scores(0.70, 0.60))["gn"]
+    found = compare_to_baseline({"gn": scores(0.800001, 0.700002)}, scores(0.70, 0.60), MARGIN)["gn"]
     assert found.difference.t_p is not None
     assert found.difference.t_p < 1e-4
     assert (found.verdict, found.holm_p) == ("not resolved", None)
@@ -104,7 +107,7 @@ def test_two_seeds_never_decide_however_alike_their_differences() -> None:
 
 def test_differences_without_spread_decide_nothing() -> None:
     candidate, baseline = scores(0.7407, 0.5126, 0.6456), scores(0.7287, 0.5006, 0.6336)
-    found = compare_to_baseline({"gn": candidate}, baseline)["gn"]
+    found = compare_to_baseline({"gn": candidate}, baseline, MARGIN)["gn"]
     assert found.difference.estimate.std is not None
     assert found.difference.estimate.std > 0, "rounding alone, which must not count as spread"
     assert found.verdict == "not resolved"
@@ -115,9 +118,9 @@ def test_holm_counts_every_norm_that_is_tested() -> None:
     rng = np.random.default_rng(3)
     baseline = scores(*(0.75 + 0.002 * rng.standard_normal(4)))
     borderline = scores(*(np.array(list(baseline.values())) + np.array([0.012, 0.004, 0.009, 0.013])))
-    alone = compare_to_baseline({"gn": borderline}, baseline)["gn"]
+    alone = compare_to_baseline({"gn": borderline}, baseline, MARGIN)["gn"]
     noise = {f"norm{index}": scores(*(0.75 + 0.01 * rng.standard_normal(4))) for index in range(9)}
-    among_ten = compare_to_baseline({"gn": borderline, **noise}, baseline)["gn"]
+    among_ten = compare_to_baseline({"gn": borderline, **noise}, baseline, MARGIN)["gn"]
     assert alone.verdict == "better"
     assert among_ten.verdict == "not resolved"
     assert alone.difference == among_ten.difference
@@ -144,8 +147,8 @@ def test_seeds_to_resolve_has_the_power_it_promises(mean: float, std: float, num
 
 
 def test_seeds_to_resolve_gives_up_on_hopeless_questions() -> None:
-    assert seeds_to_resolve(0.005, 10.0, margin=0.01) is None
-    assert seeds_to_resolve(0.0, 0.001, margin=0.005) == MIN_SEEDS
+    assert seeds_to_resolve(0.005, 10.0, num_tests=1, margin=0.01) is None
+    assert seeds_to_resolve(0.0, 0.001, num_tests=1, margin=0.005) == MIN_SEEDS
 
 
 def test_ranks_show_ties_as_ranges() -> None:
@@ -160,3 +163,13 @@ def test_ranks_show_ties_as_ranges() -> None:
         }
     )
     assert found == {"best": (1, 1), "tied a": (2, 3), "tied b": (2, 3), "last": (4, 4)}
+
+
+def test_where_less_is_better_a_lower_score_wins() -> None:
+    losses = {"gn": scores(0.20, 0.21, 0.19, 0.20), "in": scores(0.41, 0.40, 0.42, 0.43)}
+    baseline = scores(0.30, 0.31, 0.30, 0.29)
+    found = compare_to_baseline(losses, baseline, MARGIN, higher_is_better=False)
+    assert {name: comparison.verdict for name, comparison in found.items()} == {"gn": "better", "in": "worse"}
+    assert found["gn"].difference.estimate.mean == pytest.approx(-0.1)
+    ranks = rank_ranges({**losses, "bn": baseline}, higher_is_better=False)
+    assert ranks == {"gn": (1, 1), "bn": (2, 2), "in": (3, 3)}

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normbench.report.build_table import comparison_tables, seconds_to_reach
+from normbench.report.build_table import seconds_to_reach
+from normbench.report.classification_report import TEST_ERROR
 from normbench.report.columns import sensitivity_cells
+from normbench.report.curves import accuracy_over_time
 from normbench.report.figure_style import panels, setting_title
 from normbench.report.grouping import sections
-from normbench.report.page import make_page
+from normbench.report.page import Report
 from normbench.report.stats import summarize
 from normbench.report.sweeps import learning_rate_sensitivity, sweep_figure, sweeps
-from normbench.report.time_curves import accuracy_over_time
 from normbench.runs.records import read_experiment, read_run
 
 NewRun = Callable[..., Path]
@@ -31,7 +32,7 @@ def test_error_against_batch_size_with_a_rule_for_the_learning_rate_is_one_sweep
             new_run(tmp_path, "gn", seed, accuracy=0.7, steps_per_epoch=4, train=train)
     (sweep,) = sweeps(sections(read_experiment(tmp_path)))
     assert (sweep.path, len(sweep.panels)) == ("train.batch_size", 1)
-    (axes,) = sweep_figure(sweep).axes
+    (axes,) = sweep_figure(sweep, TEST_ERROR).axes
     line = axes.containers[0]
     expected = [summarize(values) for values in accuracies.values()]
     errors = [100 * (1 - estimate.mean) for estimate in expected if estimate]
@@ -52,7 +53,7 @@ def test_a_norm_without_result_is_marked_and_other_fields_get_panels(tmp_path: P
             name = f"bn-{batch_size}-{smoothing}"
             new_run(tmp_path, "bn", 0, train=train, folder_name=name, steps_per_epoch=4, **state)
     (sweep,) = sweeps(sections(read_experiment(tmp_path)))
-    figure = sweep_figure(sweep)
+    figure = sweep_figure(sweep, TEST_ERROR)
     assert [axes.get_title() for axes in figure.axes] == ["label smoothing 0", "label smoothing 0.1"]
     crosses = [[line for line in axes.lines if line.get_marker() == "x"] for axes in figure.axes]
     assert [len(found) for found in crosses] == [1, 0]
@@ -66,7 +67,7 @@ def test_no_panel_is_cut_at_the_range_of_another(tmp_path: Path, new_run: NewRun
             name = f"bn-{batch_size}-{smoothing}"
             new_run(tmp_path, "bn", 0, accuracy=accuracy, train=train, folder_name=name, steps_per_epoch=4)
     (sweep,) = sweeps(sections(read_experiment(tmp_path)))
-    for axes in sweep_figure(sweep).axes:
+    for axes in sweep_figure(sweep, TEST_ERROR).axes:
         low, high = axes.get_ylim()
         assert low < 10 < 80 < high
 
@@ -130,8 +131,8 @@ def test_the_report_says_where_each_norm_diverges(tmp_path: Path, new_run: NewRu
             state = {"state": "diverged", "diverge_at": 3} if rate >= limit else {}
             name = f"{norm}-{rate}"
             new_run(tmp_path, norm, train={"learning_rate": rate}, folder_name=name, steps_per_epoch=4, **state)
-    page = make_page(read_experiment(tmp_path))
-    assert page.tables[0].answers == (
+    page = Report(read_experiment(tmp_path))
+    assert page.parts[0].answers == (
         "learning rates at which runs diverged or learned nothing: "
         "ln nowhere up to 0.01; bn from 0.01 on; none from 0.001 on.",
         "which norm is best is not resolved at any setting: a verdict takes at least 3 seeds of each.",
@@ -150,10 +151,10 @@ def test_time_to_an_accuracy_counts_training_alone(tmp_path: Path, new_run: NewR
         expected.append(sum(epoch.train_seconds for epoch in run.epochs[: first + 1]))
     assert seconds_to_reach(read_run(folders[0]), 0.9) == pytest.approx(expected[0])
     assert seconds_to_reach(read_run(folders[0]), 0.99) is None
-    (table,) = comparison_tables(read_experiment(tmp_path))
+    (table,) = Report(read_experiment(tmp_path)).tables
     assert table.rows[0].seconds_to_reach["0.90"] == pytest.approx(np.median(expected))
     new_run(tmp_path, "bn", 3, accuracy=0.85, epochs=6, steps_per_epoch=4)
-    (table,) = comparison_tables(read_experiment(tmp_path))
+    (table,) = Report(read_experiment(tmp_path)).tables
     assert table.rows[0].seconds_to_reach["0.90"] is None, "one run never got there"
 
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from normbench.errors import UnknownNameError
-from normbench.report.build_table import comparison_tables
 from normbench.report.grouping import sections
+from normbench.report.page import Report
+from normbench.report.stats import Estimate
 from normbench.report.table import Row, Table
 from normbench.runs.records import read_experiment
 
@@ -17,7 +18,11 @@ NewRun = Callable[..., Path]
 
 
 def tables_of(folder: Path) -> tuple[Table, ...]:
-    return comparison_tables(read_experiment(folder))
+    return Report(read_experiment(folder)).tables
+
+
+def accuracy_of(row: Row) -> Estimate | None:
+    return row.results["test_accuracy"].estimate
 
 
 def row_of(table: Table, label: str) -> Row:
@@ -31,16 +36,16 @@ def test_rows_hold_means_over_seeds_and_medians_over_epochs(tmp_path: Path, new_
     new_run(tmp_path, "gn", 0, accuracy=0.70, epoch_seconds=1.0)
     (table,) = tables_of(tmp_path)
     row = row_of(table, "bn")
-    assert row.accuracy is not None
-    assert (row.accuracy.mean, row.accuracy.n) == (pytest.approx(np.mean(accuracies)), 3)
+    assert accuracy_of(row) is not None
+    assert (accuracy_of(row).mean, accuracy_of(row).n) == (pytest.approx(np.mean(accuracies)), 3)
     runs = {run.folder: run for run in read_experiment(tmp_path).runs}
     later_epochs = [epoch.train_seconds for folder in folders for epoch in runs[folder].epochs[1:]]
     assert row.epoch_seconds is not None
     assert row.epoch_seconds.median == np.median(later_epochs)
     assert row.relative_time == 1.0
     assert row_of(table, "gn").relative_time == pytest.approx(2.0, rel=0.03)
-    assert row_of(table, "gn").accuracy is not None
-    assert row_of(table, "gn").accuracy.half_width is None  # type: ignore[union-attr]
+    assert accuracy_of(row_of(table, "gn")) is not None
+    assert accuracy_of(row_of(table, "gn")).half_width is None  # type: ignore[union-attr]
 
 
 def test_unfinished_runs_are_counted_and_never_averaged_in(
@@ -54,11 +59,12 @@ def test_unfinished_runs_are_counted_and_never_averaged_in(
     (table,) = tables_of(tmp_path)
     bn, gn = row_of(table, "bn"), row_of(table, "gn")
     assert bn.runs == "3/5, 1 diverged, 1 not started"
-    assert bn.accuracy is not None
-    assert bn.accuracy.n == 3
-    assert bn.accuracy.mean == pytest.approx(0.75)
+    assert accuracy_of(bn) is not None
+    assert accuracy_of(bn).n == 3
+    assert accuracy_of(bn).mean == pytest.approx(0.75)
     assert gn.runs == "0/5, 1 failed, 4 not started"
-    assert (gn.accuracy, gn.epoch_seconds, gn.relative_time, gn.comparison) == (None, None, None, None)
+    assert (accuracy_of(gn), gn.results["test_accuracy"].comparison) == (None, None)
+    assert (gn.epoch_seconds, gn.relative_time) == (None, None)
     assert any("bn, seed 3 diverged: the loss became nan at step 7" in line for line in table.failures)
     assert any("gn, seed 0 failed: out of memory" in line for line in table.failures)
 
@@ -70,8 +76,8 @@ def test_only_the_status_makes_a_result_count(tmp_path: Path, new_run: NewRun) -
     (again / "status.json").write_text(status)
     (table,) = tables_of(tmp_path)
     assert table.rows[0].runs == "1/2, 1 running"
-    assert table.rows[0].accuracy is not None
-    assert table.rows[0].accuracy.mean == 0.75
+    assert accuracy_of(table.rows[0]) is not None
+    assert accuracy_of(table.rows[0]).mean == 0.75
 
 
 def test_seeds_are_grouped_and_everything_else_is_not(tmp_path: Path, new_run: NewRun) -> None:
@@ -104,7 +110,7 @@ def test_a_norms_own_learning_rate_is_shown_and_does_not_part_it_from_the_others
     (experiment / "experiment.yaml").write_text(norms + "seeds: [0, 1, 2]\n")
     (table,) = tables_of(experiment)
     assert table.varied == ("train.learning_rate",)
-    assert row_of(table, "gn").comparison is not None
+    assert row_of(table, "gn").results["test_accuracy"].comparison is not None
     assert len(sections(read_experiment(experiment))[0].by_setting) == 1
 
 
@@ -144,13 +150,13 @@ def test_synthetic_images_never_pass_for_cifar10(tmp_path: Path, new_run: NewRun
 
 def test_baseline_can_be_chosen(tutorial: Path) -> None:
     experiment = read_experiment(tutorial)
-    (table,) = comparison_tables(experiment, baseline="gn")
+    (table,) = Report(experiment, "gn").tables
     assert [row.label for row in table.rows if row.is_baseline] == ["gn"]
-    difference = row_of(table, "bn").comparison
+    difference = row_of(table, "bn").results["test_accuracy"].comparison
     assert difference is not None
     assert difference.difference.estimate.mean > 0
     with pytest.raises(UnknownNameError, match="did you mean"):
-        comparison_tables(experiment, baseline="gnn")
+        _ = Report(experiment, "gnn").tables
 
 
 def test_variants_of_one_norm_are_told_apart(tmp_path: Path, new_run: NewRun) -> None:
@@ -178,7 +184,7 @@ def test_accuracy_on_held_out_training_images_does_not_pass_for_test_accuracy(
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["dataset"]["options"] = {"eval_split": "val"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    (table,) = comparison_tables(read_experiment(tmp_path))
+    (table,) = Report(read_experiment(tmp_path)).tables
     assert "on CIFAR-10 (validation: training images held out) after" in table.caption
 
 

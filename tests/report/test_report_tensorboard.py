@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from normbench.errors import EnvironmentProblem
+from normbench.report.page import Report
 from normbench.report.tensorboard import FILE_NAME, require_tensorboard, write_run_tensorboard, write_tensorboard
 from normbench.runs.records import read_experiment, read_run
 
@@ -27,7 +28,7 @@ def read(folder: Path) -> Any:
 
 
 def test_scalars_and_figures_are_what_was_recorded(tutorial: Path) -> None:
-    folder = write_tensorboard(read_experiment(tutorial))
+    folder = write_tensorboard(Report(read_experiment(tutorial)))
     runs = sorted(path.parent for path in tutorial.glob("*/status.json"))
     assert sorted(path.name for path in folder.iterdir()) == sorted(["figures", *(run.name for run in runs)])
     run = read_run(runs[0])
