@@ -104,18 +104,17 @@ def _print_json(content: Mapping[str, Any]) -> None:
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, or a paragraph a row where a terminal is too narrow for it."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from normbench.cli.console import print_table
+    from normbench.cli.console import natural_width, print_table, table
 
-    table = Table(*header, box=SIMPLE_HEAD, pad_edge=False)
+    shown = table(*header)
     for row in rows:
-        table.add_row(*row)
+        shown.add_row(*row)
     console = Console()
-    if len(header) <= 3 or not console.is_terminal or console.width >= Console(width=10_000).measure(table).maximum:
-        print_table(table)
+    if len(header) <= 3 or not console.is_terminal or console.width >= natural_width(shown):
+        print_table(shown)
         return
     paragraphs = Table.grid(padding=(0, 2))
     for row in rows:
