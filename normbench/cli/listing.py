@@ -34,12 +34,7 @@ def norms(json_output: JsonOption = False) -> None:
             norm.full_name,
             str(norm.year or "-"),
             f"{norm.paper} ({norm.arxiv})" if norm.arxiv else norm.paper,
-            norm.axes,
-            norm.learnable_per_channel,
-            norm.running_state,
-            _yes(norm.train_eval_differ),
-            _yes(norm.batch_dependent),
-            _yes(norm.replaces_activation),
+            *norm.traits,
             _options({name: option.default for name, option in norm.options.items()}),
         )
         for key, norm in NORMS.items()
@@ -145,7 +140,3 @@ def _json_value(value: Any) -> Any:
 
 def _options(defaults: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in defaults.items()) or "-"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
