@@ -112,7 +112,7 @@ class TrainerCase:
             self._position += 1
 
     def _begin_epoch(self) -> None:
-        """Begin an epoch that goes on training: from scratch Adam's bias correction would let the weights leap."""
+        """Begin an epoch without counting steps anew, which would undo Adam's bias correction and make weights leap."""
         step = self._trainer.step
         num_steps = self._config.train.epochs * step.steps_per_epoch
         if self._num_steps + self._num_whole_batches > num_steps:
@@ -130,7 +130,7 @@ class TrainerCase:
 
 
 class TutorialCase:
-    """The tutorial's own loop, under torch's own settings, and on a CPU the C library's."""
+    """The tutorial's own loop, with the defaults of torch and, on a CPU, of the C library."""
 
     def __init__(self, config: RunConfig, images: Images) -> None:
         self._config = config

@@ -34,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """One set of axes."""
+    """One set of axes with its dots."""
 
     title: str
     x_label: str

@@ -1,4 +1,4 @@
-"""Writing a benchmark's folder: the results, a table, a picture."""
+"""A benchmark's folder: the results, a table and a picture, written and read."""
 
 from __future__ import annotations
 

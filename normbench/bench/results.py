@@ -172,14 +172,14 @@ class _Results(_Frozen):
 
 
 class TrainResults(_Results):
-    """A whole ``normbench bench train``."""
+    """The results of ``normbench bench train``."""
 
     bench: Literal["train"] = "train"
     rows: tuple[TrainRow, ...]
 
 
 class LayerResults(_Results):
-    """A whole ``normbench bench layers``."""
+    """The results of ``normbench bench layers``."""
 
     bench: Literal["layers"] = "layers"
     rows: tuple[LayerRow, ...]

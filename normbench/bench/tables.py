@@ -94,7 +94,7 @@ def _train_columns(rows: Sequence[TrainRow]) -> tuple[BenchColumn, ...]:
 
 
 def _variants(results: TrainResults) -> str:
-    """Say which engine and precision each variant came to."""
+    """Return a note on the engine and the precision that each variant came to."""
     found = {row.variant: f"{row.variant}: {row.engine}, {row.precision}" for row in results.rows}
     return "; ".join(found.values()) + "."
 
@@ -142,7 +142,7 @@ def _layer_columns(rows: Sequence[LayerRow]) -> tuple[BenchColumn, ...]:
 
 
 def _paths(results: LayerResults) -> list[str]:
-    """Say why layers ran natively, and which."""
+    """Return a note for each reason why layers ran natively, with their norms."""
     norms_by_path: dict[str, dict[str, None]] = {}
     for row in results.rows:
         if row.path.startswith("native"):

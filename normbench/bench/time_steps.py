@@ -43,7 +43,7 @@ class _Measured:
     variant: str
     config: RunConfig
     case: Case | None
-    """None once it has failed, so that its memory is free."""
+    """The training itself; None once it has failed, so that its memory is free."""
     steps_per_epoch: int
     failure: str | None = None
     note: str | None = None

@@ -1,4 +1,4 @@
-"""What ``normbench advise`` prints."""
+"""The screens of ``normbench advise``: a recommendation, or the whole tree."""
 
 from __future__ import annotations
 

@@ -56,5 +56,5 @@ def print_comparison(comparison: ComparisonTable) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line of information to stderr."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)

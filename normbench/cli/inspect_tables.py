@@ -69,7 +69,7 @@ def _explain_moments(inspections: Sequence[Inspection]) -> Iterator[str]:
 
 
 def _is_near(values: Range, target: float) -> bool:
-    """Whether all values are within a hundredth of `target`."""
+    """Return whether all values are within a hundredth of `target`."""
     return max(abs(values.low - target), abs(values.high - target)) < 0.01
 
 

@@ -1,4 +1,4 @@
-"""``normbench list``: what there is to choose from. Needs no torch."""
+"""``normbench list``: the norms, networks, data sets and configs to choose from. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``normbench ls``: what is recorded. Reads statuses only, so that thousands of runs are listed at once."""
+"""``normbench ls``: the recorded experiments. Reads statuses only, so that thousands of runs are listed at once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from normbench.cli.options import JsonOption
 
 @dataclass(frozen=True)
 class Listed:
-    """One experiment's folder in brief."""
+    """A summary of one experiment's folder."""
 
     experiment: str
     runs: int
     states: dict[str, int]
     size_bytes: int
     last_started_at: str | None
-    """UTC, ISO 8601."""
+    """The latest start of a run, UTC, ISO 8601."""
 
 
 def ls(

@@ -57,7 +57,10 @@ class Norm:
 
     @property
     def traits(self) -> tuple[str, ...]:
-        """Its cells in a table: axes, learned, state; whether train and eval differ, it sees the batch, it activates."""
+        """The norm's cells in a table: axes of its statistics, learned parameters, running state, and three answers.
+
+        "yes" or "no" say whether training and evaluation differ, the batch matters, and the activation is replaced.
+        """
         answers = (self.train_eval_differ, self.batch_dependent, self.replaces_activation)
         return self.axes, self.learnable_per_channel, self.running_state, *("yes" if yes else "no" for yes in answers)
 
