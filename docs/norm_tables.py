@@ -44,12 +44,7 @@ def norms_table() -> str:
                 norm.label,
                 norm.full_name,
                 str(norm.year or "-"),
-                norm.axes,
-                norm.learnable_per_channel,
-                norm.running_state,
-                _yes(norm.train_eval_differ),
-                _yes(norm.batch_dependent),
-                _yes(norm.replaces_activation),
+                *norm.traits,
             )
             for key, norm in NORMS.items()
         ),
@@ -89,10 +84,6 @@ def weights_table() -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 def _yaml(value: OptionValue) -> str:

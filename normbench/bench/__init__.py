@@ -1,4 +1,4 @@
 """Speed: training steps and single layers, timed against each other in one process (docs/performance.md).
 
-`results`, `tables` and `picture` need no torch; the other files measure.
+`time_steps` and `time_layers` measure; `results`, `tables` and `dot_plot` only read what was measured.
 """

@@ -1,4 +1,4 @@
-"""Where the time of an eager training step on the CPU goes, by torch's profiler."""
+"""The shares of convolutions, norms and optimizer in an eager training step on the CPU, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def profile_steps(model: nn.Module, step: Callable[[], object], *, num_steps: in
 
 @contextmanager
 def _marked(model: nn.Module) -> Iterator[None]:
-    """Name the time that convolutions and norms take in the forward pass."""
+    """Mark for the profiler the time that convolutions and norms take in the forward pass."""
     open_ranges: list[record_function] = []
 
     def mark(name: str) -> Callable[..., None]:

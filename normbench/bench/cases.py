@@ -1,4 +1,4 @@
-"""One norm trained in one way: built, warmed up, and ready to run any number of steps."""
+"""One norm in one variant of training: built, warmed up, and ready to run any number of steps."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
 from normbench.worker.build import build_run_model, build_trainer
 
 _EPOCHS_OF_STEPS = 20
-"""For which single steps have a learning rate, beside those of the whole epochs."""
+"""Epochs of the schedule that are left to single steps, beside the whole epochs that are timed."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The data set as each variant takes it."""
+    """The data set in the forms that the variants take: on the device, and as arrays."""
 
     train: DeviceImages
     test: DeviceImages
@@ -35,7 +35,7 @@ class Images:
 
 
 class Case(Protocol):
-    """What can be timed; `start` comes first, then `epoch` any number of times, then `run`."""
+    """A training that can be timed; `start` comes first, then `epoch` any number of times, then `run`."""
 
     model: nn.Module
     startup_seconds: float
@@ -43,7 +43,7 @@ class Case(Protocol):
 
     @property
     def note(self) -> str | None:
-        """What the reader should know about how the steps ran."""
+        """A remark for the reader on how the steps ran, if any."""
 
     def start(self) -> None:
         """Build and warm up, to the end of the first step."""
@@ -55,8 +55,8 @@ class Case(Protocol):
         """Train one whole epoch and return its seconds."""
 
 
-class EngineCase:
-    """NormBench's own training step, as `normbench train` and `compare` run it."""
+class TrainerCase:
+    """NormBench's own trainer, as `normbench train` and `compare` run it."""
 
     def __init__(self, config: RunConfig, images: Images, num_epochs: int) -> None:
         self._config = config.model_copy(
@@ -89,7 +89,7 @@ class EngineCase:
 
     @property
     def note(self) -> str | None:
-        """Why the steps ran eagerly although a graph was asked for."""
+        """The reason why the steps ran eagerly although a graph was asked for, if they did."""
         return self._trainer.step.fallback_reason
 
     def epoch(self) -> float:
@@ -112,7 +112,7 @@ class EngineCase:
             self._position += 1
 
     def _begin_epoch(self) -> None:
-        """Go on training: a step back would also undo Adam's bias correction, and the weights would leap."""
+        """Begin an epoch without counting steps anew, which would undo Adam's bias correction and make weights leap."""
         step = self._trainer.step
         num_steps = self._config.train.epochs * step.steps_per_epoch
         if self._num_steps + self._num_whole_batches > num_steps:
@@ -130,7 +130,7 @@ class EngineCase:
 
 
 class TutorialCase:
-    """The tutorial's own loop, under torch's own settings, and on a CPU the C library's."""
+    """The tutorial's own loop, with the defaults of torch and, on a CPU, of the C library."""
 
     def __init__(self, config: RunConfig, images: Images) -> None:
         self._config = config
@@ -174,7 +174,7 @@ class TutorialCase:
 
 
 def _set_default_flags(device: DeviceName) -> None:
-    """Undo what `EngineCase` sets: torch's defaults allow TF32 in convolutions and not in matrix products."""
+    """Undo what `TrainerCase` sets: torch's defaults allow TF32 in convolutions and not in matrix products."""
     if device == "cpu":
         return_freed_memory()
     if device == "cuda":

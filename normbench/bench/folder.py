@@ -1,4 +1,4 @@
-"""Writing a benchmark's folder: the results, a table, a picture."""
+"""A benchmark's folder: the results, a table and a picture, written and read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from normbench.bench.picture import draw_layers, draw_train
+from normbench.bench.dot_plot import draw_layers, draw_train
 from normbench.bench.results import LayerResults, TrainResults
 from normbench.bench.tables import BenchTable, layer_tables, to_markdown, train_tables
 from normbench.errors import FolderError, RunError
@@ -74,18 +74,18 @@ def read_results(folder: Path) -> Results:
 
 
 def tables_of(results: Results) -> list[BenchTable]:
-    """Return the tables of either kind."""
+    """Return the tables of either kind of results."""
     return train_tables(results) if isinstance(results, TrainResults) else layer_tables(results)
 
 
 def title_of(results: Results) -> str:
-    """Say what was measured."""
+    """Return a title that says what was measured, and where."""
     what = f"Training steps of {results.settings['model']}" if isinstance(results, TrainResults) else "Layers alone"
     return f"{what} on {results.environment['device_name']}" + (", interrupted" if results.interrupted else "")
 
 
 def facts_of(results: Results) -> list[str]:
-    """Say what it was measured on: device, versions, images, settings, command."""
+    """Return a line each for the device with its versions, the images, the settings and the command."""
     environment: Mapping[str, Any] = results.environment
     versions = [f"torch {environment['torch']}"]
     versions += [f"{name} {environment[name]}" for name in ("cuda", "cudnn") if environment.get(name)]

@@ -1,7 +1,7 @@
-"""What a benchmark leaves: rows with their samples, and what is derived from them. Nothing here needs torch.
+"""A benchmark's results: rows with a time for each round, and what is derived from those. Nothing here needs torch.
 
 runs/bench-train-<UTC time>/ or runs/bench-layers-<UTC time>/
-  results.json    TrainResults or LayerResults: every sample, and what it was measured on
+  results.json    TrainResults or LayerResults: every time, and the machine and the settings
   table.md        the same as a table
   times.png, or bandwidth.png
 """
@@ -13,32 +13,28 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
+from normbench.errors import first_line
 from normbench.report.stats import median_and_mad
 
-Samples = tuple[float, ...]
+PerRound = tuple[float, ...]
+"""One value a round, in the order of the rounds."""
 
 TUTORIAL = "tutorial"
-"""The variant that is the tutorial's own loop."""
+"""Name of the variant that runs the tutorial's own loop."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def median(samples: Sequence[float]) -> float | None:
-    """Return the median; None for no samples."""
-    spread = median_and_mad(samples)
+def median(values: Sequence[float]) -> float | None:
+    """Return the median; None for no values."""
+    spread = median_and_mad(values)
     return spread.median if spread else None
 
 
-def mad(samples: Sequence[float]) -> float | None:
-    """Return the median absolute deviation from the median; None for no samples."""
-    spread = median_and_mad(samples)
-    return spread.mad if spread else None
-
-
 class Breakdown(_Frozen):
-    """Where the time of an eager step on the CPU goes, as fractions that sum to 1 (docs/performance.md)."""
+    """Shares of the parts of an eager step on the CPU in its time, which sum to 1 (docs/performance.md)."""
 
     convolution: float
     norm_and_activation: float
@@ -47,7 +43,7 @@ class Breakdown(_Frozen):
 
 
 class TrainRow(_Frozen):
-    """One norm trained in one way at one batch size. Samples are one a round, in the order of the rounds."""
+    """One norm, trained at one batch size in one variant."""
 
     norm: str
     variant: str
@@ -56,24 +52,24 @@ class TrainRow(_Frozen):
     precision: str
     steps_per_epoch: int
     failure: str | None = None
-    """Why it could not be measured, or not to the end."""
+    """The reason why it could not be measured, or not to the end."""
     note: str | None = None
-    """What else to know, such as why the steps ran eagerly."""
+    """A remark for the reader, such as why the steps ran eagerly."""
     startup_seconds: float | None = None
-    """From nothing to the end of the first step: building, compilation, capture, warm-up."""
+    """Seconds to the end of the first step: building, compilation, capture, warm-up."""
     peak_memory_mib: float | None = None
-    """Peak device memory that the case added; None on a CPU, where cases in one process cannot be told apart."""
+    """Peak device memory (MiB) that the case added; None on a CPU, where cases of one process cannot be told apart."""
     steps_per_block: int | None = None
-    seconds_per_step: Samples = ()
-    epoch_seconds: Samples = ()
-    """Of whole epochs: order upload, every step, the short last one, and fetching the losses."""
+    seconds_per_step: PerRound = ()
+    epoch_seconds: PerRound = ()
+    """Seconds of each whole epoch: order upload, every step, the short last one, and fetching the losses."""
     breakdown: Breakdown | None = None
     ratio_to_bn: float | None = None
     """Time of a step relative to bn's in the same variant: the median over rounds of the quotient within a round."""
     ratio_to_none: float | None = None
-    """Likewise, relative to no norm."""
+    """Time of a step relative to that without a norm, in the same variant, as for `ratio_to_bn`."""
     speedup_over_tutorial: float | None = None
-    """Time of the tutorial's step with this norm relative to this one's, likewise."""
+    """Time of a step of the tutorial's loop with this norm, relative to this row's."""
 
     @property
     def has_samples(self) -> bool:
@@ -83,51 +79,50 @@ class TrainRow(_Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ms_per_step(self) -> float | None:
-        """Median over rounds, in milliseconds."""
-        seconds = median(self.seconds_per_step)
-        return None if seconds is None else seconds * 1e3
+        """The median over rounds, in milliseconds."""
+        return median([1e3 * seconds for seconds in self.seconds_per_step])
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ms_mad(self) -> float | None:
-        """Median absolute deviation over rounds, in milliseconds."""
-        seconds = mad(self.seconds_per_step)
-        return None if seconds is None else seconds * 1e3
+        """The median absolute deviation over rounds, in milliseconds."""
+        spread = median_and_mad([1e3 * seconds for seconds in self.seconds_per_step])
+        return spread.mad if spread else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def steps_per_second(self) -> float | None:
-        """By the median."""
+        """Steps a second, by the median time."""
         seconds = median(self.seconds_per_step)
         return 1 / seconds if seconds else None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def images_per_second(self) -> float | None:
-        """By the median."""
+        """Images a second, by the median time."""
         return None if self.steps_per_second is None else self.steps_per_second * self.batch_size
 
 
 class LayerRow(_Frozen):
-    """One norm with its activation on one tensor, ``(N, C, H, W)``. Samples are one a round."""
+    """One norm with its activation, on one tensor ``(N, C, H, W)``."""
 
     norm: str
     way: Literal["fused", "native"]
-    """Asked for as in training (fused where a kernel exists), or as separate layers."""
+    """The variant: as in training (fused where a kernel exists), or separate layers."""
     path: str
-    """What ran: ``fused``, or ``native: <why no kernel>``."""
+    """The implementation that ran: ``fused``, or ``native: <why no kernel>``."""
     shape: tuple[int, int, int, int]
     dtype: str
     input_bytes: int
     num_sets: int
-    """Input sets that are taken in turn, so that the cache does not serve them."""
+    """Number of inputs that are taken in turn, so that the cache does not serve them."""
     failure: str | None = None
     kept_bytes: int | None = None
-    """What autograd keeps for backward: distinct storages, the input counted, parameters and buffers not."""
-    forward_seconds: Samples = ()
-    backward_seconds: Samples = ()
-    copy_seconds: Samples = ()
-    """Of a device copy of a tensor of the same size, in the same rounds."""
+    """Bytes that autograd keeps for backward: distinct storages, the input counted, parameters and buffers not."""
+    forward_seconds: PerRound = ()
+    backward_seconds: PerRound = ()
+    copy_seconds: PerRound = ()
+    """Seconds of a device copy of a tensor of the same size, in the same rounds."""
 
     @property
     def has_samples(self) -> bool:
@@ -137,19 +132,19 @@ class LayerRow(_Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def forward_gb_per_s(self) -> float | None:
-        """The fewest bytes that must move (read x, write y) by the median time."""
+        """Bandwidth of the forward pass: the fewest bytes that must move (read x, write y) by the median time."""
         return _gb_per_s(2 * self.input_bytes, self.forward_seconds)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def backward_gb_per_s(self) -> float | None:
-        """The fewest bytes that must move (read x and dy, write dx) by the median time."""
+        """Bandwidth of the backward pass: the fewest bytes that must move (read x, dy, write dx) by the median time."""
         return _gb_per_s(3 * self.input_bytes, self.backward_seconds)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def copy_gb_per_s(self) -> float | None:
-        """Bytes read and bytes written by the median time of the copy."""
+        """Bandwidth of the copy: bytes read and bytes written by the median time."""
         return _gb_per_s(2 * self.input_bytes, self.copy_seconds)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -168,23 +163,23 @@ class LayerRow(_Frozen):
 class _Results(_Frozen):
     schema_version: Literal[1] = 1
     started_at: str
-    """UTC, ISO 8601."""
+    """The start, UTC, ISO 8601."""
     interrupted: bool = False
     settings: Mapping[str, Any]
-    """What was asked for, and what it came to."""
+    """The command's settings, as resolved."""
     environment: Mapping[str, Any]
     """Versions, device and command, as in a run's environment.json."""
 
 
 class TrainResults(_Results):
-    """A whole ``normbench bench train``."""
+    """The results of ``normbench bench train``."""
 
     bench: Literal["train"] = "train"
     rows: tuple[TrainRow, ...]
 
 
 class LayerResults(_Results):
-    """A whole ``normbench bench layers``."""
+    """The results of ``normbench bench layers``."""
 
     bench: Literal["layers"] = "layers"
     rows: tuple[LayerRow, ...]
@@ -210,6 +205,12 @@ def with_ratios(rows: Sequence[TrainRow]) -> tuple[TrainRow, ...]:
     return tuple(filled)
 
 
+def failure_of(error: Exception) -> str:
+    """Return in a line why a case failed: the kind of error and the first line of its message."""
+    kind = type(error).__name__  # of torch.OutOfMemoryError too, as this module needs no torch
+    return f"{'out of memory beside the other cases' if kind == 'OutOfMemoryError' else kind}: {first_line(error)}"
+
+
 def failures(rows: Iterable[TrainRow | LayerRow]) -> list[str]:
     """Return a line for each row that failed or has a note."""
     lines = []
@@ -217,12 +218,12 @@ def failures(rows: Iterable[TrainRow | LayerRow]) -> list[str]:
         said = row.failure or (row.note if isinstance(row, TrainRow) else None)
         if said:
             where = f"batch {row.batch_size}" if isinstance(row, TrainRow) else "x".join(map(str, row.shape))
-            way = row.variant if isinstance(row, TrainRow) else row.way
-            lines.append(f"{row.norm}, {way}, {where}: {said}")
+            variant = row.variant if isinstance(row, TrainRow) else row.way
+            lines.append(f"{row.norm}, {variant}, {where}: {said}")
     return lines
 
 
-def _gb_per_s(num_bytes: int, seconds: Samples) -> float | None:
+def _gb_per_s(num_bytes: int, seconds: PerRound) -> float | None:
     middle = median(seconds)
     return num_bytes / middle / 1e9 if middle else None
 

@@ -1,4 +1,4 @@
-"""The tutorial's own training loop, as a measure: a data loader over PIL images, plain layers, float32, `.item()`.
+"""The tutorial's own training loop, for comparison: a data loader over PIL images, plain layers, float32, `.item()`.
 
 Nothing here is fast on purpose; it is what most tutorials do, and what `normbench` is compared with.
 """
@@ -23,7 +23,7 @@ from normbench.norms.group_norm import GroupNorm
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):
-    """Images that are turned into PIL images and then into tensors in -1..1, one at a time.
+    """A data set that turns each array into a PIL image and then into a tensor in -1..1, one at a time.
 
     Args:
         images: uint8, ``(N, H, W, C)``.
@@ -46,7 +46,7 @@ class PilImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 class TutorialLoop:
-    """Trains `model`, made plain by `with_plain_layers`, by Adam; batches come from a loader without workers."""
+    """A loop that trains `model`, made plain by `with_plain_layers`, by Adam; its loader has no workers."""
 
     def __init__(
         self, model: nn.Module, images: Dataset[tuple[torch.Tensor, int]], batch_size: int, device: str, *,

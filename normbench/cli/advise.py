@@ -135,7 +135,7 @@ def _check_answers(answers: dict[str, str]) -> None:
 
 
 def _still_open(question: Question) -> str:
-    """Say which flag is missing, and what it takes."""
+    """Return a message on the flag that is missing, and what it takes."""
     if question.is_number:
         return f"still open: --{question.name} NUMBER ({question.asks})"
     answers = [branch.answer for branch in question.branches]

@@ -1,4 +1,4 @@
-"""What ``normbench advise`` prints."""
+"""The screens of ``normbench advise``: a recommendation, or the whole tree."""
 
 from __future__ import annotations
 
@@ -87,23 +87,19 @@ def _grow(tree: Tree, question: Question, numbers: Mapping[str, int]) -> None:
 
 def _print_own(console: Console, recommended: str, own: Sequence[NormResult]) -> None:
     """Print the user's own mean accuracies, a table for each setting."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from normbench.cli.console import print_table
+    from normbench.cli.console import print_table, table
 
     settings = dict.fromkeys((row.device, row.setting) for row in own)
     for device, setting in settings:
         title = ", ".join(part for part in (f"Your runs: {own[0].experiment}", setting, device) if part)
-        table = Table("norm", "test accuracy (%)", "runs", "", box=SIMPLE_HEAD, pad_edge=False, title=title)
-        table.title_justify, table.title_style = "left", "bold"
+        shown = table("norm", "test accuracy (%)", "runs", "", title=title)
         rows = [row for row in own if (row.device, row.setting) == (device, setting)]
         for row in rows:
             spread = "" if row.standard_deviation is None else f" ± {100 * row.standard_deviation:.2f}"
             mark = "recommended above" if row.norm == recommended else ""
-            table.add_row(row.label, f"{100 * row.mean_test_accuracy:.2f}{spread}", str(row.num_runs), mark)
+            shown.add_row(row.label, f"{100 * row.mean_test_accuracy:.2f}{spread}", str(row.num_runs), mark)
         console.print()
-        print_table(table)
+        print_table(shown)
         if recommended not in {row.norm for row in rows}:
             console.print(f"{recommended} is not among these runs.")
     console.print(

@@ -73,24 +73,24 @@ def train(
 
     Example: normbench bench train --norms bn,gn,none --variants tutorial,auto --batch-sizes 64
     """
-    from normbench.bench import plan
+    from normbench.bench import flags
     from normbench.bench.results import TrainResults
-    from normbench.bench.train import TrainBench, TrainBenchSettings
+    from normbench.bench.time_steps import TrainBench, TrainBenchSettings
     from normbench.cli.console import note
 
-    sizes = plan.batch_sizes(batch_sizes)
+    sizes = flags.batch_sizes(batch_sizes)
     on_cuda = _uses_cuda(device)
-    chosen = plan.names("--variants", variants or ("tutorial,eager,auto" if on_cuda else "tutorial,auto"))
+    chosen = flags.names("--variants", variants or ("tutorial,eager,auto" if on_cuda else "tutorial,auto"))
     count = num_train or max(*sizes, 1280 if quick else 50_000 if on_cuda else 6400)
-    flags: dict[str, Any] = {
-        "norms": plan.names("--norms", norms),
+    asked: dict[str, Any] = {
+        "norms": flags.names("--norms", norms),
         "model": model,
         "dataset": {"name": dataset, "options": {"num_train": count, "num_test": 500}},
         "device": device,
         "train.precision": precision,
         "train.engine": engine,
     }
-    runs = plan.plan_runs(chosen, sizes, given(flags), set_ or [])
+    runs = flags.plan_runs(chosen, sizes, given(asked), set_ or [])
     settings = TrainBenchSettings(
         rounds=rounds or (3 if quick else 9),
         block_seconds=(0.1 if quick else 0.3) if on_cuda else (0.5 if quick else 2.0),
@@ -103,7 +103,7 @@ def train(
         return TrainResults(
             started_at=started_at,
             interrupted=interrupted,
-            settings={"norms": flags["norms"], "variants": chosen, "batch_sizes": sizes, "quick": quick, **facts},
+            settings={"norms": asked["norms"], "variants": chosen, "batch_sizes": sizes, "quick": quick, **facts},
             environment=_environment(runs[0][1].device),
             rows=bench.rows,
         )
@@ -121,6 +121,12 @@ def layers(
         str | None,
         typer.Option(metavar="CxHxW,...", help="Layers to measure; those of norm_resnet if left out."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=N", help="A constant of normbench/kernels/tiling.py, to tune kernels; repeatable."
+        ),
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     rounds: RoundsOption = None,
@@ -132,31 +138,32 @@ def layers(
 
     Example: normbench bench layers --norms bn,gn --batch-sizes 1024
     """
-    from normbench.bench import plan
-    from normbench.bench.layers import LayerBench, LayerBenchSettings
+    from normbench.bench import flags
     from normbench.bench.results import LayerResults
+    from normbench.bench.time_layers import LayerBench, LayerBenchSettings
     from normbench.cli.console import note
     from normbench.norms import make_norm
 
     on_cuda = _uses_cuda(device)
-    sizes = plan.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
-    factories = plan.factories(plan.names("--norms", norms), make_norm)
-    chosen_device, chosen_precision = plan.device_and_precision(device, precision)
+    sizes = flags.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
+    factories = flags.factories(flags.names("--norms", norms), make_norm)
+    chosen_device, chosen_precision = flags.device_and_precision(device, precision)
     settings = LayerBenchSettings(
         device=chosen_device,
         precision=chosen_precision,
         rounds=rounds or (5 if quick else 11),
         block_seconds=(0.02 if quick else 0.05) if on_cuda else (0.1 if quick else 0.4),
     )
-    chosen_shapes = plan.shapes(shapes, sizes)
+    chosen_shapes = flags.shapes(shapes, sizes)
+    tiling = flags.override_tiling(set_ or [])
     bench = LayerBench(factories, chosen_shapes, settings, note)
 
     def collect(started_at: str, interrupted: bool) -> LayerResults:
-        facts = {"norms": [factory.name for factory in factories], "shapes": chosen_shapes, "quick": quick}
+        asked = {"norms": [factory.name for factory in factories], "shapes": chosen_shapes, "quick": quick}
         return LayerResults(
             started_at=started_at,
             interrupted=interrupted,
-            settings=facts | asdict(settings),
+            settings=asked | {"tiling": tiling} | asdict(settings),
             environment=_environment(chosen_device),
             rows=bench.rows,
         )
@@ -191,8 +198,8 @@ def _measure(
             else:
                 print_tables(results)
             write_results(folder, results)
-            tell = note if json_output else print
-            tell(f"\nresults.json, table.md and a picture are in {folder}/")
+            say = note if json_output else print
+            say(f"\nresults.json, table.md and a picture are in {folder}/")
         else:
             folder.rmdir()
     return 0 if all(row.failure is None for row in results.rows) else 1

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from normbench.cli.console import print_table
+from normbench.cli.console import available_width, natural_width, print_table, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from normbench.bench.folder import Results
-    from normbench.bench.tables import BenchTable, Column
+    from normbench.bench.tables import BenchColumn, BenchTable
 
 
 def print_tables(results: Results) -> None:
@@ -27,48 +26,40 @@ def print_tables(results: Results) -> None:
     console.print(Text(title_of(results), style="bold"))
     for fact in facts_of(results):
         console.print(Text(fact))
-    for table in tables_of(results):
-        _print_table(table)
+    for shown in tables_of(results):
+        _print_table(shown)
 
 
-def _print_table(table: BenchTable) -> None:
+def _print_table(shown: BenchTable) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    is_limited = console.is_terminal or "COLUMNS" in os.environ
+    console, width = Console(), available_width()
     console.print()
-    console.print(Text(table.title, style="bold"))
-    for part in _parts(table.columns, console.width if is_limited else None):
+    console.print(Text(shown.title, style="bold"))
+    for part in _parts(shown.columns, width):
         print_table(_render(part))
-    for note in table.notes:
-        console.print(Text(note, style="dim"), soft_wrap=not is_limited)
+    for note in shown.notes:
+        console.print(Text(note, style="dim"), soft_wrap=width is None)
 
 
-def _parts(columns: Sequence[Column], width: int | None) -> list[list[Column]]:
-    """Return groups of columns as large as `width` allows, each beginning with those that name the row."""
-    from rich.console import Console
+def _parts(columns: Sequence[BenchColumn], width: int | None) -> list[list[BenchColumn]]:
+    """Return groups of columns that `width` holds, each beginning with those that name the row."""
+    from normbench.report.formats import split_columns
 
-    measuring = Console(width=10_000)
     keys = [column for column in columns if column.is_key]
-    parts: list[list[Column]] = []
-    for _, members in groupby((column for column in columns if not column.is_key), lambda column: column.group):
-        group = list(members)
-        if parts and (width is None or measuring.measure(_render([*parts[-1], *group])).maximum <= width):
-            parts[-1] += group
-        else:
-            parts.append([*keys, *group])
-    return parts or [keys]
+    others = groupby((column for column in columns if not column.is_key), lambda column: column.group)
+    return split_columns(
+        keys, (list(group) for _, group in others), lambda part: width is None or natural_width(_render(part)) <= width
+    )
 
 
-def _render(columns: Sequence[Column]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _render(columns: Sequence[BenchColumn]) -> Table:
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column.header), justify=column.align, overflow="fold")
+    found = table(*(column.header for column in columns))
+    for drawn, column in zip(found.columns, columns, strict=True):
+        drawn.justify = column.align
     for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        found.add_row(*map(Text, cells))
+    return found

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints: the runs with their state, and how long those to be run will take."""
+"""The text that ``--dry-run`` prints: the runs with their state, and how long those to be run will take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from normbench.cli.console import print_table
+from normbench.cli.console import print_table, table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
 from normbench.runs.writer import is_due, planned_state
@@ -45,21 +45,17 @@ def print_dry_run(
 def _print(
     folder: Path, plans: Sequence[RunPlan], states: Sequence[str], seconds: Sequence[float | None], num_due: int
 ) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", title=Text(str(folder), style="bold"))
     has_points = any(plan.point for plan in plans)
-    for header in ("run", "norm", *(["point"] if has_points else []), "seed", "lr", "state", "time"):
-        right = header in ("seed", "lr", "time")
-        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    header = ("run", "norm", *(["point"] if has_points else []), "seed", "lr", "state", "time")
+    shown = table(*header, right=("seed", "lr", "time"), title=str(folder))
     for plan, state, estimate in zip(plans, states, seconds, strict=True):
         config = plan.config
         row = [plan.run_id, config.label, *([plan.point] if has_points else []), str(config.seed)]
         row += [f"{config.train.learning_rate:.3g}", state, "-" if estimate is None else duration(estimate)]
-        table.add_row(*map(Text, row))
-    print_table(table)
+        shown.add_row(*map(Text, row))
+    print_table(shown)
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
     estimates = [estimate for estimate in seconds if estimate is not None]
     print(f"{len(plans)} runs ({counts}); {num_due} to run", end="")

@@ -1,4 +1,4 @@
-"""``normbench inspect``: what norms do to one tensor."""
+"""``normbench inspect``: the effect of norms on one tensor, or on a sequence."""
 
 from __future__ import annotations
 

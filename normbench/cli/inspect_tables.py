@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from normbench.cli import console
 from normbench.cli.console import print_table
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _explain_moments(inspections: Sequence[Inspection]) -> Iterator[str]:
 
 
 def _is_near(values: Range, target: float) -> bool:
-    """Whether all values are within a hundredth of `target`."""
+    """Return whether all values are within a hundredth of `target`."""
     return max(abs(values.low - target), abs(values.high - target)) < 0.01
 
 
@@ -168,21 +169,9 @@ def print_agreement(agreement: Agreement) -> None:
 
 
 def _table(title: str, *header: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(
-        *header,
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = console.table(*header, title=title)
+    table.padding = (0, 1, 0, 0)
     table.columns[0].no_wrap = True
-    for column in table.columns:
-        column.overflow = "fold"
     return table
 
 

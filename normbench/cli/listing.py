@@ -1,4 +1,4 @@
-"""``normbench list``: what there is to choose from. Needs no torch."""
+"""``normbench list``: the norms, networks, data sets and configs to choose from. Needs no torch."""
 
 from __future__ import annotations
 
@@ -34,12 +34,7 @@ def norms(json_output: JsonOption = False) -> None:
             norm.full_name,
             str(norm.year or "-"),
             f"{norm.paper} ({norm.arxiv})" if norm.arxiv else norm.paper,
-            norm.axes,
-            norm.learnable_per_channel,
-            norm.running_state,
-            _yes(norm.train_eval_differ),
-            _yes(norm.batch_dependent),
-            _yes(norm.replaces_activation),
+            *norm.traits,
             _options({name: option.default for name, option in norm.options.items()}),
         )
         for key, norm in NORMS.items()
@@ -104,18 +99,17 @@ def _print_json(content: Mapping[str, Any]) -> None:
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, or a paragraph a row where a terminal is too narrow for it."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from normbench.cli.console import print_table
+    from normbench.cli.console import natural_width, print_table, table
 
-    table = Table(*header, box=SIMPLE_HEAD, pad_edge=False)
+    shown = table(*header)
     for row in rows:
-        table.add_row(*row)
+        shown.add_row(*row)
     console = Console()
-    if len(header) <= 3 or not console.is_terminal or console.width >= Console(width=10_000).measure(table).maximum:
-        print_table(table)
+    if len(header) <= 3 or not console.is_terminal or console.width >= natural_width(shown):
+        print_table(shown)
         return
     paragraphs = Table.grid(padding=(0, 2))
     for row in rows:
@@ -146,7 +140,3 @@ def _json_value(value: Any) -> Any:
 
 def _options(defaults: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in defaults.items()) or "-"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -1,4 +1,4 @@
-"""``normbench ls``: what is recorded. Reads statuses only, so that thousands of runs are listed at once."""
+"""``normbench ls``: the recorded experiments. Reads statuses only, so that thousands of runs are listed at once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from normbench.cli.options import JsonOption
 
 @dataclass(frozen=True)
 class Listed:
-    """One experiment's folder in brief."""
+    """A summary of one experiment's folder."""
 
     experiment: str
     runs: int
     states: dict[str, int]
     size_bytes: int
     last_started_at: str | None
-    """UTC, ISO 8601."""
+    """The latest start of a run, UTC, ISO 8601."""
 
 
 def ls(
@@ -84,21 +84,16 @@ def format_size(num_bytes: int) -> str:
 
 
 def _print(found: list[Listed]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    from normbench.cli.console import print_table
+    from normbench.cli.console import print_table, table
     from normbench.runs.records import State
 
     states = [state for state in (*get_args(State), "unreadable") if any(entry.states.get(state) for entry in found)]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("experiment", overflow="fold")
-    for header in ("runs", *states, "size"):
-        table.add_column(header, justify="right", overflow="fold")
-    table.add_column("last started (UTC)", overflow="fold")
+    numbers = ("runs", *states, "size")
+    shown = table("experiment", *numbers, "last started (UTC)", right=numbers)
     for entry in found:
         counts = [str(entry.states.get(state, 0) or "-") for state in states]
         started = (entry.last_started_at or "-")[:16].replace("T", " ")
-        table.add_row(Text(entry.experiment), str(entry.runs), *counts, format_size(entry.size_bytes), started)
-    print_table(table)
+        shown.add_row(Text(entry.experiment), str(entry.runs), *counts, format_size(entry.size_bytes), started)
+    print_table(shown)

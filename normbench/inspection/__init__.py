@@ -1,4 +1,4 @@
-"""What a norm does to one tensor: what it averages over, what it holds, and whether two norms agree.
+"""Inspection of norms on one tensor: what they average over, what they hold, and whether two of them agree.
 
 `measure` and `agreement` run layers and need torch; `picture` only reads the registry.
 """

@@ -1,4 +1,4 @@
-"""Two norms on the same tensor, side by side: do they compute the same?"""
+"""Two norms on the same tensor, side by side, to see whether they compute the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normbench.inspection.measure import Shape, build_layer, uniform_input
 from normbench.norms import NormFactory
 
 TOLERANCE = 1e-5
-"""Of the largest value: what float32 rounding explains in sums over thousands of values."""
+"""Largest difference, relative to the largest value, that rounding explains in float32 sums over thousands."""
 NUM_SHOWN = 3
 
 
@@ -34,7 +34,7 @@ class ComparedTensor:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two norms on one tensor of uniform numbers from [0, 1)."""
+    """A comparison of two norms on one tensor of uniform numbers from [0, 1)."""
 
     left: str
     right: str
@@ -64,7 +64,7 @@ def compare_norms(left: NormFactory, right: NormFactory, shape: Shape, *, seed: 
 
 
 def _trace(factory: NormFactory, shape: Shape, seed: int) -> dict[str, torch.Tensor]:
-    """Return everything one layer computes, by name."""
+    """Return every tensor that one layer computes, by name."""
     layer = build_layer(factory, shape)
     x = uniform_input(shape, seed).requires_grad_()
     output_gradient = uniform_input(shape, seed + 1) - 0.5

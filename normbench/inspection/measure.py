@@ -28,22 +28,22 @@ class Statistics:
     """The moments of a tensor over sets of `num_values` values each; ranges over all sets."""
 
     axes: str
-    """What each set runs over, ``"C/4, H, W"``."""
+    """Axes that each set runs over, ``"C/4, H, W"``."""
     num_values: int
     mean: Range
     variance: Range
-    """Biased: divided by `num_values`."""
+    """The biased variance, divided by `num_values`."""
     unbiased_variance: Range | None
-    """Divided by ``num_values - 1``; None for a single value."""
+    """The variance divided by ``num_values - 1``; None for a single value."""
     mean_square: Range
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the layer does in evaluation mode after one training batch."""
+    """Running statistics and output of a layer in evaluation mode, after one training batch."""
 
     state: Mapping[str, Range]
-    """Running statistics, over channels."""
+    """Running statistics by name, their ranges over channels."""
     output: Statistics
 
 
@@ -57,20 +57,20 @@ class Inspection:
     shape: Shape
     replaces_activation: bool
     output: tuple[Statistics, ...]
-    """In training; one per statistic of the norm, or over everything for a norm without statistics."""
+    """Moments in training: one entry a statistic of the norm, or one over everything for a norm without statistics."""
     parameters: Mapping[str, tuple[int, ...]]
-    """Shapes by name."""
+    """Shapes of the parameters by name."""
     state: Mapping[str, tuple[int, ...]]
     """Shapes of the buffers by name."""
     input_bytes: int
     kept_bytes: int
-    """What autograd keeps for backward: distinct storages, parameters and buffers not counted, the input counted."""
+    """Bytes that autograd keeps for backward: distinct storages, the input counted, parameters and buffers not."""
     evaluation: Evaluation | None
-    """None where training and evaluation do not differ."""
+    """The layer in evaluation mode; None where that does not differ from training."""
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learned."""
+        """Number of learned numbers."""
         return sum(torch.Size(shape).numel() for shape in self.parameters.values())
 
 

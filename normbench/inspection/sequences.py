@@ -1,4 +1,4 @@
-"""What batching and padding do to a sequence: its own output under a norm, alone and in other company."""
+"""The effect of batching and padding on a sequence: its output under a norm, alone and beside other sequences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from normbench.norms import SequenceNormFactory
 D_MODEL = 32
 N_HEAD = 4
 LENGTHS = (5, 9, 12)
-"""Tokens of the sequence that is watched, and of its company."""
+"""Tokens of the sequence that is watched, and of those beside it."""
 PADDED_LENGTH = 16
 TOLERANCE = 1e-5
 """Largest relative change that float32 rounding explains."""
@@ -40,12 +40,12 @@ SITUATIONS: Mapping[str, tuple[Place, int]] = {
     "batched": (_batched, LENGTHS[0]),
     "batched and padded": (_batched_and_padded, PADDED_LENGTH),
 }
-"""By name: which sequences stand together, the watched one first, and the length that all are padded to."""
+"""The sequences of a batch, the watched one first, and the length that all are padded to, by the situation's name."""
 
 
 @dataclass(frozen=True)
 class SequenceChange:
-    """How much the watched sequence's output changes by what it is batched and padded with.
+    """The change of a sequence's output that what it is batched and padded with makes.
 
     Changes are the largest over all its tokens and features, relative to the largest output; by situation.
     """
@@ -64,7 +64,7 @@ class SequenceChange:
 
 
 def measure_sequences(factory: SequenceNormFactory, *, seed: int = 0) -> list[SequenceChange]:
-    """Watch one sequence of random tokens pass through the norm's layer, and through a transformer block with it."""
+    """Measure a sequence of random tokens in the norm's layer, and in a transformer block with it."""
     source = torch.Generator().manual_seed(seed)
     watched, *company = (torch.randn(length, D_MODEL, generator=source) for length in LENGTHS)
     with torch.random.fork_rng(devices=[]):
@@ -110,9 +110,9 @@ def _changes(
 
 
 def pad(sequences: Sequence[torch.Tensor], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill sequences, each ``(T, D)``, up to `length` with zeros; return them ``(N, length, D)`` and what is a token.
+    """Fill sequences, each ``(T, D)``, up to `length` with zeros; return them ``(N, length, D)`` and a token mask.
 
-    The second is bool, ``(N, length)``.
+    The mask is bool, ``(N, length)``: True for tokens, False for padding.
     """
     x = torch.stack([F.pad(sequence, (0, 0, 0, length - len(sequence))) for sequence in sequences])
     num_tokens = torch.tensor([len(sequence) for sequence in sequences])

@@ -55,6 +55,15 @@ class Norm:
         """The axes of each statistic: ``(("H", "W"), ("N", "H", "W"))``; empty without statistics."""
         return () if self.axes == "none" else tuple(tuple(part.split(", ")) for part in self.axes.split("; "))
 
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """The norm's cells in a table: axes of its statistics, learned parameters, running state, and three answers.
+
+        "yes" or "no" say whether training and evaluation differ, the batch matters, and the activation is replaced.
+        """
+        answers = (self.train_eval_differ, self.batch_dependent, self.replaces_activation)
+        return self.axes, self.learnable_per_channel, self.running_state, *("yes" if yes else "no" for yes in answers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from normbench.report.batch_one import BatchOne
 from normbench.report.columns import NOTHING, Align, Column, columns, norm_columns
@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 _JSON_NAMES = {"test_accuracy": "accuracy"}
 """Measures that `to_json` calls otherwise than their name, as the schema's version 1 began with."""
 
+AnyColumn = TypeVar("AnyColumn")
+
 
 def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
     """Return the table for a rich console: in several parts, each with the norms, where `width` does not hold one.
@@ -34,7 +36,11 @@ def render_terminal(table: Table, width: int | None = None) -> list[rich.table.T
 
     every = columns(table)
     num_fixed = len(norm_columns(table))
-    parts = [every] if width is None else _parts(table, every[:num_fixed], every[num_fixed:], width)
+    parts = split_columns(
+        every[:num_fixed],
+        ([column] for column in every[num_fixed:]),
+        lambda part: width is None or _width(_render(table, part)) <= width,
+    )
     shown = [_render(table, part) for part in parts]
     shown[0].title = Text(table.title, style="bold")
     caption = "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes])
@@ -42,15 +48,17 @@ def render_terminal(table: Table, width: int | None = None) -> list[rich.table.T
     return shown
 
 
-def _parts(table: Table, fixed: list[Column], others: list[Column], width: int) -> list[list[Column]]:
-    """Return groups of columns as large as `width` allows, each beginning with `fixed`."""
-    parts: list[list[Column]] = []
-    for column in others:
-        if parts and _width(_render(table, [*parts[-1], column])) <= width:
-            parts[-1].append(column)
+def split_columns(
+    fixed: Sequence[AnyColumn], others: Iterable[Sequence[AnyColumn]], fits: Callable[[Sequence[AnyColumn]], bool]
+) -> list[list[AnyColumn]]:
+    """Return a table's columns in as few parts as fit: each has the `fixed` ones first, then groups of `others`."""
+    parts: list[list[AnyColumn]] = []
+    for group in others:
+        if parts and fits([*parts[-1], *group]):
+            parts[-1] += group
         else:
-            parts.append([*fixed, column])
-    return parts
+            parts.append([*fixed, *group])
+    return parts or [list(fixed)]
 
 
 def _render(table: Table, shown: Sequence[Column]) -> rich.table.Table:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from normbench.bench.dot_plot import draw_layers, draw_train
 from normbench.bench.folder import make_folder, read_results, write_results
-from normbench.bench.picture import draw_layers, draw_train
 from normbench.bench.results import Breakdown, LayerResults, LayerRow, TrainResults, TrainRow, with_ratios
 from normbench.bench.tables import layer_tables, train_tables
 from normbench.errors import FolderError, RunError

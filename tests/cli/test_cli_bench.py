@@ -10,10 +10,11 @@ import pytest
 from command import TINY
 
 from normbench.bench.folder import read_results
-from normbench.bench.layers import LayerBenchSettings
-from normbench.bench.train import TrainBenchSettings
+from normbench.bench.time_layers import LayerBenchSettings
+from normbench.bench.time_steps import TrainBenchSettings
 from normbench.cli.bench_tables import print_tables
 from normbench.engine.interleaved_timer import InterleavedTimer
+from normbench.kernels import tiling
 from normbench.runs.provenance import describe_program
 
 TRAIN = ("bench", "train", "--device", "cpu", "--quick", "--rounds", "1", "--num-train", "8", "--batch-sizes", "4")
@@ -23,10 +24,10 @@ LAYERS = ("bench", "layers", "--device", "cpu", "--quick", "--rounds", "1", "--b
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     describe_program.cache_clear()  # it remembers the command of the process, which here are many
-    monkeypatch.setattr("normbench.bench.layers.CPU_CACHE_BYTES", 2**16)
+    monkeypatch.setattr("normbench.bench.time_layers.CPU_CACHE_BYTES", 2**16)
     for name, kind in (
-        ("layers.LayerBenchSettings", LayerBenchSettings),
-        ("train.TrainBenchSettings", TrainBenchSettings),
+        ("time_layers.LayerBenchSettings", LayerBenchSettings),
+        ("time_steps.TrainBenchSettings", TrainBenchSettings),
     ):
         monkeypatch.setattr(
             f"normbench.bench.{name}", lambda kind=kind, **given: kind(**{**given, "block_seconds": 0.005})
@@ -41,6 +42,7 @@ def test_train_prints_a_table_and_writes_a_folder(normbench, tmp_path: Path) -> 
     assert str(folder.relative_to(tmp_path)) in result.out
     for word in ("ms/step", "speedup", "drawn by normbench", "convolution", "tutorial: loop, fp32; auto: eager, fp32."):
         assert word in result.out
+    assert result.out.count("\n bn ") == 3  # names begin at the left: two variants, and where auto's time goes
     recorded = json.loads((folder / "results.json").read_text())
     assert recorded["environment"]["argv"][:3] == ["normbench", "bench", "train"]
     assert recorded["settings"]["norms"] == ["bn", "none"]
@@ -54,6 +56,14 @@ def test_layers_print_json_alone(normbench, tmp_path: Path) -> None:
     assert [(row["norm"], row["shape"]) for row in content["rows"]] == [("bn", [2, 4, 8, 8]), ("none", [2, 4, 8, 8])]
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "results.json").read_text()) == content
+
+
+def test_layers_run_with_other_tiles_on_demand(normbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant in ("PROGRAMS", "FORWARD_TILE"):
+        monkeypatch.setattr(tiling, constant, getattr(tiling, constant))  # put back at the end
+    result = normbench(*LAYERS, "--norms", "none", "--set", "PROGRAMS=7", "--set", "FORWARD_TILE=512", "--json")
+    assert (tiling.PROGRAMS, tiling.FORWARD_TILE) == (7, 512)
+    assert json.loads(result.out)["settings"]["tiling"] == {"PROGRAMS": 7, "FORWARD_TILE": 512}
 
 
 @pytest.mark.parametrize("command", [(*TRAIN, "--variants", "auto"), LAYERS], ids=["train", "layers"])
@@ -89,6 +99,8 @@ def test_tables_fit_the_terminal(normbench, monkeypatch, capsys, tmp_path: Path,
         (("train", "--norms", ","), "--norms: give at least one name"),
         (("layers", "--norms", "gnn"), "--norms: unknown norm 'gnn'; did you mean 'gn'?"),
         (("layers", "--shapes", "64x32"), "--shapes: '64x32' is not CxHxW, such as 64x32x32"),
+        (("layers", "--set", "PROGRAM=2"), "unknown constant of kernels/tiling.py 'PROGRAM'. Allowed: FORWARD_TILE"),
+        (("layers", "--set", "PROGRAMS=few"), "--set PROGRAMS=few: 'few' is not a whole number"),
         (("layers", "--device", "gpu"), "--device: 'gpu' is not allowed; did you mean 'cpu'?"),
         (("layers", "--precision", "tf32", "--device", "cpu"), "precision tf32 exists on cuda only"),
     ],
@@ -156,6 +168,6 @@ def test_ctrl_c_keeps_what_was_measured(normbench, monkeypatch, tmp_path: Path, 
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_before_anything_is_measured_leaves_no_folder(normbench, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("normbench.bench.layers._ShapeBench.run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("normbench.bench.time_layers._ShapeBench.run", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert normbench(*LAYERS).code == 130
     assert list((tmp_path / "runs").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Makes Triton interpret the kernels on the CPU, in these tests; tests/conftest.py imports it for that."""
+"""Triton interprets the kernels on the CPU in these tests, except in those that need a GPU (see tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _interpreted_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def _interpreted_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -1,4 +1,4 @@
-"""From a command's flags to what is measured; every mistake is found here, before anything is timed."""
+"""The flags of ``normbench bench``, read and resolved; every mistake is found here, before anything is timed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "compile": {"train.engine": "compile"},
     }
 )
-"""What each variant says itself; the rest is as `--engine` and `--precision` say, and else what `compare` chooses."""
+"""The settings of each variant; all others are as `--engine` and `--precision` say, or else as `compare` chooses."""
 
 
 def plan_runs(
@@ -126,6 +126,28 @@ def _normresnet_layers() -> list[tuple[int, int, int]]:
         size //= stride
         layers.append((num_channels, size, size))
     return layers
+
+
+def override_tiling(settings: Sequence[str]) -> dict[str, int]:
+    """Set constants of `normbench.kernels.tiling` for this process, as ``PROGRAMS=128`` says, and return them.
+
+    Raises:
+        ConfigError: there is no such constant, or the value is no whole number.
+    """
+    from normbench.kernels import tiling
+
+    constants = [name for name in vars(tiling) if name.isupper()]
+    found = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in constants:
+            raise ConfigError(f"--set: {UnknownNameError('constant of kernels/tiling.py', name, constants)}")
+        if not value.isdecimal():
+            raise ConfigError(f"--set {setting}: {value!r} is not a whole number; for example PROGRAMS=128")
+        found[name] = int(value)
+    for name, number in found.items():
+        setattr(tiling, name, number)
+    return found
 
 
 def factories(norms: Sequence[str], make: Callable[[str], Factory]) -> list[Factory]:

@@ -1,4 +1,4 @@
-"""Timing training steps: every norm in every variant, in turn, in one process."""
+"""Training steps, timed: every norm in every variant, in turn, in one process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import torch
 from torch.nn import functional
 
 from normbench.bench.breakdown import profile_steps
-from normbench.bench.cases import Case, EngineCase, Images, TutorialCase
-from normbench.bench.failures import reason
-from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, with_ratios
+from normbench.bench.cases import Case, Images, TrainerCase, TutorialCase
+from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, failure_of, with_ratios
 from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
@@ -23,28 +22,28 @@ from normbench.errors import ConfigError, DivergedError
 from normbench.worker.build import load_images
 
 _LEAD_STEPS = 2
-"""On a CPU, before each block: the tutorial's loop and ours want different things of the C library's memory, and the
-steps after a change pay for it."""
+"""Steps before each block on a CPU: the tutorial's loop and ours have the C library keep freed memory differently, and
+the first steps after a change pay for it."""
 
 
 @dataclass(frozen=True)
 class TrainBenchSettings:
-    """How thoroughly to measure."""
+    """Settings of a benchmark of training steps."""
 
     rounds: int
     block_seconds: float
     num_epochs: int
-    """Whole epochs to time of each case; 0 for none."""
+    """Whole epochs to time of each case; 0 times none."""
 
 
 @dataclass
 class _Measured:
-    """One case and what is known of it so far. What fails ends this case, with its reason, and no other."""
+    """One case with its measurements so far; an error ends this case, with its reason, and no other."""
 
     variant: str
     config: RunConfig
     case: Case | None
-    """None once it has failed, so that its memory is free."""
+    """The training itself; None once it has failed, so that its memory is free."""
     steps_per_epoch: int
     failure: str | None = None
     note: str | None = None
@@ -80,25 +79,25 @@ class _Measured:
                 self.case.run(steps)
 
     def break_down(self) -> None:
-        """Find where the time of an eager step on the CPU goes."""
+        """Measure the shares of an eager step's parts in its time, on a CPU."""
         case, config = self.case, self.config
         if config.device != "cpu" or config.train.engine != "eager" or self.variant == TUTORIAL or case is None:
             return
         try:
             self.breakdown = profile_steps(case.model, lambda: case.run(1))
         except Exception as error:  # the times stand
-            self.note = f"no breakdown: {reason(error)}"
+            self.note = f"no breakdown: {failure_of(error)}"
 
     @contextmanager
     def _catching(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self.failure = reason(error)
+            self.failure = failure_of(error)
             self.case = None
 
     def row(self, times: StepTimes | None) -> TrainRow:
-        """Return what is known; the blocks after a failure were empty, so that their `times` say nothing."""
+        """Return the measurements so far; the blocks after a failure were empty, so that their `times` say nothing."""
         train = self.config.train
         timed = times if self.failure is None else None
         return TrainRow(
@@ -120,13 +119,13 @@ class _Measured:
 
 
 class TrainBench:
-    """Measures `runs`, ``(variant, config)`` each, grouped by batch size; `rows` can be read at any time.
+    """A benchmark of training steps: times `runs` by batch size; `rows` can be read at any time.
 
     Args:
-        runs: `variant` is ``tutorial`` for the tutorial's loop; all others differ in their config alone.
+        runs: ``(variant, config)`` each; ``tutorial`` is the tutorial's loop, all others differ in their config alone.
         data_dir: where to look for CIFAR-10.
-        settings: how thoroughly to measure.
-        tell: takes a line of progress.
+        settings: how many rounds and epochs, and how long a block is.
+        on_progress: takes a line of progress.
     """
 
     def __init__(
@@ -134,23 +133,23 @@ class TrainBench:
         runs: Sequence[tuple[str, RunConfig]],
         data_dir: Path | None,
         settings: TrainBenchSettings,
-        tell: Callable[[str], object],
+        on_progress: Callable[[str], object],
     ) -> None:
         self._runs = runs
         self._data_dir = data_dir
         self._settings = settings
-        self._tell = tell
+        self._on_progress = on_progress
         self._done: list[TrainRow] = []
         self._current: list[_Measured] = []
         self._timer: InterleavedTimer[int] | None = None
 
     @property
     def rows(self) -> tuple[TrainRow, ...]:
-        """What is measured so far."""
+        """The rows measured so far."""
         return with_ratios([*self._done, *self._current_rows()])
 
     def load_images(self) -> dict[str, Any]:
-        """Load the data set onto the device, and return what is measured on and how, in plain data.
+        """Load the data set onto the device, and return model, training, data and settings as plain data.
 
         Raises:
             DataError: the data set is missing or damaged.
@@ -175,7 +174,7 @@ class TrainBench:
     def run(self) -> None:
         """Measure everything, after `load_images`; a case that fails is a row with its reason."""
         images = self._images
-        _wake(self._runs[0][1].device)
+        _load_libraries(self._runs[0][1].device)
         for batch_size in dict.fromkeys(config.train.batch_size for _, config in self._runs):
             chosen = [(variant, config) for variant, config in self._runs if config.train.batch_size == batch_size]
             self._current = [self._prepare(variant, config, images) for variant, config in chosen]
@@ -189,22 +188,22 @@ class TrainBench:
         if variant == TUTORIAL:
             case = TutorialCase(config, images)
         else:
-            case = EngineCase(config, images, self._settings.num_epochs)
+            case = TrainerCase(config, images, self._settings.num_epochs)
         return _Measured(variant, config, case, steps_per_epoch=-(-len(images.train) // config.train.batch_size))
 
     def _measure(self, batch_size: int) -> None:
         settings, cases = self._settings, self._current
         for measured in cases:
-            self._tell(f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}")
+            self._on_progress(f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}")
             measured.start()
             if measured.failure is not None:
                 gc.collect()  # the others may need its memory
         started = {index: measured for index, measured in enumerate(cases) if measured.failure is None}
         for number in range(settings.num_epochs):
-            self._tell(f"batch {batch_size}: epoch {number + 1} of {settings.num_epochs}")
+            self._on_progress(f"batch {batch_size}: epoch {number + 1} of {settings.num_epochs}")
             for index in round_order(list(started), number):
                 started[index].epoch()
-        self._tell(f"batch {batch_size}: {settings.rounds} rounds over {len(started)} cases")
+        self._on_progress(f"batch {batch_size}: {settings.rounds} rounds over {len(started)} cases")
         self._timer = InterleavedTimer(
             {index: measured.run for index, measured in started.items()},
             synchronize=lambda: synchronize(cases[0].config.device),
@@ -221,8 +220,8 @@ class TrainBench:
         return [measured.row(times.get(index)) for index, measured in enumerate(self._current)]
 
 
-def _wake(device: DeviceName) -> None:
-    """Load the libraries that the first convolution loads, so that no case's startup has to."""
+def _load_libraries(device: DeviceName) -> None:
+    """Run a convolution, whose libraries would otherwise count as the first case's startup."""
     images = torch.zeros(2, 3, 8, 8, device=device, requires_grad=True)
     functional.conv2d(images, torch.zeros(4, 3, 3, 3, device=device)).sum().backward()
     synchronize(device)

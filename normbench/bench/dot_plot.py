@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: a dot a case, with the range of its rounds."""
+"""The dot plots of a benchmark: the median of each case, with the range of its rounds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from normbench.bench.results import LayerResults, Samples, TrainResults
+from normbench.bench.results import LayerResults, PerRound, TrainResults
 from normbench.report.figure_style import INK, WIDTH, figure_style, settle
 from normbench.report.palette import COLORS, MARKERS
+from normbench.report.stats import median_and_mad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,13 +34,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """One set of axes."""
+    """One set of axes with its dots."""
 
     title: str
     x_label: str
     dots: tuple[Dot, ...]
     reference: float | None = None
-    """Where a vertical line is drawn."""
+    """Position of a vertical line."""
 
 
 def draw_train(results: TrainResults) -> Figure | None:
@@ -65,31 +66,21 @@ def draw_layers(results: LayerResults) -> Figure | None:
             copy = row.copy_gb_per_s
             if row.shape != shape or copy is None:
                 continue
-            for part, samples, passes in (("forward", row.forward_seconds, 2), ("backward", row.backward_seconds, 3)):
-                if samples:
-                    fractions = tuple(passes * row.input_bytes / seconds / 1e9 / copy for seconds in samples)
+            for part, times, moved in (("forward", row.forward_seconds, 2), ("backward", row.backward_seconds, 3)):
+                if times:
+                    fractions = tuple(moved * row.input_bytes / seconds / 1e9 / copy for seconds in times)
                     dots.append(_dot(row.norm, f"{part}, {row.way}", fractions))
         if dots:
-            title = f"{'x'.join(map(str, shape))} ({results_mib(row_bytes(results, shape))} MiB)"
+            num_bytes = next(row.input_bytes for row in results.rows if row.shape == shape)
+            title = f"{'x'.join(map(str, shape))} ({num_bytes / 2**20:.3g} MiB)"
             found.append(DotPanel(title, "fraction of copy bandwidth", tuple(dots), reference=1.0))
     return _draw(found, "dot: median over rounds\nline: lowest to highest")
 
 
-def row_bytes(results: LayerResults, shape: tuple[int, ...]) -> int:
-    """Return the bytes of a tensor of `shape`."""
-    return next(row.input_bytes for row in results.rows if row.shape == shape)
-
-
-def results_mib(num_bytes: int) -> str:
-    """Write bytes in MiB."""
-    return f"{num_bytes / 2**20:.3g}"
-
-
-def _dot(row: str, series: str, values: Samples) -> Dot:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-    return Dot(row, series, middle, ordered[0], ordered[-1])
+def _dot(row: str, series: str, values: PerRound) -> Dot:
+    spread = median_and_mad(values)
+    assert spread is not None, "a case without a round has no dot"
+    return Dot(row, series, spread.median, min(values), max(values))
 
 
 def _draw(found: Sequence[DotPanel], explanation: str) -> Figure | None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from normbench import make_norm
-from normbench.bench import layers as bench_layers
-from normbench.bench.layers import LayerBench, LayerBenchSettings, num_sets
+from normbench.bench import time_layers
 from normbench.bench.results import LayerRow
+from normbench.bench.time_layers import LayerBench, LayerBenchSettings, num_sets
 
 SHAPE = (2, 8, 16, 16)
 SETTINGS = LayerBenchSettings(device="cpu", precision="fp32", rounds=2, block_seconds=0.002)
@@ -16,7 +16,7 @@ SETTINGS = LayerBenchSettings(device="cpu", precision="fp32", rounds=2, block_se
 
 @pytest.fixture(autouse=True)
 def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_layers, "CPU_CACHE_BYTES", 3 * 16384)
+    monkeypatch.setattr(time_layers, "CPU_CACHE_BYTES", 3 * 16384)
 
 
 def measure(*norms: str, settings: LayerBenchSettings = SETTINGS) -> dict[str, LayerRow]:
@@ -66,7 +66,7 @@ def test_input_sets_are_taken_in_turn_and_exceed_the_cache(monkeypatch) -> None:
 
 
 def test_small_tensors_do_not_need_thousands_of_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_layers, "CPU_CACHE_BYTES", 2**20)
+    monkeypatch.setattr(time_layers, "CPU_CACHE_BYTES", 2**20)
     assert num_sets(2**13, "cpu") == 256
     assert num_sets(2**13 - 4, "cpu") == 256
     assert num_sets(2 * 4 * 8 * 8 * 2, "cpu") == 256

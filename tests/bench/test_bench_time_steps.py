@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from normbench.bench import cases
-from normbench.bench import train as bench_train
-from normbench.bench.cases import EngineCase, Images, TutorialCase
-from normbench.bench.plan import plan_runs
-from normbench.bench.train import TrainBench, TrainBenchSettings
+from normbench.bench import cases, time_steps
+from normbench.bench.cases import Images, TrainerCase, TutorialCase
+from normbench.bench.flags import plan_runs
+from normbench.bench.time_steps import TrainBench, TrainBenchSettings
 from normbench.errors import ConfigError, DivergedError
 from normbench.worker.build import load_images
 
@@ -51,9 +50,9 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
-    monkeypatch.setattr(bench_train, "EngineCase", Scripted)
-    monkeypatch.setattr(bench_train, "TutorialCase", Scripted)
-    monkeypatch.setattr(bench_train, "profile_steps", lambda *_: None)
+    monkeypatch.setattr(time_steps, "TrainerCase", Scripted)
+    monkeypatch.setattr(time_steps, "TutorialCase", Scripted)
+    monkeypatch.setattr(time_steps, "profile_steps", lambda *_: None)
     monkeypatch.setattr(Scripted, "failing", {})
     calls.clear()
     return Scripted
@@ -81,7 +80,7 @@ def test_a_breakdown_that_fails_leaves_the_times(scripted, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no profiler")
 
-    monkeypatch.setattr(bench_train, "profile_steps", fail)
+    monkeypatch.setattr(time_steps, "profile_steps", fail)
     row = run(["auto"], [2]).rows[0]
     assert (row.note, row.failure, len(row.seconds_per_step)) == ("no breakdown: RuntimeError: no profiler", None, 2)
 
@@ -155,7 +154,7 @@ def test_our_steps_keep_their_memory_and_the_tutorials_loop_does_as_the_c_librar
     monkeypatch.setattr(cases, "return_freed_memory", lambda: asked.append("return"))
     (_, config), *_ = plan_runs(["auto"], [4], FLAGS, [])
     images = Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu"))
-    ours, tutorial = EngineCase(config, images, 1), TutorialCase(config, images)
+    ours, tutorial = TrainerCase(config, images, 1), TutorialCase(config, images)
     ours.start()
     tutorial.start()
     for case, expected in ((tutorial, "return"), (ours, "keep")):
@@ -167,7 +166,7 @@ def test_our_steps_keep_their_memory_and_the_tutorials_loop_does_as_the_c_librar
 
 def test_single_steps_go_on_training_epoch_after_epoch() -> None:
     (_, config), *_ = plan_runs(["auto"], [4], FLAGS, [])
-    case = EngineCase(config, Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu")), 1)
+    case = TrainerCase(config, Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu")), 1)
     case.start()
     case.epoch()  # three steps, the last one short
     begun: list[int] = []

@@ -1,4 +1,4 @@
-"""Timing norm and activation alone, forward and backward, beside a copy of the same size."""
+"""Norm and activation alone, timed forward and backward beside a copy of the same size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normbench.bench.failures import reason
-from normbench.bench.results import LayerRow, Samples
+from normbench.bench.results import LayerRow, PerRound, failure_of
 from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_precision, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, RunSteps, StepTimes
 from normbench.engine.precompile import rehearse
@@ -21,11 +20,11 @@ from normbench.layers.norm_act import FusedNormAct
 from normbench.norms import NormFactory
 
 CPU_CACHE_BYTES = 16 * 2**20
-"""Taken for the cache of a CPU, whose size a container often does not show."""
+"""Assumed size of a CPU's cache, which a container often does not show."""
 MIN_LAUNCHES = 20
-"""Of a layer, captured in one CUDA graph."""
+"""The fewest launches of a layer that are captured in one CUDA graph."""
 MAX_SETS = 256
-"""Of inputs; a graph launches a layer at least once for each, and preparing more takes minutes."""
+"""The most sets of inputs: a graph launches a layer at least once for each, and preparing more takes minutes."""
 
 _COPY = -1
 _Key = tuple[int, str]
@@ -34,7 +33,7 @@ _Key = tuple[int, str]
 
 @dataclass(frozen=True)
 class LayerBenchSettings:
-    """What to measure on, and how thoroughly."""
+    """Settings of a benchmark of layers."""
 
     device: DeviceName
     precision: Precision
@@ -43,7 +42,7 @@ class LayerBenchSettings:
 
 
 class LayerBench:
-    """Measures each norm with its activation on each shape, ``(N, C, H, W)``; `rows` can be read at any time.
+    """A benchmark of each norm with its activation on each shape, ``(N, C, H, W)``; `rows` can be read at any time.
 
     All layers of a shape are timed in turn, with a copy of a tensor of that size. Inputs are channels_last, as in
     training, and more sets of them are taken in turn than the cache holds, MAX_SETS at most. On CUDA many launches are
@@ -55,25 +54,25 @@ class LayerBench:
         factories: Sequence[NormFactory],
         shapes: Sequence[Shape],
         settings: LayerBenchSettings,
-        tell: Callable[[str], object],
+        on_progress: Callable[[str], object],
     ) -> None:
         self._factories = factories
         self._shapes = shapes
         self._settings = settings
-        self._tell = tell
+        self._on_progress = on_progress
         self._done: list[LayerRow] = []
         self._current: _ShapeBench | None = None
 
     @property
     def rows(self) -> tuple[LayerRow, ...]:
-        """What is measured so far."""
+        """The rows measured so far."""
         return (*self._done, *(self._current.rows() if self._current else ()))
 
     def run(self) -> None:
         """Measure everything; a layer that fails is a row with its reason."""
         set_precision(self._settings.precision, self._settings.device)
         for shape in self._shapes:
-            self._tell(f"layers on {'x'.join(map(str, shape))}")
+            self._on_progress(f"layers on {'x'.join(map(str, shape))}")
             self._current = _ShapeBench(shape, self._settings)
             self._current.run(self._factories)
             self._done += self._current.rows()
@@ -83,7 +82,7 @@ class LayerBench:
 
 @dataclass
 class _Layer:
-    """One layer and what is known of it so far."""
+    """One layer with its measurements so far."""
 
     norm: str
     module: nn.Module | None
@@ -93,7 +92,7 @@ class _Layer:
 
 
 class _ShapeBench:
-    """All layers on one shape, and the copy."""
+    """The benchmark of all layers, and of the copy, on one shape."""
 
     def __init__(self, shape: Shape, settings: LayerBenchSettings) -> None:
         self._shape = shape
@@ -115,15 +114,15 @@ class _ShapeBench:
     def run(self, factories: Sequence[NormFactory]) -> None:
         """Prepare every layer and time those that work in turn."""
         synchronize(self._settings.device)
-        ways = {(_COPY, "copy"): self._copy()}
+        passes = {(_COPY, "copy"): self._copy()}
         built = [self._build(factory) for factory in factories]
         self._compile([layer.module for layer in built if layer.module is not None])
         for layer in built:
-            self._add(layer, ways)
+            self._add(layer, passes)
             if layer.path == "fused" and isinstance(layer.module, FusedNormAct):
-                self._add(_Layer(layer.norm, nn.Sequential(*layer.module), "native: for comparison"), ways)
+                self._add(_Layer(layer.norm, nn.Sequential(*layer.module), "native: for comparison"), passes)
         self._timer = InterleavedTimer(
-            ways,
+            passes,
             synchronize=lambda: synchronize(self._settings.device),
             block_seconds=self._settings.block_seconds,
         )
@@ -151,7 +150,7 @@ class _ShapeBench:
             for position, layer in enumerate(self._layers)
         ]
 
-    def _samples(self, times: StepTimes | None) -> Samples:
+    def _samples(self, times: StepTimes | None) -> PerRound:
         return tuple(seconds / self._layers_per_step for seconds in times.seconds_per_step) if times else ()
 
     def _draw(self) -> Tensor:
@@ -163,7 +162,7 @@ class _ShapeBench:
             module = factory.norm_act(self._shape[1], size=self._shape[2:])
             return _Layer(factory.name, module.to(self._settings.device).train())
         except Exception as error:
-            return _Layer(factory.name, None, failure=reason(error))
+            return _Layer(factory.name, None, failure=failure_of(error))
 
     def _compile(self, modules: Sequence[nn.Module]) -> None:
         """Compile the kernels of all layers at once; one that fails says so when it is run."""
@@ -171,8 +170,8 @@ class _ShapeBench:
             with suppress(Exception), self._autocast():
                 compile_all(rehearse(_EachOnItsOwn(modules), self._inputs[0].detach()).kernel_jobs())
 
-    def _add(self, layer: _Layer, ways: dict[_Key, RunSteps]) -> None:
-        """Measure what the layer keeps, and add its passes to what is timed."""
+    def _add(self, layer: _Layer, passes: dict[_Key, RunSteps]) -> None:
+        """Measure the bytes that the layer keeps for backward, and add its `passes` to those to be timed."""
         position = len(self._layers)
         self._layers.append(layer)
         if layer.module is None:
@@ -182,13 +181,13 @@ class _ShapeBench:
                 _, layer.kept_bytes = forward_counting_kept_bytes(layer.module, self._inputs[0])
             if isinstance(layer.module, FusedNormAct):
                 layer.path = layer.module.path
-            ways[position, "forward"], ways[position, "backward"] = self._passes(layer.module)
+            passes[position, "forward"], passes[position, "backward"] = self._passes(layer.module)
         except Exception as error:
-            layer.failure = reason(error)
-            ways.pop((position, "forward"), None)
+            layer.failure = failure_of(error)
+            passes.pop((position, "forward"), None)
 
     def _passes(self, module: nn.Module) -> tuple[RunSteps, RunSteps]:
-        """Return what runs the forward and the backward pass of `module`."""
+        """Return two functions, which run the forward and the backward pass of `module`."""
         inputs, gradients = self._inputs, self._gradients
         parameters = list(module.parameters())
 
@@ -213,7 +212,7 @@ class _ShapeBench:
         return self._runner(lambda index: targets[index].copy_(sources[index]))
 
     def _runner(self, work: Callable[[int], object]) -> RunSteps:
-        """Return what does `work` on one set after the other; on CUDA, a step replays a graph of many.
+        """Return a function that does `work` on one set after the other; on CUDA, a step replays a graph of many.
 
         The last result of every set is kept, so that no result overwrites one that is still in the cache.
         """
@@ -245,7 +244,7 @@ class _ShapeBench:
 
 @dataclass(frozen=True)
 class _Replay:
-    """Replays a graph, and keeps alive the tensors that the graph reads, which `work` holds."""
+    """A graph that can be replayed, with the `work` that holds the tensors it reads, which must stay alive."""
 
     graph: torch.cuda.CUDAGraph
     work: Callable[[int], object]
@@ -256,7 +255,7 @@ class _Replay:
 
 
 class _EachOnItsOwn(nn.Module):
-    """Runs several layers on the same input."""
+    """Several layers that take the same input."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
