@@ -177,3 +177,9 @@ def test_a_wrong_name_is_found_and_a_right_one_is_not(tmp_path: Path) -> None:
         "[a](#again-1) [b](page.md#again) [c](#gone) [d](gone.md) `[e](gone.md)` [f](https://x.y/gone) [g.py](page.md)"
     )
     assert broken_links(page, links) == ["#gone", "gone.md", "page.md"]
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", index.read_text("utf-8"))}
+    assert [name(page) for page in PAGES if page not in {*linked, index}] == []
