@@ -20,7 +20,7 @@ from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
 from normbench.errors import ConfigError, DivergedError
-from normbench.worker.build import load_images
+from normbench.worker.classification import load_images
 
 _LEAD_STEPS = 2
 """On a CPU, before each block: the tutorial's loop and ours want different things of the C library's memory, and the

@@ -129,8 +129,7 @@ def resnet9_features(run_folder: Path) -> FeatureNetwork:
         ConfigError: the run has another model, or a norm that fits one image size only.
         DataError: it has no checkpoint, or a damaged one.
     """
-    check_features_run(run_folder)
-    config = read_run(run_folder).config
+    config = check_features_run(run_folder)
     family = MODELS[RESNET9].family
     network = build_model(
         RESNET9, norm=family.make(config.norm.name, **config.norm.options), **dict(config.model.options)
@@ -149,8 +148,8 @@ def check_features_run(run_folder: Path) -> RunConfig:
     if not run_folder.is_dir():
         raise RunError(f"--features {run_folder}: no such run folder; or give {RESNET9} or {VGG16}")
     config = read_run(run_folder).config
-    if config.model.name != RESNET9:
-        raise ConfigError(f"--features {run_folder}: that run trained {config.model.name}; it takes a {RESNET9}")
+    if not isinstance(config, RunConfig) or config.model.name != RESNET9:
+        raise ConfigError(f"--features {run_folder}: that run trained {config.model_name}; it takes a {RESNET9}")
     if MODELS[RESNET9].family.norms[config.norm.name.partition("+")[0]].needs_size:
         raise ConfigError(f"--features {run_folder}: its norm {config.norm.name} fits images of 32x32 only")
     if not (run_folder / CHECKPOINT_FILE).is_file():

@@ -11,7 +11,7 @@ from normbench.bench.cases import EngineCase, Images, TutorialCase
 from normbench.bench.plan import plan_runs
 from normbench.bench.train import TrainBench, TrainBenchSettings
 from normbench.errors import ConfigError, DivergedError
-from normbench.worker.build import load_images
+from normbench.worker.classification import load_images
 
 FLAGS = {
     "norms": ["bn", "gn", "none"],
