@@ -102,6 +102,11 @@ def synchronize(device: DeviceName) -> None:
         torch.mps.synchronize()
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Return whether operations on `device` are being recorded into a CUDA graph now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 class OutOfMemoryError(NormBenchError):
     """The device's memory does not hold a run.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.config.schema import TrainConfig
+from normbench.engine.device import is_capturing
 from normbench.kernels.train_step import UPDATE_BLOCK, Blocks, update_adam, update_sgd
 
 _ALIGNMENT = 16
@@ -144,7 +145,7 @@ class FlatOptimizer:
 
     def _locate(self, addresses: list[int]) -> None:
         """Make `addresses`, one of each parameter's gradient, those that the next update reads."""
-        if _is_capturing(self._addresses.device):
+        if is_capturing(self._addresses.device):
             self._captured = addresses  # an upload would become part of the graph
         elif addresses != self._uploaded:
             self._upload(addresses)
@@ -170,7 +171,3 @@ def _readable(leaf: Tensor) -> Tensor | None:
     if all(size == 1 or ours == theirs for size, ours, theirs in strides) and gradient.data_ptr() % _ALIGNMENT == 0:
         return gradient
     return torch.empty_like(leaf).copy_(gradient)
-
-
-def _is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 
 @dataclass(frozen=True)
 class Totals:
-    """What a training took, whatever it trained."""
+    """The costs of a training, whatever its task."""
 
     num_steps: int
     num_parameters: int

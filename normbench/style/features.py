@@ -20,7 +20,7 @@ VGG16_STYLE_LAYERS = (3, 8, 15, 22)
 VGG16_CONTENT_LAYER = 15
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of torchvision's weights: what their training images were normalized with, on the scale 0 to 1."""
+"""The mean and standard deviation that torchvision's weights were trained with, on the scale 0 to 1."""
 
 RESNET9 = "resnet9"
 RESNET9_STYLE_LAYERS = (0, 1, 3, 4, 6)
@@ -30,7 +30,7 @@ RESNET9_CONTENT_LAYER = 3
 
 
 class Features(NamedTuple):
-    """What the loss compares of one batch."""
+    """The feature maps of one batch that the loss compares."""
 
     content: torch.Tensor
     style: list[torch.Tensor]
@@ -39,7 +39,7 @@ class Features(NamedTuple):
 class FeatureNetwork(nn.Module):
     """Runs `layers` up to the last that is looked at; frozen, in evaluation mode, images in [-1, 1] ``(N, 3, H, W)``.
 
-    `mean` and `std`, on the scale 0 to 1, are what its own training normalized images with.
+    `mean` and `std`, on the scale 0 to 1, are those by which its own training normalized images.
     """
 
     mean: torch.Tensor

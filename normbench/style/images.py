@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 MARGIN = 16
 """Pixels by which an image is padded on each side before it is stylized: a border shows in the network's output."""
 MULTIPLE = 4
-"""What height and width are padded to a multiple of."""
+"""The number of pixels that height and width are padded to a multiple of."""
 
 
 class ImageError(DataError):

@@ -149,7 +149,7 @@ def test_each_captured_step_keeps_the_addresses_of_its_own_gradients(monkeypatch
         # A capture: the launch is recorded instead of made, with the tensors it was given.
         recorded: list[Callable[[], None]] = []
         with monkeypatch.context() as capture:
-            capture.setattr(flat_optimizer, "_is_capturing", lambda _: True)
+            capture.setattr(flat_optimizer, "is_capturing", lambda _: True)
             capture.setattr(
                 flat_optimizer, "update_adam", lambda *a, into=recorded, **k: into.append(partial(update_adam, *a, **k))
             )

@@ -216,3 +216,16 @@ def test_augmentation_changes_the_images_and_not_their_order(make_trainer) -> No
     first = [next(iter(trainer.run())).losses for trainer in (plain, augmented)]
     assert first[0] != first[1]
     assert torch.equal(plain.step.state.order, augmented.step.state.order)
+
+
+def test_a_checkpoint_from_before_losses_had_columns_still_loads(make_trainer) -> None:
+    first = make_trainer()
+    events = first.run()
+    next(events)
+    events.close()
+    old = first.state_dict()
+    old["losses"] = old["losses"].flatten()
+    second = make_trainer()
+    second.load_state_dict(old)
+    assert second.losses == first.losses
+    assert losses_of(list(second.run())) == losses_of(list(make_trainer().run()))[1:]

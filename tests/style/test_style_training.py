@@ -23,7 +23,8 @@ from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, load_style
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
 from normbench.style.step import StyleTraining, repeated_order
 from normbench.worker.style_transfer import STYLE_TRANSFER, build_style_network, load_content, load_features
-from normbench.worker.targets import RunRequest
+from normbench.worker.targets import RunRequest, TimingCandidate, TimingSchedule
+from normbench.worker.time_norms import time_setting
 from normbench.worker.train_run import train_run
 
 
@@ -144,6 +145,27 @@ def test_checkpoints_are_written_on_the_way_and_a_full_disk_is_told(
     monkeypatch.setattr("normbench.worker.train_run.save_checkpoint", fail)
     told = [type(event) for event in run(tiny_run(), features_run, folder)]
     assert told == [*kinds[:3], CheckpointFailed, StepsDone, CheckpointFailed, TrainingDone]
+
+
+def test_a_checkpoint_from_before_the_common_loop_still_loads(tmp_path: Path, features_run: Path) -> None:
+    straight = train(tmp_path, features_run)
+    events = run(tiny_run(), features_run, tmp_path)
+    head = [next(events) for _ in range(2)]
+    events.close()  # type: ignore[attr-defined]
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    old = {name: state[name] for name in ("model", "optimizer", "losses")} | {"seconds": state["epoch_seconds"]}
+    torch.save(old, tmp_path / "checkpoint.pt")
+    tail = list(run(tiny_run(), features_run, tmp_path, resume=True))
+    assert losses_of(head) + losses_of(tail) == losses_of(straight)
+
+
+def test_steps_of_style_transfer_are_timed_in_turn(features_run: Path) -> None:
+    wanted = [TimingCandidate(tiny_run(norm), 0.0, 1.0, 3, features_run) for norm in ("in", "bn")]
+    *shares, part = time_setting(wanted, TimingSchedule(2, 0.0), None)
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert [norm.label for norm in part.timed] == ["in", "bn"]
+    assert all(len(norm.seconds_per_step) == 2 and norm.steps_per_epoch == 3 for norm in part.timed)
+    assert not part.skipped
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, features_run: Path) -> None:
