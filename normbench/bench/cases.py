@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from normbench.bench.tutorial_loop import PilImages, TutorialLoop, with_plain_layers
@@ -15,11 +14,11 @@ from normbench.config.schema import RunConfig
 from normbench.data.images import ImageDataset
 from normbench.engine.augment import draw_crop_flip
 from normbench.engine.batches import DeviceImages, epoch_order
-from normbench.engine.device import DeviceName, set_precision, synchronize
+from normbench.engine.device import DeviceName, set_default_precision, set_precision, synchronize
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.errors import NormBenchError
 from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
-from normbench.worker.build import build_run_model, build_trainer
+from normbench.worker.classification import build_run_model, build_trainer
 
 _EPOCHS_OF_STEPS = 20
 """Epochs of the schedule that are left to single steps, beside the whole epochs that are timed."""
@@ -114,7 +113,7 @@ class TrainerCase:
     def _begin_epoch(self) -> None:
         """Begin an epoch without counting steps anew, which would undo Adam's bias correction and make weights leap."""
         step = self._trainer.step
-        num_steps = self._config.train.epochs * step.steps_per_epoch
+        num_steps = self._config.train.epochs * step.settings.steps_per_epoch
         if self._num_steps + self._num_whole_batches > num_steps:
             self._num_steps = num_steps // 2
         step.start_epoch(self._order, self._crop_flip, global_step=self._num_steps)
@@ -125,8 +124,7 @@ class TrainerCase:
         precision = self._config.train.precision
         assert precision != "auto"
         set_precision(precision, self._device)
-        if self._device == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(self._device)
 
 
 class TutorialCase:
@@ -174,10 +172,6 @@ class TutorialCase:
 
 
 def _set_default_flags(device: DeviceName) -> None:
-    """Undo what `TrainerCase` sets: torch's defaults allow TF32 in convolutions and not in matrix products."""
-    if device == "cpu":
-        return_freed_memory()
-    if device == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
+    """Undo what `TrainerCase` sets."""
+    return_freed_memory(device)
+    set_default_precision(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from normbench.bench.results import LayerRow, PerRound, failure_of
 from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_precision, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, RunSteps, StepTimes
-from normbench.engine.precompile import rehearse
+from normbench.engine.precompile import compile_layers
 from normbench.inspection.measure import Shape, forward_counting_kept_bytes
-from normbench.kernels.launch import compile_all
 from normbench.layers.norm_act import FusedNormAct
 from normbench.norms import NormFactory
 
@@ -167,8 +166,8 @@ class _ShapeBench:
     def _compile(self, modules: Sequence[nn.Module]) -> None:
         """Compile the kernels of all layers at once; one that fails says so when it is run."""
         if self._settings.device == "cuda":
-            with suppress(Exception), self._autocast():
-                compile_all(rehearse(_EachOnItsOwn(modules), self._inputs[0].detach()).kernel_jobs())
+            with self._autocast():
+                compile_layers(modules, self._inputs[0].detach())
 
     def _add(self, layer: _Layer, passes: dict[_Key, RunSteps]) -> None:
         """Measure the bytes that the layer keeps for backward, and add its `passes` to those to be timed."""
@@ -252,19 +251,6 @@ class _Replay:
     def __call__(self, steps: int) -> None:
         for _ in range(steps):
             self.graph.replay()
-
-
-class _EachOnItsOwn(nn.Module):
-    """Several layers that take the same input."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> None:
-        """Run each layer on `x`."""
-        for layer in self.layers:
-            layer(x.clone())
 
 
 def num_sets(num_bytes: int, device: DeviceName) -> int:

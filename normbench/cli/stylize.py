@@ -163,9 +163,8 @@ def apply(
     from normbench.cli.console import note
     from normbench.engine.device import resolve_device
     from normbench.errors import ConfigError
-    from normbench.style.apply import stylize
+    from normbench.style.apply import load_style_model, stylize
     from normbench.style.images import ImageError, read_image, write_image
-    from normbench.style.training import load_style_model
     from normbench.tasks.style_transfer import MODEL_FILE
 
     targets = [out / f"{image.stem}-stylized.png" for image in images]

@@ -16,14 +16,14 @@ MAX_SHIFT = 4
 
 
 class CropFlip(NamedTuple):
-    """What happens to each image of an epoch: three tensors ``(N,)``."""
+    """The crop and flip of each image of an epoch: three tensors ``(N,)``."""
 
     dx: torch.Tensor
     """Pixels that the crop's window lies to the right of the image: int64, -4 to 4."""
     dy: torch.Tensor
-    """Pixels that it lies below."""
+    """Pixels that the window lies below the image: int64, -4 to 4."""
     flip: torch.Tensor
-    """Whether the crop is then mirrored left to right: bool."""
+    """Whether the crop is then mirrored from left to right: bool."""
 
 
 def draw_crop_flip(num_images: int, seed: int, epoch: int) -> CropFlip:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from normbench.errors import NormBenchError, first_line
+from normbench.runs.atomic import write_atomically
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -32,14 +32,10 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 def write_tensors(state: dict[str, Any], path: Path) -> None:
     """Replace `path` by `state`, as `torch.save` writes it; what was there stays if that fails, by an `OSError`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        torch.save(state, partial)
-        os.replace(partial, path)
+        write_atomically(path, lambda file: torch.save(state, file))
     except RuntimeError as error:  # torch reports a full disk so
         raise OSError(first_line(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, load_state_dict: Callable[[dict[str, Any]], None]) -> None:

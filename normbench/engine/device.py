@@ -86,12 +86,25 @@ def set_precision(precision: Precision, device: DeviceName) -> None:
         torch.backends.cudnn.benchmark = True
 
 
+def set_default_precision(device: DeviceName) -> None:
+    """Undo `set_precision`: torch's defaults allow TF32 in convolutions and not in matrix products."""
+    if device == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+
+
 def synchronize(device: DeviceName) -> None:
     """Wait until the device has done all that was asked of it."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Return whether operations on `device` are being recorded into a CUDA graph now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class OutOfMemoryError(NormBenchError):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from normbench.config.schema import TrainConfig
+from normbench.engine.device import is_capturing
+from normbench.kernels.train_step import UPDATE_BLOCK, Blocks, update_adam, update_sgd
 
 _ALIGNMENT = 16
 """Bytes of the widest load."""
@@ -25,8 +27,8 @@ class FlatOptimizer:
 
     No `torch.optim.Optimizer`, because making one imports torch's compiler, which takes seconds.
 
-    Moves the parameters, without changing them, into memory of its own. `step` takes the gradients of the working
-    copies, or of the parameters that have none, and the learning rate of the step from the schedule on the device.
+    Moves the parameters, without changing them, into memory of its own. `step` takes the gradients of the bf16 copies,
+    or of the parameters that have none, and the learning rate of the step from the schedule on the device.
 
     Args:
         groups: parameter groups with `params`, `weight_decay` and `learning_rate_factor`, all float32.
@@ -38,8 +40,6 @@ class FlatOptimizer:
     def __init__(
         self, groups: Sequence[dict[str, Any]], train: TrainConfig, learning_rates: Tensor, num_steps: Tensor
     ) -> None:
-        from normbench.kernels.train_step import UPDATE_BLOCK, Blocks
-
         self.param_groups = list(groups)
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         device = learning_rates.device
@@ -51,7 +51,7 @@ class FlatOptimizer:
         corrections = torch.stack([1 - _BETAS[0] ** steps, (1 - _BETAS[1] ** steps).sqrt()], dim=1)
         self._corrections = corrections.to(device, torch.float32)
 
-        # Whose gradient each parameter takes: its own or its working copy's. All tables are in this order.
+        # Whose gradient each parameter takes: its own or its bf16 copy's. All tables are in this order.
         self._leaves: dict[nn.Parameter, Tensor] = {p: p for group in self.param_groups for p in group["params"]}
         self._copies: dict[nn.Parameter, Tensor] = {}
         self._rows: dict[nn.Parameter, slice] = {}
@@ -83,7 +83,7 @@ class FlatOptimizer:
             parameter.data = view
             self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, self._moments, strict=True)}
 
-    def working(self, parameter: nn.Parameter) -> Tensor:
+    def bf16_copy(self, parameter: nn.Parameter) -> Tensor:
         """Return a new bf16 copy of `parameter`, to compute with: `step` takes its gradient and keeps it up to date."""
         copy = parameter.detach().to(torch.bfloat16, copy=True)
         self._blocks.copies[self._rows[parameter]] = copy.data_ptr()
@@ -93,26 +93,24 @@ class FlatOptimizer:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the weights to the working copies: needed after anything but `step` has changed them."""
+        """Copy the master weights to their bf16 copies: needed after anything but `step` has changed them."""
         for parameter, copy in self._copies.items():
             copy.copy_(parameter)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let go of the gradients, whatever `set_to_none`."""
+        """Drop the gradients, whatever `set_to_none`."""
         for leaf in self._leaves.values():
             leaf.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights, their working copies and the state; a parameter without a gradient has one of zeros."""
+        """Update the weights, their bf16 copies and the state; a parameter without a gradient has one of zeros."""
         gradients = [_readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
         self._locate([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
         self.update()
 
     def update(self) -> None:
         """Launch the update with the gradients located last."""
-        from normbench.kernels.train_step import update_adam, update_sgd
-
         if self.name == "sgd":
             update_sgd(
                 self._weights, self._moments[0], self._addresses, self._blocks, self._learning_rates, self._num_steps,
@@ -147,7 +145,7 @@ class FlatOptimizer:
 
     def _locate(self, addresses: list[int]) -> None:
         """Make `addresses`, one of each parameter's gradient, those that the next update reads."""
-        if _is_capturing(self._addresses.device):
+        if is_capturing(self._addresses.device):
             self._captured = addresses  # an upload would become part of the graph
         elif addresses != self._uploaded:
             self._upload(addresses)
@@ -173,7 +171,3 @@ def _readable(leaf: Tensor) -> Tensor | None:
     if all(size == 1 or ours == theirs for size, ours, theirs in strides) and gradient.data_ptr() % _ALIGNMENT == 0:
         return gradient
     return torch.empty_like(leaf).copy_(gradient)
-
-
-def _is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

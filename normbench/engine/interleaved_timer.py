@@ -1,4 +1,4 @@
-"""Timing several ways of doing a step against each other: round-robin in one process, so that drift favors none."""
+"""Timing several variants of a step against each other: round-robin in one process, so that drift favors none."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Generic, TypeVar
 
 Label = TypeVar("Label", bound=Hashable)
 RunSteps = Callable[[int], object]
-"""Runs that many steps; may return before the device is done."""
+"""A function that runs so many steps; it may return before the device is done."""
 
 MAX_STEPS_PER_BLOCK = 100_000
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long a step takes: one sample a round, each the mean over a block of steps."""
+    """The time of a step: one sample a round, each the mean over a block of steps."""
 
     seconds_per_step: tuple[float, ...]
     steps_per_block: int
@@ -39,69 +39,54 @@ class StepTimes:
         return min(self.seconds_per_step), max(self.seconds_per_step)
 
 
-def time_interleaved(
-    ways: Mapping[Label, RunSteps],
-    *,
-    synchronize: Callable[[], object],
-    rounds: int,
-    block_seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[Label, StepTimes]:
-    """Time all `ways` and return the times of each; see `InterleavedTimer`."""
-    timer = InterleavedTimer(ways, synchronize=synchronize, block_seconds=block_seconds, clock=clock)
-    for _ in timer.rounds(rounds):
-        pass
-    return timer.times()
-
-
 class InterleavedTimer(Generic[Label]):
-    """Times blocks of steps of several ways in turn; what `rounds` has measured so far can be read at any time.
+    """Times blocks of steps of several variants in turn; what `rounds` has measured so far can be read at any time.
 
-    Every way is warmed up with a step, and its steps per block chosen so that a block takes about `block_seconds` (at
-    least one step). Each round then times one block of every way. Rounds come in pairs, forth and back, each pair
-    starting one way later: a steady drift cancels, and no way always follows the same one.
+    Every variant is warmed up with a step, and its steps per block chosen so that a block takes about `block_seconds`
+    (at least one step). Each round then times one block of every variant. Rounds come in pairs, forth and back, each
+    pair starting one variant later: a steady drift cancels, and no variant always follows the same one.
 
     Args:
-        ways: what runs n steps, by label.
+        variants: functions that run n steps, by label.
         synchronize: waits until the device has done all that was asked of it; called before and after each block.
         block_seconds: about how long a block takes.
-        lead_steps: run before each block without being timed, where a way leaves the process in another state than it
-            found it in.
+        lead_steps: run before each block without being timed, where a variant leaves the process in another state than
+            it found it in.
         clock: seconds from any origin.
     """
 
     def __init__(
         self,
-        ways: Mapping[Label, RunSteps],
+        variants: Mapping[Label, RunSteps],
         *,
         synchronize: Callable[[], object],
         block_seconds: float,
         lead_steps: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._ways = dict(ways)
+        self._variants = dict(variants)
         self._synchronize = synchronize
         self._block_seconds = block_seconds
         self._lead_steps = lead_steps
         self._clock = clock
         self._steps: dict[Label, int] = {}
-        self._samples: dict[Label, list[float]] = {label: [] for label in ways}
+        self._samples: dict[Label, list[float]] = {label: [] for label in variants}
 
     def rounds(self, count: int) -> Iterator[int]:
         """Calibrate where that is not done yet, then measure `count` rounds, yielding the number of rounds done."""
-        for label in self._ways:
+        for label in self._variants:
             if label not in self._steps:
                 self._steps[label] = self._calibrate(label)
         for number in range(count):
-            for label in round_order(list(self._ways), number):
+            for label in round_order(list(self._variants), number):
                 steps = self._steps[label]
                 if self._lead_steps:
-                    self._ways[label](self._lead_steps)
+                    self._variants[label](self._lead_steps)
                 self._samples[label].append(self._time(label, steps) / steps)
             yield number + 1
 
     def times(self) -> dict[Label, StepTimes]:
-        """Return what is measured, without the ways that have no sample yet."""
+        """Return what is measured, without the variants that have no sample yet."""
         return {
             label: StepTimes(tuple(samples), self._steps[label]) for label, samples in self._samples.items() if samples
         }
@@ -119,7 +104,7 @@ class InterleavedTimer(Generic[Label]):
     def _time(self, label: Label, steps: int) -> float:
         self._synchronize()
         began = self._clock()
-        self._ways[label](steps)
+        self._variants[label](steps)
         self._synchronize()
         return self._clock() - began
 

@@ -1,4 +1,4 @@
-"""The memory of a run: its peak, and what becomes of freed memory on a CPU."""
+"""The memory of a run: its peak, the room left, and what becomes of freed memory on a CPU."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _MOST_BYTES = 2**31 - 1
 _DEFAULT_MMAP_MAX = 65536
 _USUAL_MMAP_THRESHOLD = 16 * 2**20 + 2**12
-"""What glibc's own has become after a step of NormResNet at batch size 64, whose largest blocks have 16 MiB."""
+"""The threshold that glibc itself has reached after a step of NormResNet at batch size 64: its blocks have 16 MiB."""
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(device: DeviceName) -> None:
     """Have the C library keep what a training step on the CPU frees for the next one (glibc; elsewhere nothing).
 
     By itself it gives large blocks back to the system, from which the next step gets them anew page by page: at batch
     size 64 eight to eighteen thousand page faults a step, 2 to 18 % of its time (docs/performance.md).
     """
-    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST_BYTES})
+    if device == "cpu":
+        _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST_BYTES})
 
 
-def return_freed_memory() -> None:
+def return_freed_memory(device: DeviceName) -> None:
     """Undo `keep_freed_memory`: give back what is free, and go on as glibc does by itself.
 
     Its thresholds grow with the blocks that are freed, and once set they stay: they are set to what they had grown to.
     """
-    threshold = _USUAL_MMAP_THRESHOLD
-    _set_malloc({_M_MMAP_MAX: _DEFAULT_MMAP_MAX, _M_MMAP_THRESHOLD: threshold, _M_TRIM_THRESHOLD: 2 * threshold})
-    _trim()
+    if device == "cpu":
+        threshold = _USUAL_MMAP_THRESHOLD
+        _set_malloc({_M_MMAP_MAX: _DEFAULT_MMAP_MAX, _M_MMAP_THRESHOLD: threshold, _M_TRIM_THRESHOLD: 2 * threshold})
+        _trim()
+
+
+def free_memory_mib(device: DeviceName) -> float | None:
+    """Return the device memory that is free, in MiB; None on a CPU, where steps keep nothing but their parameters."""
+    if device != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0] / 2**20
 
 
 def _set_malloc(options: dict[int, int]) -> None:
@@ -85,7 +95,7 @@ class MemoryMeter:
 
 
 def _resident_bytes(field: str) -> int:
-    """Return ``VmRSS`` (now) or ``VmHWM`` (peak) of this process; 0 where the system does not tell."""
+    """Return ``VmRSS`` (now) or ``VmHWM`` (peak) of this process; 0 where the system does not say."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(field):

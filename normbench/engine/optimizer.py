@@ -1,4 +1,4 @@
-"""The optimizer: which parameters decay, which learn at another rate, and how its state is kept and put back."""
+"""Optimizers: which parameters decay, which learn at another rate, and how the state is kept and put back."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from normbench.layers.hooks import learning_rate_factors
 
 
 class Optimizer(Protocol):
-    """What training asks of torch's optimizers and of our own."""
+    """The methods that torch's optimizers and `FlatOptimizer` have in common."""
 
     param_groups: list[dict[str, Any]]
 
     @property
     def state(self) -> Mapping[Any, Any]:
-        """Tensors by name, by parameter."""
+        """Map each parameter to its tensors by name."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let go of the gradients."""
+        """Drop the gradients."""
 
     def step(self) -> Any:
         """Update the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, by the parameters' positions."""
+        """Return the state of all parameters, by their positions."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over such a state."""
+        """Take over the state that `state_dict` returned."""
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:

@@ -1,62 +1,100 @@
-"""A network's first forward pass, in torch's own operations: whether it works, and which kernels it will want."""
+"""Compiling ahead: the kernels of training steps, found by a dry run in torch's own operations, compiled all at once.
+
+Triton would compile kernels one after another, when each is first launched, and a network has dozens. A dry run of the
+network on two images shows which inputs reach the layers that have kernels; each such layer's kernels are then launched
+on CPU tensors inside a `Compilation`, which compiles what it is asked to launch and runs nothing.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normbench import kernels
-from normbench.kernels.launch import Jobs
+from normbench.engine.batches import normalize
+from normbench.engine.device import autocast
+from normbench.engine.step.base import TrainStep
+from normbench.engine.step.fused import FusedStep
+from normbench.kernels import image_conv, pool_linear
+from normbench.kernels.launch import Compilation, Launches
+from normbench.kernels.norm_activation import Parameters, launch_all
 from normbench.kernels.spec import NormActSpec
-from normbench.kernels.support import is_channels_last, switched_off
+from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.norm_act import FusedNormAct, parameters
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
 
+def compile_for(steps: Iterable[TrainStep], *, load_libraries: bool = False, max_workers: int | None = None) -> None:
+    """Compile the kernels of all `steps` at once, on `max_workers` or all processor cores, and wait for it.
+
+    With `load_libraries`, meanwhile also load what torch needs for such steps and have cuDNN choose its algorithms: a
+    second or two where libraries come from a cold disk. A step for which any of this fails compiles its own kernels
+    when it is run, or says what is wrong.
+    """
+    first: TrainStep | None = None
+    with Compilation(max_workers=max_workers) as compilation:
+        for step in steps:
+            with suppress(Exception):
+                compilation.add(_launches_of(step))
+                first = first or step
+        if load_libraries and first is not None:
+            with suppress(Exception):
+                _run_without_kernels(first)
+
+
+def compile_layers(layers: Iterable[nn.Module], images: Tensor) -> None:
+    """Compile the kernels of `layers`, each on its own on `images`, ``(N, C, H, W)``, under the current autocast."""
+    with Compilation() as compilation:
+        for layer in layers:
+            with suppress(Exception):
+                compilation.add(dry_run(layer, images.clone()).launches())
+
+
 @dataclass(frozen=True)
-class Rehearsal:
-    """What reached the layers that have kernels, and what came out of the network."""
+class DryRun:
+    """A network's forward pass in torch's own operations: what reached the layers with kernels, and what came out."""
 
     images: Tensor
     inputs: Sequence[tuple[nn.Module, Tensor]]
     output: Tensor
 
-    def kernel_jobs(self, batch_sizes: Sequence[int] = ()) -> Jobs:
-        """Return what launches the kernels of a training's layers, on CPU tensors; for `launch.compile_all`.
+    def launches(self, batch_sizes: Sequence[int] = ()) -> Launches:
+        """Return functions that launch the layers' kernels on CPU tensors, forward and backward, without repetitions.
 
         Call it under the training's autocast. `batch_sizes` are those of the training; that of the images alone if
-        there are none. Layers that run natively have no job, equal ones have one.
+        there are none. Layers without a kernel have no launches.
         """
-        jobs: Jobs = {}
+        launches: Launches = {}
         sizes = tuple(batch_sizes) or (len(self.images),)
         for module, x in self.inputs:
             if isinstance(module, FusedNormAct):
                 spec = module.spec
                 if spec is not None and kernels.unsupported_reason(x, spec) is None:
                     running = getattr(module[0], "running_mean", None) is not None
-                    _add(jobs, _norm, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
+                    _add(launches, _norm_act, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
-                # Of another layer's output it would have to give the gradient, which the kernel does not.
+                # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
-                    _add(jobs, _image_conv, x, sizes, _like(module.weight, dtype))
+                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
-                    _add(jobs, _pooled_linear, x, sizes, *(_like(p, dtype) for p in (module.weight, module.bias)))
-        return jobs
+                    _add(launches, _pooled_linear, x, sizes, *(_like(p, dtype) for p in (module.weight, module.bias)))
+        return launches
 
 
-def rehearse(model: nn.Module, images: Tensor, *, backward: bool = False) -> Rehearsal:
+def dry_run(model: nn.Module, images: Tensor, *, backward: bool = False) -> DryRun:
     """Run a copy of `model`, in the mode it is in, on `images`, ``(N, C, H, W)`` on its device, without our kernels.
 
-    With `backward` there and back again: torch then has loaded what it needs, and cuDNN chosen its algorithms.
+    With `backward`, run the backward pass too.
     """
     inputs: list[tuple[nn.Module, Tensor]] = []
     copied = copy.deepcopy(model)
@@ -67,19 +105,57 @@ def rehearse(model: nn.Module, images: Tensor, *, backward: bool = False) -> Reh
         output = copied(images)
         if backward:
             output.sum().backward()
-    return Rehearsal(images, inputs, output.detach())
+    return DryRun(images, inputs, output.detach())
 
 
-def rehearse_on_few(model: nn.Module, images: Tensor) -> Rehearsal:
-    """Rehearse on two of `images`, which take next to no memory, or on all where a norm cannot do with less."""
+def _launches_of(step: TrainStep) -> Launches:
+    """Return what launches the kernels of a training step; nothing where none of ours run."""
+    settings = step.settings
+    if settings.engine == "compile" or unsupported_device_reason(step.images.labels.device) is not None:
+        return {}
+    sizes = step.batch_sizes()
+    with autocast(settings.device, settings.precision):
+        run = _dry_run_on_few(step.model, _first_images(step, sizes[0]))
+        launches = run.launches(sizes)
+    return launches | _fused_launches(step, sizes, run.output) if isinstance(step, FusedStep) else launches
+
+
+def _dry_run_on_few(model: nn.Module, images: Tensor) -> DryRun:
+    """Run on two of `images`, which take next to no memory, or on all where a norm cannot do with less."""
     try:
-        return rehearse(model, images[:2])
+        return dry_run(model, images[:2])
     except (ValueError, RuntimeError):
-        return rehearse(model, images)
+        return dry_run(model, images)
 
 
-def _add(jobs: Jobs, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object) -> None:
-    """Add the job of a layer that takes batches like `x` of each size; one job, as they have most kernels in common."""
+def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor) -> Launches:
+    """Return what launches the kernels around the network, which gives such `logits`."""
+
+    def batch_and_loss() -> None:
+        for size in batch_sizes:
+            _, labels = step.assemble(size, torch.device("cpu"))
+            step.loss_gradient(logits.new_empty((size, *logits.shape[1:]), device="cpu"), labels)
+
+    shape = step.images.images.shape[1:]
+    facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
+    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer_name): step.update}
+
+
+def _run_without_kernels(step: TrainStep) -> None:
+    """Run the model of `step` forward and backward, in torch's own operations, at each batch size."""
+    with autocast(step.settings.device, step.settings.precision):
+        for size in step.batch_sizes():
+            dry_run(step.model, _first_images(step, size), backward=True)
+
+
+def _first_images(step: TrainStep, count: int) -> Tensor:
+    return normalize(step.images.images[:count])
+
+
+def _add(
+    launches: Launches, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object
+) -> None:
+    """Add the launches of a layer that takes batches like `x`, of each size: together, as they share most kernels."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     batches = [torch.empty((size, *x.shape[1:]), dtype=x.dtype, device="cpu", memory_format=layout) for size in sizes]
     facts = [(a.shape, a.stride(), a.dtype) if isinstance(a, Tensor) else a for a in (*batches, *arguments)]
@@ -88,14 +164,15 @@ def _add(jobs: Jobs, launch: Callable[..., None], x: Tensor, sizes: tuple[int, .
         for batch in batches:
             launch(batch, *arguments)
 
-    jobs[launch.__name__, *facts] = run
+    launches[launch.__name__, *facts] = run
 
 
 def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Return an empty CPU tensor of the same form: no value is ever read from it."""
     return None if tensor is None else torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="cpu")
 
 
-def _norm(
+def _norm_act(
     x: Tensor,
     spec: NormActSpec,
     weight: Tensor | None,
@@ -103,19 +180,13 @@ def _norm(
     extra: Tensor | None,
     running: bool,
 ) -> None:
-    from normbench.kernels.norm_activation import Parameters, launch_all
-
     launch_all(x, spec, Parameters(weight, bias, extra), running=running)
 
 
 def _image_conv(images: Tensor, weight: Tensor) -> None:
-    from normbench.kernels.image_conv import convolve, weight_gradient
-
-    weight_gradient(convolve(images, weight), images, weight)
+    image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    from normbench.kernels.pool_linear import backward, forward
-
-    y, means = forward(x, weight, bias)
-    backward(y, means, weight, x.shape[2:], has_bias=bias is not None)
+    y, means = pool_linear.forward(x, weight, bias)
+    pool_linear.backward(y, means, weight, x.shape[2:], has_bias=bias is not None)

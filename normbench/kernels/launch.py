@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-Jobs = dict[Hashable, Callable[[], None]]
+Launches = dict[Hashable, Callable[[], None]]
 """Functions that launch kernels, each under a key of all that decides which kernels those are."""
 
 _compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=None)
@@ -19,7 +19,7 @@ _compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=Non
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: object) -> None:
-    """Launch the Triton `kernel` with `grid` programs; in a job of a `Compilation`, compile and load it instead."""
+    """Launch the Triton `kernel` with `grid` programs; inside a `Compilation`, compile and load it instead."""
     compiled = _compiled.get()
     if compiled is None:
         kernel[grid](*arguments, **settings)
@@ -44,11 +44,11 @@ def _fact(argument: object) -> Hashable:
 class Compilation:
     """Compiles kernels in the background, on all processor cores; leaving the ``with`` block waits for all of them.
 
-    Triton would otherwise compile kernels one after another, when each is first launched. A job that fails is ignored:
-    the first launch will fail in the same way, where the error has a place to go.
+    Triton would otherwise compile kernels one after another, when each is first launched. A launch that fails here is
+    ignored: it will fail in the same way when it is made, where the error has a place to go.
 
-    The jobs' tensors may be on the CPU, where memory takes no room until something is written. (Not on the meta device:
-    some of its operations import torch's compiler.)
+    The tensors may be on the CPU, where memory takes no room until something is written. (Not on the meta device: some
+    of its operations import torch's compiler.)
     """
 
     def __init__(self, *, max_workers: int | None = None) -> None:
@@ -56,27 +56,27 @@ class Compilation:
         self._keys: set[Hashable] = set()
         self._compiled: set[Hashable] = set()
 
-    def add(self, jobs: Jobs) -> None:
-        """Start the jobs whose keys have not been added before."""
-        for key in jobs.keys() - self._keys:
-            self._pool.submit(self._run, jobs[key])
-        self._keys |= jobs.keys()
+    def add(self, launches: Launches) -> None:
+        """Start the functions whose keys have not been added before."""
+        for key in launches.keys() - self._keys:
+            self._pool.submit(self._run, launches[key])
+        self._keys |= launches.keys()
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, launch_kernels: Callable[[], None]) -> None:
         token = _compiled.set(self._compiled)
         with suppress(Exception):
-            job()
+            launch_kernels()
         _compiled.reset(token)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for all jobs; where an exception leaves the block, only for those that run already."""
+        """Wait for all functions; where an exception leaves the block, only for those that run already."""
         self._pool.shutdown(cancel_futures=kind is not None)
 
 
-def compile_all(jobs: Jobs, *, max_workers: int | None = None) -> None:
-    """Run `jobs` in a `Compilation`, on `max_workers` or all processor cores, and wait for them."""
+def compile_all(launches: Launches, *, max_workers: int | None = None) -> None:
+    """Run `launches` in a `Compilation`, on `max_workers` or all processor cores, and wait for them."""
     with Compilation(max_workers=max_workers) as compilation:
-        compilation.add(jobs)
+        compilation.add(launches)

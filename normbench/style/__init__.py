@@ -1,4 +1,1 @@
-"""Style transfer: training the network, what it is trained with, and what the runs leave to read.
-
-`config`, `records` and `report` need no torch; `training` is what a worker process runs.
-"""
+"""Style transfer where torch is: the step and its loss, feature networks, pictures, and what a trained network does."""

@@ -1,12 +1,19 @@
-"""Applying a trained network, and how much its output changes with the contrast of its input."""
+"""Applying a trained network, its file, and how much its output changes with the contrast of its input."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from normbench.config.schema import NormConfig
+from normbench.config.style import STYLENET
 from normbench.engine.batches import normalize
+from normbench.engine.checkpoint import write_tensors
+from normbench.errors import DataError, first_line
+from normbench.models import MODELS, build_model
 from normbench.style.images import Pixels, crop_back, pad_image
 
 CONTRAST_FACTORS = (0.8, 0.6, 0.4, 0.2)
@@ -55,3 +62,30 @@ def contrast_changes(network: nn.Module, images: torch.Tensor, *, margin: int = 
 def _length(images: torch.Tensor) -> torch.Tensor:
     """Return the Euclidean norm of each image, ``(N,)``."""
     return images.float().square().sum(dim=(1, 2, 3)).sqrt()
+
+
+def save_style_model(network: nn.Module, norm: NormConfig, path: Path) -> None:
+    """Write the weights, and which norm they belong to, into a file that `load_style_model` reads."""
+    described = {"name": norm.name, "options": dict(norm.options)}
+    try:
+        write_tensors({"format": "normbench-style-1", "norm": described, "model": network.state_dict()}, path)
+    except OSError as error:
+        raise DataError(f"{path}: the model cannot be written: {first_line(error)}") from error
+
+
+def load_style_model(path: Path) -> tuple[nn.Module, str]:
+    """Return the network in a file that `save_style_model` wrote, in evaluation mode, and its norm's name.
+
+    Raises:
+        DataError: there is no such file, or it is another or a damaged one.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such model; `normbench stylize train` makes one")
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        norm = MODELS[STYLENET].family.make(saved["norm"]["name"], **saved["norm"]["options"])
+        network = build_model(STYLENET, norm=norm)
+        network.load_state_dict(saved["model"])
+    except Exception as error:  # whatever a damaged file leads to; torch's own advice would be to trust it
+        raise DataError(f"{path}: not a model of `normbench stylize` ({type(error).__name__})") from None
+    return network.eval(), norm.name

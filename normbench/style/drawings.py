@@ -72,7 +72,7 @@ STYLE_IMAGES: Mapping[str, Callable[[], Pixels]] = MappingProxyType(
 
 
 def _around(difference: _Floats) -> _Floats:
-    """Return the shorter way on a torus, so that the picture has no special border."""
+    """Return the shorter distance on a torus, so that the picture has no special border."""
     shorter: _Floats = np.minimum(np.abs(difference), SIZE - np.abs(difference))
     return shorter
 

@@ -20,7 +20,7 @@ VGG16_STYLE_LAYERS = (3, 8, 15, 22)
 VGG16_CONTENT_LAYER = 15
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of torchvision's weights: what their training images were normalized with, on the scale 0 to 1."""
+"""The mean and standard deviation that torchvision's weights were trained with, on the scale 0 to 1."""
 
 RESNET9 = "resnet9"
 RESNET9_STYLE_LAYERS = (0, 1, 3, 4, 6)
@@ -30,7 +30,7 @@ RESNET9_CONTENT_LAYER = 3
 
 
 class Features(NamedTuple):
-    """What the loss compares of one batch."""
+    """The feature maps of one batch that the loss compares."""
 
     content: torch.Tensor
     style: list[torch.Tensor]
@@ -39,7 +39,7 @@ class Features(NamedTuple):
 class FeatureNetwork(nn.Module):
     """Runs `layers` up to the last that is looked at; frozen, in evaluation mode, images in [-1, 1] ``(N, 3, H, W)``.
 
-    `mean` and `std`, on the scale 0 to 1, are what its own training normalized images with.
+    `mean` and `std`, on the scale 0 to 1, are those by which its own training normalized images.
     """
 
     mean: torch.Tensor
@@ -129,8 +129,7 @@ def resnet9_features(run_folder: Path) -> FeatureNetwork:
         ConfigError: the run has another model, or a norm that fits one image size only.
         DataError: it has no checkpoint, or a damaged one.
     """
-    check_features_run(run_folder)
-    config = read_run(run_folder).config
+    config = check_features_run(run_folder)
     family = MODELS[RESNET9].family
     network = build_model(
         RESNET9, norm=family.make(config.norm.name, **config.norm.options), **dict(config.model.options)
@@ -149,8 +148,8 @@ def check_features_run(run_folder: Path) -> RunConfig:
     if not run_folder.is_dir():
         raise RunError(f"--features {run_folder}: no such run folder; or give {RESNET9} or {VGG16}")
     config = read_run(run_folder).config
-    if config.model.name != RESNET9:
-        raise ConfigError(f"--features {run_folder}: that run trained {config.model.name}; it takes a {RESNET9}")
+    if not isinstance(config, RunConfig) or config.model.name != RESNET9:
+        raise ConfigError(f"--features {run_folder}: that run trained {config.model_name}; it takes a {RESNET9}")
     if MODELS[RESNET9].family.norms[config.norm.name.partition("+")[0]].needs_size:
         raise ConfigError(f"--features {run_folder}: its norm {config.norm.name} fits images of 32x32 only")
     if not (run_folder / CHECKPOINT_FILE).is_file():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.errors import DataError, FolderError
+from normbench.runs.atomic import write_atomically
 from normbench.style.drawings import STYLE_IMAGES
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ Pixels = NDArray[np.uint8]
 MARGIN = 16
 """Pixels by which an image is padded on each side before it is stylized: a border shows in the network's output."""
 MULTIPLE = 4
-"""What height and width are padded to a multiple of."""
+"""The number of pixels that height and width are padded to a multiple of."""
 
 
 class ImageError(DataError):
@@ -158,13 +157,8 @@ def write_image(path: Path, image: Pixels) -> None:
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None or kind not in Image.SAVE:
         raise ImageError(f"{path}: cannot write such a file; use .png or .jpg")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(partial, kind)
-        os.replace(partial, path)
+        write_atomically(path, lambda file: Image.fromarray(image).save(file, kind))
     except OSError as error:
         raise FolderError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

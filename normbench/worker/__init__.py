@@ -1,1 +1,1 @@
-"""The room of the training process: runs are built, trained and timed here. `targets` alone needs no torch."""
+"""The training process: runs of every task are built, trained and timed here. `targets` alone needs no torch."""

@@ -1,25 +1,44 @@
-"""How classifiers are built, checked and trained in a worker process."""
+"""Training classifiers: from a run's config to norm, model, images and trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from normbench.config.schema import RunConfig
+from normbench.config.schema import RunConfig, Value
+from normbench.data import load_dataset
+from normbench.data.images import ImageDataset
+from normbench.data.randomness import derive_seed
+from normbench.engine.batches import DeviceImages
 from normbench.engine.checkpoint import load_checkpoint
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision
+from normbench.engine.classifier import ClassifierTraining
+from normbench.engine.device import (
+    DeviceName,
+    Precision,
+    autocast,
+    resolve_device,
+    resolve_engine,
+    resolve_precision,
+    set_precision,
+)
+from normbench.engine.evaluate import batch_statistics_accuracy
+from normbench.engine.trainer import Trainer
 from normbench.errors import RunError
-from normbench.runs.events import RunEvent
+from normbench.models import MODELS, build_model
+from normbench.runs.events import TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE
-from normbench.worker.build import build_run_model, check_model, load_images
-from normbench.worker.targets import RunRequest
-from normbench.worker.train_run import train_classifier
+from normbench.worker.interface import STILL, LoadedRun, try_model
 
 
-class _Classification:
+class Classification:
+    """Classifiers in a training process; see `WorkerTask`."""
+
     def resolve(self, draft: Mapping[str, Any]) -> RunConfig:
         """Return the run's config with device, precision and engine as they are here."""
         device = resolve_device(draft["device"])
@@ -29,12 +48,47 @@ class _Classification:
         return RunConfig.model_validate({**draft, "device": device, "train": train})
 
     def check_model(self, config: RunConfig) -> None:
-        """Build the model and push one batch through it."""
-        check_model(config)
+        """Build the model and push one batch through it.
+
+        On the meta device, for shapes without memory or arithmetic; but on CUDA where the run will be there, because
+        that takes milliseconds and the meta device's operations import torch's compiler, which takes seconds.
+
+        Raises:
+            ConfigError: an option does not fit, or the norm cannot work at one of the model's sizes.
+        """
+        is_cuda = config.device == "cuda"
+        with torch.device("cuda" if is_cuda else "meta"):
+            model = build_run_model(config).to(memory_format=torch.channels_last)
+            images = torch.zeros(config.train.batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+        where = f"{config.model.name} at batch size {config.train.batch_size}"
+        with autocast("cuda", _precision(config)) if is_cuda else nullcontext():
+            try_model(model, images, f"{config.norm.name} does not work in {where}")
 
     def check_data(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
-        """Load the data set and move it to the device."""
-        load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
+        """Load the data set and move it to the device, where it stays for the run."""
+        _load_images_of(config, data_dir)
+
+    def load_run(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
+        """Return the run's trainer on its images."""
+        train_images, test_images, dataset = _load_images_of(config, data_dir)
+        trainer = build_trainer(config, train_images, test_images)
+        facts = {
+            "precision": config.train.precision,
+            "engine": config.train.engine,
+            "memory_format": "channels_last",
+            "dataset": dataset.name,
+            "dataset_source": dataset.source,
+            "eval_split": dataset.eval_split,
+            "is_synthetic": dataset.is_synthetic,
+        }
+
+        def measure_probe(done: TrainingDone, folder: Path) -> TrainingDone:
+            if config.probe != "batch_one":
+                return done
+            accuracy = batch_statistics_accuracy(trainer.model, test_images, config.device, _precision(config))
+            return TrainingDone(done.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
+
+        return LoadedRun(trainer, facts, measure_probe)
 
     def load_model(self, config: RunConfig, folder: Path) -> nn.Module:
         """Return the network whose weights the run kept in its checkpoint.
@@ -50,9 +104,84 @@ class _Classification:
         load_checkpoint(checkpoint, lambda state: model.load_state_dict(state["model"]))
         return model
 
-    def train(self, request: RunRequest) -> Iterator[RunEvent]:
-        """Train the run and yield its events."""
-        return train_classifier(request)
+    def load_timed(
+        self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None
+    ) -> tuple[ClassifierTraining, float]:
+        """Return a training on whole batches that leaves the weights as they are, and the steps of a real epoch."""
+        train = config.train.model_copy(update={"epochs": 1, "learning_rate": STILL})
+        images, test_images, _ = _load_images_of(config, data_dir)
+        # No short last batch, which would need a graph of its own.
+        whole = images.first(max(1, len(images) // train.batch_size) * train.batch_size)
+        training = build_training(config.model_copy(update={"train": train}), whole, test_images)
+        return training, len(images) / training.step.batch_size_of(0)
 
 
-CLASSIFICATION = _Classification()
+CLASSIFICATION = Classification()
+
+
+def build_run_model(config: RunConfig) -> nn.Module:
+    """Build the run's model on the CPU, initialised from its seed.
+
+    Norms start from constants, so layers that two norms share start equal.
+    """
+    norm = MODELS[config.model.name].family.make(config.norm.name, **config.norm.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "initialization"))
+        return build_model(config.model.name, norm=norm, **config.model.options)
+
+
+def build_training(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> ClassifierTraining:
+    """Return the run's training on these images; its precision is set."""
+    engine = config.train.engine
+    assert engine != "auto"
+    set_precision(_precision(config), config.device)
+    return ClassifierTraining(
+        build_run_model(config),
+        train_images,
+        test_images,
+        config.train,
+        seed=config.seed,
+        device=config.device,
+        precision=_precision(config),
+        engine=engine,
+    )
+
+
+def build_trainer(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> Trainer:
+    """Return the run's trainer, ready to run or to load a checkpoint."""
+    return Trainer(partial(build_training, config, train_images, test_images), config.device)
+
+
+def load_images(
+    name: str, options: Mapping[str, Value], data_dir: Path | None, device: DeviceName
+) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    """Return the training and test images on the device; the last ones asked for stay there for the next run."""
+    return _move(name, tuple(sorted(options.items(), key=lambda item: item[0])), data_dir, device)
+
+
+def _load_images_of(config: RunConfig, data_dir: Path | None) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    return load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None) -> ImageDataset:
+    return load_dataset(name, data_dir=data_dir, **dict(options))
+
+
+@lru_cache(maxsize=1)
+def _move(
+    name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None, device: DeviceName
+) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    dataset = _load(name, options, data_dir)
+    target = torch.device(device)
+    return (
+        DeviceImages(dataset.x_train, dataset.y_train, target, channels_last=True),
+        DeviceImages(dataset.x_test, dataset.y_test, target, channels_last=True),
+        dataset,
+    )
+
+
+def _precision(config: RunConfig) -> Precision:
+    """Return the precision of a run's config, in which nothing is left to decide."""
+    assert config.train.precision != "auto"
+    return config.train.precision

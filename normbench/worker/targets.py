@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import ConfigError
@@ -19,6 +19,9 @@ from normbench.registry import load
 from normbench.runs.events import RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.tasks import TASKS
+
+if TYPE_CHECKING:
+    from normbench.worker.interface import WorkerTask
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,13 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
     configs: list[BaseRunConfig] = []
     checked: set[str] = set()
     for draft in drafts:
-        trainer = _trainer(draft.config["task"])
-        config = trainer.resolve(draft.config)
+        task = task_of(draft.config["task"])
+        config = task.resolve(draft.config)
         facts = [draft.config.get(name) for name in ("norm", "model", "image_size", "probe")]
         key = json.dumps([*facts, draft.config["train"]["batch_size"]])
         if key not in checked:
             try:
-                trainer.check_model(config)
+                task.check_model(config)
             except ConfigError as error:  # what is missing on the machine is no norm's fault
                 raise DraftError(draft.norm_position, str(error)) from error
             checked.add(key)
@@ -125,7 +128,7 @@ def check_data(config: BaseRunConfig, data_dir: Path | None, prerequisite: Path 
     Raises:
         DataError: a data set, image or feature network is missing or damaged.
     """
-    _trainer(config.task).check_data(config, data_dir, prerequisite)
+    task_of(config.task).check_data(config, data_dir, prerequisite)
 
 
 def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:
@@ -175,5 +178,7 @@ def time_norms(
     yield from time_setting(candidates, schedule, data_dir)
 
 
-def _trainer(task: str) -> Any:
-    return load(TASKS[task].trainer)
+def task_of(name: str) -> WorkerTask:
+    """Return the task of that name as a training process knows it."""
+    task: WorkerTask = load(TASKS[name].trainer)
+    return task

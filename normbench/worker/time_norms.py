@@ -1,4 +1,4 @@
-"""Timing the norms of one setting against each other: what happens in the worker process."""
+"""Timing the steps of one setting's norms against each other, in turn, whatever their task."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
-from normbench.config.schema import RunConfig
-from normbench.engine.augment import CropFlip, draw_crop_flip
-from normbench.engine.batches import epoch_order
+from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer
-from normbench.engine.step.train_step import TrainStep
+from normbench.engine.memory import free_memory_mib, keep_freed_memory
+from normbench.engine.step.prepare import prepare
 from normbench.errors import NormBenchError, first_line
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
-from normbench.worker.build import build_trainer, load_images
-from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
+from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule, task_of
 
 _MEMORY_SHARE = 0.8
-"""Of the free device memory that norms built at the same time may take by what their runs took."""
-
-_STILL = 1e-12
-"""Learning rate while timing: steps cost the same, and no norm can diverge."""
+"""The share of the free device memory that norms built at the same time may take, by what their runs took."""
 
 
 def time_setting(
@@ -34,20 +27,14 @@ def time_setting(
     All are built before the first is timed. Where the device's memory does not hold them, several parts are timed one
     after another, each with the first of `wanted`, to which the others are compared.
     """
+    device: DeviceName = wanted[0].config.device
+    keep_freed_memory(device)
     gc.collect()  # the last run may hold device memory in cycles
-    parts = memory_parts([entry.peak_memory_mib for entry in wanted], free_mib(wanted[0].config.device))
+    parts = memory_parts([entry.peak_memory_mib for entry in wanted], free_memory_mib(device))
     for number, part in enumerate(parts):
-        for result in _time_part([_classifier(wanted[index]) for index in part], schedule, data_dir):
+        for result in _time_part([wanted[index] for index in part], schedule, data_dir):
             yield (number + result) / len(parts) if isinstance(result, float) else result
         gc.collect()
-
-
-def free_mib(device: DeviceName) -> float | None:
-    """Return the device memory that is free, in MiB; None on a CPU, where steps keep nothing but their parameters."""
-    if device != "cuda":
-        return None
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info()[0] / 2**20
 
 
 def memory_parts(peaks_mib: Sequence[float], free: float | None) -> list[list[int]]:
@@ -64,27 +51,22 @@ def memory_parts(peaks_mib: Sequence[float], free: float | None) -> list[list[in
     return parts
 
 
-def _classifier(candidate: TimingCandidate) -> RunConfig:
-    assert isinstance(candidate.config, RunConfig)
-    return candidate.config
-
-
 def _time_part(
-    configs: Sequence[RunConfig], schedule: TimingSchedule, data_dir: Path | None
+    candidates: Sequence[TimingCandidate], schedule: TimingSchedule, data_dir: Path | None
 ) -> Iterator[float | TimingResult]:
-    device = configs[0].device
+    configs = [candidate.config for candidate in candidates]
     steps: dict[int, _Steps] = {}
     skipped = []
     total = len(configs) + schedule.num_rounds
-    for position, config in enumerate(configs):
+    for position, (candidate, config) in enumerate(zip(candidates, configs, strict=True)):
         try:
-            steps[position] = _Steps(config, data_dir)
+            steps[position] = _Steps(candidate, data_dir)
         except Exception as error:
             skipped.append(SkippedNorm(label=config.label, config=config.timing_fields, reason=first_line(error)))
         yield (position + 1) / total
     timer = InterleavedTimer(
         {position: entry.run for position, entry in steps.items()},
-        synchronize=lambda: synchronize(device),
+        synchronize=lambda: synchronize(configs[0].device),
         block_seconds=schedule.block_seconds,
     )
     for num_done in timer.rounds(schedule.num_rounds):
@@ -105,28 +87,24 @@ def _time_part(
 class _Steps:
     """The training steps of one configuration, all on whole batches, ready to run."""
 
-    def __init__(self, config: RunConfig, data_dir: Path | None) -> None:
-        train = config.train.model_copy(update={"epochs": 1, "learning_rate": _STILL})
-        images, test_images, _ = load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
-        # No short last batch, which would need a graph of its own.
-        whole = images.first(max(1, len(images) // train.batch_size) * train.batch_size)
-        self._step: TrainStep = build_trainer(config.model_copy(update={"train": train}), whole, test_images).step
-        self._step.prepare()
+    def __init__(self, candidate: TimingCandidate, data_dir: Path | None) -> None:
+        config = candidate.config
+        training, self.per_epoch = task_of(config.task).load_timed(config, data_dir, candidate.prerequisite)
+        self._step = training.step
+        prepare(self._step)
         if (reason := self._step.fallback_reason) and "out of memory" in reason:
             raise NormBenchError(reason)
-        device = whole.labels.device
-        self._order = epoch_order(len(whole), config.seed, 0).to(device)
-        self._crop_flip: CropFlip | None = None
-        if train.augment == "crop_flip":
-            self._crop_flip = CropFlip(*(drawn.to(device) for drawn in draw_crop_flip(len(whole), config.seed, 0)))
-        self.per_epoch = len(images) / self._step.batch_size_of(0)
+        order, crop_flip = training.draw_epoch(0)
+        device = self._step.state.order.device
+        self._order = order.to(device)
+        self._crop_flip = None if crop_flip is None else CropFlip(*(drawn.to(device) for drawn in crop_flip))
         self._rewind()
         self.run(1)  # what fails, fails here, and not among the others
 
     def run(self, count: int) -> None:
         """Train on that many batches."""
         for _ in range(count):
-            if self._next == self._step.steps_per_epoch:
+            if self._next == self._step.settings.steps_per_epoch:
                 self._rewind()
             self._step(self._next)
             self._next += 1

@@ -201,7 +201,7 @@ def test_an_unexpected_error_is_a_row_with_a_traceback_on_disk(quick, tiny, tmp_
     def broken(self: Trainer) -> None:
         raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
 
-    monkeypatch.setattr(Trainer, "_finish_epoch", broken)
+    monkeypatch.setattr(Trainer, "_evaluate_epoch", broken)
     code, _, err = quick("compare", tiny)
     assert code == 1
     assert "BN seed 0: failed: RuntimeError: cuDNN error" in err

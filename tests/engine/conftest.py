@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
+from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.trainer import Trainer
 
 NUM_IMAGES = 40
@@ -44,9 +46,10 @@ def make_trainer(train_images: DeviceImages, eval_images: DeviceImages) -> Calla
         **train: object,
     ) -> Trainer:
         settings = TrainConfig.model_validate({"epochs": 2, "batch_size": 16, **train})
-        return Trainer(
-            TinyNet() if model is None else model, train_images, eval_images, settings,
-            seed=seed, device="cpu", precision="fp32", engine="eager", clock=clock,
+        build = partial(
+            ClassifierTraining, TinyNet() if model is None else model, train_images, eval_images, settings,
+            seed=seed, device="cpu", precision="fp32", engine="eager",
         )  # fmt: skip
+        return Trainer(build, "cpu", clock=clock)
 
     return make

@@ -1,6 +1,7 @@
 """Needs a CUDA device: a captured step must compute what an eager one does."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from normbench import NormResNet, make_norm
 from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
+from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.device import Engine, Precision
-from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.step.capture import warm_up
+from normbench.engine.precompile import compile_for
+from normbench.engine.step.fused import FusedStep
+from normbench.engine.step.prepare import prepare, warm_up
 from normbench.engine.trainer import Trainer
-from normbench.kernels.launch import compile_all
 from normbench.norms import NORMS
 from normbench.runs.events import EpochDone, StepsDone
 
@@ -43,14 +45,17 @@ def make_trainer(
     torch.manual_seed(0)
     config = TrainConfig.model_validate({"epochs": 2, "batch_size": 64, **train})
     model = NormResNet(norm=make_norm(norm))
-    return Trainer(model, images, images, config, seed=3, device="cuda", precision=precision, engine=engine)
+    build = partial(
+        ClassifierTraining, model, images, images, config, seed=3, device="cuda", precision=precision, engine=engine
+    )
+    return Trainer(build, "cuda")
 
 
 def losses(
     images: DeviceImages, norm: str, engine: Engine, precision: Precision = "fp32", **train: object
 ) -> tuple[list[float], Trainer]:
     trainer = make_trainer(images, norm, engine, precision, **train)
-    found = [loss for event in trainer.run() if isinstance(event, StepsDone) for loss in event.losses]
+    found = [loss for event in trainer.run() if isinstance(event, StepsDone) for (loss,) in event.losses]
     return found, trainer
 
 
@@ -89,7 +94,7 @@ def test_schedules_and_augmentation_are_captured_too(images: DeviceImages, train
 def test_in_bf16_too(images: DeviceImages, norm: str) -> None:
     eager, _ = losses(images, norm, "eager", "bf16")
     captured, trainer = losses(images, norm, "graph", "bf16")
-    assert isinstance(trainer.step.optimizer, FlatOptimizer)
+    assert isinstance(trainer.step, FusedStep)
     np.testing.assert_allclose(captured, eager, rtol=2e-2)
 
 
@@ -106,9 +111,9 @@ def test_graphs_of_both_batch_sizes_find_their_own_gradients(
     captured, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
     weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     # The same kernels, launched one by one: every step's gradients lie wherever the allocator puts them.
-    monkeypatch.setattr("normbench.engine.step.train_step.warm_up_and_capture", warm_up_only)
+    monkeypatch.setattr("normbench.engine.step.prepare.warm_up_and_capture", warm_up_only)
     eager, trainer = losses(images, "gn", "graph", precision, epochs=3, **train)
-    assert isinstance(trainer.step.optimizer, FlatOptimizer)
+    assert isinstance(trainer.step, FusedStep)
     assert len(captured) == 12  # 3 steps of 64 images and one of 8 in each epoch
     np.testing.assert_allclose(captured, eager, rtol=1e-5)
     for ours, theirs in zip(weights, trainer.model.parameters(), strict=True):
@@ -122,12 +127,12 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     head: list[float] = []
     for event in first.run():
         if isinstance(event, StepsDone):
-            head += event.losses
+            head += [loss for (loss,) in event.losses]
         if isinstance(event, EpochDone):
             break
     second = make_trainer(images, "bn", "graph", precision)
     second.load_state_dict(first.state_dict())
-    tail = [loss for event in second.run() if isinstance(event, StepsDone) for loss in event.losses]
+    tail = [loss for event in second.run() if isinstance(event, StepsDone) for (loss,) in event.losses]
     np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
 
 
@@ -139,9 +144,9 @@ def test_nothing_is_compiled_in_the_first_steps(
     from triton import knobs
 
     trainer = make_trainer(images, norm, "graph", precision)
-    compile_all(trainer.step.kernel_jobs())
+    compile_for([trainer.step])
     compiled: list[str] = []
     monkeypatch.setattr(knobs.runtime, "jit_cache_hook", lambda *, repr, **_: compiled.append(repr))
-    trainer.step.prepare()
+    prepare(trainer.step)
     assert compiled == []
     assert trainer.step.fallback_reason is None

@@ -57,7 +57,7 @@ class Pair:
         )  # fmt: skip
         self.leaves: dict[str, Tensor] = dict(self.parameters)
         for name in ("images", "convolution", "linear", "bias"):
-            self.leaves[name] = self.flat.working(self.parameters[name])
+            self.leaves[name] = self.flat.bf16_copy(self.parameters[name])
         kind, settings = {
             "adam": (torch.optim.Adam, {}),
             "adamw": (torch.optim.AdamW, {}),
@@ -149,9 +149,9 @@ def test_each_captured_step_keeps_the_addresses_of_its_own_gradients(monkeypatch
         # A capture: the launch is recorded instead of made, with the tensors it was given.
         recorded: list[Callable[[], None]] = []
         with monkeypatch.context() as capture:
-            capture.setattr(flat_optimizer, "_is_capturing", lambda _: True)
+            capture.setattr(flat_optimizer, "is_capturing", lambda _: True)
             capture.setattr(
-                step, "update_adam", lambda *a, into=recorded, **k: into.append(partial(update_adam, *a, **k))
+                flat_optimizer, "update_adam", lambda *a, into=recorded, **k: into.append(partial(update_adam, *a, **k))
             )
             gradients = pair.draw_gradients()
             for name, leaf in pair.leaves.items():

@@ -21,14 +21,13 @@ from normbench import NormResNet, kernels, make_norm
 from normbench.config.schema import TrainConfig
 from normbench.engine.augment import draw_crop_flip
 from normbench.engine.batches import DeviceImages, epoch_order
-from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.optimizer import Optimizer, build_optimizer, parameter_groups
+from normbench.engine.precompile import compile_for
 from normbench.engine.schedule import learning_rates
-from normbench.engine.step.eager import PlainStep
-from normbench.engine.step.fused import FusedStep, working_parameters
-from normbench.engine.step.state import StepSettings, StepState
-from normbench.engine.step.train_step import TrainStep
-from normbench.kernels.launch import compile_all
+from normbench.engine.step.build import build_step
+from normbench.engine.step.eager import EagerStep
+from normbench.engine.step.fused import FusedStep, autocast_parameters
+from normbench.engine.step.objective import CrossEntropy
+from normbench.engine.step.state import StepSettings
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.pooled_linear import PooledLinear
 
@@ -53,25 +52,18 @@ class Run:
         config = TrainConfig.model_validate({"lr": 0.02, "batch_size": BATCH, "weight_decay": 0.3, **train})
         settings = StepSettings(
             batch_size=BATCH,
+            num_images=len(images),
+            num_epochs=2,
             learning_rates=learning_rates("one_cycle", config.learning_rate, 2 * STEPS),
-            label_smoothing=config.label_smoothing,
             augment=config.augment == "crop_flip",
             device="cpu",
             precision="bf16" if bf16 else "fp32",
-            engine="eager",
+            engine="graph" if fused else "eager",
         )
-        self.settings = settings
-        self.state = StepState(len(images), STEPS, settings, CPU)
-        self.step: PlainStep | FusedStep
-        self.optimizer: Optimizer
-        if fused:
-            groups = parameter_groups(net, config)
-            flat = FlatOptimizer(groups, config, self.state.learning_rates, self.state.global_step)
-            self.optimizer = flat
-            self.step = FusedStep(net, flat, images, settings, self.state)
-        else:
-            self.optimizer = build_optimizer(net, config, capturable=False)
-            self.step = PlainStep(net, self.optimizer, images, settings, self.state)
+        self.step = build_step(net, CrossEntropy(config.label_smoothing), images, config, settings)
+        assert isinstance(self.step, FusedStep if fused else EagerStep)
+        self.state = self.step.state
+        self.optimizer = self.step.optimizer
         self.losses: list[float] = []
         self.num_correct: list[int] = []
 
@@ -83,7 +75,7 @@ class Run:
             self.state.start_epoch(order, flips, global_step=STEPS * epoch, step_in_epoch=0, num_correct=0)
             for size in (16, 16, 8):
                 self.step.run(size)
-            self.losses += self.state.losses.tolist()
+            self.losses += self.state.losses.flatten().tolist()
             self.num_correct.append(int(self.state.num_correct))
         assert int(self.state.global_step) == STEPS * (first_epoch + epochs)
         return self
@@ -106,7 +98,7 @@ def pair(images: DeviceImages, norm: str | None = None, **train: Any) -> tuple[R
     ],
     ids=str,
 )
-def test_fused_and_plain_steps_agree(train_images: DeviceImages, train: dict[str, Any]) -> None:
+def test_fused_and_eager_steps_agree(train_images: DeviceImages, train: dict[str, Any]) -> None:
     fused, plain = pair(train_images, "gn", **train)  # after a BN, the convolution's bias follows rounding noise
     assert fused.losses == pytest.approx(plain.losses, rel=1e-5)
     assert fused.num_correct == plain.num_correct
@@ -121,7 +113,7 @@ def test_layers_that_follow_training_do_so(train_images: DeviceImages) -> None:
     torch.testing.assert_close(gates[0], gates[1], rtol=1e-4, atol=1e-6)
 
 
-def test_working_copies_compute_what_autocast_does(train_images: DeviceImages) -> None:
+def test_bf16_copies_compute_what_autocast_does(train_images: DeviceImages) -> None:
     fused, plain = pair(train_images, "gn", bf16=True, optimizer="adam")
     exact = Run(train_images, TinyNet(make_norm("gn")(8)), fused=False, optimizer="adam").train()
     assert fused.losses != exact.losses
@@ -178,7 +170,7 @@ def test_the_head_is_computed_by_the_kernel_as_by_torch(
         kernels, "pooled_linear", lambda x, *layer: launches.append(layer[0].dtype) or pooled(x, *layer)
     )
     ours = PoolingNet()
-    assert {"head.weight", "head.bias"} < set(working_parameters(ours))
+    assert {"head.weight", "head.bias"} < set(autocast_parameters(ours))
     fused = Run(train_images, ours, fused=True, bf16=True, optimizer="adam").train(0, 1)
     assert launches == [torch.bfloat16] * STEPS
     plain = Run(train_images, TinyNet(make_norm("gn")(8)), fused=False, bf16=True, optimizer="adam").train(0, 1)
@@ -223,8 +215,7 @@ def test_all_that_steps_launch_is_compiled_ahead(
         factory.norm_act(12), PooledLinear(12, 10),
     )  # fmt: skip
     fused = Run(train_images, net, fused=True, bf16=True)
-    step = TrainStep(net, fused.optimizer, train_images, fused.settings, fused.state)
-    compile_all(step.kernel_jobs(), max_workers=1)
+    compile_for([fused.step], max_workers=1)
     assert not seen[False]
     for size in (BATCH, BATCH // 2):
         fused.step.run(size)
@@ -240,27 +231,24 @@ from torch import nn
 from normbench import make_norm
 from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
-from normbench.engine.flat_optimizer import FlatOptimizer
-from normbench.engine.optimizer import Snapshot, parameter_groups
-from normbench.engine.step.train_step import TrainStep
-from normbench.engine.step.state import StepSettings, StepState
-from normbench.kernels.launch import compile_all
+from normbench.engine.optimizer import Snapshot
+from normbench.engine.precompile import compile_for
+from normbench.engine.step.build import build_step
+from normbench.engine.step.objective import CrossEntropy
+from normbench.engine.step.state import StepSettings
 from normbench.layers.pooled_linear import PooledLinear
 pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
 images = DeviceImages(pixels, torch.zeros(2).numpy(), "cpu", channels_last=True)
 bn = make_norm("bn")
 net = nn.Sequential(bn.conv2d(3, 8, 3, padding=1, bias=False), bn.norm_act(8), PooledLinear(8, 10))
 net = net.to(memory_format=torch.channels_last)
-settings = StepSettings(2, torch.ones(1), 0.0, False, "cpu", "bf16", "graph")
-state = StepState(2, 1, settings, images.labels.device)
-train = TrainConfig()
-optimizer = FlatOptimizer(parameter_groups(net, train), train, state.learning_rates, state.global_step)
-step = TrainStep(net, optimizer, images, settings, state)
-snapshot = Snapshot(net, optimizer)
-compile_all(step.kernel_jobs(), max_workers=1)
+settings = StepSettings(2, 2, 1, torch.ones(1), False, "cpu", "bf16", "graph")
+step = build_step(net, CrossEntropy(), images, TrainConfig(), settings)
+snapshot = Snapshot(net, step.optimizer)
+compile_for([step], max_workers=1)
 step(0)
 snapshot.restore()
-optimizer.load_state_dict(optimizer.state_dict())
+step.optimizer.load_state_dict(step.optimizer.state_dict())
 print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
 """
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -268,7 +256,9 @@ print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
-def test_which_weights_have_working_copies() -> None:
+def test_which_weights_have_bf16_copies() -> None:
     net = NormResNet(norm=make_norm("gn"))
-    assert working_parameters(net) == [name for name, p in net.named_parameters() if p.ndim > 1 or "classifier" in name]
-    assert working_parameters(NormResNet(norm=make_norm("gn+ws"))) == ["classifier.weight", "classifier.bias"]
+    assert autocast_parameters(net) == [
+        name for name, p in net.named_parameters() if p.ndim > 1 or "classifier" in name
+    ]
+    assert autocast_parameters(NormResNet(norm=make_norm("gn+ws"))) == ["classifier.weight", "classifier.bias"]

@@ -26,7 +26,7 @@ def test_the_meter_sees_memory_that_was_given_back_already() -> None:
 
 @needs_glibc
 def test_the_meter_sees_memory_that_the_run_before_has_freed_and_kept() -> None:
-    keep_freed_memory()
+    keep_freed_memory("cpu")
     try:
         block = torch.ones(256 * 2**20 // 4)
         del block
@@ -35,7 +35,7 @@ def test_the_meter_sees_memory_that_the_run_before_has_freed_and_kept() -> None:
         del block
         assert 60 < meter.peak_mib() < 100
     finally:
-        return_freed_memory()
+        return_freed_memory("cpu")
 
 
 def test_the_meter_begins_without_garbage() -> None:
@@ -62,10 +62,10 @@ def faults_of_the_last_of_five_steps():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults_of_the_last_of_five_steps())
-keep_freed_memory()
+keep_freed_memory("cpu")
 print(faults_of_the_last_of_five_steps())
 held = _resident_bytes("VmRSS")
-return_freed_memory()
+return_freed_memory("cpu")
 print((held - _resident_bytes("VmRSS")) // 2**20)
 """
 

@@ -57,7 +57,9 @@ def test_steps_are_those_of_pytorchs_optimizer(optimizer, torchs) -> None:
 def test_the_gates_of_bin_learn_ten_times_as_fast(make_trainer) -> None:
     trainer = make_trainer(TinyNet(make_norm("bin")(8)), lr=0.01, epochs=1)
     next(iter(trainer.run()))
-    rates = {name: float(rate) for name, rate in parameters_by_name(trainer.model, trainer._optimizer, "lr").items()}
+    rates = {
+        name: float(rate) for name, rate in parameters_by_name(trainer.model, trainer.step.optimizer, "lr").items()
+    }
     gates = [name for name, parameter in trainer.model.named_parameters() if "gate" in name]
     assert gates
     for name, rate in rates.items():

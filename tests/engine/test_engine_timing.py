@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order, time_interleaved
+from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
 from normbench.report.stats import median_and_mad
 
 
@@ -25,16 +25,18 @@ class Machine:
         self.now += self.queued
         self.queued = 0.0
 
-    def way(self, label: str, seconds: float):
+    def variant(self, label: str, seconds: float):
         def run(steps: int) -> None:
             self.calls.append((label, steps))
             self.queued += steps * seconds * (1 + self.drift * self.now)
 
         return run
 
-    def time(self, durations: dict[str, float], **settings) -> dict[str, StepTimes]:
-        ways = {label: self.way(label, seconds) for label, seconds in durations.items()}
-        return time_interleaved(ways, synchronize=self.synchronize, clock=self.clock, **settings)
+    def time(self, durations: dict[str, float], *, rounds: int, block_seconds: float) -> dict[str, StepTimes]:
+        variants = {label: self.variant(label, seconds) for label, seconds in durations.items()}
+        timer = InterleavedTimer(variants, synchronize=self.synchronize, block_seconds=block_seconds, clock=self.clock)
+        assert list(timer.rounds(rounds)) == list(range(1, rounds + 1))
+        return timer.times()
 
 
 def test_the_seconds_of_a_step_are_found_whatever_the_block() -> None:
@@ -51,7 +53,7 @@ def test_a_block_times_the_device_and_not_the_launch() -> None:
     assert machine.time({"a": 0.25}, rounds=1, block_seconds=1.0)["a"].seconds_per_step == (0.25,)
 
 
-def test_every_way_takes_every_place_and_follows_every_other_one() -> None:
+def test_every_variant_takes_every_place_and_follows_every_other_one() -> None:
     labels = list("abcd")
     orders = [round_order(labels, number) for number in range(8)]
     assert all(sorted(order) == labels for order in orders)
@@ -69,7 +71,7 @@ def test_the_order_of_the_blocks_is_that_of_the_rounds() -> None:
     assert blocks == "abccbabca"
 
 
-def test_a_steady_drift_favors_no_way() -> None:
+def test_a_steady_drift_favors_no_variant() -> None:
     machine = Machine()
     machine.drift = 0.01
     times = machine.time({"first": 1.0, "last": 1.0}, rounds=10, block_seconds=1.0)
@@ -80,7 +82,7 @@ def test_a_steady_drift_favors_no_way() -> None:
 def test_lead_steps_run_before_each_block_and_are_not_timed() -> None:
     machine = Machine()
     alone = InterleavedTimer(
-        {"a": machine.way("a", 1.0), "b": machine.way("b", 2.0)},
+        {"a": machine.variant("a", 1.0), "b": machine.variant("b", 2.0)},
         synchronize=machine.synchronize,
         block_seconds=4.0,
         lead_steps=3,
@@ -102,7 +104,7 @@ def test_median_and_spread_agree_with_those_of_the_reports() -> None:
 def test_what_is_measured_survives_an_interruption() -> None:
     machine = Machine()
     timer = InterleavedTimer(
-        {"a": machine.way("a", 1.0), "b": machine.way("b", 2.0)},
+        {"a": machine.variant("a", 1.0), "b": machine.variant("b", 2.0)},
         synchronize=machine.synchronize,
         block_seconds=2.0,
         clock=machine.clock,

@@ -10,6 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from normbench.engine.batches import DeviceImages, epoch_order
+from normbench.engine.classifier import ClassifierTraining
+from normbench.engine.evaluate import Evaluation
+from normbench.engine.step.base import TrainStep
 from normbench.engine.trainer import Trainer
 from normbench.errors import DivergedError
 from normbench.models.normresnet import NormResNet
@@ -20,7 +23,7 @@ SEED = 3
 
 
 def losses_of(events: list) -> list[float]:
-    return [loss for event in events if isinstance(event, StepsDone) for loss in event.losses]
+    return [loss for event in events if isinstance(event, StepsDone) for (loss,) in event.losses]
 
 
 def rows_of(events: list) -> list[dict]:
@@ -108,7 +111,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     file.seek(0)
     second = make_trainer(net(1), **settings)  # other weights, which the checkpoint must replace
     second.load_state_dict(torch.load(file, weights_only=True))
-    done = list(second.losses)
+    done = [loss for (loss,) in second.losses]
     rest = list(second.run())
 
     assert done == losses_of(expected)[: len(done)]
@@ -134,23 +137,21 @@ class Clock:
 
 
 def test_training_time_leaves_out_evaluation_and_whoever_handles_the_events(make_trainer, monkeypatch) -> None:
-    from normbench.engine import trainer as module
-
     clock = Clock()
-    evaluate = module.evaluate
+    evaluate = ClassifierTraining.evaluate
 
-    def slow_evaluate(*args: object) -> tuple[float, float]:
+    def slow_evaluate(self: ClassifierTraining) -> Evaluation:
         clock.now += 100
-        return evaluate(*args)
+        return evaluate(self)
 
-    step = module.TrainStep.__call__
+    step = TrainStep.__call__
 
     def slow_step(self: object, position: int) -> None:
         clock.now += 1
         step(self, position)
 
-    monkeypatch.setattr(module, "evaluate", slow_evaluate)
-    monkeypatch.setattr(module.TrainStep, "__call__", slow_step)
+    monkeypatch.setattr(ClassifierTraining, "evaluate", slow_evaluate)
+    monkeypatch.setattr(TrainStep, "__call__", slow_step)
     rows, summary = [], None
     for event in make_trainer(clock=clock, epochs=2).run():
         clock.now += 10_000
@@ -200,7 +201,7 @@ def test_a_norm_that_yields_nan_is_told_with_epoch_and_step(make_trainer) -> Non
 
 def test_the_step_does_to_the_images_what_the_settings_say(make_trainer) -> None:
     """Label smoothing against PyTorch's own, on the loss of the first step."""
-    plain, smoothed = (next(iter(make_trainer(label_smoothing=s).run())).losses[0] for s in (0.0, 0.2))
+    plain, smoothed = (next(iter(make_trainer(label_smoothing=s).run())).losses[0][0] for s in (0.0, 0.2))
     trainer = make_trainer()
     batch = epoch_order(40, SEED, 0)[:16]
     x = (trainer.step.images.images[batch].float() / 255 - 0.5) / 0.5
@@ -214,4 +215,17 @@ def test_augmentation_changes_the_images_and_not_their_order(make_trainer) -> No
     plain, augmented = make_trainer(), make_trainer(augment="crop_flip")
     first = [next(iter(trainer.run())).losses for trainer in (plain, augmented)]
     assert first[0] != first[1]
-    assert torch.equal(plain.step._state.order, augmented.step._state.order)
+    assert torch.equal(plain.step.state.order, augmented.step.state.order)
+
+
+def test_a_checkpoint_from_before_losses_had_columns_still_loads(make_trainer) -> None:
+    first = make_trainer()
+    events = first.run()
+    next(events)
+    events.close()
+    old = first.state_dict()
+    old["losses"] = old["losses"].flatten()
+    second = make_trainer()
+    second.load_state_dict(old)
+    assert second.losses == first.losses
+    assert losses_of(list(second.run())) == losses_of(list(make_trainer().run()))[1:]

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from normbench.style.config import load_style_config, run_configs
-from normbench.style.events import StyleEvent, StyleSteps
-from style_cases import TINY
+from style_cases import tiny_run
 
-from normbench.runs.events import FactsLearned
-from normbench.style.training import train_style_run
+from normbench.runs.events import FactsLearned, RunEvent, StepsDone
+from normbench.worker.targets import RunRequest
+from normbench.worker.train_run import train_run
 
 pytestmark = pytest.mark.gpu
 
@@ -24,14 +23,14 @@ def _deterministic() -> Iterator[None]:
     torch.backends.cudnn.deterministic = False
 
 
-def run(folder: Path, features_run: Path, norm: str, *, resume: bool = False, **train: object) -> Iterator[StyleEvent]:
-    settings = {**TINY, "train": {"steps": 8, "batch_size": 4, "precision": "fp32", **train}, "seeds": [0]}
-    (config,) = run_configs(load_style_config(None, flags={"norms": [norm], **settings}), "cuda")
-    return train_style_run(config, features_run, None, folder, resume)
+def run(folder: Path, features_run: Path, norm: str, *, resume: bool = False, **train: object) -> Iterator[RunEvent]:
+    settings = {"steps": 8, "batch_size": 4, "precision": "fp32", **train}
+    config = tiny_run(norm, device="cuda", train=settings)
+    return train_run(RunRequest(config, folder, None, resume, keep_checkpoint=False, prerequisite=features_run))
 
 
-def losses(events: list[StyleEvent]) -> list[tuple[float, ...]]:
-    return [row for event in events if isinstance(event, StyleSteps) for row in event.losses]
+def losses(events: list[RunEvent]) -> list[tuple[float, ...]]:
+    return [row for event in events if isinstance(event, StepsDone) for row in event.losses]
 
 
 @pytest.mark.parametrize("norm", ["in", "bn", "gn", "ln", "none", "brn"])
@@ -45,13 +44,13 @@ def test_a_captured_run_agrees_with_an_eager_run_step_by_step(tmp_path: Path, fe
 def test_a_resumed_captured_run_goes_on_as_if_never_stopped(
     tmp_path: Path, features_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("normbench.style.trainer._STEPS_BETWEEN_REPORTS", 2)
+    monkeypatch.setattr("normbench.engine.trainer.STEPS_BETWEEN_REPORTS", 2)
     straight = losses(list(run(tmp_path, features_run, "bn")))
     first = run(tmp_path, features_run, "bn")
-    head = [next(first) for _ in range(4)]
+    head = [next(first) for _ in range(4)]  # a first step, how it ran, and two steps
     first.close()  # type: ignore[attr-defined]
     tail = list(run(tmp_path, features_run, "bn", resume=True))
-    assert len(losses(head)) == 4
+    assert len(losses(head)) == 3
     np.testing.assert_allclose(losses(head) + losses(tail), straight, rtol=1e-3)
 
 

@@ -13,10 +13,11 @@ from normbench.config.schema import BaseRunConfig, RunConfig
 from normbench.config.style import StyleRunConfig
 from normbench.errors import DataError, RunError
 from normbench.runs.writer import RunFolder
-from normbench.style.training import build_style_network, save_style_model
+from normbench.style.apply import save_style_model
 from normbench.tasks.classification import Summary
 from normbench.tasks.style_transfer import StyleSummary
-from normbench.worker.build import build_run_model
+from normbench.worker.classification import build_run_model
+from normbench.worker.style_transfer import build_style_network
 
 SHARED: dict[str, Any] = dict(
     num_steps=1, num_parameters=1, train_seconds=1.0, startup_seconds=1.0, peak_memory_mib=None, images_per_second=1.0
@@ -61,7 +62,7 @@ def test_a_style_network_is_what_its_run_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such model"):
         normbench.load_model(folder)
     trained = build_style_network(STYLIZER).eval()
-    save_style_model(trained, STYLIZER, folder / "model.pt")
+    save_style_model(trained, STYLIZER.norm, folder / "model.pt")
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(normbench.load_model(folder)(images), trained(images))
 

@@ -1,1 +1,1 @@
-"""One training step: eager, fused, captured."""
+"""One training step: `build` chooses how it runs, `eager` and `fused` compute it, `prepare` captures it."""

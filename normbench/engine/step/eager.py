@@ -1,74 +1,87 @@
-"""One training step in torch's own operations: every device, every engine but the captured one."""
+"""The training step in torch's own operations: for every device and objective, captured or compiled or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from normbench.engine.augment import apply_crop_flip
 from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.device import autocast
 from normbench.engine.optimizer import Optimizer
-from normbench.engine.step.state import AwareLayers, StepSettings, StepState
+from normbench.engine.step.base import TrainStep
+from normbench.engine.step.objective import Objective, Outcome
+from normbench.engine.step.state import StepSettings, StepState
 
 
-class PlainStep:
-    """Computes a step on the state's tensors alone, so that it can be captured as well."""
+class EagerStep(TrainStep):
+    """Trains with an optimizer of torch's; under `engine: compile`, with a compiled model."""
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
+        objective: Objective,
         images: DeviceImages,
         settings: StepSettings,
         state: StepState,
     ) -> None:
-        self._model = model
-        self._optimizer = optimizer
-        self._images = images
-        self._settings = settings
-        self._state = state
-        self._aware = AwareLayers(model, state)
-        self._offsets = torch.arange(settings.batch_size, device=images.labels.device)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = model
-        if settings.engine == "compile":
-            self._forward = torch.compile(model)
+        super().__init__(model, optimizer, objective, images, settings, state)
+        self._offsets = torch.arange(settings.batch_size, device=state.order.device)
+        self._compiled: Callable[[Tensor], Tensor] = torch.compile(model) if settings.engine == "compile" else model
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
-        settings, state = self._settings, self._state
-        self._aware.before_step()
-        rate = state.learning_rates.index_select(0, state.global_step.view(1)).squeeze()  # [...] would ask the host
-        for group in self._optimizer.param_groups:
-            group["lr"].copy_(rate * group["learning_rate_factor"])
+        self._before_step()
+        self._set_learning_rate()
+        images, labels = self._next_batch(batch_size)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.settings.device, self.settings.precision):
+            outputs = self.objective.forward(self._model_for(batch_size), normalize(images))
+        outcome = self.objective.outcome(outputs, labels)
+        outcome.losses[0].backward()
+        self.optimizer.step()
+        self._after_step()
+        self._count(outcome)
 
-        positions = state.step_in_epoch * settings.batch_size + self._offsets[:batch_size]
+    def refresh(self) -> None:
+        """Do nothing: no copies of the weights are kept."""
+
+    def finish_capture(self) -> None:
+        """Do nothing: the graph has all that it reads."""
+
+    def _set_learning_rate(self) -> None:
+        """Give the optimizer the schedule's rate."""
+        state = self.state
+        if state.learning_rates is not None:
+            rate = state.learning_rates.index_select(0, state.global_step.view(1)).squeeze()  # [...] would ask the host
+            for group in self.optimizer.param_groups:
+                group["lr"].copy_(rate * group["learning_rate_factor"])
+
+    def _next_batch(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Return the next images, uint8 ``(batch_size, C, H, W)``, augmented, and their labels ``(batch_size,)``."""
+        state = self.state
+        positions = state.step_in_epoch * self.settings.batch_size + self._offsets[:batch_size]
         indices = state.order[positions]
-        images, labels = self._images.batch(indices)  # (B, 3, 32, 32) uint8, (B,)
+        images, labels = self.images.batch(indices)
         if state.crop_flip is not None:
             dx, dy, flip = (drawn[indices] for drawn in state.crop_flip)
             images = apply_crop_flip(images, dy, dx, flip)
+        return images, labels
 
-        self._optimizer.zero_grad(set_to_none=True)
-        # The short last batch is not worth a compilation of its own.
-        forward = self._forward if batch_size == settings.batch_size else self._model
-        with autocast(settings.device, settings.precision):
-            logits = forward(normalize(images))
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-        loss.backward()
-        self._optimizer.step()
-        self._aware.after_step()
-        with torch.no_grad():
-            state.losses.index_copy_(0, state.step_in_epoch.view(1), loss.detach().view(1))
-            state.num_correct += (logits.argmax(dim=1) == labels).sum()
-            state.step_in_epoch += 1
-            state.global_step += 1
+    def _model_for(self, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """Return the compiled model, or the model itself for a short last batch: not worth a compilation of its own."""
+        return self._compiled if batch_size == self.settings.batch_size else self.model
 
-    def refresh(self) -> None:
-        """Nothing is kept beside the model."""
-
-    def finish_capture(self) -> None:
-        """Nothing is: the graph has all that it reads."""
+    @torch.no_grad()
+    def _count(self, outcome: Outcome) -> None:
+        """Record the losses and go on to the next step."""
+        state = self.state
+        losses = torch.stack([loss.detach() for loss in outcome.losses])
+        state.losses.index_copy_(0, state.step_in_epoch.view(1), losses[None])
+        if outcome.num_correct is not None:
+            state.num_correct += outcome.num_correct
+        state.step_in_epoch += 1
+        state.global_step += 1

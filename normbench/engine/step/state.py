@@ -1,42 +1,56 @@
-"""What a training step reads and advances on the device, and its settings."""
+"""The settings of a training step, and the device tensors that it reads and advances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.layers.hooks import modules_with_hooks
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step needs to know beside model, optimizer and images."""
+    """Everything a step needs to know beside model, optimizer, objective and images."""
 
     batch_size: int
-    learning_rates: Tensor
-    """Of every step of the whole training, ``(total steps,)``."""
-    label_smoothing: float
+    num_images: int
+    """Images of an epoch; an image may come more than once."""
+    num_epochs: int
+    learning_rates: Tensor | None
+    """The rate of every step of the whole training, ``(num_steps,)``; None where the optimizer's rate never changes."""
     augment: bool
     device: DeviceName
     precision: Precision
     engine: Engine
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of an epoch, a smaller last one included."""
+        return -(-self.num_images // self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps of the whole training."""
+        return self.num_epochs * self.steps_per_epoch
+
 
 class StepState:
-    """Device tensors that steps share, in place: the host never waits between steps, and a graph can replay them."""
+    """Device tensors that steps change in place: the host never waits between steps, and a graph can replay them."""
 
-    def __init__(self, num_images: int, steps_per_epoch: int, settings: StepSettings, device: torch.device) -> None:
-        self.order = torch.arange(num_images, device=device)
+    def __init__(self, settings: StepSettings, num_losses: int, device: torch.device) -> None:
+        self.order = torch.zeros(settings.num_images, dtype=torch.int64, device=device)
+        """Which image each place of the epoch has."""
         no_shift = torch.zeros_like(self.order)
         self.crop_flip = CropFlip(no_shift, no_shift.clone(), no_shift.bool()) if settings.augment else None
-        self.learning_rates = settings.learning_rates.to(device)
+        rates = settings.learning_rates
+        self.learning_rates = None if rates is None else rates.to(device)
         self.step_in_epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.global_step = torch.zeros((), dtype=torch.int64, device=device)
-        self.losses = torch.zeros(steps_per_epoch, device=device)
+        self.losses = torch.zeros(settings.steps_per_epoch, num_losses, device=device)
+        """The losses of the epoch's steps, in the columns of the objective."""
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
 
     def start_epoch(
@@ -55,24 +69,3 @@ class StepState:
         """Go back to the first step."""
         self.step_in_epoch.zero_()
         self.global_step.zero_()
-
-
-class AwareLayers:
-    """The layers of a model that follow training (see `normbench.layers.hooks`)."""
-
-    def __init__(self, model: nn.Module, state: StepState) -> None:
-        self._layers = modules_with_hooks(model)
-        self._state = state
-
-    def before_step(self) -> None:
-        """Tell them how far training is."""
-        if self._layers:
-            progress = self._state.global_step / len(self._state.learning_rates)
-            for layer in self._layers:
-                layer.before_step(progress)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Let them correct their parameters."""
-        for layer in self._layers:
-            layer.after_step()

@@ -1,16 +1,47 @@
-"""Capturing training steps as CUDA graphs."""
+"""Preparing training steps: their kernels compiled, their libraries warm, and the steps captured as CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from normbench.engine.optimizer import Optimizer
+from normbench.engine.device import synchronize
+from normbench.engine.optimizer import Optimizer, Snapshot
+from normbench.engine.precompile import compile_for
+from normbench.engine.step.base import TrainStep
 from normbench.errors import first_line
 
 _WARMUP_STEPS = 3
-"""Enough for the allocator, cuDNN's choice of algorithms and the compiler to settle before a capture."""
+"""Enough for the allocator, cuDNN's choice of algorithms and the compiler to come to rest before a capture."""
+
+
+def prepare(step: TrainStep) -> None:
+    """Compile, warm up and capture, leaving model and optimizer as they were.
+
+    An eager step on a CPU needs none of it. Where a capture fails the steps run one by one and `fallback_reason` says
+    why.
+    """
+    settings = step.settings
+    if settings.device == "cpu" and settings.engine == "eager":
+        return
+    snapshot = Snapshot(step.model, step.optimizer)
+    compile_for([step])
+    step.refresh()
+    sizes = step.batch_sizes()
+    steps = [partial(step.run, size) for size in sizes]
+    if settings.device == "cuda" and settings.engine in ("graph", "compile"):
+        graphs, step.fallback_reason = warm_up_and_capture(
+            steps, step.optimizer, rewind=step.state.rewind, finish=step.finish_capture
+        )
+        step.graphs = dict(zip(sizes, graphs, strict=False))  # none where a step cannot be captured
+    else:
+        warm_up(steps, step.state.rewind)
+    synchronize(settings.device)
+    snapshot.restore()
+    step.refresh()
+    synchronize(settings.device)
 
 
 def warm_up(steps: Sequence[Callable[[], None]], rewind: Callable[[], object]) -> None:
@@ -27,7 +58,7 @@ def warm_up_and_capture(
     optimizer: Optimizer,
     *,
     rewind: Callable[[], object],
-    finish: Callable[[], object] = lambda: None,
+    finish: Callable[[], object],
 ) -> tuple[list[torch.cuda.CUDAGraph], str | None]:
     """Warm the steps up, which changes what they train, and capture each without running it once more.
 

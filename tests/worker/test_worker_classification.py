@@ -5,7 +5,7 @@ import torch
 
 from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
-from normbench.worker.build import build_run_model, check_model, load_images
+from normbench.worker.classification import CLASSIFICATION, build_run_model, load_images
 
 
 def config(norm: str = "gn", seed: int = 0, model: str = "norm_resnet", **train: object) -> RunConfig:
@@ -45,11 +45,11 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 
 def test_a_net_is_checked_without_memory() -> None:
-    check_model(config("gn", batch_size=10**7))  # 123 GB of images, were they real
+    CLASSIFICATION.check_model(config("gn", batch_size=10**7))  # 123 GB of images, were they real
 
 
 def test_a_norm_that_cannot_work_is_told_with_the_batch_size(monkeypatch) -> None:
-    from normbench.worker import build
+    from normbench.worker import classification
 
     def refuse(*_: object, **__: object) -> torch.nn.Module:
         class Refuses(torch.nn.Module):
@@ -58,9 +58,9 @@ def test_a_norm_that_cannot_work_is_told_with_the_batch_size(monkeypatch) -> Non
 
         return Refuses()
 
-    monkeypatch.setattr(build, "build_model", refuse)
+    monkeypatch.setattr(classification, "build_model", refuse)
     with pytest.raises(ConfigError, match="bn does not work in norm_resnet at batch size 1: Expected more than 1"):
-        check_model(config("bn", batch_size=1))
+        CLASSIFICATION.check_model(config("bn", batch_size=1))
 
 
 def test_images_stay_loaded_for_the_next_run() -> None:

@@ -94,7 +94,7 @@ def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> N
     assert kinds[1:3] == [StepsDone, FactsLearned]
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert len(state["rows"]) == 2
-    assert state["losses"].shape == (6,)
+    assert state["losses"].shape == (6, 1)
     resumed = list(events_of(tmp_path, resume=True))  # a finished training has nothing left to do
     assert [type(event) for event in resumed] == [Started, TrainingDone]
 

@@ -1,0 +1,58 @@
+"""Compiling ahead: what fails leaves the rest alone, and equal kernels are compiled once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
+
+from normbench.kernels.launch import Compilation, compile_all, launch
+
+
+def test_a_launch_that_fails_leaves_the_others_alone() -> None:
+    compiled = []
+
+    class Kernel:
+        def warmup(self, *arguments: object, **settings: object) -> None:
+            compiled.append((arguments, settings))
+
+    def fail() -> None:
+        raise RuntimeError("out of shared memory")
+
+    compile_all({"bad": fail, "good": lambda: launch(Kernel(), (3,), 1, BLOCK=2)}, max_workers=1)
+    assert compiled == [((1,), {"grid": (3,), "BLOCK": 2})]
+
+
+def test_equal_launches_are_added_once() -> None:
+    compiled = []
+    with Compilation(max_workers=1) as compilation:
+        compilation.add({"a": lambda: compiled.append("a"), "b": lambda: compiled.append("b")})
+        compilation.add({"b": lambda: compiled.append("b again"), "c": lambda: compiled.append("c")})
+    assert sorted(compiled) == ["a", "b", "c"]
+
+
+def test_launches_for_which_triton_compiles_the_same_are_compiled_once() -> None:
+    compiled = []
+
+    class Kernel:
+        def warmup(self, *arguments: object, **settings: object) -> None:
+            compiled.append((*arguments[1:], settings["BLOCK"]))
+
+    kernel, half, single = Kernel(), torch.zeros(8, dtype=torch.bfloat16), torch.zeros(8)
+
+    def launches() -> None:
+        for grid, tensor, count, block in [
+            (3, half, 32, 2),
+            (9, half, 64, 2),  # another grid, another multiple of 16
+            (3, half, 33, 2),  # no multiple
+            (3, half, 1, 2),
+            (3, single, 32, 2),
+            (3, half[1:], 32, 2),  # an address that is no multiple
+            (3, half, 32, 4),
+            (3, half, None, 2),
+        ]:
+            launch(kernel, (grid,), tensor, count, BLOCK=block)
+
+    compile_all({"once": launches, "again": launches}, max_workers=1)
+    assert compiled == [(32, 2), (33, 2), (1, 2), (32, 2), (32, 2), (32, 4), (None, 2)]
