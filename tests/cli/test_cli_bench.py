@@ -132,7 +132,9 @@ def test_other_commands_pass_over_a_benchmarks_folder(quick, monkeypatch, tmp_pa
     listed = json.loads(quick("ls", "--json").out)["experiments"]
     assert [entry["experiment"] for entry in listed] == ["tiny"]
     monkeypatch.setattr("normbench.report.write_report", lambda folder, baseline: [folder])
-    assert quick("plots").out.split() == ["runs/tiny"]
+    *of_runs, of_experiment = quick("plots").out.split()
+    assert of_experiment == "runs/tiny"
+    assert all(path.startswith("runs/tiny/bn-") for path in of_runs)
 
 
 @pytest.fixture
