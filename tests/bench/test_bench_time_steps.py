@@ -150,8 +150,8 @@ def test_real_cases_run_steps_and_epochs() -> None:
 
 def test_our_steps_keep_their_memory_and_the_tutorials_loop_does_as_the_c_library_does(monkeypatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(cases, "keep_freed_memory", lambda: asked.append("keep"))
-    monkeypatch.setattr(cases, "return_freed_memory", lambda: asked.append("return"))
+    monkeypatch.setattr(cases, "keep_freed_memory", lambda _: asked.append("keep"))
+    monkeypatch.setattr(cases, "return_freed_memory", lambda _: asked.append("return"))
     (_, config), *_ = plan_runs(["auto"], [4], FLAGS, [])
     images = Images(*load_images("synthetic", {"num_train": 10, "num_test": 10}, None, "cpu"))
     ours, tutorial = TrainerCase(config, images, 1), TutorialCase(config, images)
