@@ -13,7 +13,7 @@ from normbench.config.schema import TrainConfig
 from normbench.engine.augment import CropFlip, draw_crop_flip
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.engine.evaluate import Evaluation, evaluate
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, Evaluation, evaluate
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import CrossEntropy
@@ -62,6 +62,13 @@ class ClassifierTraining:
         settings = self.step.settings
         crop_flip = draw_crop_flip(settings.num_images, self._seed, epoch) if settings.augment else None
         return epoch_order(settings.num_images, self._seed, epoch), crop_flip
+
+    def warm_up(self) -> None:
+        """Evaluate one batch on CUDA, where cuDNN chooses algorithms for its shapes the first time in a process."""
+        settings = self.step.settings
+        if settings.device == "cuda":
+            images = self._test_images.first(EVALUATION_BATCH_SIZE)
+            evaluate(self.step.model, images, settings.device, settings.precision)
 
     def evaluate(self) -> Evaluation:
         """Return loss and accuracy on the test images."""

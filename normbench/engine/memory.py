@@ -77,6 +77,7 @@ class MemoryMeter:
         self._before = 0
         gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
         if device == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # else only the first run of a process would be charged with them
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
@@ -92,6 +93,16 @@ class MemoryMeter:
         if self._device == "cpu" and self._before:
             return max(0, _resident_bytes("VmHWM") - self._before) / 2**20
         return None
+
+
+def forget_warm_up(device: DeviceName) -> None:
+    """Start the peak of a running meter anew, after a warm-up and before a capture.
+
+    In the first run of a process cuDNN tries its algorithms in the warm-up, with work space that no other run needs.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _resident_bytes(field: str) -> int:

@@ -50,6 +50,9 @@ class Training(Protocol):
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return which image each place of the epoch has, and how the images are augmented."""
 
+    def warm_up(self) -> None:
+        """Do once, before anything is measured, what only the first evaluation of a process needs."""
+
     def evaluate(self) -> Evaluation | None:
         """Evaluate the model after an epoch; None where epochs have no row."""
 
@@ -114,6 +117,7 @@ class Trainer:
         Raises:
             DivergedError: a loss is not finite; the steps up to it were yielded.
         """
+        self._training.warm_up()
         prepare(self.step)
         startup_seconds = self._clock() - self._started
         for epoch in range(len(self._rows), self._training.num_epochs):

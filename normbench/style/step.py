@@ -124,6 +124,9 @@ class StyleTraining:
         """Return the order of the content images; they are not augmented."""
         return repeated_order(len(self._content), self.step.settings.num_images, self._seed), None
 
+    def warm_up(self) -> None:
+        """Do nothing: there is no evaluation."""
+
     def evaluate(self) -> None:
         """Do nothing: the training is not counted in epochs."""
 

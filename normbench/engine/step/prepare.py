@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from normbench.engine.device import synchronize
+from normbench.engine.memory import forget_warm_up
 from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.precompile import compile_for
 from normbench.engine.step.base import TrainStep
@@ -38,6 +39,7 @@ def prepare(step: TrainStep) -> None:
         step.graphs = dict(zip(sizes, graphs, strict=False))  # none where a step cannot be captured
     else:
         warm_up(steps, step.state.rewind)
+        forget_warm_up(settings.device)
     synchronize(settings.device)
     snapshot.restore()
     step.refresh()
@@ -74,6 +76,7 @@ def warm_up_and_capture(
     with torch.cuda.stream(stream):
         warm_up(steps, rewind)
     torch.cuda.current_stream().wait_stream(stream)
+    forget_warm_up("cuda")
     graphs: list[torch.cuda.CUDAGraph] = []
     try:
         for step in steps:
