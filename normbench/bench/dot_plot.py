@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from normbench.bench.results import LayerResults, PerRound, TrainResults
-from normbench.report.figure_style import INK, WIDTH, figure_style, settle
+from normbench.report.figure_style import INK, WIDTH, figure_style, fix_layout
 from normbench.report.palette import COLORS, MARKERS
 from normbench.report.stats import median_and_mad
 
@@ -111,7 +111,7 @@ def _draw(found: Sequence[DotPanel], explanation: str) -> Figure | None:
         )  # fmt: skip
         if len(found) > MAX_PANELS:
             figure.suptitle(f"the first {MAX_PANELS} of {len(found)}")
-        return settle(figure)
+        return fix_layout(figure)
 
 
 def _draw_panel(axes: Axes, panel: DotPanel, rows: Sequence[str], series: Sequence[str]) -> None:

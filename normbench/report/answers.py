@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
-from normbench.report.captions import describe_margin, listed
+from normbench.report.captions import describe_margin, listed, verdict_word
 from normbench.report.columns import format_estimate
 from normbench.report.figure_style import setting_title
 from normbench.report.grouping import Section, Setting
@@ -80,25 +80,19 @@ def _condition(rows: Sequence[Row]) -> str:
 
 def _leader(known: Sequence[Row], measure: Measure) -> str:
     """Return which of several norms, best first, is best, or that this is not resolved."""
-    first, highest = known[0], "highest" if measure.higher_is_better else "lowest"
+    highest, best = ("highest", "best") if measure.higher_is_better else ("lowest", "lowest")
+    first, reached = known[0].label, _written(known[0], measure)
     leaders = [row for row in known if (rank := row.results[measure.name].rank) is not None and rank[0] == 1]
     if len(leaders) == 1:
-        best = leaders[0]
-        return (
-            f"{best.label} is best with {_written(best, measure)}, resolved against the others at a joint confidence "
-            "of 95 %."
-        )
+        leader, reached = leaders[0].label, _written(leaders[0], measure)
+        return f"{leader} is {best} with {reached}, resolved against the others at a joint confidence of 95 %."
     if not leaders:
         return (
-            f"{first.label} has the {highest} {measure.header}, {_written(first, measure)}, but which norm is best is "
-            f"not resolved: a verdict takes at least {MIN_SEEDS} seeds of each."
+            f"{first} has the {highest} {measure.header}, {reached}, but which norm is {best} is not resolved: "
+            f"a verdict takes at least {MIN_SEEDS} seeds of each."
         )
-    if len(leaders) == len(known):
-        return f"which norm is best is not resolved; {first.label} has the {highest} mean, {_written(first, measure)}."
-    names = listed(row.label for row in leaders)
-    return (
-        f"which of {names} is best is not resolved; {first.label} has the {highest} mean, {_written(first, measure)}."
-    )
+    which = "which norm" if len(leaders) == len(known) else f"which of {listed(row.label for row in leaders)}"
+    return f"{which} is {best} is not resolved; {first} has the {highest} mean, {reached}."
 
 
 def _against_baseline(rows: Sequence[Row], measure: Measure, table: Table) -> str:
@@ -108,8 +102,8 @@ def _against_baseline(rows: Sequence[Row], measure: Measure, table: Table) -> st
     if not compared or max(row.num_completed for row in rows) < MIN_SEEDS:
         return ""
     words: list[tuple[Verdict, str]] = [
-        ("better", "better"),
-        ("worse", "worse"),
+        ("better", verdict_word(measure, "better")),
+        ("worse", verdict_word(measure, "worse")),
         ("equivalent", f"equivalent within {describe_margin(measure, table.margins[measure.name]).removeprefix('±')}"),
         ("not resolved", "not resolved"),
     ]

@@ -10,7 +10,7 @@ from normbench.report.grouping import Group, Scalar, Section, Setting
 from normbench.report.stats import median_and_mad
 from normbench.report.table import Row
 from normbench.report.task_report import task_report
-from normbench.report.verdicts import MIN_SEEDS
+from normbench.report.verdicts import MIN_SEEDS, Verdict
 from normbench.runs.records import RunRecord
 from normbench.runs.timing_file import Timing
 from normbench.tasks import Measure
@@ -60,6 +60,13 @@ def describe_margin(measure: Measure, margin: float) -> str:
     if measure.margin_is_relative:
         return f"±{100 * margin:g} % of the baseline's mean"
     return f"±{measure.scale * margin:g} {measure.difference_unit}".rstrip()
+
+
+def verdict_word(measure: Measure, verdict: Verdict) -> str:
+    """Write a verdict for people: ``better``, but ``lower`` of a measure in which less is better only by itself."""
+    if measure.higher_is_better:
+        return verdict
+    return {"better": "lower", "worse": "higher"}.get(verdict, verdict)
 
 
 def probe_caption(probe: BatchOneProbe) -> str:

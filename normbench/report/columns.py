@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Literal
 
-from normbench.report.captions import field_name, format_scalar
+from normbench.report.captions import field_name, format_scalar, verdict_word
 from normbench.report.stats import Estimate, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
 from normbench.report.table import Row, Table
@@ -178,7 +178,7 @@ def format_rank(rank: tuple[int, int] | None) -> str:
 
 
 def format_verdict(row: Row, measure: Measure, table: Table) -> str:
-    """Write the verdict in words, with the number of seeds that would settle an open one."""
+    """Write the verdict in words, with the number of seeds that would resolve an open one."""
     if row.is_baseline:
         return "baseline"
     comparison = row.results[measure.name].comparison
@@ -193,7 +193,7 @@ def format_verdict(row: Row, measure: Measure, table: Table) -> str:
         )
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
         return f"not resolved (~{comparison.seeds_to_resolve} fresh seeds)"
-    return comparison.verdict
+    return verdict_word(measure, comparison.verdict)
 
 
 SENSITIVITY_HEADERS = (

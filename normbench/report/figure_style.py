@@ -133,7 +133,7 @@ def draw_panels(
             if finish is not None:
                 finish(axes, panel)
         _add_legend(figure, shown, chosen, explanation, extra)
-        return settle(figure)
+        return fix_layout(figure)
 
 
 def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
@@ -208,7 +208,7 @@ def _add_legend(
     )
 
 
-def settle(figure: Figure) -> Figure:
+def fix_layout(figure: Figure) -> Figure:
     """Lay the figure out once and for all, so that its files agree and none lays it out again."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -118,8 +118,8 @@ def test_means_intervals_failures_and_answers_are_said(experiment: Path) -> None
     assert (dict(part.measured)["precision"], dict(part.measured)["style"]) == ("bf16", "waves")
     assert part.data == "CIFAR-10 in the style waves"
     assert part.answers[0] == (
-        "content loss: under this protocol, with one learning rate for all norms (0.001), IN is best with 0.2000 ± "
-        "0.0248 (n=3), resolved against the others at a joint confidence of 95 %. Against BN: IN better."
+        "content loss: under this protocol, with one learning rate for all norms (0.001), IN is lowest with 0.2000 ± "
+        "0.0248 (n=3), resolved against the others at a joint confidence of 95 %. Against BN: IN lower."
     )
     assert [answer.partition(":")[0] for answer in part.answers] == [measure.header for measure in table.measures]
 
