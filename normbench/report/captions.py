@@ -23,8 +23,10 @@ FRESH_SEEDS = (
     "break the promise of at most 5 % false verdicts."
 )
 FIRST_RUN_MEMORY = (
-    "On a GPU the first run of a process has read more than the later ones, whatever its norm: compare with care."
+    "On a GPU NormBench 0.1.0 charged the first run of a process with more memory than the later ones, whatever its "
+    "norm: compare with care."
 )
+_VERSION_OF_FIRST_RUN_MEMORY = "0.1.0"
 
 
 def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: Mapping[str, float]) -> str:
@@ -109,7 +111,8 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
     sentences.append("Peak memory: the largest of the runs.")
-    if section.environment["device"].startswith("cuda"):
+    versions = {run.environment.get("normbench") for run in section.runs}
+    if section.environment["device"].startswith("cuda") and _VERSION_OF_FIRST_RUN_MEMORY in versions:
         sentences.append(FIRST_RUN_MEMORY)
     return " ".join(sentences)
 

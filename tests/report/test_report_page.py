@@ -158,12 +158,13 @@ def test_an_open_verdict_asks_for_fresh_seeds_and_says_why(tmp_path: Path, new_r
     assert FRESH_SEEDS not in clear.caption
 
 
-def test_peak_memory_comes_with_its_warning_on_a_gpu_only(tmp_path: Path, new_run: NewRun) -> None:
-    new_run(tmp_path / "gpu", "bn", 0)
-    new_run(tmp_path / "cpu", "bn", 0, device="cpu")
-    (gpu,), (cpu,) = (Report(read_experiment(tmp_path / name)).tables for name in ("gpu", "cpu"))
-    assert gpu.cost_caption.endswith(f"Peak memory: the largest of the runs. {FIRST_RUN_MEMORY}")
-    assert FIRST_RUN_MEMORY not in cpu.cost_caption
+def test_peak_memory_of_the_first_version_comes_with_its_warning_on_a_gpu_only(tmp_path: Path, new_run: NewRun) -> None:
+    for name, device, version in (("old", "cuda", "0.1.0"), ("new", "cuda", "0.2.0"), ("cpu", "cpu", "0.1.0")):
+        new_run(tmp_path / name, "bn", 0, device=device, environment={"normbench": version})
+    old, new, cpu = (Report(read_experiment(tmp_path / name)).tables[0].cost_caption for name in ("old", "new", "cpu"))
+    assert old.endswith(f"Peak memory: the largest of the runs. {FIRST_RUN_MEMORY}")
+    assert FIRST_RUN_MEMORY not in new
+    assert FIRST_RUN_MEMORY not in cpu
 
 
 def test_a_page_can_be_made_of_nothing_but_failures(tmp_path: Path, new_run: NewRun) -> None:
