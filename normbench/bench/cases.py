@@ -116,7 +116,7 @@ class TrainerCase:
         num_steps = self._config.train.epochs * step.settings.steps_per_epoch
         if self._num_steps + self._num_whole_batches > num_steps:
             self._num_steps = num_steps // 2
-        step.start_epoch(self._order, self._crop_flip, global_step=self._num_steps)
+        step.state.start_epoch(self._order, self._crop_flip, global_step=self._num_steps)
         self._num_steps += self._num_whole_batches
         self._position = 0
 

@@ -138,7 +138,7 @@ def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor)
 
     shape = step.images.images.shape[1:]
     facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
-    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer_name): step.update}
+    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer.name): step.optimizer.update}
 
 
 def _run_without_kernels(step: TrainStep) -> None:

@@ -131,7 +131,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> Iterator[StepsDone]:
         step, num_steps = self.step, self.step.settings.steps_per_epoch
         began = self._clock()
-        step.start_epoch(
+        step.state.start_epoch(
             *self._training.draw_epoch(epoch),
             global_step=len(self._losses),
             step_in_epoch=self._step_in_epoch,

@@ -110,5 +110,5 @@ class _Steps:
             self._next += 1
 
     def _rewind(self) -> None:
-        self._step.start_epoch(self._order, self._crop_flip, global_step=0)
+        self._step.state.start_epoch(self._order, self._crop_flip, global_step=0)
         self._next = 0

@@ -171,8 +171,8 @@ def test_single_steps_go_on_training_epoch_after_epoch() -> None:
     case.epoch()  # three steps, the last one short
     begun: list[int] = []
     step = case._trainer.step
-    start_epoch = step.start_epoch
-    step.start_epoch = lambda *given, **named: (begun.append(named["global_step"]), start_epoch(*given, **named))
+    start_epoch = step.state.start_epoch
+    step.state.start_epoch = lambda *given, **named: (begun.append(named["global_step"]), start_epoch(*given, **named))
     before = [parameter.clone() for parameter in case.model.parameters()]
     case.run(70)
     assert begun[:3] == [3, 5, 7]  # two whole batches each

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from normbench.engine.augment import CropFlip
 from normbench.engine.batches import DeviceImages
 from normbench.engine.optimizer import Optimizer
 from normbench.engine.step.objective import Objective
@@ -15,33 +15,27 @@ from normbench.engine.step.state import StepSettings, StepState
 from normbench.layers.hooks import modules_with_hooks
 
 
+@dataclass(eq=False)
 class TrainStep(ABC):
-    """Trains on one batch a call. Call `prepare` once before all steps, and `start_epoch` before an epoch's first.
+    """Trains on one batch a call. Call `prepare` once before all, `state.start_epoch` before an epoch's first step.
 
     A step reads its batch, learning rate and progress from device tensors that it advances itself (`StepState`), so
     that the same code runs step by step or replays as a CUDA graph.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        objective: Objective,
-        images: DeviceImages,
-        settings: StepSettings,
-        state: StepState,
-    ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.objective = objective
-        self.images = images
-        self.settings = settings
-        self.state = state
-        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        """By batch size, the captured steps."""
-        self.fallback_reason: str | None = None
-        """Why the steps run one by one although a graph was asked for."""
-        self._hooked = modules_with_hooks(model)
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    images: DeviceImages
+    settings: StepSettings
+    state: StepState
+    graphs: dict[int, torch.cuda.CUDAGraph] = field(default_factory=dict, init=False)
+    """The captured steps, by batch size."""
+    fallback_reason: str | None = field(default=None, init=False)
+    """Why the steps run one by one although a graph was asked for."""
+
+    def __post_init__(self) -> None:
+        self._hooked = modules_with_hooks(self.model)
 
     @abstractmethod
     def run(self, batch_size: int) -> None:
@@ -72,20 +66,6 @@ class TrainStep(ABC):
         """Return the size of all batches and, if it is another, that of the last."""
         sizes = {self.batch_size_of(0), self.batch_size_of(self.settings.steps_per_epoch - 1)}
         return sorted(sizes, reverse=True)
-
-    def start_epoch(
-        self,
-        order: Tensor,
-        crop_flip: CropFlip | None,
-        *,
-        global_step: int,
-        step_in_epoch: int = 0,
-        num_correct: int = 0,
-    ) -> None:
-        """Take the epoch's image order ``(num_images,)`` and augmentation, and set the counters."""
-        self.state.start_epoch(
-            order, crop_flip, global_step=global_step, step_in_epoch=step_in_epoch, num_correct=num_correct
-        )
 
     def losses(self, first: int, stop: int) -> list[tuple[float, ...]]:
         """Return the losses of the epoch's steps ``first`` to ``stop - 1``; waits for the device."""

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normbench.engine.augment import apply_crop_flip
-from normbench.engine.batches import DeviceImages, normalize
+from normbench.engine.batches import normalize
 from normbench.engine.device import autocast
-from normbench.engine.optimizer import Optimizer
 from normbench.engine.step.base import TrainStep
-from normbench.engine.step.objective import Objective, Outcome
-from normbench.engine.step.state import StepSettings, StepState
+from normbench.engine.step.objective import Outcome
 
 
+@dataclass(eq=False)
 class EagerStep(TrainStep):
     """Trains with an optimizer of torch's; under `engine: compile`, with a compiled model."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        objective: Objective,
-        images: DeviceImages,
-        settings: StepSettings,
-        state: StepState,
-    ) -> None:
-        super().__init__(model, optimizer, objective, images, settings, state)
-        self._offsets = torch.arange(settings.batch_size, device=state.order.device)
-        self._compiled: Callable[[Tensor], Tensor] = torch.compile(model) if settings.engine == "compile" else model
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._offsets = torch.arange(self.settings.batch_size, device=self.state.order.device)
+        self._compiled: Callable[[Tensor], Tensor] = self.model
+        if self.settings.engine == "compile":
+            self._compiled = torch.compile(self.model)
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""

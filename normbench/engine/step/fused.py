@@ -6,52 +6,45 @@ writes: what autocast would compute by casting every weight and every gradient i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from normbench.engine.batches import DeviceImages
 from normbench.engine.device import autocast
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.objective import CrossEntropy
-from normbench.engine.step.state import StepSettings, StepState
 from normbench.kernels.train_step import assemble, cross_entropy
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.pooled_linear import PooledLinear
 
 
+@dataclass(eq=False)
 class FusedStep(TrainStep):
     """Computes what `EagerStep` computes of cross-entropy; needs kernels (`normbench.kernels.support`)."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: FlatOptimizer,
-        objective: CrossEntropy,
-        images: DeviceImages,
-        settings: StepSettings,
-        state: StepState,
-    ) -> None:
-        super().__init__(model, optimizer, objective, images, settings, state)
-        self._flat = optimizer
-        self._label_smoothing = objective.label_smoothing
-        self.optimizer_name = optimizer.name
-        parameters = dict(model.named_parameters())
+    optimizer: FlatOptimizer
+    objective: CrossEntropy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parameters = dict(self.model.named_parameters())
         self._leaves: dict[str, Tensor] = dict(parameters)
-        if settings.precision == "bf16":
-            for name in autocast_parameters(model):
-                self._leaves[name] = optimizer.bf16_copy(parameters[name])
+        if self.settings.precision == "bf16":
+            for name in autocast_parameters(self.model):
+                self._leaves[name] = self.optimizer.bf16_copy(parameters[name])
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
         self._before_step()
         images, labels = self.assemble(batch_size, self.state.order.device)
-        self._flat.zero_grad()
+        self.optimizer.zero_grad()
         with autocast(self.settings.device, self.settings.precision):
             logits = functional_call(self.model, self._leaves, (images,))
         _backward(logits, self.loss_gradient(logits.detach(), labels))
-        self._flat.step()  # which takes the rate from the schedule itself
+        self.optimizer.step()  # which takes the rate from the schedule itself
         self._after_step()
 
     def assemble(self, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -70,21 +63,17 @@ class FusedStep(TrainStep):
         """Return the gradient of the loss, record loss and accuracy, and count the step."""
         state = self.state
         return cross_entropy(
-            logits, labels, self._label_smoothing,
+            logits, labels, self.objective.label_smoothing,
             state.losses, state.num_correct, state.step_in_epoch, state.global_step, self.settings.batch_size,
         )  # fmt: skip
 
-    def update(self) -> None:
-        """Update the weights with the gradients that the last `run` has left."""
-        self._flat.update()
-
     def refresh(self) -> None:
         """Take over weights that something else has changed."""
-        self._flat.refresh()
+        self.optimizer.refresh()
 
     def finish_capture(self) -> None:
         """Make the graph whose capture has just ended ready to be replayed."""
-        self._flat.finish_capture()
+        self.optimizer.finish_capture()
 
 
 def _backward(logits: Tensor, gradient: Tensor) -> None:

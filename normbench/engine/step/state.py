@@ -54,7 +54,13 @@ class StepState:
         self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
 
     def start_epoch(
-        self, order: Tensor, crop_flip: CropFlip | None, *, global_step: int, step_in_epoch: int, num_correct: int
+        self,
+        order: Tensor,
+        crop_flip: CropFlip | None,
+        *,
+        global_step: int,
+        step_in_epoch: int = 0,
+        num_correct: int = 0,
     ) -> None:
         """Take the epoch's image order ``(num_images,)`` and augmentation, and set the counters."""
         self.order.copy_(order, non_blocking=True)
