@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "normbench"
-PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")] if path.name != "CHANGELOG.md")
+GLOBS = ("*.md", "docs/**/*.md", "docs/**/*.ipynb")
+PAGES = sorted(path for glob in GLOBS for path in ROOT.glob(glob) if path.name != "CHANGELOG.md")
 SOURCES = sorted(PACKAGE.glob("**/*.py"))
 FOLDERS = ("normbench", "docs", "configs", "tests", "tools")
 PYTHON_FILES = [path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py")]
