@@ -143,11 +143,13 @@ def train(
 def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, str]) -> dict[str, Any]:
     for name in arguments:
         if name not in allowed:
-            raise UnknownNameError(f"argument of {function}:", name, sorted([*allowed, *_OPTIONS]))
+            raise UnknownNameError(f"argument of {function}:", name, sorted([*allowed, *_OPTIONS, *_OWN[function]]))
     return {allowed[name]: value for name, value in arguments.items() if value is not None}
 
 
-_OPTIONS = ("settings", "runs_dir", "data_dir", "force", "retry", "keep_checkpoint", "tensorboard", "listener")
+_OPTIONS = ("config", "settings", *RunOptions.__dataclass_fields__, "listener")
+_OWN = {"compare": (), "train": ("norm", "norm_options", "seed")}
+"""The arguments by name that only one of the functions has."""
 
 
 def _options(

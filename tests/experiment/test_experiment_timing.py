@@ -9,6 +9,7 @@ import pytest
 from local_worker import Killed, LocalWorker
 from run_events import make_plan, whole_run
 
+from normbench.config.style import StyleRunConfig
 from normbench.engine.device import describe
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentRunner
@@ -133,6 +134,22 @@ def test_a_norm_that_cannot_be_timed_is_not_tried_every_time(tmp_path) -> None:
     time_norms(tmp_path, [BN, GN], script)
     assert read_timing(tmp_path).sessions[0].skipped[0].reason == "out of memory"
     assert time_norms(tmp_path, [BN, GN]) == ([], [])
+
+
+def test_runs_whose_feature_network_was_removed_keep_their_own_times(tmp_path) -> None:
+    plans = []
+    for norm in ("in", "gn"):
+        config = StyleRunConfig.model_validate({"norm": norm, "seed": 0, "device": "cpu"})
+        plans.append(RunPlan(config.run_id, config, 0))
+        folder = tmp_path / config.run_id
+        folder.mkdir()
+        costs = {"num_steps": 2000, "train_seconds": 9.0, "startup_seconds": 1.0, "images_per_second": 1.0}
+        losses = {"content_loss": 1.0, "style_loss": 1.0, "total_variation": 1.0, "total_loss": 2.3}
+        more = {"num_parameters": 10, "peak_memory_mib": 1.0, "contrast_change": {}}
+        (folder / "summary.json").write_text(json.dumps({**costs, **losses, **more}))
+        (folder / "environment.json").write_text(json.dumps(HERE))
+    assert time_norms(tmp_path, plans) == ([], [])
+    assert time_norms(tmp_path, plans, prerequisite=tmp_path / "features")[0] == [["in", "gn"]]
 
 
 def test_times_of_another_machine_stay(tmp_path) -> None:

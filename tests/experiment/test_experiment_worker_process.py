@@ -1,15 +1,18 @@
 """Worker processes: what they run, what they say when it fails, and what ends them."""
 
 import os
+import pickle
 import signal
 import time
 from typing import Any
 
 import pytest
 import worker_targets
+from run_events import make_plan
 
-from normbench.errors import DataError, UnknownNameError, WorkerError
+from normbench.errors import DataError, NormBenchError, UnknownNameError, WorkerError
 from normbench.experiment.worker_process import Failed, Finished, Worker, Yielded
+from normbench.worker import targets
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,28 @@ def test_an_error_crosses_the_processes_with_its_fields(worker) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'gn'") as caught:
         worker.call(worker_targets.misspell)
     assert (caught.value.name, caught.value.allowed) == ("gnn", ("bn", "gn"))
+
+
+def test_a_norm_that_cannot_be_built_says_which_it_is(worker) -> None:
+    config = make_plan("gn").config.model_dump()
+    broken = {**config, "norm": {"name": "gn", "options": {"groups": 5}}}
+    with pytest.raises(targets.DraftError, match="groups=5 does not divide 64 channels") as caught:
+        worker.call(targets.resolve_runs, [targets.RunDraft(0, config, ""), targets.RunDraft(1, broken, "")])
+    assert caught.value.norm_position == 1
+
+
+def kinds_of_errors(kind: type[NormBenchError] = NormBenchError) -> list[type[NormBenchError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in kinds_of_errors(below))]
+
+
+@pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)
+def test_every_error_can_cross_whatever_its_class_is_called_with(kind: type[NormBenchError]) -> None:
+    error = kind.__new__(kind, "what is wrong")
+    error.args = ("what is wrong",)
+    error.where = ("norms", 1)  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.exit_code) == (kind, "what is wrong", kind.exit_code)
+    assert again.where == ("norms", 1)
 
 
 def test_a_bug_brings_its_traceback(worker) -> None:
