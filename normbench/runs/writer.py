@@ -87,7 +87,6 @@ class RunFolder:
         self.write_config(config)
         self._num_steps = 0
         if task.has_epochs:
-            if task.has_epochs:
             self.write(METRICS_FILE, "".join(map(_line_of_epoch, rows)))
         self.write(STEPS_FILE, f"step,{','.join(task.loss_columns)}\n" + self._lines_of_steps(losses))
         self.set_status("running")
