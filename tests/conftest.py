@@ -57,7 +57,7 @@ def normbench(
     """Call the program in `tmp_path`; runs train in this process instead of a worker's."""
     for variable in ("COLUMNS", "NORMBENCH_DATA_DIR", "NORMBENCH_RUNS_DIR", "FORCE_COLOR"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("normbench.experiment.execute.Worker", LocalWorker)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer replaces it
     monkeypatch.chdir(tmp_path)
     sigterm = signal.getsignal(signal.SIGTERM)

@@ -20,11 +20,12 @@ def execute(
     **options: Any,
 ) -> None:
     """Load the config, run it, and exit: 0 if every run completed, else 1; `options` are those of `RunOptions`."""
-    from normbench.experiment.execute import RunOptions, plan_experiment, run_experiment, start_worker
+    from normbench.experiment.worker_process import start_worker
 
     with start_worker() as worker:  # first: the imports below take time, and its own take more
         from normbench.cli.dry_run import print_dry_run
         from normbench.config.load import load_config
+        from normbench.experiment.execute import RunOptions, plan_experiment, run_experiment
 
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name)
         run_options = RunOptions(**options)

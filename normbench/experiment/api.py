@@ -11,7 +11,8 @@ from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, FolderBusyError, UnknownNameError
 from normbench.experiment.comparison import Comparison
-from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment, start_worker
+from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
 """A config file, the name of a built-in config, a config as a mapping, or an experiment's config."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolve
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunBusy, RunEnded
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
-from normbench.experiment.worker_process import Worker
+from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE
 from normbench.runs.timing_file import timing_key
@@ -46,11 +46,6 @@ class RunOptions:
     retry: bool = False
     keep_checkpoint: bool = False
     tensorboard: bool = False
-
-
-def start_worker(environment: Mapping[str, str] | None = None) -> Worker:
-    """Start a training process, with more environment variables; it imports torch while this process goes on."""
-    return Worker(environment, preload=targets.import_libraries)
 
 
 def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:

@@ -16,6 +16,7 @@ from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Sta
 from normbench.runs.provenance import describe_program
 from normbench.runs.records import STATUS_FILE, State, Status, read_run
 from normbench.runs.writer import RunFolder, is_due, planned_state
+from normbench.tasks import TASKS
 from normbench.worker import targets
 from normbench.worker.targets import RunRequest
 
@@ -147,6 +148,7 @@ class ExperimentRunner:
         resume = planned_state(folder.path) == "resume" and not self.force
         if self.force:
             folder.clear()
+        folder.remove_results(TASKS[plan.config.task])
         request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
         worker.submit(targets.train_run, request)
 

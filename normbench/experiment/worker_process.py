@@ -19,6 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
+from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
 
@@ -152,6 +153,11 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the process: in good order, or at once where an exception leaves the block."""
         self.kill() if kind else self.close()
+
+
+def start_worker(environment: Mapping[str, str] | None = None) -> Worker:
+    """Start a training process, with more environment variables; it imports torch while this process goes on."""
+    return Worker(environment, preload=import_libraries)
 
 
 @contextmanager

@@ -83,7 +83,6 @@ class RunFolder:
     def begin(self, config: BaseRunConfig, *, rows: Iterable[EpochRow] = (), losses: Iterable[StepLosses] = ()) -> None:
         """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
         task = TASKS[config.task]
-        self._remove_results(task)
         self.write_config(config)
         self._num_steps = 0
         if task.has_epochs:
@@ -91,8 +90,11 @@ class RunFolder:
         self.write(STEPS_FILE, f"step,{','.join(task.loss_columns)}\n" + self._lines_of_steps(losses))
         self.set_status("running")
 
-    def _remove_results(self, task: Task) -> None:
-        """Remove the result, or the error, of an earlier try, and what a killed process left half written."""
+    def remove_results(self, task: Task) -> None:
+        """Remove the result, or the error, of an earlier try, and what a killed process left half written.
+
+        This comes before the training process is asked for anything, because that may write files of its own.
+        """
         with folder_errors(self.path):
             for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, *task.files):
                 for path in self.path.glob(pattern):

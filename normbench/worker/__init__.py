@@ -1,1 +1,4 @@
-"""The training process: runs of every task are built, trained and timed here. `targets` alone needs no torch."""
+"""The training process: runs of every task are built, trained and timed here.
+
+`targets` and `libraries` need no torch.
+"""

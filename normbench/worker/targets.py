@@ -93,11 +93,6 @@ class TimingResult:
     skipped: tuple[SkippedNorm, ...]
 
 
-def import_libraries() -> None:
-    """Import torch and what training needs, which takes a second or more."""
-    import normbench.worker.train_run  # noqa: F401
-
-
 def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
     """Return the configs of `drafts` with nothing left to decide; every norm is built and tried once in its network.
 

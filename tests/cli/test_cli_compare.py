@@ -96,7 +96,7 @@ def test_on_several_gpus_runs_train_side_by_side(quick, tiny, tmp_path, monkeypa
         assert devices == {"cpu"}
         return [{}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
 
-    monkeypatch.setattr("normbench.experiment.execute.Worker", Recorded)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", Recorded)
     monkeypatch.setattr("normbench.worker.targets.worker_environments", environments)
     code, _, err = quick("compare", tiny)
     assert code == 0

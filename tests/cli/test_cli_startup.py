@@ -52,6 +52,13 @@ def test_plots_and_configs_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
 
 
+def test_a_training_process_is_started_before_anything_heavy_is_imported() -> None:
+    """It imports torch meanwhile, which takes longer than all that its parent imports."""
+    code = "import sys; import normbench.experiment.worker_process; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert not set(result.stdout.split()) & (HEAVY | {"pydantic", "rich"})
+
+
 def test_help_is_printed_in_a_fraction_of_a_second() -> None:
     """0.3 s on an idle machine; the bound allows for busy ones, and torch alone would cost seconds."""
     seconds = []

@@ -42,7 +42,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         yield from whole_run(request)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("normbench.experiment.execute.Worker", LocalWorker)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
     monkeypatch.setattr(targets, "train_run", record)

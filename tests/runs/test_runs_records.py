@@ -11,6 +11,7 @@ from normbench.errors import RunError
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.records import read_experiment, read_run
 from normbench.runs.writer import RunFolder, planned_state
+from normbench.tasks.style_transfer import STYLE_TRANSFER
 from normbench.tasks.task import EpochRow
 
 ROW = EpochRow(
@@ -183,7 +184,9 @@ def test_an_old_run_of_style_transfer_counts_as_completed_with_its_network_and_p
 
 def test_a_run_that_begins_again_leaves_no_second_record_of_its_losses(tmp_path) -> None:
     folder = RunFolder(old_style_run(tmp_path / "run")).acquire()
-    folder.begin(read_run(folder.path).config, losses=[(4.0, 3.0, 2.0, 1.0)])
+    config = read_run(folder.path).config
+    folder.remove_results(STYLE_TRANSFER)
+    folder.begin(config, losses=[(4.0, 3.0, 2.0, 1.0)])
     assert not (folder.path / "losses.csv").exists()
     assert (folder.path / "steps.csv").read_text() == "step,total,content,style,total_variation\n0,4,3,2,1\n"
     assert read_run(folder.path).step_losses.tolist() == [[4.0, 3.0, 2.0, 1.0]]

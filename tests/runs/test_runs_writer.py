@@ -11,6 +11,7 @@ from normbench.config.load import load_config
 from normbench.errors import FolderBusyError, FolderError
 from normbench.runs.records import CHECKPOINT_FILE, read_run
 from normbench.runs.writer import RunFolder, write_experiment
+from normbench.tasks.classification import CLASSIFICATION
 
 PLAN = make_plan()
 
@@ -69,6 +70,7 @@ def test_beginning_again_removes_what_the_last_attempt_left(tmp_path) -> None:
     folder.write_error("Traceback")
     folder.finish(SUMMARY, keep_checkpoint=True)
     (folder.path / ".checkpoint.pt.123.partial").write_bytes(b"half")
+    folder.remove_results(CLASSIFICATION)
     folder.begin(PLAN.config, rows=[make_row(1)], losses=[(0.5,)])
     folder.append_steps([(0.25,)])
     assert sorted(path.name for path in folder.path.iterdir()) == [

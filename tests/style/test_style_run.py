@@ -120,6 +120,17 @@ def test_failed_runs_wait_for_retry_and_completed_ones_are_kept(tmp_path: Path, 
     assert read_run(tmp_path / NONE.run_id).config.label == "mine"
 
 
+def test_a_run_may_be_over_before_its_start_is_recorded(tmp_path: Path, features_run: Path) -> None:
+    """As where the parent draws the run before, which takes seconds: what the run has written by then stays."""
+
+    def at_once(request: RunRequest) -> Iterator[Any]:
+        yield from list(targets.train_run(request))
+
+    for _ in range(2):
+        assert runner(tmp_path, LocalWorker(script=at_once), lambda _: None, features_run, force=True).run([IN])
+        assert planned_state(tmp_path / IN.run_id) == "completed"
+
+
 @pytest.mark.parametrize("name", ["model.pt", "samples.npz"])
 def test_a_run_that_lost_its_network_or_its_pictures_is_trained_again(
     tmp_path: Path, features_run: Path, name: str
