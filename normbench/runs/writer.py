@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,22 +27,28 @@ from normbench.runs.records import (
     ENVIRONMENT_FILE,
     ERROR_FILE,
     EXPERIMENT_FILE,
+    LOCK_FILE,
     METRICS_FILE,
     OLD_STEPS_FILE,
+    REPLACED,
     STATUS_FILE,
     STEPS_FILE,
     SUMMARY_FILE,
     State,
     Status,
+    is_run,
     read_run,
+    read_status,
 )
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import SAMPLES_FILE, EpochRow
 
-PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
-"""What running a planned run would find in its folder."""
+PlannedState = Literal["new", "resume", "completed", "failed", "diverged", "unreadable"]
+"""What running a planned run would find in its folder.
 
-_LOCK_FILE = ".lock"
+`unreadable`: the run is completed, or may be, and a file of it cannot be read, so that its record is neither used nor
+overwritten.
+"""
 
 
 class RunFolder:
@@ -52,7 +59,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / _LOCK_FILE)
+        self._lock = FileLock(path / LOCK_FILE)
         self._started_at = _now()
         self._num_steps = 0
 
@@ -139,20 +146,32 @@ class RunFolder:
         self.write(ENVIRONMENT_FILE, json.dumps(facts, indent=2) + "\n")
 
     def finish(self, summary: BaseModel, *, keep_checkpoint: bool) -> Status:
-        """Write the result: the summary, then the status that makes it count; only then may the checkpoint go."""
+        """Write the result: the summary, then the status that makes it count; only then may go what it replaces."""
         self.write(SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
         status = self.set_status("completed")
         with folder_errors(self.path):
             if not keep_checkpoint:
                 self.checkpoint.unlink(missing_ok=True)
+            for folder in self._replaced():
+                shutil.rmtree(folder)
         return status
 
     def clear(self) -> None:
-        """Remove what an earlier run of the same config left, for ``--force``."""
+        """Move what an earlier try left into a folder beside this one, which goes when this run is completed."""
         with folder_errors(self.path):
-            for path in self.path.iterdir():
-                if path.name != _LOCK_FILE:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            old = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
+            if not old:
+                return
+            numbers = [int(folder.name.rpartition("-")[2]) for folder in self._replaced()]
+            aside = self.path.with_name(f"{self.path.name}.replaced-{max(numbers, default=0) + 1}")
+            aside.mkdir()
+            for path in sorted(old, key=lambda path: path.name == STATUS_FILE):  # the last to go, so that a kill
+                path.rename(aside / path.name)  # in between leaves a run that is named as unreadable
+
+    def _replaced(self) -> list[Path]:
+        """Return the folders with what earlier tries left."""
+        folders = self.path.parent.glob(f"{escape(self.path.name)}.replaced-*")
+        return [folder for folder in folders if REPLACED.search(folder.name)]
 
     def write(self, name: str, text: str) -> None:
         """Replace a file."""
@@ -167,22 +186,24 @@ class RunFolder:
 
 def planned_state(folder: Path) -> PlannedState:
     """Return what running a planned run would find in its folder."""
-    if not (folder / STATUS_FILE).exists():
+    if not is_run(folder):
         return "new"
     try:
-        run = read_run(folder)
+        state = read_status(folder).state
+        if state == "completed":
+            task = read_run(folder).task
+            if all((folder / name).is_file() for name in task.files):
+                return "completed"
     except RunError:
-        return "new"
-    if run.is_completed and all((folder / name).is_file() for name in run.task.files):
-        return "completed"
-    if run.status.state in ("failed", "diverged"):
-        return "failed" if run.status.state == "failed" else "diverged"
+        return "unreadable"
+    if state == "failed" or state == "diverged":
+        return state
     return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
 
 
 def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
     """Return whether a run in that state is run, and not kept as it is."""
-    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
+    return force or not (state == "completed" or (state in ("failed", "diverged", "unreadable") and not retry))
 
 
 def write_experiment(folder: Path, experiment: BaseModel) -> None:
