@@ -20,7 +20,6 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,9 +61,6 @@ LOCK_FILE = ".lock"
 REPORT_FOLDER = "report"
 OLD_STEPS_FILE = "losses.csv"
 """The name that `STEPS_FILE` had in runs of style transfer before they shared it."""
-
-REPLACED = re.compile(r"\.replaced-\d+$")
-"""How the name of a folder ends that holds what an earlier try of a run left, until the run is done again."""
 
 _MAX_BYTES = 2**20
 """The most bytes of `status.json`, `summary.json` and `environment.json`."""
@@ -182,7 +178,7 @@ def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
         found = {path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}")}
     except (OSError, ValueError) as error:
         raise damaged(folder, getattr(error, "strerror", None) or str(error)) from None
-    return sorted(path for path in found if not REPLACED.search(path.name))
+    return sorted(found)
 
 
 def is_run(folder: Path) -> bool:

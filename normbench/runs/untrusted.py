@@ -104,7 +104,7 @@ def read_yaml(path: Path) -> Any:
 
 def _check_size(events: Any) -> None:
     """Count the values of a YAML document before any is made, each alias as all that it stands for."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     open_: list[tuple[str | None, int]] = []  # the anchor of each collection begun, and its values until now
     for event in events:
         size = 1

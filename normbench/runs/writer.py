@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from glob import escape
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,7 +29,6 @@ from normbench.runs.records import (
     LOCK_FILE,
     METRICS_FILE,
     OLD_STEPS_FILE,
-    REPLACED,
     STATUS_FILE,
     STEPS_FILE,
     SUMMARY_FILE,
@@ -146,32 +144,20 @@ class RunFolder:
         self.write(ENVIRONMENT_FILE, json.dumps(facts, indent=2) + "\n")
 
     def finish(self, summary: BaseModel, *, keep_checkpoint: bool) -> Status:
-        """Write the result: the summary, then the status that makes it count; only then may go what it replaces."""
+        """Write the result: the summary, then the status that makes it count; only then may the checkpoint go."""
         self.write(SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
         status = self.set_status("completed")
         with folder_errors(self.path):
             if not keep_checkpoint:
                 self.checkpoint.unlink(missing_ok=True)
-            for folder in self._replaced():
-                shutil.rmtree(folder)
         return status
 
     def clear(self) -> None:
-        """Move what an earlier try left into a folder beside this one, which goes when this run is completed."""
+        """Remove what an earlier run of the same config left, for ``--force``."""
         with folder_errors(self.path):
-            old = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
-            if not old:
-                return
-            numbers = [int(folder.name.rpartition("-")[2]) for folder in self._replaced()]
-            aside = self.path.with_name(f"{self.path.name}.replaced-{max(numbers, default=0) + 1}")
-            aside.mkdir()
-            for path in sorted(old, key=lambda path: path.name == STATUS_FILE):  # the last to go, so that a kill
-                path.rename(aside / path.name)  # in between leaves a run that is named as unreadable
-
-    def _replaced(self) -> list[Path]:
-        """Return the folders with what earlier tries left."""
-        folders = self.path.parent.glob(f"{escape(self.path.name)}.replaced-*")
-        return [folder for folder in folders if REPLACED.search(folder.name)]
+            for path in self.path.iterdir():
+                if path.name != LOCK_FILE:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write(self, name: str, text: str) -> None:
         """Replace a file."""
