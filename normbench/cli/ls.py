@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, get_args
@@ -36,7 +37,7 @@ def ls(
     """List the experiments under a folder: runs by state, size on disk, when last run."""
     from normbench.errors import RunError
 
-    if not runs_dir.is_dir():
+    if not os.path.isdir(runs_dir):
         raise RunError(f"{runs_dir}: no such folder")
     found = list(list_experiments(runs_dir))
     if json_output:
@@ -49,30 +50,36 @@ def ls(
 
 def list_experiments(runs_dir: Path) -> Iterator[Listed]:
     """Yield the experiments under `runs_dir`, by name."""
-    from normbench.runs.records import STATUS_FILE, Status
+    from normbench.errors import RunError
+    from normbench.runs.records import find_runs, read_status
 
     by_experiment: dict[Path, list[Path]] = {}
-    for status_file in sorted(runs_dir.rglob(STATUS_FILE)):
-        by_experiment.setdefault(status_file.parent.parent, []).append(status_file)
-    for folder, status_files in by_experiment.items():
+    for run in find_runs(runs_dir, "**"):
+        by_experiment.setdefault(run.parent, []).append(run)
+    for folder, runs in by_experiment.items():
         statuses = []
         num_unreadable = 0
-        for status_file in status_files:
+        for run in runs:
             try:
-                statuses.append(Status.model_validate_json(status_file.read_bytes()))
-            except (OSError, ValueError):
+                statuses.append(read_status(run))
+            except RunError:
                 num_unreadable += 1
         states = Counter[str](status.state for status in statuses)
         if num_unreadable:
             states["unreadable"] = num_unreadable
         name = folder.name if folder == runs_dir else str(folder.relative_to(runs_dir))
         last = max((status.started_at for status in statuses), default=None)
-        yield Listed(name, len(status_files), dict(states), size_of(folder), last)
+        yield Listed(name, len(runs), dict(states), size_of(folder), last)
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all files under `folder`."""
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    """Return the bytes of all files under `folder`, but for those that are gone before they are looked at."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(os.path.join(place, name)).st_size
+    return size
 
 
 def format_size(num_bytes: int) -> str:
@@ -88,6 +95,7 @@ def _print(found: list[Listed]) -> None:
 
     from normbench.cli.console import print_table, table
     from normbench.runs.records import State
+    from normbench.runs.untrusted import printable
 
     states = [state for state in (*get_args(State), "unreadable") if any(entry.states.get(state) for entry in found)]
     numbers = ("runs", *states, "size")
@@ -95,5 +103,7 @@ def _print(found: list[Listed]) -> None:
     for entry in found:
         counts = [str(entry.states.get(state, 0) or "-") for state in states]
         started = (entry.last_started_at or "-")[:16].replace("T", " ")
-        shown.add_row(Text(entry.experiment), str(entry.runs), *counts, format_size(entry.size_bytes), started)
+        shown.add_row(
+            Text(printable(entry.experiment)), str(entry.runs), *counts, format_size(entry.size_bytes), started
+        )
     print_table(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,21 +16,34 @@ def plots(
     baseline: Annotated[str | None, typer.Option(help="The norm that others are compared with.")] = None,
 ) -> None:
     """Redraw every plot and table under a folder from what is recorded; trains nothing."""
-    from normbench.errors import FolderError, RunError
+    from normbench.cli.console import note
+    from normbench.errors import RunError
     from normbench.report import write_report, write_run_report
-    from normbench.runs.records import find_runs
+    from normbench.runs.records import REPORT_FOLDER, find_runs
+    from normbench.runs.untrusted import printable
+    from normbench.runs.writer import folder_errors
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise RunError(f"{folder}: no such folder")
     run_folders = find_runs(folder, "**")
     if not run_folders:
         raise RunError(f"{folder}: no runs there")
-    written = []
-    try:
-        for run in run_folders:
-            written += write_run_report(run)
-        for experiment in sorted({run.parent for run in run_folders if run != folder}):
-            written += write_report(experiment, baseline=baseline)
-    except OSError as error:
-        raise FolderError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
-    print("\n".join(map(str, written)))
+    written: list[Path] = []
+    problems: dict[str, None] = {}  # a run that cannot be read is alone the reason why its experiment cannot be
+    for run in run_folders:
+        with folder_errors(run):
+            try:
+                written += write_run_report(run)
+            except RunError as error:
+                problems[str(error)] = None
+    for experiment in sorted({run.parent for run in run_folders if run != folder}):
+        with folder_errors(experiment / REPORT_FOLDER):
+            try:
+                written += write_report(experiment, baseline=baseline)
+            except RunError as error:
+                problems[str(error)] = None
+    print("\n".join(printable(str(path)) for path in written))
+    for problem in problems:
+        note(f"normbench: {problem}")
+    if problems:
+        raise typer.Exit(1)

@@ -22,24 +22,33 @@ def report(
 
     Example: normbench report runs/tutorial
     """
+    from normbench.cli.console import note
     from normbench.errors import RunError
     from normbench.report import Report, write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
-    from normbench.runs.records import STATUS_FILE
+    from normbench.runs.records import REPORT_FOLDER, is_run
+    from normbench.runs.untrusted import printable
+    from normbench.runs.writer import folder_errors
 
     if tensorboard:
         require_tensorboard()
-    if (folder / STATUS_FILE).exists():
+    if is_run(folder):
         raise RunError(f"{folder}: this is one run; `normbench show` prints it, and a report is over {folder.parent}")
     written = {}
-    for experiment in load_experiments(folder):
+    left_out: list[str] = []
+    for experiment in load_experiments(folder, left_out.append):
         found = Report(experiment, baseline, margin / 100)
-        paths = write_report_of(found)
-        if tensorboard:
-            paths.append(write_tensorboard(found))
+        with folder_errors(experiment.folder / REPORT_FOLDER):
+            paths = write_report_of(found)
+            if tensorboard:
+                paths.append(write_tensorboard(found))
         written[str(experiment.folder)] = [str(path) for path in paths]
     if json_output:
         print(json.dumps({"schema_version": 1, "written": written}, indent=2))
     else:
-        print("\n".join(path for paths in written.values() for path in paths))
+        print("\n".join(printable(path) for paths in written.values() for path in paths))
+    for text in left_out:
+        note(f"normbench: {text}")
+    if left_out:
+        raise typer.Exit(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,14 +43,16 @@ def find_run(name: str, runs_dir: Path) -> Path:
         RunError: there is none, or several.
     """
     from normbench.errors import RunError, suggestion
-    from normbench.runs.records import STATUS_FILE
+    from normbench.runs.records import find_runs, is_run
+    from normbench.runs.untrusted import MAX_MESSAGE, printable
 
     path = Path(name)
-    if (path / STATUS_FILE).exists():
+    if is_run(path):
         return path
-    if path.is_dir():
-        raise RunError(f"{path}: not a run; `normbench ls` and `normbench table` show experiments")
-    runs = [status_file.parent for status_file in sorted(runs_dir.rglob(STATUS_FILE))]
+    name = printable(name)[:MAX_MESSAGE]
+    if os.path.isdir(path):
+        raise RunError(f"{name}: not a run; `normbench ls` and `normbench table` show experiments")
+    runs = find_runs(runs_dir, "**")
     found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
     if len(found) > 1:
         listed = ", ".join(str(run) for run in found[:5]) + (", ..." if len(found) > 5 else "")
@@ -61,14 +65,14 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
 def as_json(record: RunRecord) -> dict[str, Any]:
     """Return all that the run's files say but the losses of single steps."""
-    epochs = {"epochs": [epoch.model_dump() for epoch in record.epochs]} if record.task.has_epochs else {}
+    epochs = [json.loads(epoch.model_dump_json()) for epoch in record.epochs]  # which writes NaN as JSON can
     return {
         "schema_version": 1,
         "run": record.run_id,
         "folder": str(record.folder),
         "status": record.status.model_dump(),
-        "summary": record.summary.model_dump() if record.summary else None,
-        **epochs,
+        "summary": json.loads(record.summary.model_dump_json()) if record.summary else None,
+        **({"epochs": epochs} if record.task.has_epochs else {}),
         "num_steps_recorded": len(record.step_losses),
         "config": record.config.model_dump(mode="json"),
         "environment": dict(record.environment),
@@ -78,9 +82,12 @@ def as_json(record: RunRecord) -> dict[str, Any]:
 
 def _files(folder: Path) -> dict[str, int]:
     """Return the bytes of each file of a run."""
-    return {
-        path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."
-    }
+    found = {}
+    with suppress(OSError):  # the run may be replaced meanwhile
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name[0] != ".":
+                found[path.name] = path.stat().st_size
+    return found
 
 
 def _print(record: RunRecord) -> None:
@@ -90,6 +97,7 @@ def _print(record: RunRecord) -> None:
     from normbench.cli.console import print_table
     from normbench.cli.ls import format_size
     from normbench.report.grouping import flatten
+    from normbench.runs.untrusted import printable
 
     status = record.status.model_dump(exclude={"pid"})
     sections: dict[str, dict[str, Any]] = {
@@ -107,7 +115,6 @@ def _print(record: RunRecord) -> None:
             table.add_row("", "")
         table.add_row(Text(title, style="bold"), "" if facts else "none yet")
         for name, value in facts.items():
-            table.add_row(
-                f"  {name}", Text("-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value))
-            )
+            text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+            table.add_row(Text(f"  {printable(name)}"), Text(text))
     print_table(table)

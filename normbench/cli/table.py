@@ -27,13 +27,18 @@ def table(
 
     Example: normbench table runs/tutorial --format latex > table.tex
     """
-    from normbench.cli.console import print_comparison
+    from normbench.cli.console import note, print_comparison
     from normbench.report.load import format_tables, load_tables
 
-    tables = load_tables(folders, baseline=baseline, margin=margin / 100)
+    left_out: list[str] = []
+    tables = load_tables(folders, baseline=baseline, margin=margin / 100, tell=left_out.append)
     format_ = "json" if json_output else format_
     if format_ == "text":
         for found in tables:
             print_comparison(found)
     else:
         sys.stdout.write(format_tables(tables, format_))
+    for text in left_out:
+        note(f"normbench: {text}")
+    if left_out:
+        raise typer.Exit(1)

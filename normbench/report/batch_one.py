@@ -77,12 +77,13 @@ def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneP
     bare = [run for run in here if run.config.norm.name == NO_NORM]
     first = here[0].config
     assert isinstance(first, RunConfig)
+    num_train = first.dataset.options.get("num_train")
     return BatchOneProbe(
         by_norm={key: _result(runs, means[best] if best else None) for key, runs in by_norm.items()},
         best_label=by_norm[best][0].config.label if best else None,
         best_accuracy=means[best] if best else None,
         accuracy_without_norm=summarize(_accuracies(bare)),
-        num_steps=int(first.dataset.options.get("num_train") or 0) * first.train.epochs,
+        num_steps=num_train * first.train.epochs if isinstance(num_train, int) else 0,
         learning_rate=first.train.learning_rate,
     )
 

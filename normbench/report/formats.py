@@ -274,8 +274,13 @@ def to_csv(tables: Sequence[Table], delimiter: str = ",") -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, records[0] if records else (), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({key: _no_formula(value) for key, value in record.items()} for record in records)
     return buffer.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: such text begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def to_tsv(tables: Sequence[Table]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,44 @@ from normbench.report.formats import FORMATS
 from normbench.report.grouping import flatten
 from normbench.report.page import Report
 from normbench.report.table import Table
-from normbench.runs.records import STATUS_FILE, ExperimentRecord, RunRecord, find_runs, read_experiment, read_run
+from normbench.runs.records import ExperimentRecord, RunRecord, find_runs, is_run, read_experiment, read_run
 from normbench.tasks.task import EpochRow
 
+Tell = Callable[[str], object]
+"""Is told in a line what was left out because it cannot be read."""
 
-def load_experiments(path: Path | str) -> list[ExperimentRecord]:
+
+def load_experiments(path: Path | str, tell: Tell = warnings.warn) -> list[ExperimentRecord]:
     """Read what is recorded at `path`: one run, one experiment, or a folder of experiments.
 
     Raises:
         RunError: there are no runs that can be read.
     """
     folder = Path(path)
-    if (folder / STATUS_FILE).exists():
+    if is_run(folder):
         return [ExperimentRecord(folder, (read_run(folder),))]
     experiments = sorted({run.parent for run in find_runs(folder, "**")})
     if not experiments:
-        raise RunError(f"{folder}: {'no runs there' if folder.is_dir() else 'no such folder'}")
-    return [read_experiment(experiment) for experiment in experiments]
+        raise RunError(f"{folder}: {'no runs there' if os.path.isdir(folder) else 'no such folder'}")
+    return _readable(experiments, lambda experiment: [read_experiment(experiment)], tell)
+
+
+def _readable(
+    paths: Sequence[Path], read: Callable[[Path], list[ExperimentRecord]], tell: Tell
+) -> list[ExperimentRecord]:
+    """Return what can be read of `paths`; the error of the first where that is nothing."""
+    found: list[ExperimentRecord] = []
+    errors = []
+    for path in paths:
+        try:
+            found += read(path)
+        except RunError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for error in errors:
+        tell(str(error))
+    return found
 
 
 def load_runs(path: Path | str) -> list[dict[str, Any]]:
@@ -47,8 +69,9 @@ def load_runs(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         RunError: there are no runs that can be read.
     """
-    experiments = load_experiments(path)
-    for text in (text for experiment in experiments for text in experiment.unreadable):
+    left_out: list[str] = []
+    experiments = load_experiments(path, left_out.append)
+    for text in (*left_out, *(text for experiment in experiments for text in experiment.unreadable)):
         warnings.warn(text, stacklevel=2)
     rows = [_row(experiment, run) for experiment in experiments for run in (*experiment.runs, *experiment.probes)]
     keys = list(dict.fromkeys(key for row in rows for key in row))
@@ -97,14 +120,16 @@ def run_folder(run: Path | str | Mapping[str, Any]) -> Path:
     return Path(run["folder"] if isinstance(run, Mapping) else run)
 
 
-def load_tables(paths: Sequence[Path], *, baseline: str | None = None, margin: float | None = None) -> list[Table]:
+def load_tables(
+    paths: Sequence[Path], *, baseline: str | None = None, margin: float | None = None, tell: Tell = warnings.warn
+) -> list[Table]:
     """Return the comparison tables of all experiments at `paths`.
 
     Raises:
         RunError: there are no runs that can be read.
         UnknownNameError: `baseline` is given and an experiment has no run of that norm.
     """
-    experiments = [experiment for path in paths for experiment in load_experiments(path)]
+    experiments = _readable(paths, lambda path: load_experiments(path, tell), tell)
     return [table for experiment in experiments for table in Report(experiment, baseline, margin).tables]
 
 

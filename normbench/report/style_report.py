@@ -148,7 +148,7 @@ def picture_grid(groups: Sequence[Group]) -> Figure | None:
         from matplotlib.figure import Figure
 
         samples = next(iter(kept.values()))
-        num_rows = min(NUM_GRID_ROWS, len(samples["content"]))
+        num_rows = min(NUM_GRID_ROWS, *(len(found["content"]) for found in kept.values()))
         columns = {"content": samples["content"], **{label: found["stylized"] for label, found in kept.items()}}
         width = min(WIDTH, 1.2 * (len(columns) + 1))
         figure = Figure(figsize=(width, width / (len(columns) + 1) * num_rows + 0.35))

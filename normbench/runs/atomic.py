@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
+
+from normbench.runs.alive import is_alive
 
 PARTIAL_FILES = ".*.partial"
 """The pattern of what a killed process leaves of a file that it was writing."""
@@ -14,10 +17,16 @@ PARTIAL_FILES = ".*.partial"
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace `path` by what `write` puts into the open binary file that it is given.
 
+    What killed processes left half written of the same file is removed.
+
     Raises:
         OSError: the file cannot be written; what was there before stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left in path.parent.glob(f"{escape(f'.{path.name}.')}*.partial"):
+        pid = left.name.split(".")[-2]
+        if not (pid.isdecimal() and is_alive(int(pid))):
+            left.unlink(missing_ok=True)
     try:
         with partial.open("wb") as file:
             write(file)

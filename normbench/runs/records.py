@@ -19,23 +19,34 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import BadZipFile
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from normbench.config.load import task_name
 from normbench.errors import RunError
+from normbench.runs.alive import is_being_written
 from normbench.runs.timing_file import Timing, read_timing
+from normbench.runs.untrusted import (
+    damaged,
+    describe_problem,
+    printable,
+    read_bytes,
+    read_json,
+    read_pictures,
+    read_yaml,
+)
 from normbench.tasks import TASKS, Task
-from normbench.tasks.task import SAMPLES_FILE, EpochRow, Row
+from normbench.tasks.task import LARGEST_LOSS, SAMPLES_FILE, EpochRow, Row
 
 EXPERIMENT_FILE = "experiment.yaml"
 CONFIG_FILE = "config.yaml"
@@ -46,11 +57,28 @@ STATUS_FILE = "status.json"
 SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 ERROR_FILE = "error.txt"
+LOCK_FILE = ".lock"
 REPORT_FOLDER = "report"
 OLD_STEPS_FILE = "losses.csv"
 """The name that `STEPS_FILE` had in runs of style transfer before they shared it."""
 
+_MAX_BYTES = 2**20
+"""The most bytes of `status.json`, `summary.json` and `environment.json`."""
+_MAX_ROWS_BYTES = 128 * 2**20
+"""The most bytes of `metrics.jsonl` and `steps.csv`: nine million steps."""
+_MAX_FACTS = 1000
+
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
+
+
+def _iso_time(text: str) -> str:
+    if not datetime(1970, 1, 2, tzinfo=UTC) < datetime.fromisoformat(text) < datetime(9999, 1, 1, tzinfo=UTC):
+        raise ValueError("not a time of a run")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_iso_time)]
+"""UTC, ISO 8601."""
 
 
 class Status(Row):
@@ -59,9 +87,28 @@ class Status(Row):
     state: State
     reason: str | None = None
     """Why a run diverged, failed or was interrupted, in a sentence."""
-    started_at: str
-    ended_at: str | None = None
-    pid: int
+    started_at: Time
+    ended_at: Time | None = None
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Norm(Row):
+    """One of the norms in `experiment.yaml`, as far as reports look at it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    label: str | None = None
+    train: Mapping[str, Any] | None = None
+
+
+class _Settings(Row):
+    """The part of `experiment.yaml` that reports look at."""
+
+    model_config = ConfigDict(extra="allow")
+    norms: tuple[_Norm, ...] = ()
+    seeds: tuple[int, ...] = ()
+    grid: Mapping[str, tuple[Any, ...]] | None = None
+    baseline: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +128,8 @@ class RunRecord:
 
     @property
     def run_id(self) -> str:
-        """The folder's name."""
-        return self.folder.name
+        """The folder's name, as it can be printed."""
+        return printable(self.folder.name)
 
     @property
     def total_losses(self) -> NDArray[np.float64]:
@@ -117,34 +164,61 @@ class ExperimentRecord:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.folder.name
+        """The folder's name, as it can be printed."""
+        return printable(self.folder.name)
 
 
 def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the run folders that match `pattern` under `folder`, by name."""
-    return sorted(path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}"))
+    """Return the run folders that match `pattern` under `folder`, by name.
+
+    Raises:
+        RunError: the folder cannot be looked through.
+    """
+    try:
+        found = {path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}")}
+    except (OSError, ValueError) as error:
+        raise damaged(folder, getattr(error, "strerror", None) or str(error)) from None
+    return sorted(found)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether `folder` is that of a run."""
+    return os.path.exists(folder / STATUS_FILE)
+
+
+def read_status(folder: Path) -> Status:
+    """Read where a run stands; one that says "running" and whose process is gone is interrupted.
+
+    Raises:
+        RunError: that cannot be understood.
+    """
+    status = _validated(Status, folder / STATUS_FILE)
+    if status.state != "running" or is_being_written(folder / LOCK_FILE, status.pid):
+        return status
+    return status.model_copy(update={"state": "interrupted", "reason": "its process ended before the run"})
 
 
 def read_run(folder: Path) -> RunRecord:
     """Read one run folder, finished or not.
 
     Raises:
-        RunError: a file that every run has is missing or cannot be understood.
+        RunError: a file that every run has is missing, or one cannot be understood.
     """
     try:
-        recorded = _load_yaml(folder / CONFIG_FILE)
+        recorded = read_yaml(folder / CONFIG_FILE)
+        if not isinstance(recorded, dict) or task_name(recorded) not in TASKS:
+            raise damaged(folder / CONFIG_FILE, "not the config of a run")
         task = TASKS[task_name(recorded)]
-        config: Any = task.run_config.model_validate(recorded)
-        status = Status.model_validate_json((folder / STATUS_FILE).read_text(encoding="utf-8"))
-        summary_file = folder / SUMMARY_FILE
-        summary = task.summary.model_validate_json(summary_file.read_text("utf-8")) if summary_file.exists() else None
-        environment_file = folder / ENVIRONMENT_FILE
-        environment = json.loads(environment_file.read_text(encoding="utf-8")) if environment_file.exists() else {}
+        config: Any = _checked(task.run_config, recorded, folder / CONFIG_FILE)
+        status = read_status(folder)
+        summary = _validated(task.summary, folder / SUMMARY_FILE) if os.path.lexists(folder / SUMMARY_FILE) else None
+        if status.state == "completed" and summary is None:
+            raise damaged(folder / SUMMARY_FILE, "missing, though the run is completed")
+        environment = _read_environment(folder / ENVIRONMENT_FILE)
         epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
         return RunRecord(folder, config, status, epochs, losses, summary, environment)
-    except (OSError, ValidationError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise RunError(f"{folder}: not a readable run folder: {error}") from error
+    except RunError as error:
+        raise RunError(f"{printable(str(folder))}: not a readable run folder: {error}") from None
 
 
 def read_experiment(folder: Path) -> ExperimentRecord:
@@ -156,35 +230,27 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
-    runs, timing, unreadable = [], Timing(), []
+    runs, timing, settings, unreadable = [], Timing(), {}, []
     for path in run_folders:
         try:
             runs.append(read_run(path))
         except RunError as error:
-            unreadable.append(_in_a_line(error))
+            unreadable.append(str(error))
     if not runs:
         raise RunError(unreadable[0])
     try:
         timing = read_timing(folder)
     except RunError as error:
-        unreadable.append(_in_a_line(error))
-    settings = read_settings(folder)
-    order = {norm.get("label") or norm["name"]: position for position, norm in enumerate(settings.get("norms", []))}
+        unreadable.append(str(error))
+    try:
+        settings = read_settings(folder)
+    except RunError as error:
+        unreadable.append(str(error))
+    order = {norm["label"] or norm["name"]: position for position, norm in enumerate(settings.get("norms", ()))}
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     probes = tuple(run for run in runs if getattr(run.config, "probe", None) is not None)
     compared = tuple(run for run in runs if run not in probes)
     return ExperimentRecord(folder, compared, settings, probes, timing, tuple(unreadable))
-
-
-def _in_a_line(error: RunError) -> str:
-    """Return the first sentence, without the details that pydantic and YAML add in further lines."""
-    return " ".join(str(error).splitlines()[0].split())
-
-
-def _load_yaml(path: Path) -> Any:
-    """Parse a file by libyaml where PyYAML has it: ten times faster, which a thousand runs notice."""
-    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 def read_settings(experiment_folder: Path) -> dict[str, Any]:
@@ -193,42 +259,90 @@ def read_settings(experiment_folder: Path) -> dict[str, Any]:
     Raises:
         RunError: they cannot be read.
     """
-    experiment_file = experiment_folder / EXPERIMENT_FILE
-    if not experiment_file.exists():
+    path = experiment_folder / EXPERIMENT_FILE
+    if not os.path.lexists(path):
         return {}
+    return _checked(_Settings, read_yaml(path), path).model_dump()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validated(model: type[Model], path: Path) -> Model:
+    """Return what a JSON file says, as a `model`."""
+    return _checked(model, read_json(path, _MAX_BYTES), path)
+
+
+def _checked(model: type[Model], value: Any, path: Path) -> Model:
+    """Return `value`, which `path` holds, as a `model`."""
     try:
-        settings = _load_yaml(experiment_file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{experiment_file}: cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise RunError(f"{experiment_file}: not a mapping of settings")
-    return settings
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise damaged(path, describe_problem(error)) from None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise damaged(path, str(error)) from None
+
+
+def _read_environment(path: Path) -> Mapping[str, Any]:
+    """Return what a run ran on; empty where it ended before it recorded that."""
+    if not os.path.lexists(path):
+        return {}
+    facts = read_json(path, _MAX_BYTES)
+    if not isinstance(facts, dict) or len(facts) > _MAX_FACTS:
+        raise damaged(path, f"not a mapping of at most {_MAX_FACTS:,} facts")
+    if not isinstance(facts.get("norm_path"), str | None):
+        raise damaged(path, "norm_path: not a text")
+    return facts
+
+
+def _complete_lines(path: Path) -> bytes:
+    """Return the lines of a file, leaving out a last one that a killed process cut off; none where it is missing."""
+    content = read_bytes(path, _MAX_ROWS_BYTES) if os.path.lexists(path) else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _read_epochs(path: Path) -> tuple[EpochRow, ...]:
-    """Read the rows, leaving out a last line that a killed process cut off."""
-    if not path.exists():
-        return ()
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    return tuple(EpochRow.model_validate_json(line) for line in complete.splitlines() if line)
+    """Read the rows, epoch by epoch."""
+    lines = [line for line in _complete_lines(path).splitlines() if line]
+    try:
+        rows = tuple(EpochRow.model_validate_json(line) for line in lines)
+    except ValidationError as error:
+        raise damaged(path, describe_problem(error)) from None
+    if any(row.epoch != number for number, row in enumerate(rows, 1)):
+        raise damaged(path, "its epochs are not 1, 2, 3, ...")
+    if any(after.num_steps < before.num_steps for before, after in pairwise(rows)):
+        raise damaged(path, "steps become fewer from epoch to epoch")
+    return rows
 
 
 def _read_steps(folder: Path, num_losses: int) -> NDArray[np.float64]:
-    """Read the losses, ``(steps, num_losses)``, leaving out a last line that a killed process cut off."""
-    path = folder / STEPS_FILE if (folder / STEPS_FILE).exists() else folder / OLD_STEPS_FILE
-    if not path.exists():
+    """Read the losses, ``(steps, num_losses)``."""
+    path = folder / STEPS_FILE if os.path.lexists(folder / STEPS_FILE) else folder / OLD_STEPS_FILE
+    rows = _complete_lines(path).partition(b"\n")[2]
+    if not rows.strip():
         return np.empty((0, num_losses))
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    rows = [[float(cell) for cell in line.split(",")[1:]] for line in lines]
-    return np.array(rows, dtype=np.float64).reshape(-1, num_losses)
+    try:
+        table = np.loadtxt(BytesIO(rows), delimiter=",", comments=None, ndmin=2, encoding="ascii")
+    except ValueError as error:
+        raise damaged(path, str(error)) from None
+    losses = table[:, 1:]
+    if losses.shape[1] != num_losses or (table[:, 0] != np.arange(len(table))).any():
+        raise damaged(path, f"not a number and {num_losses} losses for each step")
+    if (np.isfinite(losses) & (np.abs(losses) > LARGEST_LOSS)).any():
+        raise damaged(path, "a loss larger than any can be")
+    return losses
 
 
 def read_samples(run_folder: Path) -> Mapping[str, NDArray[np.uint8]]:
-    """Return the images that a run kept for its report, by name; none where it kept none or they cannot be read."""
+    """Return the images that a run kept for its report, by name; none where it kept none or they cannot be read.
+
+    ``content`` and ``stylized``, ``(N, H, W, 3)``, and ``style``, ``(H, W, 3)``.
+    """
     try:
-        with np.load(run_folder / SAMPLES_FILE, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, BadZipFile):
+        found = read_pictures(run_folder / SAMPLES_FILE)
+    except RunError:
         return {}
+    shapes = [found[name].shape for name in ("content", "stylized", "style") if name in found]
+    are_pictures = len(shapes) == 3 and [len(shape) for shape in shapes] == [4, 4, 3]
+    same_number = are_pictures and shapes[0][0] == shapes[1][0]
+    return found if same_number and all(min(shape) and shape[-1] == 3 for shape in shapes) else {}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from normbench.config.schema import BaseRunConfig
-from normbench.errors import RunError
+from normbench.runs.untrusted import damaged, describe_problem, read_json
 
 TIMING_FILE = "timing.json"
 
 MACHINE_KEYS = ("device", "device_name", "torch", "cuda")
 """What of an environment must be equal for a time to hold there."""
+
+_Positive = Annotated[float, Field(gt=0, le=1e15)]
 
 
 class _Row(BaseModel):
@@ -29,10 +32,10 @@ class TimedNorm(_Row):
     label: str
     config: Mapping[str, Any]
     """The `timing_fields` of its run's config."""
-    seconds_per_step: tuple[float, ...]
+    seconds_per_step: Annotated[tuple[_Positive, ...], Field(min_length=1)]
     """One a round, the mean over a block of steps. The rounds of a session's norms belong together."""
-    steps_per_block: int
-    steps_per_epoch: float
+    steps_per_block: Annotated[int, Field(ge=1)]
+    steps_per_epoch: _Positive
     """Images of an epoch over images of a step."""
 
     @cached_property
@@ -67,6 +70,12 @@ class TimingSession(_Row):
     """UTC, ISO 8601."""
     timed: tuple[TimedNorm, ...]
     skipped: tuple[SkippedNorm, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_equal_rounds(self) -> Self:
+        if len({len(norm.seconds_per_step) for norm in self.timed}) > 1:
+            raise ValueError("norms that were timed in turn have unequal numbers of rounds")
+        return self
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -112,12 +121,13 @@ def read_timing(folder: Path) -> Timing:
         RunError: timing.json cannot be understood.
     """
     path = folder / TIMING_FILE
-    try:
-        return Timing.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return Timing()
-    except (OSError, ValueError, ValidationError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+    recorded = read_json(path)
+    try:
+        return Timing.model_validate(recorded)
+    except ValidationError as error:
+        raise damaged(path, describe_problem(error)) from None
 
 
 def _key(config: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from normbench.runs.records import (
     ENVIRONMENT_FILE,
     ERROR_FILE,
     EXPERIMENT_FILE,
+    LOCK_FILE,
     METRICS_FILE,
     OLD_STEPS_FILE,
     STATUS_FILE,
@@ -33,15 +34,19 @@ from normbench.runs.records import (
     SUMMARY_FILE,
     State,
     Status,
+    is_run,
     read_run,
+    read_status,
 )
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import SAMPLES_FILE, EpochRow
 
-PlannedState = Literal["new", "resume", "completed", "failed", "diverged"]
-"""What running a planned run would find in its folder."""
+PlannedState = Literal["new", "resume", "completed", "failed", "diverged", "unreadable"]
+"""What running a planned run would find in its folder.
 
-_LOCK_FILE = ".lock"
+`unreadable`: the run is completed, or may be, and a file of it cannot be read, so that its record is neither used nor
+overwritten.
+"""
 
 
 class RunFolder:
@@ -52,7 +57,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / _LOCK_FILE)
+        self._lock = FileLock(path / LOCK_FILE)
         self._started_at = _now()
         self._num_steps = 0
 
@@ -153,7 +158,7 @@ class RunFolder:
         """Remove what an earlier run of the same config left, for ``--force``."""
         with folder_errors(self.path):
             for path in self.path.iterdir():
-                if path.name != _LOCK_FILE:
+                if path.name != LOCK_FILE:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write(self, name: str, text: str) -> None:
@@ -169,22 +174,24 @@ class RunFolder:
 
 def planned_state(folder: Path) -> PlannedState:
     """Return what running a planned run would find in its folder."""
-    if not (folder / STATUS_FILE).exists():
+    if not is_run(folder):
         return "new"
     try:
-        run = read_run(folder)
+        state = read_status(folder).state
+        if state == "completed":
+            task = read_run(folder).task
+            if all((folder / name).is_file() for name in task.files):
+                return "completed"
     except RunError:
-        return "new"
-    if run.is_completed and all((folder / name).is_file() for name in run.task.files):
-        return "completed"
-    if run.status.state in ("failed", "diverged"):
-        return "failed" if run.status.state == "failed" else "diverged"
+        return "unreadable"
+    if state == "failed" or state == "diverged":
+        return state
     return "resume" if (folder / CHECKPOINT_FILE).exists() else "new"
 
 
 def is_due(state: PlannedState, *, force: bool = False, retry: bool = False) -> bool:
     """Return whether a run in that state is run, and not kept as it is."""
-    return force or not (state == "completed" or (state in ("failed", "diverged") and not retry))
+    return force or not (state == "completed" or (state in ("failed", "diverged", "unreadable") and not retry))
 
 
 def write_experiment(folder: Path, experiment: BaseModel) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from normbench.config.schema import RunConfig
-from normbench.tasks.task import BaseSummary, Measure, Task
+from normbench.tasks.task import Amount, BaseSummary, Count, Fraction, Loss, Measure, Task
 
 
 class Summary(BaseSummary):
     """The result of a classifier's run. `test_*` are those of the last epoch, never of the best."""
 
-    test_accuracy: float
-    test_loss: float
-    train_accuracy: float
-    train_loss: float
-    num_epochs: int
-    epoch_seconds: float
+    test_accuracy: Fraction
+    test_loss: Loss
+    train_accuracy: Fraction
+    train_loss: Loss
+    num_epochs: Count
+    epoch_seconds: Amount
     """Median over epochs of `EpochRow.train_seconds`."""
-    batch_statistics_accuracy: float | None = None
+    batch_statistics_accuracy: Fraction | None = None
     """Test accuracy with the statistics of each image alone, as in training; of a probe at batch size 1."""
 
 

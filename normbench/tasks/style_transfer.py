@@ -7,7 +7,7 @@ from typing import Any
 
 from normbench.config.schema import Device
 from normbench.config.style import StyleRunConfig
-from normbench.tasks.task import SAMPLES_FILE, BaseSummary, Measure, Task
+from normbench.tasks.task import SAMPLES_FILE, BaseSummary, Loss, Measure, Task
 
 MODEL_FILE = "model.pt"
 """The trained network, for ``normbench stylize apply``."""
@@ -39,12 +39,12 @@ FEATURE_IMAGES: Mapping[Device, Mapping[str, int]] = {
 class StyleSummary(BaseSummary):
     """The result of a style-transfer run. Losses are means over the last tenth of the steps, before weighting."""
 
-    content_loss: float
-    style_loss: float
-    total_variation: float
-    total_loss: float
+    content_loss: Loss
+    style_loss: Loss
+    total_variation: Loss
+    total_loss: Loss
     """The weighted sum."""
-    contrast_change: Mapping[float, float]
+    contrast_change: Mapping[float, Loss]
     """By factor of the content image's contrast, how much the output changes (`style.apply.contrast_changes`)."""
 
 

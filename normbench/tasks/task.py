@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from normbench.config.schema import BaseRunConfig
 
@@ -14,43 +15,67 @@ SAMPLES_FILE = "samples.npz"
 """Images that a run keeps for its report, by name; of tasks that have such."""
 
 
+LARGEST_LOSS = 3.5e38
+"""No finite number in fp32 or bf16 is larger."""
+
+
+def _nan_where_null(value: object) -> object:
+    """Let null stand for NaN, as records once had it."""
+    return math.nan if value is None else value
+
+
+def _possible_loss(value: float) -> float:
+    if math.isfinite(value) and abs(value) > LARGEST_LOSS:
+        raise ValueError(f"no loss is as large as {value:g}")
+    return value
+
+
+Loss = Annotated[float, BeforeValidator(_nan_where_null), AfterValidator(_possible_loss)]
+"""A loss, also of a run that diverged: infinite or NaN too, which records hold as ``"Infinity"`` and ``"NaN"``."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A number from 0 to 1."""
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+"""Seconds, MiB, images a second."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
 class Row(BaseModel):
     """A record that is read back from a file; keys that a later version added are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
 
 class EpochRow(Row):
     """One epoch. Losses are means over images, in nats; accuracies are fractions from 0 to 1."""
 
-    epoch: int
+    epoch: Count
     """1 for the first."""
-    num_steps: int
+    num_steps: Count
     """Optimizer steps since the start of training."""
-    train_loss: float
-    train_accuracy: float
+    train_loss: Loss
+    train_accuracy: Fraction
     """Over the training batches as they came, so of a network that was still changing."""
-    test_loss: float
-    test_accuracy: float
-    train_seconds: float
+    test_loss: Loss
+    test_accuracy: Fraction
+    train_seconds: Amount
     """Time of the training steps alone: no evaluation, compilation or warm-up."""
-    test_seconds: float
-    learning_rate: float
+    test_seconds: Amount
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """The rate of the epoch's last step."""
 
 
 class BaseSummary(Row):
     """The part of a run's result that every task has."""
 
-    num_steps: int
-    num_parameters: int
-    train_seconds: float
+    num_steps: Count
+    num_parameters: Count
+    train_seconds: Amount
     """Time of the training steps alone: no evaluation, compilation, capture or warm-up."""
-    startup_seconds: float
+    startup_seconds: Amount
     """From the run's start to its first timed step: building, moving data, compilation, capture, warm-up."""
-    peak_memory_mib: float | None
+    peak_memory_mib: Amount | None
     """Peak memory that the run added to the resident images: device memory, or the process's on a CPU."""
-    images_per_second: float
+    images_per_second: Amount
     """Images in training steps over `train_seconds`."""
 
 

@@ -75,15 +75,15 @@ def make_run(
     (folder / "steps.csv").write_text("step,loss\n" + lines)
     rows = []
     for epoch in range(1, epochs_done + 1):
-        reached = accuracy - 0.25 * (np.exp(-0.9 * (epoch - 1)) - np.exp(-0.9 * (epochs - 1)))
+        reached = max(0.0, accuracy - 0.25 * (np.exp(-0.9 * (epoch - 1)) - np.exp(-0.9 * (epochs - 1))))
         rows.append(
             {
                 "epoch": epoch,
                 "num_steps": epoch * steps_per_epoch,
                 "train_loss": float(1.9 * (1 - reached) + 0.4),
-                "train_accuracy": float(reached + 0.01),
+                "train_accuracy": float(min(1.0, reached + 0.01)),
                 "test_loss": float(1.8 * (1 - reached) + 0.5),
-                "test_accuracy": float(reached + (0.004 * rng.standard_normal() if epoch < epochs else 0.0)),
+                "test_accuracy": float(np.clip(reached + (0.004 * rng.standard_normal() * (epoch < epochs)), 0, 1)),
                 "train_seconds": float(epoch_seconds * (1 + 0.01 * rng.standard_normal()) + 0.05 * (epoch == 1)),
                 "test_seconds": 0.1,
                 "learning_rate": 1e-3,
