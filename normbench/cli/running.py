@@ -15,6 +15,7 @@ def execute(
     flags: Mapping[str, Any],
     *,
     default_name: str,
+    max_runs: int,
     dry_run: bool,
     json_output: bool,
     **options: Any,
@@ -26,7 +27,7 @@ def execute(
         from normbench.cli.dry_run import print_dry_run
         from normbench.config.load import load_config
 
-        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name)
+        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         run_options = RunOptions(**options)
         plans = plan_experiment(loaded, worker)
         if dry_run:
