@@ -18,14 +18,25 @@ The command line prints the message and exits with the code; anything else is a 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+MAX_MESSAGE_BYTES = 2000
+_MAX_LINE_BYTES = 800
+
+CONTROL_CHARACTER = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal, breaks or reorders a line, or cannot be written to a file."""
 
 
 class NormBenchError(Exception):
     """A problem a user can understand and act on. It can be sent from one process to another, with its fields."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, one problem a line: at most 2 kB, with control characters written out."""
+        return _cut_lines([_cut_line(shown(line)) for line in super().__str__().split("\n")])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to build the error again without calling its class, whose arguments may be others than `args`."""
@@ -87,6 +98,31 @@ def _restore(kind: type[NormBenchError], arguments: tuple[Any, ...], fields: Map
     error.args = arguments
     error.__dict__.update(fields)
     return error
+
+
+def shown(text: str) -> str:
+    """Return `text` with its control characters written out as escapes, as `repr` does."""
+    return CONTROL_CHARACTER.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _cut_line(line: str) -> str:
+    """Leave out the middle of a long line."""
+    encoded = line.encode()
+    if len(encoded) <= _MAX_LINE_BYTES:
+        return line
+    half = _MAX_LINE_BYTES // 2 - 30
+    head, tail = (part.decode(errors="ignore") for part in (encoded[:half], encoded[-half:]))
+    return f"{head} ... {len(line) - len(head) - len(tail):,} more characters ... {tail}"
+
+
+def _cut_lines(lines: list[str]) -> str:
+    """Join `lines`, without those before the last that make the message too long."""
+    room = MAX_MESSAGE_BYTES - len(lines[-1].encode()) - 40
+    kept = 0
+    while kept < len(lines) - 1 and (room := room - len(lines[kept].encode()) - 1) >= 0:
+        kept += 1
+    left_out = len(lines) - 1 - kept
+    return "\n".join([*lines[:kept], *([f"... {left_out:,} more problems"] if left_out else []), lines[-1]])
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from math import prod
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from normbench.bench.results import TUTORIAL
+from normbench.config.bounds import check_memory, parse_count
 from normbench.config.load import load_config
 from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
@@ -29,6 +32,18 @@ VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """The settings of each variant; all others are as `--engine` and `--precision` say, or else as `compare` chooses."""
 
+_FLAG_OF = MappingProxyType(
+    {
+        "norm": "--norms",
+        "norms": "--norms",
+        "model": "--model",
+        "model.name": "--model",
+        "dataset": "--dataset and --num-train",
+        "train.batch_size": "--batch-sizes",
+    }
+)
+"""The flag that always says what such a setting would say."""
+
 
 def plan_runs(
     variants: Sequence[str], batch_sizes: Sequence[int], flags: Mapping[str, Any], settings: Sequence[str]
@@ -48,6 +63,12 @@ def plan_runs(
     for variant in variants:
         if variant not in VARIANTS:
             raise ConfigError(f"--variants: {UnknownNameError('variant', variant, VARIANTS)}")
+    for setting in settings:
+        path = setting.partition("=")[0].strip()
+        section = path.partition(".")[0]
+        flag = _FLAG_OF.get(path if section == "model" else section) or _FLAG_OF.get(path)
+        if flag is not None:
+            raise ConfigError(f"--set {setting}: bench train takes {path} from {flag}")
     if flags["model"] in MODELS:  # what it is called is checked with the rest
         factories(flags["norms"], MODELS[flags["model"]].family.make)
     runs = []
@@ -95,9 +116,10 @@ def batch_sizes(text: str) -> list[int]:
     """
     sizes = []
     for part in text.split(","):
-        if not part.strip().isdecimal() or int(part) < 1:
+        size = parse_count(part)
+        if size is None:
             raise ConfigError(f"--batch-sizes: {part.strip()!r} is not a whole number from 1; for example 64,1024")
-        sizes.append(int(part))
+        sizes.append(size)
     return list(dict.fromkeys(sizes))
 
 
@@ -105,17 +127,20 @@ def shapes(text: str | None, sizes: Sequence[int]) -> list[tuple[int, int, int, 
     """Read ``64x32x32,128x16x16`` (C, H, W) and return it for every batch size; None: the layers of NormResNet.
 
     Raises:
-        ConfigError: a shape is not three whole numbers from 1.
+        ConfigError: a shape is not three whole numbers from 1, or cannot fit into this machine.
     """
     layers = [_layer_shape(part) for part in text.split(",")] if text is not None else _normresnet_layers()
+    for size, layer in product(sizes, layers):
+        shape = "x".join(map(str, layer))
+        check_memory(8 * size * prod(layer), f"--shapes {shape} at batch size {size}: a step of the layer")
     return [(size, *layer) for size in sizes for layer in dict.fromkeys(layers)]
 
 
 def _layer_shape(text: str) -> tuple[int, int, int]:
-    parts = text.strip().split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise ConfigError(f"--shapes: {text.strip()!r} is not CxHxW, such as 64x32x32")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    match [parse_count(part) for part in text.split("x")]:
+        case [int(channels), int(height), int(width)]:
+            return channels, height, width
+    raise ConfigError(f"--shapes: {text.strip()!r} is not CxHxW, such as 64x32x32")
 
 
 def _normresnet_layers() -> list[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from types import FrameType
@@ -26,12 +27,14 @@ from normbench.cli import (
     table,
     train,
 )
-from normbench.errors import NormBenchError
+from normbench.errors import EnvironmentProblem, NormBenchError
 
 _EPILOG = (
     "Exit codes: 0 all done; 1 a run failed; 2 wrong usage or config; 3 no data, no device or no writable folder; "
     "130 Ctrl-C; 143 terminated."
 )
+_PATH_ERRORS = frozenset({errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS})
+"""What is wrong with a path that a user gave, and never a bug: it is told without a traceback."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,6 +83,11 @@ def main() -> None:
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _PATH_ERRORS or error.filename is None:
+            raise
+        print(f"normbench: {EnvironmentProblem(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        sys.exit(EnvironmentProblem.exit_code)
 
 
 def _exit_by_signal(number: int, _frame: FrameType | None) -> NoReturn:

@@ -15,6 +15,7 @@ from normbench.cli.options import (
     ForceOption,
     JsonOption,
     KeepOption,
+    MaxRunsOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
@@ -22,6 +23,7 @@ from normbench.cli.options import (
     TensorBoardOption,
     given,
 )
+from normbench.config.bounds import MAX_RUNS
 
 
 def compare(
@@ -41,6 +43,7 @@ def compare(
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
     retry: RetryOption = False,
+    max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -66,6 +69,7 @@ def compare(
         set_ or [],
         given(flags),
         default_name="train",
+        max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
         runs_dir=runs_dir,

@@ -137,12 +137,11 @@ def _factories(make: Callable[..., Factory], names: list[str], options: list[str
 
 def _parse_shape(text: str) -> Shape:
     """Read ``4,4,32,32``."""
+    from normbench.config.bounds import check_memory, parse_count
     from normbench.errors import ConfigError
 
-    try:
-        samples, channels, height, width = (int(size) for size in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--shape {text!r} must be four whole numbers N,C,H,W, such as 4,4,32,32") from None
-    if min(samples, channels, height, width) < 1:
-        raise ConfigError(f"--shape {text!r}: each size must be at least 1")
-    return samples, channels, height, width
+    match [parse_count(size) for size in text.split(",")]:
+        case [int(samples), int(channels), int(height), int(width)]:
+            check_memory(12 * samples * channels * height * width, f"--shape {text}: a norm with its gradients")
+            return samples, channels, height, width
+    raise ConfigError(f"--shape {text!r} must be four whole numbers from 1, N,C,H,W, such as 4,4,32,32")

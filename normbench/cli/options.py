@@ -20,6 +20,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Redo runs that are c
 RetryOption = Annotated[bool, typer.Option("--retry", help="Also redo runs that failed or diverged.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs with id and state; train nothing.")]
 KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
+MaxRunsOption = Annotated[int, typer.Option(metavar="N", min=1, help="Refuse a config that plans more runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BaselineOption = Annotated[str | None, typer.Option(help="The norm that others are compared with.")]
 MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]

@@ -15,6 +15,7 @@ def execute(
     flags: Mapping[str, Any],
     *,
     default_name: str,
+    max_runs: int,
     dry_run: bool,
     json_output: bool,
     **options: Any,
@@ -27,7 +28,7 @@ def execute(
         from normbench.config.load import load_config
         from normbench.experiment.execute import RunOptions, plan_experiment, run_experiment
 
-        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name)
+        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         run_options = RunOptions(**options)
         plans = plan_experiment(loaded, worker)
         if dry_run:

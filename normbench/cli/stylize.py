@@ -16,6 +16,7 @@ from normbench.cli.options import (
     ForceOption,
     JsonOption,
     KeepOption,
+    MaxRunsOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
@@ -23,6 +24,7 @@ from normbench.cli.options import (
     TensorBoardOption,
     given,
 )
+from normbench.config.bounds import MAX_RUNS
 
 app = typer.Typer(help="Style transfer: train, compare norms, apply.", no_args_is_help=True)
 
@@ -55,6 +57,7 @@ def train(
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
     retry: RetryOption = False,
+    max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -90,6 +93,7 @@ def train(
         set_ or [],
         given(flags),
         default_name="stylize",
+        max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
         runs_dir=runs_dir,
@@ -115,6 +119,7 @@ def compare(
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
     retry: RetryOption = False,
+    max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -141,6 +146,7 @@ def compare(
         set_ or [],
         given(flags),
         default_name="stylize",
+        max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
         runs_dir=runs_dir,

@@ -15,6 +15,7 @@ from normbench.cli.options import (
     ForceOption,
     JsonOption,
     KeepOption,
+    MaxRunsOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
@@ -22,6 +23,7 @@ from normbench.cli.options import (
     TensorBoardOption,
     given,
 )
+from normbench.config.bounds import MAX_RUNS
 
 
 def train(
@@ -47,6 +49,7 @@ def train(
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
     retry: RetryOption = False,
+    max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -83,6 +86,7 @@ def train(
         set_ or [],
         given(flags),
         default_name="train",
+        max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
         runs_dir=runs_dir,

@@ -22,8 +22,11 @@ def find_config(name: str) -> Path:
         ConfigError: there is none.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
     built_in = built_in_configs()
     if path.stem in built_in and path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml"):
         return built_in[path.stem]

@@ -36,22 +36,26 @@ def cell_data(
         ConfigError: a path cannot be in a grid, or its values would not reach every norm.
     """
     grid = experiment.grid
+    written = {".".join(map(str, key)): origin for key, origin in origins.items() if key[:1] == ("grid",)}
+    base_origins = {key: origin for key, origin in origins.items() if key[:1] != ("grid",)}
     for path in grid:
-        _check(experiment, path, _origin(origins, path))
+        _check(experiment, path, _origin(written, path))
     if grid and getattr(experiment, "batch_one", None) is not None:
         where = origins.get(("batch_one",), "config")
         raise ConfigError(f"{where}: batch_one: {_NOT_IN_GRID['batch_one']}; put batch size 1 into the grid instead")
-    choices = [[(path, position, value) for position, value in enumerate(values)] for path, values in grid.items()]
+    choices = [
+        [(path, value, _origin(written, path, position)) for position, value in enumerate(values)]
+        for path, values in grid.items()
+    ]
     for chosen in product(*choices) if choices else ():
         cell: dict[str, Any] = {key: copy.deepcopy(value) for key, value in data.items() if key != "grid"}
-        cell_origins = dict(origins)
-        for path, position, value in chosen:
-            origin = _origin(origins, path, position)
+        cell_origins = dict(base_origins)
+        for path, value, origin in chosen:
             assign(cell, cell_origins, path, copy.deepcopy(value), origin)
             parts = path.split(".")
             for length in range(1, len(parts)):  # sections that the file does not write
                 cell_origins.setdefault(tuple(parts[:length]), origin)
-        yield ", ".join(_in_words(path, value) for path, _, value in chosen), cell, cell_origins
+        yield ", ".join(_in_words(path, value) for path, value, _ in chosen), cell, cell_origins
 
 
 def _check(experiment: BaseExperimentConfig, path: str, origin: str) -> None:
@@ -76,8 +80,7 @@ def _in_words(path: str, value: Any) -> str:
     return str(value) if isinstance(value, str) else f"{path.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
-def _origin(origins: Mapping[Key, str], path: str, position: int | None = None) -> str:
+def _origin(written: Mapping[str, str], path: str, position: int | None = None) -> str:
     """Return where a path of the grid, or one of its values, was written: ``train.lr`` or ``train: {lr: ...}``."""
-    written = {".".join(map(str, key)): origin for key, origin in origins.items() if key[:1] == ("grid",)}
     found = (written.get(f"grid.{path}.{position}"), written.get(f"grid.{path}"), written.get("grid"))
     return next((origin for origin in found if origin is not None), "config")

@@ -10,11 +10,13 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from normbench.config.bounds import MAX_RUNS, first_problem
 from normbench.config.grid import cell_data
 from normbench.config.messages import Key, Sections, explain, located
 from normbench.config.overrides import assign
@@ -86,6 +88,7 @@ def load_config(
     settings: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     default_name: str = "train",
+    max_runs: int = MAX_RUNS,
 ) -> LoadedConfig:
     """Read `source`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
 
@@ -94,10 +97,12 @@ def load_config(
     A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
 
     Raises:
-        ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line.
+        ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line. Or it
+            asks for more than `max_runs` runs.
     """
     data, origins = _settings(source, settings, flags or {}, default_name)
     base = _validated(data, origins)
+    _check_num_runs(base, max_runs)
     cells: list[LoadedConfig] = []
     problems: dict[str, None] = {}  # cells share most of their values, and so their problems
     for point, cell, cell_origins in cell_data(base.experiment, data, origins):
@@ -108,6 +113,20 @@ def load_config(
     if problems:
         raise ConfigError("\n".join(problems))
     return replace(base, grid_cells=tuple(cells))
+
+
+def _check_num_runs(loaded: LoadedConfig, max_runs: int) -> None:
+    """Count the runs before any is made."""
+    experiment = loaded.experiment
+    num_norms, num_seeds = len(experiment.norms), len(experiment.seeds)
+    num_points = prod(map(len, experiment.grid.values()))
+    num_runs = num_norms * num_seeds * num_points
+    if num_runs > max_runs:
+        largest = max(("norms", num_norms), ("seeds", num_seeds), ("grid", num_points), key=lambda pair: pair[1])[0]
+        factors = f"norms ({num_norms:,}) x seeds ({num_seeds:,}) x points of the grid ({num_points:,})"
+        raise loaded.error(
+            (largest,), f"{factors} = {num_runs:,} runs; at most {max_runs:,} unless --max-runs says more"
+        )
 
 
 def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedConfig:
@@ -137,6 +156,7 @@ def _settings(
     data: dict[str, Any] = {}
     origins: dict[Key, str] = {}
     if isinstance(source, Mapping):
+        _check_bounds(source, origins)
         data = copy.deepcopy(dict(source))
     elif source is not None:
         data, origins = read_yaml(source)
@@ -149,7 +169,14 @@ def _settings(
     for dotted, value in flags.items():
         assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
     data.setdefault("name", default_name)
+    _check_bounds(data, origins)
     return data, origins
+
+
+def _check_bounds(data: Mapping[str, Any], origins: Mapping[Key, str]) -> None:
+    problem = first_problem(data)
+    if problem is not None:
+        raise ConfigError(located(origins, *problem))
 
 
 def _norm_overrides(experiment: AnyExperiment, origins: Mapping[Key, str], sections: Sections) -> Iterable[str]:

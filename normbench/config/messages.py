@@ -16,6 +16,9 @@ Key = tuple[str | int, ...]
 Sections = Mapping[str, type[BaseModel]]
 """The sections of a kind of config by name, the whole of it by the empty name."""
 
+_MAX_PROBLEMS = 50
+"""Problems of one kind of config that are looked into; a message has room for fewer."""
+
 
 def dotted_path(path: Key) -> str:
     """Return ``train.lr`` for ``("train", "lr")``."""
@@ -53,19 +56,22 @@ def explain(error: ValidationError, origins: Mapping[Key, str], sections: Sectio
     """Yield one line a problem; `prefix` is the path of what was validated, in a config made of `sections`."""
     seen: set[Key] = set()
     problems = error.errors()
-    for problem in problems:
+    for problem in problems[:_MAX_PROBLEMS]:
         if problem["type"] == "too_short" and any(len(other["loc"]) > len(problem["loc"]) for other in problems):
             continue  # the list is short only because its entries are wrong, which is said already
-        location = tuple(part for part in problem["loc"] if not (isinstance(part, str) and _is_union_member(part)))
-        path: Key = (*prefix, *location)
+        path: Key = (*prefix, *_without_union_member(problem["loc"]))
         if path in seen:
             continue  # one value, several union members
         seen.add(path)
         yield located(origins, path, _message(problem, path, sections))
+    if len(problems) > _MAX_PROBLEMS:
+        yield f"{len(problems) - _MAX_PROBLEMS:,} more problems"
 
 
-def _is_union_member(part: str) -> bool:
-    return part in ("bool", "int", "float", "str", "none") or part.endswith("]")
+def _without_union_member(location: Key) -> Key:
+    """Return `location` without what pydantic appends to it: ``int`` for an option's value, ``[key]`` for a key."""
+    is_value_of_option = location[-3:-2] == ("options",)
+    return location[:-1] if is_value_of_option or location[-1:] == ("[key]",) else location
 
 
 def _message(problem: Any, path: Key, sections: Sections) -> str:

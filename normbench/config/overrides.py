@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from normbench.config.bounds import MAX_DEPTH, parse_count
 from normbench.config.messages import Key, dotted_path
 from normbench.config.schema import flat_grid
 from normbench.errors import ConfigError
@@ -27,7 +28,9 @@ def assign(data: dict[str, Any], origins: dict[Key, str], dotted: str, value: An
     if dotted.startswith("grid."):
         _assign_grid(data, origins, dotted.removeprefix("grid."), value, origin)
         return
-    path: Key = tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+    path: Key = tuple(0 if part == "0" else parse_count(part) or part for part in dotted.split("."))
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{origin}: the path has more than {MAX_DEPTH} parts")
     target: Any = data
     for depth in range(1, len(path)):
         target = _inner(target, path[:depth], path, origin)

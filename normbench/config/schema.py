@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from normbench.config.bounds import MAX_SEEDS
+
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Options = Mapping[StrictStr, Value]
 Device = Literal["cpu", "cuda", "mps"]
@@ -45,6 +47,8 @@ def _name_only(value: object) -> object:
 def _count_or_list(value: object) -> object:
     """Let ``seeds: 3`` stand for ``seeds: [0, 1, 2]``."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if value > MAX_SEEDS:
+            raise ValueError(f"{value} is not allowed: at most {MAX_SEEDS:,} seeds")
         return tuple(range(value))
     return value
 
@@ -270,8 +274,10 @@ class ExperimentConfig(BaseExperimentConfig):
 
     def train_for(self, norm: NormConfig) -> TrainConfig:
         """Return the training settings of one norm: the experiment's, overridden by its own; the rate scaled."""
-        own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
-        train = TrainConfig.model_validate({**self.train.model_dump(), **own})
+        train = self.train
+        if norm.train:
+            own = TrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
+            train = TrainConfig.model_validate({**train.model_dump(), **own})
         rate = self.lr_scaling.learning_rate(train.learning_rate, train.batch_size)
         return train.model_copy(update={"learning_rate": rate})
 

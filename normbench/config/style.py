@@ -65,6 +65,8 @@ class StyleExperimentConfig(_Pictures, BaseExperimentConfig):
 
     def train_for(self, norm: NormConfig) -> StyleTrainConfig:
         """Return the training settings of one norm: the experiment's, overridden by its own."""
+        if not norm.train:
+            return self.train
         own = StyleTrainConfig.model_validate(norm.train).model_dump(exclude_unset=True)
         return StyleTrainConfig.model_validate({**self.train.model_dump(), **own})
 

@@ -20,6 +20,7 @@ from normbench.config.schema import (
 )
 from normbench.data import DATASETS
 from normbench.errors import UnknownNameError
+from normbench.experiment.needs import check_needs
 from normbench.models import MODELS
 from normbench.norms import NormFamily
 from normbench.tasks import TASKS
@@ -56,11 +57,7 @@ def draft_runs(loaded: LoadedConfig) -> list[RunDraft]:
 def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
     """Return the runs of one seed at one point of the grid."""
     experiment = loaded.experiment
-    shared = {
-        field: value
-        for field, value in experiment.model_dump().items()
-        if field in TASKS[experiment.task].run_config.model_fields
-    }
+    shared = experiment.model_dump(include=set(TASKS[experiment.task].run_config.model_fields))
     for section, resolve in (("model", _resolve_model), ("dataset", _resolve_dataset)):
         if section in shared:
             shared[section] = resolve(loaded)
@@ -78,6 +75,7 @@ def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
         if "learning_rate" in own:  # as scaled, so that the run's config says the same in both places
             norm = norm.model_copy(update={"train": {**own, "learning_rate": train.learning_rate}})
         config = {**shared, "norm": norm.model_dump(), "train": train.model_dump()}
+        check_needs(loaded, config, config["train"])
         drafts.append(RunDraft(position, config, loaded.point))
     return drafts
 

@@ -113,8 +113,8 @@ class TransformerBlock(nn.Module):
 VIT_OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
         "pre_norm": Option(type=bool, default=True, help="norm before attention and FFN, not after the addition"),
-        "d_model": Option(type=int, default=192, minimum=1, help="features of a token"),
-        "depth": Option(type=int, default=6, minimum=1, help="number of blocks"),
+        "d_model": Option(type=int, default=192, minimum=1, maximum=2**14, help="features of a token"),
+        "depth": Option(type=int, default=6, minimum=1, maximum=1000, help="number of blocks"),
         "n_head": Option(type=int, default=3, minimum=1, help="attention heads; must divide d_model"),
     }
 )

@@ -105,8 +105,9 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
     for draft in drafts:
         task = task_of(draft.config["task"])
         config = task.resolve(draft.config)
-        facts = [draft.config.get(name) for name in ("norm", "model", "image_size", "probe")]
-        key = json.dumps([*facts, draft.config["train"]["batch_size"]])
+        facts = [draft.config.get(name) for name in ("model", "image_size", "probe")]
+        norm = {**draft.config["norm"], "label": None, "train": None}  # neither changes the network
+        key = json.dumps([norm, *facts, draft.config["train"]["batch_size"]])
         if key not in checked:
             try:
                 task.check_model(config)
