@@ -1,4 +1,4 @@
-"""What the advice rests on: results of others, each with where it stands and how it was read there."""
+"""The evidence that the advice rests on: published results, each with its source and how it was read there."""
 
 from __future__ import annotations
 

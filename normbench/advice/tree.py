@@ -25,7 +25,7 @@ class Recommendation:
     avoid: tuple[tuple[str, str], ...] = ()
     """Norms, each with the reason against it."""
     hint: str
-    """What to do before judging."""
+    """The thing to do before judging."""
     evidence: tuple[str, ...]
     """Keys of `EVIDENCE`."""
 

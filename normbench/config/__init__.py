@@ -1,1 +1,1 @@
-"""What an experiment is: its schema, and reading, overriding and explaining config files. Needs no torch."""
+"""Experiments as configs: their schema, and reading, overriding and explaining config files. Needs no torch."""

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of the user's file: where, which value, what is allowed."""
+"""Puts what pydantic found wrong into the words of the user's file: where, which value, what is allowed."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class TrainConfig(Frozen):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Written `lr` or `learning_rate`."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD, with Nesterov's correction; Adam and AdamW do not use it."""
+    """The momentum of SGD, with Nesterov's correction; Adam and AdamW do not use it."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Applied to parameters of two or more dimensions; scales, shifts and biases are never decayed."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
@@ -290,7 +290,7 @@ class RunConfig(BaseRunConfig):
     dataset: DatasetEntry
     train: TrainConfig
     probe: Literal["batch_one"] | None = None
-    """What the run is for if it is no part of the comparison itself."""
+    """The purpose of a run that is no part of the comparison itself."""
 
     @property
     def model_name(self) -> str:

@@ -41,7 +41,7 @@ class _Pictures(Frozen):
     content: StrictStr = "cifar10"
     """A data set, or a folder of images."""
     num_content: int = Field(default=5000, ge=1, strict=True)
-    """Of the content images, the first so many take part."""
+    """How many content images take part, the first ones."""
     image_size: int = Field(default=64, ge=16, multiple_of=4, strict=True)
     """Height and width that content images are scaled to."""
     style_size: int = Field(default=128, ge=16, strict=True)

@@ -1,4 +1,4 @@
-"""What `normbench.compare` and `normbench.train` return: the recorded runs, as tables, rows, figures and a page."""
+"""The result of `normbench.compare` and `normbench.train`: recorded runs as tables, rows, figures and a page."""
 
 from __future__ import annotations
 

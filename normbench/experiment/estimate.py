@@ -13,7 +13,7 @@ from normbench.runs.records import SUMMARY_FILE, RunRecord, read_run
 from normbench.runs.timing_file import timing_key
 
 Kind = str
-"""What the time of an epoch depends on, as text."""
+"""Everything that the time of an epoch depends on, as text."""
 
 
 def estimate_seconds(plans: Sequence[RunPlan], runs_dir: Path) -> list[float | None]:

@@ -1,1 +1,1 @@
-"""What is on disk: records, their writer, provenance and times. Needs no torch."""
+"""Records on disk: their types, their writer, provenance and times. Needs no torch."""

@@ -24,7 +24,7 @@ class Started:
     losses: tuple[StepLosses, ...]
     """The losses of the steps done."""
     facts: Mapping[str, Any]
-    """What is recorded in `environment.json`."""
+    """Facts for `environment.json`."""
     problems: tuple[str, ...] = ()
     """Inputs that the run does without, a line each."""
 
@@ -34,7 +34,7 @@ class FactsLearned:
     """It is known how the steps run, now that some have run."""
 
     facts: Mapping[str, Any]
-    """What is recorded in `environment.json`, over what `Started` said."""
+    """Facts for `environment.json`, over those of `Started`."""
 
 
 @dataclass(frozen=True)

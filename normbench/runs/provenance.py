@@ -1,4 +1,4 @@
-"""What this copy of NormBench is: version, commit, and the command that was given."""
+"""Describes this copy of NormBench: version, commit, and the command that was given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, for every task: the row types, the file names, and how to read a folder back.
+"""The records that a run leaves on disk, for every task: row types, file names, and how to read a folder back.
 
     runs/<experiment>/
       experiment.yaml            the resolved experiment
@@ -154,13 +154,13 @@ class ExperimentRecord:
     folder: Path
     runs: tuple[RunRecord, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What experiment.yaml says (norms, seeds, baseline, ...); empty where it is not recorded."""
+    """The settings in experiment.yaml (norms, seeds, baseline, ...); empty where they are not recorded."""
     probes: tuple[RunRecord, ...] = ()
     """Runs that are no part of the comparison: those whose config names a probe."""
     timing: Timing = field(default_factory=Timing)
-    """What the norms' steps took when they were timed against each other."""
+    """The times of the norms' steps, measured against each other."""
     unreadable: tuple[str, ...] = ()
-    """What is there and cannot be understood, a line each."""
+    """The records that are there and cannot be understood, a line each."""
 
     @property
     def name(self) -> str:

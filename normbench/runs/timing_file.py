@@ -17,7 +17,7 @@ from normbench.runs.untrusted import damaged, describe_problem, read_json
 TIMING_FILE = "timing.json"
 
 MACHINE_KEYS = ("device", "device_name", "torch", "cuda")
-"""What of an environment must be equal for a time to hold there."""
+"""The parts of an environment that must be equal for a time to hold there."""
 
 _Positive = Annotated[float, Field(gt=0, le=1e15)]
 
@@ -79,12 +79,12 @@ class TimingSession(_Row):
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """Of the norms that were timed."""
+        """The keys of the norms that were timed."""
         return frozenset(norm.key for norm in self.timed)
 
     @property
     def skipped_keys(self) -> frozenset[str]:
-        """Of the norms that could not be."""
+        """The keys of the norms that could not be timed."""
         return frozenset(norm.key for norm in self.skipped)
 
     def norm(self, key: str) -> TimedNorm:

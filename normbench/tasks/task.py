@@ -95,7 +95,7 @@ class Measure:
     """How a scaled number is written: ``.2f``."""
     higher_is_better: bool
     scale: float = 1.0
-    """What people are shown is the raw number times this."""
+    """The factor from the raw number to the one that people are shown."""
     difference_unit: str = ""
     """The unit of a difference of two scaled numbers: ``points``."""
     margin: float = 0.0
@@ -106,24 +106,24 @@ class Measure:
 
 @dataclass(frozen=True)
 class Task:
-    """What distinguishes one kind of experiment from another; everything else is shared."""
+    """One kind of experiment: everything that distinguishes it from another; the rest is shared."""
 
     name: str
     """The value of ``task:`` in a config."""
     run_config: type[BaseRunConfig]
-    """What `config.yaml` of a run holds."""
+    """The type of a run's `config.yaml`."""
     summary: type[BaseSummary]
-    """What `summary.json` of a run holds."""
+    """The type of a run's `summary.json`."""
     loss_columns: tuple[str, ...]
     """The losses that `steps.csv` holds of every step, the one that is minimized first."""
     measures: tuple[Measure, ...]
-    """What norms are compared by, the most important first."""
+    """The numbers that norms are compared by, the most important first."""
     trainer: str
     """``module:name`` of the object that builds, checks and trains its runs where torch is (`normbench.worker`)."""
     report: str
     """``module:name`` of its part in a report: words and figures (`normbench.report.task_report`)."""
     environment_keys: tuple[str, ...]
-    """What of the recorded environment must be equal for runs to stand in one table."""
+    """The parts of the recorded environment that must be equal for runs to stand in one table."""
     has_epochs: bool
     """Whether a training is counted in epochs, each ended by an evaluation, and not only in steps."""
     progress: str

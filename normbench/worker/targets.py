@@ -31,9 +31,9 @@ class RunDraft:
     norm_position: int
     """The position of its norm in the experiment."""
     config: Mapping[str, Any]
-    """What the task's run config takes."""
+    """The run's config, as the task's run config takes it."""
     point: str
-    """What sets it apart from runs of the same norm and seed: the point of a grid, or a probe."""
+    """The point of a grid, or the probe, that sets it apart from runs of the same norm and seed."""
 
 
 class DraftError(ConfigError):
