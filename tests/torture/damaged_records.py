@@ -23,12 +23,14 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from typer.main import get_command
 
 from normbench.cli import app
 from normbench.config.load import load_config
@@ -46,9 +48,11 @@ MEMORY_BYTES = 2 * 2**30
 SECONDS, DRAWING_SECONDS = 6, 40
 """Of processor time, so that what else the machine does is no fault; and so many seconds without any are one."""
 STILL_SECONDS = 5
-DRAWN = 25
-"""In one of so many damages the figures are drawn too, which takes a second."""
+DRAWN = 50
+"""After one of so many damages the figures are drawn too, which takes some seconds."""
 DRAWING = ("plots", "report")
+NUM_COMMANDS = 3
+"""How many command lines are tried after each damage."""
 
 MACHINE = {"device": "cpu", "device_name": "a CPU", "torch": "2.11.0", "cuda": None, "precision": "fp32"}
 
@@ -323,24 +327,31 @@ class Experiment:
 
 
 def commands(random_: random.Random, experiment: Experiment, path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield every reading command, by name: those that draw are the last, and rare."""
-    folder, run = experiment.folder, path.parent
-    kind = random_.choice(["text", "md", "latex", "csv", "tsv", "json"])
-    yield "ls", lambda: app(["ls", str(folder)], standalone_mode=False)
-    yield "ls --json", lambda: app(["ls", str(folder), "--json"], standalone_mode=False)
-    yield "show", lambda: app(["show", str(run)], standalone_mode=False)
-    yield "show --json", lambda: app(["show", str(run), "--json"], standalone_mode=False)
-    yield "table", lambda: app(["table", str(folder), "--format", kind], standalone_mode=False)
+    """Yield reading commands, by name: a few, drawn by chance, and those that draw now and then."""
+    folder, run = str(experiment.folder), str(path.parent)
+    formats = [("table", folder, "--format", name) for name in ("text", "md", "latex", "csv", "tsv", "json")]
+    advise = ("advise", "--task", "classification", "--data", "iid", "--architecture", "no-norm", "--runs")
+    typed = [("ls", folder), ("ls", folder, "--json"), ("show", run), ("show", run, "--json"), random_.choice(formats)]
+    typed.append((*advise, str(experiment.folder / "tiny")))
+    for words in random_.sample(typed, NUM_COMMANDS):
+        yield words[0], partial(_command_line, words)
     yield "load_runs", lambda: load_runs(folder)
     yield "load_curves", lambda: load_curves(run)
     yield "planned_state", lambda: [planned_state(other) for other in experiment.runs]
-    yield "advise", lambda: app(
-        ["advise", "--task", "classification", "--data", "iid", "--architecture", "no-norm", "--runs",
-         str(folder / "tiny")], standalone_mode=False,
-    )  # fmt: skip
-    if random_.randrange(DRAWN) == 0:
-        yield "plots", lambda: app(["plots", str(folder)], standalone_mode=False)
-        yield "report", lambda: app(["report", str(folder), "--tensorboard"], standalone_mode=False)
+
+
+def drawing_commands(experiment: Experiment) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the commands that write reports, by name."""
+    folder = str(experiment.folder)
+    yield "plots", partial(_command_line, ("plots", folder))
+    yield "report", partial(_command_line, ("report", folder, "--tensorboard"))
+
+
+COMMAND_LINE = get_command(app)
+
+
+def _command_line(words: Sequence[str]) -> None:
+    COMMAND_LINE.main(list(words), "normbench", standalone_mode=False)
 
 
 def faults_of(name: str, command: Callable[[], Any], untouched: set[str]) -> Iterator[str]:
@@ -391,7 +402,10 @@ def main(first: int, count: int, folder: Path) -> None:
         random_ = random.Random(number)
         path, how = experiment.damage(random_)
         untouched = {run.name for run in experiment.runs if run != path.parent}
-        for name, command in commands(random_, experiment, path):
+        called = list(commands(random_, experiment, path))
+        if number % DRAWN == 0:
+            called += drawing_commands(experiment)
+        for name, command in called:
             calls += 1
             for fault in faults_of(name, command, untouched):
                 told = {"number": number, "file": path.name, "how": how, "command": name, "fault": fault}
