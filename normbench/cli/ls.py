@@ -94,16 +94,15 @@ def _print(found: list[Listed]) -> None:
     from rich.text import Text
 
     from normbench.cli.console import print_table, table
+    from normbench.errors import shown
     from normbench.runs.records import State
-    from normbench.runs.untrusted import printable
 
     states = [state for state in (*get_args(State), "unreadable") if any(entry.states.get(state) for entry in found)]
     numbers = ("runs", *states, "size")
-    shown = table("experiment", *numbers, "last started (UTC)", right=numbers)
+    listed = table("experiment", *numbers, "last started (UTC)", right=numbers)
     for entry in found:
         counts = [str(entry.states.get(state, 0) or "-") for state in states]
         started = (entry.last_started_at or "-")[:16].replace("T", " ")
-        shown.add_row(
-            Text(printable(entry.experiment)), str(entry.runs), *counts, format_size(entry.size_bytes), started
-        )
-    print_table(shown)
+        name = Text(shown(entry.experiment))
+        listed.add_row(name, str(entry.runs), *counts, format_size(entry.size_bytes), started)
+    print_table(listed)

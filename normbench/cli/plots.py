@@ -17,10 +17,9 @@ def plots(
 ) -> None:
     """Redraw every plot and table under a folder from what is recorded; trains nothing."""
     from normbench.cli.console import note
-    from normbench.errors import RunError
+    from normbench.errors import RunError, shown
     from normbench.report import write_report, write_run_report
     from normbench.runs.records import REPORT_FOLDER, find_runs
-    from normbench.runs.untrusted import printable
     from normbench.runs.writer import folder_errors
 
     if not os.path.isdir(folder):
@@ -42,7 +41,7 @@ def plots(
                 written += write_report(experiment, baseline=baseline)
             except RunError as error:
                 problems[str(error)] = None
-    print("\n".join(printable(str(path)) for path in written))
+    print("\n".join(shown(str(path)) for path in written))
     for problem in problems:
         note(f"normbench: {problem}")
     if problems:

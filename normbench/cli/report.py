@@ -23,12 +23,11 @@ def report(
     Example: normbench report runs/tutorial
     """
     from normbench.cli.console import note
-    from normbench.errors import RunError
+    from normbench.errors import RunError, shown
     from normbench.report import Report, write_report_of
     from normbench.report.load import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
     from normbench.runs.records import REPORT_FOLDER, is_run
-    from normbench.runs.untrusted import printable
     from normbench.runs.writer import folder_errors
 
     if tensorboard:
@@ -47,7 +46,7 @@ def report(
     if json_output:
         print(json.dumps({"schema_version": 1, "written": written}, indent=2))
     else:
-        print("\n".join(printable(path) for paths in written.values() for path in paths))
+        print("\n".join(shown(path) for paths in written.values() for path in paths))
     for text in left_out:
         note(f"normbench: {text}")
     if left_out:

@@ -44,12 +44,10 @@ def find_run(name: str, runs_dir: Path) -> Path:
     """
     from normbench.errors import RunError, suggestion
     from normbench.runs.records import find_runs, is_run
-    from normbench.runs.untrusted import MAX_MESSAGE, printable
 
     path = Path(name)
     if is_run(path):
         return path
-    name = printable(name)[:MAX_MESSAGE]
     if os.path.isdir(path):
         raise RunError(f"{name}: not a run; `normbench ls` and `normbench table` show experiments")
     runs = find_runs(runs_dir, "**")
@@ -96,8 +94,8 @@ def _print(record: RunRecord) -> None:
 
     from normbench.cli.console import print_table
     from normbench.cli.ls import format_size
+    from normbench.errors import shown
     from normbench.report.grouping import flatten
-    from normbench.runs.untrusted import printable
 
     status = record.status.model_dump(exclude={"pid"})
     sections: dict[str, dict[str, Any]] = {
@@ -115,6 +113,6 @@ def _print(record: RunRecord) -> None:
             table.add_row("", "")
         table.add_row(Text(title, style="bold"), "" if facts else "none yet")
         for name, value in facts.items():
-            text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(str(value))
-            table.add_row(Text(f"  {printable(name)}"), Text(text))
+            text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else shown(str(value))
+            table.add_row(Text(f"  {shown(name)}"), Text(text))
     print_table(table)

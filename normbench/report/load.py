@@ -51,8 +51,8 @@ def _readable(
             errors.append(error)
     if not found:
         raise errors[0]
-    for error in errors:
-        tell(str(error))
+    for problem in errors:
+        tell(str(problem))
     return found
 
 

@@ -33,13 +33,12 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from normbench.config.load import task_name
-from normbench.errors import RunError
+from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
 from normbench.runs.timing_file import Timing, read_timing
 from normbench.runs.untrusted import (
     damaged,
     describe_problem,
-    printable,
     read_bytes,
     read_json,
     read_pictures,
@@ -129,7 +128,7 @@ class RunRecord:
     @property
     def run_id(self) -> str:
         """The folder's name, as it can be printed."""
-        return printable(self.folder.name)
+        return shown(self.folder.name)
 
     @property
     def total_losses(self) -> NDArray[np.float64]:
@@ -165,7 +164,7 @@ class ExperimentRecord:
     @property
     def name(self) -> str:
         """The folder's name, as it can be printed."""
-        return printable(self.folder.name)
+        return shown(self.folder.name)
 
 
 def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
@@ -218,7 +217,7 @@ def read_run(folder: Path) -> RunRecord:
         epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
         return RunRecord(folder, config, status, epochs, losses, summary, environment)
     except RunError as error:
-        raise RunError(f"{printable(str(folder))}: not a readable run folder: {error}") from None
+        raise RunError(f"{folder}: not a readable run folder: {error}") from None
 
 
 def read_experiment(folder: Path) -> ExperimentRecord:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -22,26 +21,15 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from normbench.errors import RunError
+from normbench.config.bounds import MAX_DEPTH, MAX_INTEGER
+from normbench.errors import RunError, shown
 
 MAX_BYTES = 16 * 2**20
 """The most bytes of a JSON file, and of the pictures of a run."""
 MAX_YAML_BYTES = 2 * 2**20
 MAX_YAML_VALUES = 200_000
 """The most values of a YAML file, an alias counted as often as it is used."""
-MAX_DEPTH = 20
-"""The most levels at which values nest in one another."""
 MAX_PICTURE_BYTES = 256 * 2**20
-MAX_MESSAGE = 300
-"""The most characters of what is said about a file."""
-
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, marks and overrides of the direction of writing, and halves of characters."""
-
-
-def printable(text: str) -> str:
-    r"""Return `text` with every character that a terminal or a page would obey written out: ``\x1b``."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -131,7 +119,9 @@ def _check_size(events: Any) -> None:
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return `value` with printable text, if it nests no deeper than `MAX_DEPTH`."""
     if isinstance(value, str):
-        return printable(value)
+        return shown(value)
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise ValueError("an integer of more than 64 bits")
     if isinstance(value, dict | list) and depth == MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
@@ -175,8 +165,7 @@ def _read_array(file: IO[bytes], limit: int) -> NDArray[np.uint8]:
 
 def damaged(path: Path, reason: str) -> RunError:
     """Return the error that says what is wrong with a file, in a line."""
-    shown = printable(" ".join(reason.split()))
-    return RunError(f"{printable(str(path))}: cannot be read: {shown[:MAX_MESSAGE]}")
+    return RunError(f"{path}: cannot be read: {' '.join(reason.split())}")
 
 
 def _reason(error: Exception) -> str:
