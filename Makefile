@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format typecheck compare plots data build clean
+.PHONY: help install demo test test-all torture lint format typecheck compare plots data build clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: install  ## Run the tests (under five minutes on two cores)
 
 test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one; show the coverage
 	$(PYTEST) --cov --cov-report=term
+
+torture: install  ## Damage 100,000 records (some hours): every command that reads them must name and leave out what is bad
+	NORMBENCH_TORTURE=100000 $(PYTEST) -m slow tests/torture/test_torture_records.py
 
 lint: install  ## Check style, formatting and the direction of imports
 	$(BIN)/ruff check .

@@ -38,6 +38,9 @@ def table(
             print_comparison(found)
     else:
         sys.stdout.write(format_tables(tables, format_))
+        if format_ in ("csv", "tsv"):  # which have no place for notes
+            for text in dict.fromkeys(text for found in tables for text in found.notes):
+                note(f"normbench: {text}")
     for text in left_out:
         note(f"normbench: {text}")
     if left_out:

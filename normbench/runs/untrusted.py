@@ -117,7 +117,7 @@ def _check_size(events: Any) -> None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return `value` with printable text, if it nests no deeper than `MAX_DEPTH`."""
+    """Return `value`, which JSON could hold too, with text that can be printed."""
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
@@ -128,6 +128,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return {_plain(key, depth + 1): _plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner, depth + 1) for inner in value]
+    if not isinstance(value, bool | int | float | None):
+        raise ValueError(f"a value of type {type(value).__name__}")
     return value
 
 

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from normbench.cli import app
-from normbench.errors import RunError, UnknownNameError
+from normbench.errors import FolderError, RunError, UnknownNameError
 
 ENVIRONMENT = {"device_name": "a GPU", "torch": "2.11.0", "cuda": "13.0", "precision": "bf16"}
 
@@ -211,3 +213,86 @@ def test_no_torch_is_loaded(runs: Path, command: str) -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, command, target], check=True, capture_output=True)
+
+
+# --- bad records ---------------------------------------------------------------------------------------------------
+
+
+def test_plots_goes_on_past_a_run_that_cannot_be_read(runs: Path) -> None:
+    broken, *others = sorted((runs / "first").iterdir())
+    (broken / "steps.csv").write_text("step,loss\n0,abc\n")
+    shutil.rmtree(runs / "second")
+    result = run("plots", runs)
+    assert result.exit_code == 1
+    assert f"{broken.name}: not a readable run folder" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert all((folder / "loss_curve.png").exists() for folder in others)
+    assert (runs / "first" / "report" / "report.html").exists()
+    assert f"{broken.name}: not a readable run folder" in (runs / "first" / "report" / "report.md").read_text().replace(
+        "\\", ""
+    )
+
+
+@pytest.mark.parametrize("command", ["table", "report"])
+def test_an_experiment_that_cannot_be_read_is_named_and_the_others_are_shown(runs: Path, command: str) -> None:
+    (broken,) = (runs / "second").iterdir()
+    (broken / "config.yaml").write_text("{")
+    shutil.rmtree(next((runs / "first").glob("gn*")))
+    result = run(command, runs)
+    assert result.exit_code == 1
+    assert f"{broken.name}: not a readable run folder" in result.stderr
+    assert "first" in result.stdout
+
+
+def test_a_table_without_notes_names_what_it_leaves_out_beside_it(runs: Path) -> None:
+    broken = next((runs / "first").glob("gn*"))
+    (broken / "config.yaml").write_text("{")
+    result = run("table", runs / "first", "--format", "csv")
+    assert result.exit_code == 0
+    assert f"{broken.name}: not a readable run folder" in result.stderr
+    assert "not a readable" not in result.stdout
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/proc")], ids=["file", "unwritable"])
+@pytest.mark.parametrize("command", ["report", "plots"])
+def test_a_report_that_cannot_be_written_is_told(runs: Path, command: str, make: Callable[[Path], Any]) -> None:
+    make(runs / "second" / "report")
+    result = run(command, runs / "second")
+    assert isinstance(result.exception, FolderError)
+    assert "report: cannot be written" in str(result.exception)
+
+
+def test_a_run_whose_process_is_gone_is_listed_and_shown_as_interrupted(runs: Path) -> None:
+    status = next((runs / "second").glob("*/status.json"))
+    status.write_text(json.dumps({**json.loads(status.read_text()), "state": "running", "pid": 2**22 + 1}))
+    assert json.loads(call("ls", runs, "--json"))["experiments"][1]["states"] == {"interrupted": 1}
+    assert json.loads(call("show", status.parent, "--json"))["status"]["state"] == "interrupted"
+
+
+def test_cells_that_a_spreadsheet_would_execute_are_text(runs: Path) -> None:
+    for label in ("=cmd|'/c calc'!A1", "+1", "-1", "@SUM(A1)", "harmless"):
+        path = next((runs / "second").glob("in*")) / "config.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "norm": {"name": "in", "label": label}}))
+        for name, delimiter in {"csv": ",", "tsv": "\t"}.items():
+            text = call("table", runs / "second", "--format", name)
+            (record,) = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+            assert record["label"] == (label if label == "harmless" else f"'{label}")
+            assert float(record["test_accuracy"]) == 0.7
+        assert json.loads(call("table", runs / "second", "--json"))["tables"][0]["rows"][0]["label"] == label
+
+
+def test_control_characters_in_records_are_shown_as_escapes(runs: Path) -> None:
+    (folder,) = (runs / "second").iterdir()
+    path = folder / "config.yaml"
+    label = "a\x1b]0;b\x07\u202e"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "norm": {"name": "in", "label": label}}))
+    for arguments in (("show", folder), *(("table", runs / "second", "--format", name) for name in ("text", "csv"))):
+        assert r"a\x1b]0;b\x07\u202e" in call(*arguments)
+    call("report", runs / "second")
+    for report in (runs / "second" / "report").glob("[rt]*.*"):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", report.read_text()), report.name
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "table", "report", "plots"])
+def test_a_path_that_no_system_takes_is_no_bug(command: str) -> None:
+    assert isinstance(run(command, "x" * 5000).exception, RunError)
