@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_events import SUMMARY
 from style_cases import photograph
 
 from normbench.models import build_model
@@ -27,6 +28,7 @@ def make_features_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         (folder / "status.json").write_text(
             '{"state": "completed", "started_at": "2026-01-01T00:00:00+00:00", "pid": 1}'
         )
+        (folder / "summary.json").write_text(SUMMARY.model_dump_json())
         if checkpoint:
             torch.manual_seed(0)
             state = build_model(model, norm=make_norm(norm)).state_dict()
