@@ -35,9 +35,10 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._num_nodes
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._num_nodes_of:
-                raise _not_allowed(f"the alias *{event.anchor} refers to what contains it", event)
-            self._num_nodes += self._num_nodes_of.get(event.anchor, 0)
+            name = str(event.anchor)
+            if name in self.anchors and name not in self._num_nodes_of:
+                raise _not_allowed(f"the alias *{name} refers to what contains it", event)
+            self._num_nodes += self._num_nodes_of.get(name, 0)
         elif event.tag is not None:
             raise _not_allowed(f"tags such as {event.tag} are not allowed", event)
         self._num_nodes += 1
