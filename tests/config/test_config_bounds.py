@@ -81,7 +81,7 @@ def test_settings_beyond_the_bounds(tmp_path: Path, setting: str, expected: str)
         ("norms: [bn, gn]\nseeds: 100000\n", "exp.yaml:2: seeds: norms (2) x seeds (100,000) x points of the grid"),
         (
             "norms: [bn]\ngrid:\n" + "".join(f"  train.{key}: [{'1, ' * 1000}]\n" for key in ("lr", "epochs", "seed")),
-            "exp.yaml:2: grid: norms (1) x seeds (1) x points of the grid (1,000,000,000) = 1,000,000,000 runs; at most",
+            "exp.yaml:2: grid: norms (1) x seeds (1) x points of the grid (1,000,000,000) = 1,000,000,000 runs; at",
         ),
     ],
 )  # fmt: skip
