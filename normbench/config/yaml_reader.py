@@ -32,12 +32,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node; refuse what is beyond the bounds."""
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._num_nodes
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._num_nodes_of:
-                raise _not_allowed(f"the alias *{event.anchor} refers to what contains it", event)
-            self._num_nodes += self._num_nodes_of.get(event.anchor, 0)
+            name = str(event.anchor)
+            if name in self.anchors and name not in self._num_nodes_of:
+                raise _not_allowed(f"the alias *{name} refers to what contains it", event)
+            self._num_nodes += self._num_nodes_of.get(name, 0)
         elif event.tag is not None:
             raise _not_allowed(f"tags such as {event.tag} are not allowed", event)
         self._num_nodes += 1
@@ -46,14 +47,14 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise _not_allowed(f"nested more than {MAX_DEPTH} levels deep", event)
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(node, yaml.MappingNode):
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode) or key.tag != _TEXT_TAG:
                     said = key.value if isinstance(key, yaml.ScalarNode) else "a list or section"
                     raise _not_allowed(f"{said}: a key must be text", key)
-        if getattr(event, "anchor", None) is not None:
+        if event.anchor is not None:
             self._num_nodes_of[event.anchor] = self._num_nodes - before
         return node
 
@@ -66,7 +67,8 @@ class _BadText(Exception):
         self.line, self.problem = line, problem
 
 
-def _not_allowed(problem: str, at: yaml.Event | yaml.Node) -> _BadText:
+def _not_allowed(problem: str, at: Any) -> _BadText:
+    """Return the error of an event or node."""
     return _BadText(at.start_mark.line + 1, problem)
 
 

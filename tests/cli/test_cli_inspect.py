@@ -76,7 +76,7 @@ def test_plot_writes_the_picture_and_says_where(tmp_path: Path) -> None:
     assert path.stat().st_size > 5000
 
 
-@pytest.mark.parametrize("shape", ["4,4,32", "a,b,c,d", "0,4,8,8"])
+@pytest.mark.parametrize("shape", ["4,4,32", "a,b,c,d", "0,4,8,8", "99999,99999,99,99", "1,1,1," + "9" * 4400])
 def test_bad_shapes_are_explained(shape: str) -> None:
     with pytest.raises(ConfigError, match="--shape"):
         run("bn", "--shape", shape)

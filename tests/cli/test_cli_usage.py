@@ -22,10 +22,15 @@ import pytest
         (("train", "--norm", "gn", "--epoch", "3"), "No such option: --epoch"),
         (("compare", "tutoriel"), "no built-in config of that name; did you mean 'tutorial'?"),
         (("compare", "no/such.yaml"), "no/such.yaml: no such config file"),
+        (("compare", "demo", "--seeds", "1000000000"), "--seeds: 1000000000 is not allowed: at most 1,000,000 seeds"),
+        (("compare", "demo", "--seeds", "3", "--max-runs", "5"), "= 12 runs; at most 5 unless --max-runs says more"),
+        (("compare", "x" * 5000), "File name too long"),
+        (("train", "--norm", "gn", "--config", "/dev/zero"), "/dev/zero: cannot be read: it is not a regular file"),
+        (("train", "--norm", "gn", "--batch-size", "1" + "0" * 19), "--batch-size: the number is too large"),
         (("compare",), "Missing argument"),
         (("trian",), "No such command"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
 )  # fmt: skip
 def test_wrong_usage_is_told_without_a_traceback(normbench, tmp_path, monkeypatch, arguments, expected: str) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -35,6 +40,17 @@ def test_wrong_usage_is_told_without_a_traceback(normbench, tmp_path, monkeypatc
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show", "x" * 5000), ("data", "import", "x" * 5000)], ids=lambda value: value[0]
+)
+def test_a_path_that_is_too_long_is_told_without_a_traceback(normbench, arguments) -> None:
+    code, _, err = normbench(*arguments)
+    assert code in (1, 3)
+    assert err.startswith("normbench: ")
+    assert "Traceback" not in err
+    assert len(err) < 2048
 
 
 def test_lists_as_json(normbench) -> None:

@@ -204,13 +204,13 @@ def test_mutated_configs(tmp_path: Path) -> None:
     check_many(tmp_path, 1, 250)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(documents())
 def test_generated_configs(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     assert failure(tmp_path_factory.getbasetemp() / "c.yaml", text, []) is None
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.text(max_size=30) | st.randoms(use_true_random=False).map(assignment), min_size=1, max_size=3))
 def test_generated_settings(tmp_path_factory: pytest.TempPathFactory, assignments: list[str]) -> None:
     assert failure(tmp_path_factory.getbasetemp() / "c.yaml", "norms: [bn, gn]\n", assignments) is None
