@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from normbench.cli.options import DataDirOption, DryRunOption, JsonOption, KeepOption, TensorBoardOption
+from normbench.cli.options import DataDirOption, DryRunOption, JsonOption, KeepOption, MaxRunsOption, TensorBoardOption
+from normbench.config.bounds import MAX_RUNS
 
 
 def retry(
     folder: Annotated[Path, typer.Argument(help="An experiment's folder, such as runs/tutorial.")],
     data_dir: DataDirOption = None,
+    max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -31,6 +33,7 @@ def retry(
         [],
         {"name": folder.resolve().name},
         default_name="retry",
+        max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
         runs_dir=folder.parent if folder.name not in ("", "..") else folder.resolve().parent,

@@ -152,8 +152,8 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in arguments.items() if value is not None}
 
 
-_OPTIONS = ("config", "settings", *RunOptions.__dataclass_fields__, "listener")
-_OWN = {"compare": (), "train": ("norm", "norm_options", "seed")}
+_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {"max_failures"}), "listener")
+_OWN = {"compare": ("fail_fast", "max_failures"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
 
 

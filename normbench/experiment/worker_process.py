@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
 from typing import Any, Self, TypeVar
@@ -172,6 +173,8 @@ def _signals_blocked() -> Iterator[None]:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    resource_tracker.ensure_running()  # a process of its own, and starting it lets Ctrl-C and SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

@@ -223,12 +223,12 @@ def test_a_training_that_is_stopped_where_it_diverges_has_diverged(make_trainer)
 def test_an_epochs_mean_loss_does_not_depend_on_how_the_clock_cut_its_steps(make_trainer) -> None:
     """Sums of sums differ in the last digit; the mean is that of exact arithmetic, rounded once."""
     found = set()
-    for seconds_per_look in (0.0, 0.1, 0.3, 0.4, 10.0):
+    for seconds_per_look in (0.001, 0.1, 0.3, 0.4, 10.0):
         clock = Clock(seconds_per_look)
         events = list(make_trainer(batch_size=1, epochs=1, clock=clock).run())
         found.add((sum(isinstance(event, StepsDone) for event in events), rows_of(events)[0]["train_loss"]))
     exact = sum(map(Fraction, losses_of(events))) / 40
-    assert len(found) >= 4
+    assert len({count for count, _ in found}) >= 4
     assert {loss for _, loss in found} == {float(exact)}
 
 

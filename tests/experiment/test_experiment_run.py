@@ -267,13 +267,13 @@ def test_an_interrupted_run_takes_what_its_checkpoint_knows(tmp_path, seen) -> N
     [
         ("running", False, "new"), ("running", True, "resume"), ("interrupted", True, "resume"),
         ("interrupted", False, "new"), ("failed", True, "failed"), ("diverged", True, "diverged"),
-        ("completed", False, "new"),
+        ("completed", False, "unreadable"),
     ],
 )  # fmt: skip
 def test_what_a_folder_promises(tmp_path, state, has_checkpoint, expected) -> None:
     folder = RunFolder(tmp_path / "run").acquire()
     folder.begin(BN.config)
-    folder.set_status(state)  # without a summary, even "completed" does not count
+    folder.set_status(state)  # "completed" without a summary contradicts itself
     if has_checkpoint:
         folder.checkpoint.touch()
     assert planned_state(folder.path) == expected

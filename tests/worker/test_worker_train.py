@@ -19,7 +19,7 @@ from normbench.engine.device import OutOfMemoryError
 from normbench.errors import DataError
 from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
-from normbench.runs.records import RunRecord, read_run
+from normbench.runs.records import RunRecord, Status, read_run
 from normbench.worker import train_run as module
 from normbench.worker.targets import RunRequest, check_data, train_run
 
@@ -247,22 +247,32 @@ def test_checkpoints_take_about_a_fiftieth_of_the_time(tmp_path, monkeypatch) ->
     for _ in module._train(Run, request):  # type: ignore[arg-type]
         pass
     assert saved_at[0] == 11
-    assert len(saved_at) == 1 + 2000 // 500
+    assert saved_at[1:] == [11 + 510 * count for count in range(1, len(saved_at))]  # ten seconds of each 510
+    assert len(saved_at) == 4
 
 
-def test_an_orphan_leaves_the_run_to_the_process_that_goes_on_with_it(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(("writer", "saves"), [(None, True), (1, True), (2, True), (3, False)])
+def test_an_orphan_leaves_the_run_to_the_process_that_goes_on_with_it(
+    tmp_path, monkeypatch, writer: int | None, saves: bool
+) -> None:
+    """Process 2 had begun the run before, 1 is the parent, and 3 goes on with what that has left."""
+
     class Parent:
         pid = 1
 
+    def write_status(pid: int) -> None:
+        status = Status(state="running", started_at="2026-11-28T12:00:00+00:00", pid=pid)
+        (tmp_path / "status.json").write_text(status.model_dump_json())
+
     monkeypatch.setattr("multiprocessing.parent_process", lambda: Parent)
-    (tmp_path / "status.json").write_text('{"pid": 2}')
+    if writer is not None:
+        write_status(2)
     events = events_of(tmp_path)
     next(events)
+    if writer is not None:
+        write_status(writer)
     events.close()
-    assert not (tmp_path / "checkpoint.pt").exists()
-    (tmp_path / "status.json").write_text('{"pid": 1}')
-    interrupted(tmp_path)
-    assert (tmp_path / "checkpoint.pt").exists()
+    assert (tmp_path / "checkpoint.pt").exists() == saves
 
 
 def test_no_room_for_a_checkpoint_is_called_so(tmp_path, monkeypatch) -> None:
