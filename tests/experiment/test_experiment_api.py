@@ -22,7 +22,7 @@ from normbench import compare, train
 from normbench.config.load import load_config
 from normbench.config.schema import ExperimentConfig
 from normbench.config.style import StyleExperimentConfig
-from normbench.errors import ConfigError, DataError, DeviceError, NormBenchError, UnknownNameError
+from normbench.errors import ConfigError, DataError, DeviceError, DivergedError, NormBenchError, UnknownNameError
 from normbench.experiment.runner import RunEnded, RunStarted
 from normbench.report.formats import FORMATS
 from normbench.runs.records import RunRecord, read_run
@@ -249,10 +249,14 @@ def test_a_device_that_is_not_here_is_told(trained: list[str], monkeypatch: pyte
         compare(CONFIG, device="cuda")
 
 
-def test_failures_end_a_comparison_where_they_are_to(trained: list[str]) -> None:
-    diverging = [{"name": name, "train": {"optimizer": "sgd", "lr": 1e25}} for name in ("bn", "gn", "in")]
+def test_failures_end_a_comparison_where_they_are_to(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(request: RunRequest) -> Iterator[Any]:
+        yield next(whole_run(request))
+        raise DivergedError("loss is nan")
+
+    monkeypatch.setattr(targets, "train_run", diverge)
     for limit, count in (({"fail_fast": True}, 1), ({"max_failures": 2}, 2)):
-        assert not compare(CONFIG, name=f"after{count}", norms=diverging, **limit).is_complete
+        assert not compare(CONFIG, name=f"after{count}", norms=["bn", "gn", "in"], **limit).is_complete
         assert len(list(Path(f"runs/after{count}").glob("*/status.json"))) == count
 
 
