@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -252,7 +252,8 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
         return comparison  # nothing is recorded
     try:
         report = comparison.report
-        on_report(comparison)
+        with suppress(OSError):  # nobody reads stdout any more: the report is written all the same
+            on_report(comparison)
         write_report_of(report)
         if tensorboard:
             write_tensorboard(report)

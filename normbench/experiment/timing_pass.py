@@ -100,9 +100,12 @@ class TimingPass:
         try:
             if not self._due():
                 return
-            while not stop_requested():
+            while True:
                 with suppress(Timeout), lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
                     self._run(stop_requested)
+                    return
+                if stop_requested():
+                    self.listener(TimingEnded("stopped"))
                     return
         except (NormBenchError, OSError) as error:
             self.listener(TimingEnded(str(error)))
