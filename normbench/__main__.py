@@ -1,6 +1,20 @@
-"""``python -m normbench``."""
+"""The program's start: signals are taken care of before anything is imported that takes time."""
 
-from normbench.cli import main
+from __future__ import annotations
+
+from normbench.experiment.interrupts import exit_on_signals, ignore_signals
+
+
+def main() -> None:
+    """Run the command line; a signal ends it without a traceback, whatever is being imported."""
+    exit_on_signals()
+    from normbench.cli import main as run
+
+    try:
+        run()
+    finally:
+        ignore_signals()
+
 
 if __name__ == "__main__":
     main()

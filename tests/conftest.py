@@ -16,6 +16,7 @@ import torch
 from local_worker import LocalWorker
 
 from normbench.cli import main
+from normbench.experiment.interrupts import SIGNALS
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
     # Without a GPU, tests/kernels interprets the kernels on the CPU. Triton decides that when it and the kernels are
@@ -60,7 +61,7 @@ def normbench(
     monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer replaces it
     monkeypatch.chdir(tmp_path)
-    sigterm = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
 
     def call(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["normbench", *arguments])
@@ -70,4 +71,5 @@ def normbench(
         return Result(ended.value.code or 0, *capsys.readouterr())
 
     yield call
-    signal.signal(signal.SIGTERM, sigterm)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

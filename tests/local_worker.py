@@ -9,7 +9,7 @@ from typing import Any
 from normbench.errors import WorkerError
 from normbench.experiment.worker_process import Failed, Finished, Message, Worker, Yielded, failure_from
 
-DIED = Failed(WorkerError("the training process was killed by SIGKILL (out of memory?)"))
+DIED = Failed(WorkerError("the training process was killed by SIGKILL (out of memory?)"), is_lost=True)
 
 
 class Killed(Exception):
@@ -31,7 +31,8 @@ class LocalWorker:
         self._script = script
         self.submitted: list[tuple[Any, ...]] = []
         self.num_revived = 0
-        self.was_killed = False
+        self.was_closed = False
+        self._generator: Generator[Any, None, None] | None = None
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.submitted.append(arguments)
@@ -86,12 +87,12 @@ class LocalWorker:
     def revive(self) -> None:
         self.num_revived += 1
 
-    def kill(self) -> None:
-        self.was_killed = True
-
     def dismiss(self) -> None:
-        self.close()
-
-    def close(self) -> None:
+        if self._generator is not None:
+            self._generator.close()
         self.connection.close()
         self._bell.close()
+
+    def close(self, seconds: float = 0.0) -> None:
+        self.dismiss()
+        self.was_closed = True

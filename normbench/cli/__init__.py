@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -22,16 +20,19 @@ from normbench.cli import (
     ls,
     plots,
     report,
+    retry,
     show,
     stylize,
     table,
     train,
 )
 from normbench.errors import EnvironmentProblem, NormBenchError
+from normbench.experiment.interrupts import exit_on_signals
 
 _EPILOG = (
-    "Exit codes: 0 all done; 1 a run failed; 2 wrong usage or config; 3 no data, no device or no writable folder; "
-    "130 Ctrl-C; 143 terminated."
+    "Exit codes: 0 all done, by whichever process; 1 a run failed, diverged or was left undone; "
+    "2 wrong usage or config; 3 no data, no device, or a folder or report that cannot be written; "
+    "129 terminal closed; 130 Ctrl-C; 131 quit; 143 terminated."
 )
 _PATH_ERRORS = frozenset({errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS})
 """What is wrong with a path that a user gave, and never a bug: it is told without a traceback."""
@@ -61,6 +62,7 @@ def _root(
 
 app.command()(train.train)
 app.command()(compare.compare)
+app.command()(retry.retry)
 app.command()(report.report)
 app.command()(table.table)
 app.command()(ls.ls)
@@ -77,7 +79,7 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
-    signal.signal(signal.SIGTERM, _exit_by_signal)
+    exit_on_signals()
     try:
         app()
     except NormBenchError as error:
@@ -88,7 +90,3 @@ def main() -> None:
             raise
         print(f"normbench: {EnvironmentProblem(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
         sys.exit(EnvironmentProblem.exit_code)
-
-
-def _exit_by_signal(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)

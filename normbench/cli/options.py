@@ -17,7 +17,15 @@ EngineOption = Annotated[str | None, typer.Option(help="auto, eager, graph or co
 DataDirOption = Annotated[Path | None, typer.Option(help="Folder that holds CIFAR-10.", show_default=False)]
 RunsDirOption = Annotated[Path, typer.Option(envvar="NORMBENCH_RUNS_DIR", help="Folder for the results.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Redo runs that are completed.")]
-RetryOption = Annotated[bool, typer.Option("--retry", help="Also redo runs that failed or diverged.")]
+RetryOption = Annotated[
+    bool, typer.Option("--retry", help="Also redo runs that failed or diverged, or whose record cannot be read.")
+]
+FailFastOption = Annotated[
+    bool, typer.Option("--fail-fast", help="Start no other run after one that fails or diverges.")
+]
+MaxFailuresOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Start no other run after N that fail or diverge.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs with id and state; train nothing.")]
 KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
 MaxRunsOption = Annotated[int, typer.Option(metavar="N", min=1, help="Refuse a config that plans more runs.")]

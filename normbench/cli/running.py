@@ -20,7 +20,10 @@ def execute(
     json_output: bool,
     **options: Any,
 ) -> None:
-    """Load the config, run it, and exit: 0 if every run completed, else 1; `options` are those of `RunOptions`."""
+    """Load the config, run it, and exit; `options` are those of `RunOptions`.
+
+    With 0 if every run is completed, whichever process did it, and the report is written; with 1 if a run is not.
+    """
     from normbench.experiment.worker_process import start_worker
 
     with start_worker() as worker:  # first: the imports below take time, and its own take more
@@ -39,7 +42,9 @@ def execute(
         result = run_experiment(
             loaded, plans, run_options, worker, on_report=lambda comparison: _print(comparison, json_output=json_output)
         )
-    raise typer.Exit(0 if result.is_complete else 1)
+    if not result.is_complete:
+        raise typer.Exit(1)
+    raise typer.Exit(result.report_error.exit_code if result.report_error else 0)
 
 
 def _print(comparison: Any, *, json_output: bool) -> None:

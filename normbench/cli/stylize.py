@@ -13,9 +13,11 @@ from normbench.cli.options import (
     DeviceOption,
     DryRunOption,
     EngineOption,
+    FailFastOption,
     ForceOption,
     JsonOption,
     KeepOption,
+    MaxFailuresOption,
     MaxRunsOption,
     PrecisionOption,
     RetryOption,
@@ -119,6 +121,8 @@ def compare(
     runs_dir: RunsDirOption = Path("runs"),
     force: ForceOption = False,
     retry: RetryOption = False,
+    fail_fast: FailFastOption = False,
+    max_failures: MaxFailuresOption = None,
     max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
@@ -155,6 +159,7 @@ def compare(
         retry=retry,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        max_failures=1 if fail_fast else max_failures,
     )
 
 

@@ -92,3 +92,9 @@ class ClassifierTraining:
     def name_step(self, epoch: int, step: int) -> str:
         """Return how a message names a step, both counted from where the log counts them."""
         return f"epoch {epoch + 1}, step {step} of {self.step.settings.steps_per_epoch}"
+
+    def rate_of(self, step: int) -> float:
+        """Return the scheduled rate."""
+        rates = self.step.settings.learning_rates
+        assert rates is not None
+        return rates[step].item()

@@ -113,8 +113,15 @@ class OutOfMemoryError(NormBenchError):
     The batch size is never changed silently, because that changes a norm's result.
     """
 
-    def __init__(self, device: str, batch_size: int, error: Exception) -> None:
-        super().__init__(f"out of memory on {device} at batch size {batch_size}: {first_line(error)}")
+    def __init__(self, device: str, batch_size: int, model: str, error: Exception) -> None:
+        super().__init__(f"out of memory on {device} at batch size {batch_size} of {model}: {first_line(error)}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that memory is used up; torch on a CPU says so by a `RuntimeError`."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc")
+    )
 
 
 def describe(device: DeviceName) -> dict[str, Any]:

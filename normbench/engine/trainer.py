@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import nn
@@ -62,6 +62,9 @@ class Training(Protocol):
     def name_step(self, epoch: int, step: int) -> str:
         """Return how a message names a step."""
 
+    def rate_of(self, step: int) -> float:
+        """Return the learning rate of a step, counted from the start of training."""
+
 
 class Trainer:
     """Trains one model; `run` yields events, `state_dict` and `load_state_dict` interrupt and continue it exactly.
@@ -93,7 +96,6 @@ class Trainer:
         self._losses: list[tuple[float, ...]] = []
         self._step_in_epoch = 0
         self._num_correct = 0
-        self._epoch_loss_sum = 0.0
         self._epoch_seconds = 0.0
 
     @property
@@ -115,7 +117,7 @@ class Trainer:
         """Train to the end, yielding events; the clock of `train_seconds` stands still while the caller handles them.
 
         Raises:
-            DivergedError: a loss is not finite; the steps up to it were yielded.
+            DivergedError: the loss of a step or of an evaluation is not finite; the steps up to it were yielded.
         """
         self._training.warm_up()
         prepare(self.step)
@@ -155,21 +157,28 @@ class Trainer:
         step, stop = self.step, first + len(losses)
         images = [step.batch_size_of(position) for position in range(first, stop)]
         self._epoch_seconds += seconds
-        self._epoch_loss_sum += sum(loss * count for (loss, *_), count in zip(losses, images, strict=True))
         self._losses += losses
         self._step_in_epoch = stop
         diverged = next((i for i, (loss, *_) in enumerate(losses) if not math.isfinite(loss)), None)
         num_seen = min(stop * step.settings.batch_size, step.settings.num_images)
-        yield StepsDone(
-            epoch=epoch + 1,
-            first_step=first,
-            losses=tuple(losses if diverged is None else losses[: diverged + 1]),
-            steps_per_epoch=step.settings.steps_per_epoch,
-            train_accuracy=self._num_correct / num_seen if step.objective.has_accuracy else None,
-            images_per_second=sum(images) / seconds,
-        )
-        if diverged is not None:
-            raise DivergedError(f"loss is {losses[diverged][0]} at {self._training.name_step(epoch, first + diverged)}")
+        try:
+            yield StepsDone(
+                epoch=epoch + 1,
+                first_step=first,
+                losses=tuple(losses if diverged is None else losses[: diverged + 1]),
+                steps_per_epoch=step.settings.steps_per_epoch,
+                train_accuracy=self._num_correct / num_seen if step.objective.has_accuracy else None,
+                images_per_second=sum(images) / seconds,
+            )
+        finally:  # also where the caller stops here: there is nothing to go on from
+            if diverged is not None:
+                self._raise_diverged("loss", losses[diverged][0], epoch, first + diverged)
+
+    def _raise_diverged(self, what: str, loss: float, epoch: int, step: int) -> NoReturn:
+        """Raise `DivergedError` with the step and its learning rate, which is what can be changed."""
+        where = self._training.name_step(epoch, step)
+        position = epoch * self.step.settings.steps_per_epoch + step
+        raise DivergedError(f"{what} is {loss} at {where}, learning rate {self._training.rate_of(position):.3g}")
 
     def _evaluate_epoch(self) -> EpochRow | None:
         began = self._clock()
@@ -179,26 +188,32 @@ class Trainer:
         if evaluation is None:
             return None
         synchronize(self._device)
-        settings = self.step.settings
-        num_steps = (len(self._rows) + 1) * settings.steps_per_epoch
-        rates = settings.learning_rates
-        assert rates is not None
+        settings, epoch = self.step.settings, len(self._rows)
+        if not math.isfinite(evaluation.loss):
+            self._raise_diverged("test loss", evaluation.loss, epoch, settings.steps_per_epoch - 1)
+        num_steps = (epoch + 1) * settings.steps_per_epoch
         return EpochRow(
-            epoch=len(self._rows) + 1,
+            epoch=epoch + 1,
             num_steps=num_steps,
-            train_loss=self._epoch_loss_sum / settings.num_images,
+            train_loss=self._mean_loss(self._losses[-settings.steps_per_epoch :]),
             train_accuracy=self._num_correct / settings.num_images,
             test_loss=evaluation.loss,
             test_accuracy=evaluation.accuracy,
             train_seconds=self._epoch_seconds,
             test_seconds=self._clock() - began,
-            learning_rate=rates[num_steps - 1].item(),
+            learning_rate=self._training.rate_of(num_steps - 1),
         )
+
+    def _mean_loss(self, losses: Sequence[tuple[float, ...]]) -> float:
+        """Return the mean over images of an epoch's losses, rounded once: however the steps were read back."""
+        images = map(self.step.batch_size_of, range(len(losses)))
+        total = math.fsum(loss * count for (loss, *_), count in zip(losses, images, strict=True))
+        return total / self.step.settings.num_images
 
     def _finish_epoch(self, row: EpochRow) -> None:
         self._rows.append(row)
         self._step_in_epoch, self._num_correct = 0, 0
-        self._epoch_loss_sum, self._epoch_seconds = 0.0, 0.0
+        self._epoch_seconds = 0.0
 
     def _totals(self, startup_seconds: float) -> Totals:
         train_seconds = sum(row.train_seconds for row in self._rows) + self._epoch_seconds
@@ -221,21 +236,49 @@ class Trainer:
             "losses": torch.tensor(self._losses),
             "step_in_epoch": self._step_in_epoch,
             "num_correct": self._num_correct,
-            "epoch_loss_sum": self._epoch_loss_sum,
             "epoch_seconds": self._epoch_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; call before `run`."""
+        """Continue from `state`; call before `run`. A trainer for which that fails is of no further use.
+
+        Raises:
+            ValueError: no training of this config can have come to that state.
+        """
+        losses = state["losses"]
+        num_losses = self.step.objective.num_losses
+        if losses.ndim == 1 and num_losses == 1:
+            losses = losses[:, None]  # of before losses had columns
+        if "rows" not in state:  # a style-transfer run's of before it shared this loop
+            done = {"rows": [], "step_in_epoch": len(losses), "num_correct": 0}
+            state = {**state, **done, "epoch_seconds": state["seconds"]}
+        rows = [EpochRow.model_validate(row) for row in state["rows"]]
+        self._check_progress(state, rows, losses)
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.step.optimizer, state["optimizer"])
-        losses = state["losses"].reshape(-1, self.step.objective.num_losses)
-        if "rows" not in state:  # a style-transfer run's of before it shared this loop
-            done = {"rows": [], "step_in_epoch": len(losses), "num_correct": 0, "epoch_loss_sum": 0.0}
-            state = {**state, **done, "epoch_seconds": state["seconds"]}
         self._losses = [tuple(row) for row in losses.tolist()]
-        self._rows = [EpochRow.model_validate(row) for row in state["rows"]]
+        self._rows = rows
         self._step_in_epoch = state["step_in_epoch"]
         self._num_correct = state["num_correct"]
-        self._epoch_loss_sum = state["epoch_loss_sum"]
         self._epoch_seconds = state["epoch_seconds"]
+
+    def _check_progress(self, state: dict[str, Any], rows: Sequence[EpochRow], losses: torch.Tensor) -> None:
+        """Raise `ValueError` where numbers of a checkpoint contradict each other or the training."""
+        settings, step_in_epoch = self.step.settings, state["step_in_epoch"]
+        num_seen = min(step_in_epoch * settings.batch_size, settings.num_images)
+        groups = state["optimizer"].get("param_groups", ())  # torch's optimizers have them
+        has_memory = any("betas" in group or group.get("momentum") for group in groups)
+        plausible = {
+            "losses": losses.ndim == 2
+            and losses.shape[1] == self.step.objective.num_losses
+            and len(losses) == len(rows) * settings.steps_per_epoch + step_in_epoch
+            and bool(losses[:, 0].isfinite().all()),
+            "rows": len(rows) <= self._training.num_epochs
+            and all((row.epoch, row.num_steps) == (i, i * settings.steps_per_epoch) for i, row in enumerate(rows, 1)),
+            "step_in_epoch": 0 <= step_in_epoch <= settings.steps_per_epoch,
+            "num_correct": 0 <= state["num_correct"] <= num_seen,
+            "epoch_seconds": 0 <= state["epoch_seconds"] < math.inf,
+            "optimizer": bool(state["optimizer"]["state"]) or not (has_memory and len(losses)),
+        }
+        if wrong := [name for name, is_plausible in plausible.items() if not is_plausible]:
+            raise ValueError(f"impossible {', '.join(wrong)}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from normbench.config.built_in import find_config
 from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import BaseExperimentConfig
-from normbench.errors import ConfigError, FolderBusyError, UnknownNameError
+from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
 from normbench.experiment.worker_process import start_worker
@@ -44,6 +45,8 @@ def compare(
     retry: bool = False,
     keep_checkpoint: bool = False,
     tensorboard: bool = False,
+    fail_fast: bool = False,
+    max_failures: int | None = None,
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
@@ -63,6 +66,8 @@ def compare(
         retry: train again what failed or diverged.
         keep_checkpoint: keep the trained networks, for `normbench.load_model`.
         tensorboard: also write TensorBoard files.
+        fail_fast: start no other run after one that fails or diverges.
+        max_failures: start no other run after so many that fail or diverge.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
             `engine`, `device` and `name`; they win over `settings`, those over `config`.
@@ -71,13 +76,13 @@ def compare(
         ConfigError: a value, name or argument is wrong; the message is the one that the command line prints.
         DataError: the data set is missing or damaged.
         DeviceError: the device is not there.
-        FolderBusyError: another process is training some of the runs; the others are done.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint: call again to go on.
     """
     if more:
         raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    options = replace(options, max_failures=1 if fail_fast else max_failures)
     return _execute(_source(config), settings, flags, options, listener, default_name="compare")
 
 
@@ -122,7 +127,6 @@ def train(
         ConfigError: a value, name or argument is wrong.
         DataError: the data set is missing or damaged.
         DeviceError: the device is not there.
-        FolderBusyError: another process is training the run.
         KeyboardInterrupt: Ctrl-C; the run ended its step and saved a checkpoint: call again to go on.
     """
     if more:
@@ -148,8 +152,8 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in arguments.items() if value is not None}
 
 
-_OPTIONS = ("config", "settings", *RunOptions.__dataclass_fields__, "listener")
-_OWN = {"compare": (), "train": ("norm", "norm_options", "seed")}
+_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {"max_failures"}), "listener")
+_OWN = {"compare": ("fail_fast", "max_failures"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
 
 
@@ -182,8 +186,4 @@ def _execute(
     with start_worker() as worker:
         loaded: LoadedConfig = load_config(source, settings=settings, flags=flags, default_name=default_name)
         plans = plan_experiment(loaded, worker)
-        result = run_experiment(loaded, plans, options, worker, listener=listener)
-    if result.busy:
-        busy = ", ".join(result.busy[:3]) + (" and more" if len(result.busy) > 3 else "")
-        raise FolderBusyError(f"{result.folder}: another process is training {busy}; the others are done")
-    return result
+        return run_experiment(loaded, plans, options, worker, listener=listener)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normbench.errors import NormBenchError
 from normbench.report import Report
 from normbench.report.load import format_tables, load_runs
 from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, read_experiment
@@ -25,8 +26,8 @@ class Comparison:
     """The planned runs, by the names of their folders."""
     is_complete: bool
     """Whether every planned run has a result."""
-    busy: tuple[str, ...] = ()
-    """Runs that were left to another process, which is training them."""
+    report_error: NormBenchError | None = None
+    """Why the report on disk was not written, where it was not."""
 
     @cached_property
     def experiment(self) -> ExperimentRecord:

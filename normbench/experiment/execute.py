@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
 from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig
-from normbench.errors import DataError, RunError
+from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
-from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunBusy, RunEnded
+from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE
 from normbench.runs.timing_file import timing_key
-from normbench.runs.writer import is_due, planned_state, write_experiment
+from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
 from normbench.worker import targets
 from normbench.worker.targets import DraftError, RunRequest
@@ -46,6 +45,7 @@ class RunOptions:
     retry: bool = False
     keep_checkpoint: bool = False
     tensorboard: bool = False
+    max_failures: int | None = None
 
 
 def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
@@ -98,6 +98,7 @@ def run_experiment(
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
     write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
@@ -109,6 +110,7 @@ def run_experiment(
             options.retry,
             options.keep_checkpoint,
             prerequisite,
+            options.max_failures,
         )
         return _run(runner, plans, options, loaded.experiment.baseline, listener or make_progress(plans), on_report)
 
@@ -122,21 +124,19 @@ def _run(
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
     folder, workers = runner.folder, runner.workers
-    busy: list[str] = []
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
-        if isinstance(event, RunBusy):
-            busy.append(event.plan.run_id)
         if isinstance(event, RunEnded) and not event.skipped:
             _report_run(folder / event.plan.run_id, tensorboard=options.tensorboard)
 
     runner.listener = listen
-    completed = False
+    comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
+    signals = HeldSignals()
     try:
-        with HeldSignals() as signals, _shown(listener):
-            completed = runner.run(plans, signals.arrived)
-            if not signals.arrived():
+        with signals, _shown(listener):
+            comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
+            if not runner.has_stopped:
                 TimingPass(
                     folder,
                     plans,
@@ -150,8 +150,8 @@ def _run(
     finally:
         for worker in workers:
             worker.dismiss()  # they end while the report is written
-        comparison = Comparison(folder, tuple(plan.run_id for plan in plans), completed, tuple(busy))
-        _report(comparison, on_report, tensorboard=options.tensorboard)
+        if not signals.is_urgent:
+            comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
 
 
@@ -239,24 +239,34 @@ def _report_run(run_folder: Path, *, tensorboard: bool) -> None:
         write_run_report(run_folder)
         if tensorboard:
             write_run_tensorboard(run_folder)
-    except OSError as error:
-        note(f"normbench: {run_folder}: the loss curve cannot be written: {error.strerror}")
+    except Exception as error:  # nothing in a picture is worth the runs that are still to come
+        note(f"normbench: {run_folder}: the loss curve cannot be written: {_reason(error)}")
 
 
-def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> None:
-    """Write the report over what is recorded, also after an interrupt, and hand it on."""
+def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> Comparison:
+    """Write the report over what is recorded, also after an interrupt, and hand it on; return what became of it."""
     from normbench.report.tensorboard import write_tensorboard
 
     folder = comparison.folder
     if not any(folder.glob(f"*/{STATUS_FILE}")):
-        return  # nothing is recorded
+        return comparison  # nothing is recorded
     try:
         report = comparison.report
-        on_report(comparison)
+        with suppress(OSError):  # nobody reads stdout any more: the report is written all the same
+            on_report(comparison)
         write_report_of(report)
         if tensorboard:
             write_tensorboard(report)
-    except RunError as error:
-        print(f"normbench: no report: {error}", file=sys.stderr)
-    except OSError as error:
-        note(f"normbench: {folder / REPORT_FOLDER}: the report cannot be written: {error.strerror}")
+    except Exception as error:
+        kind = FolderError if isinstance(error, OSError) else RunError
+        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {_reason(error)}")
+        note(f"normbench: {problem}")
+        return replace(comparison, report_error=problem)
+    return comparison
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, in a line; with its kind, where it is no user's problem."""
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    return first_line(error) if isinstance(error, NormBenchError) else f"{type(error).__name__}: {first_line(error)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,15 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.runner import ExperimentEvent, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.runner import (
+    ExperimentEvent,
+    RunBusy,
+    RunEnded,
+    RunProgressed,
+    RunStarted,
+    RunUnreadable,
+    Stopping,
+)
 from normbench.experiment.timing_pass import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.tasks import TASKS
@@ -27,12 +36,18 @@ _NARROW_LABEL = 16
 _TIMING = "timing"
 """Among the tasks, where runs are called by their ids."""
 
-STOPPING = "stopping: running runs end their step and save a checkpoint; again to stop at once"
+
+def stopping(event: Stopping) -> str:
+    """Say in a line what happens to the runs that are going."""
+    if event.num_failed:
+        return f"stopping after {event.num_failed} failed: running runs end their step and save a checkpoint"
+    return "stopping: running runs end their step and save a checkpoint; again to stop at once"
 
 
 def note(text: str) -> None:
-    """Print a line of information to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line of information to stderr, if there is still somebody to read it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress(ABC):
@@ -66,10 +81,12 @@ def name_of(plan: RunPlan) -> str:
     return f"{plan.config.label}{point} seed {plan.config.seed}"
 
 
-def ending(event: RunEnded | RunBusy) -> str:
-    """Say in a line how a run ended."""
+def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
+    """Say in a line how a run ended, or why it is not trained."""
     if isinstance(event, RunBusy):
         return f"{name_of(event.plan)}: another process is training it; left to that"
+    if isinstance(event, RunUnreadable):
+        return f"{name_of(event.plan)}: kept as it is, but it cannot be read: {event.problem}; --retry trains it again"
     name, state = name_of(event.plan), event.status.state
     if event.summary is not None:
         result = TASKS[event.plan.config.task].result(event.summary)
@@ -123,8 +140,8 @@ class LineProgress(Progress):
     def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
-            note(STOPPING)
-        elif isinstance(event, RunEnded | RunBusy):
+            note(stopping(event))
+        elif isinstance(event, RunEnded | RunBusy | RunUnreadable):
             note(ending(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
@@ -186,17 +203,21 @@ class LiveProgress(Progress):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
     def __call__(self, event: ExperimentEvent | TimingEvent) -> None:
-        """Update the display."""
-        self._show(event)
-        self._progress.refresh()
+        """Update the display, if the terminal is still there."""
+        with suppress(OSError):
+            self._show(event)
+            self._progress.refresh()
 
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
-            self._print(STOPPING, "yellow")
-        elif isinstance(event, RunEnded | RunBusy):
+            self._print(stopping(event), "yellow")
+        elif isinstance(event, RunBusy):
+            self._print(ending(event), "yellow")
+        elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
             self._show_timing(event)
@@ -252,7 +273,7 @@ class LiveProgress(Progress):
             if event.problem:
                 self._print(untimed(event), "yellow")
 
-    def _end(self, event: RunEnded | RunBusy) -> None:
+    def _end(self, event: RunEnded | RunUnreadable) -> None:
         if (task := self._tasks.pop(event.plan.run_id, None)) is not None:
             self._progress.remove_task(task)
         self._share.pop(event.plan.run_id, None)

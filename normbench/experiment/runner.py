@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from normbench.errors import DivergedError, FolderBusyError, FolderError
+from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
@@ -21,6 +22,10 @@ from normbench.worker import targets
 from normbench.worker.targets import RunRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LOOKS_AT_BUSY_RUNS = 1.0
+_SECONDS_TO_SAVE = 1.2
+"""What a worker is given to save a checkpoint when everything is to end at once."""
+_HINT = "run the command again to go on"
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,28 @@ class RunEnded:
 
 @dataclass(frozen=True)
 class RunBusy:
-    """Another process is writing the run, which is left to it."""
+    """Another process is writing the run, which is left to it, and taken over if that process ends before the run."""
 
     plan: RunPlan
+
+
+@dataclass(frozen=True)
+class RunUnreadable:
+    """A run was recorded and cannot be read; it is left as it is."""
+
+    plan: RunPlan
+    problem: str
 
 
 @dataclass(frozen=True)
 class Stopping:
     """The runs are asked to stop; each ends its step and saves a checkpoint."""
 
+    num_failed: int = 0
+    """How many runs have failed, if that is why."""
 
-ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunBusy | Stopping
+
+ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunBusy | RunUnreadable | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
@@ -85,8 +101,15 @@ class ExperimentRunner:
     keep_checkpoint: bool = False
     prerequisite: Path | None = None
     """The folder of the run that these runs need (`Task.prerequisite`)."""
+    max_failures: int | None = None
+    """After so many runs that fail or diverge no other is started."""
+    has_stopped: bool = False
+    """Whether runs were left undone because of a signal or of failures."""
     _active: dict[Any, _Active] = field(default_factory=dict)
     """Running runs, by their worker's connection."""
+    _busy: list[RunPlan] = field(default_factory=list)
+    """Runs that another process writes."""
+    _seen_busy: set[str] = field(default_factory=set)
 
     def run(self, plans: Iterable[RunPlan], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Run what is not done yet; return whether every run is completed.
@@ -98,20 +121,32 @@ class ExperimentRunner:
         """
         waiting = deque(plans)
         num_left = len(waiting)
+        num_failed, looked_at = 0, time.monotonic()
         try:
-            while waiting or self._active:
+            while waiting or self._active or self._busy:
                 if stop_requested():
-                    self._stop()
+                    self._stop(Stopping())
                     return False
+                if self._busy and time.monotonic() - looked_at > _SECONDS_BETWEEN_LOOKS_AT_BUSY_RUNS:
+                    waiting.extend(self._busy)
+                    self._busy.clear()
+                    looked_at = time.monotonic()
                 num_left -= self._hand_out(waiting)
                 connections = wait(list(self._active), timeout=_SECONDS_BETWEEN_LOOKS)
                 ended = [end for connection in connections if (end := self._handle(self._active[connection]))]
-                num_left -= sum(end.status.state == "completed" for end in ended)
-                num_left -= self._hand_out(waiting)  # the device works on while what ended is reported
+                num_completed = sum(end.status.state == "completed" for end in ended)
+                num_left -= num_completed
+                num_failed += len(ended) - num_completed
+                is_enough = self.max_failures is not None and num_failed >= self.max_failures
+                if not is_enough:
+                    num_left -= self._hand_out(waiting)  # the device works on while what ended is reported
                 for end in ended:
                     self.listener(end)
+                if is_enough and num_left:
+                    self._stop(Stopping(num_failed))
+                    return False
         except BaseException as error:
-            self._abandon(str(error) or "interrupted")
+            self._abandon(str(error) if isinstance(error, Exception) else f"interrupted; {_HINT}")
             raise
         return num_left == 0
 
@@ -121,33 +156,57 @@ class ExperimentRunner:
         for worker in self.workers:
             while waiting and worker.connection not in self._active:
                 plan = waiting.popleft()
-                folder = RunFolder(self.folder / plan.run_id)
-                if not self._is_kept(folder.path):
-                    try:
-                        folder.acquire()
-                    except FolderBusyError:
-                        self.listener(RunBusy(plan))
-                        continue
-                    if not self._is_kept(folder.path):  # still: another process may have run it meanwhile
-                        self._start(plan, folder, worker)
-                        continue
-                    folder.release()
-                record = read_run(folder.path)
-                if record.config.label != plan.config.label:
-                    folder.write_config(plan.config)
-                num_completed += record.status.state == "completed"
-                self.listener(RunEnded(plan, record.status, record.summary, skipped=True))
+                if self._start_if_due(plan, worker):
+                    continue
+                num_completed += self._keep(plan)
         return num_completed
 
-    def _is_kept(self, folder: Path) -> bool:
-        return not is_due(planned_state(folder), force=self.force, retry=self.retry)
+    def _start_if_due(self, plan: RunPlan, worker: Worker) -> bool:
+        """Start the run, or leave it to the process that writes it; return False if it is to be kept as it is."""
+        folder = RunFolder(self.folder / plan.run_id)
+        if not self._is_due(plan):
+            return False
+        try:
+            folder.acquire()
+        except FolderBusyError:
+            if plan.run_id not in self._seen_busy:
+                self.listener(RunBusy(plan))
+            self._seen_busy.add(plan.run_id)
+            self._busy.append(plan)
+            return True
+        if self._is_due(plan):  # still: another process may have run it meanwhile
+            self._start(plan, folder, worker)
+            return True
+        folder.release()
+        return False
+
+    def _keep(self, plan: RunPlan) -> int:
+        """Tell the listener of a run that is kept; return how many completed runs that makes."""
+        folder = RunFolder(self.folder / plan.run_id)
+        try:
+            record = read_run(folder.path)
+        except RunError as error:
+            self.listener(RunUnreadable(plan, first_line(error)))
+            return 0
+        if record.config.label != plan.config.label:
+            folder.write_config(plan.config)
+        self.listener(RunEnded(plan, record.status, record.summary, skipped=True))
+        return record.status.state == "completed"
+
+    def _is_due(self, plan: RunPlan) -> bool:
+        return is_due(planned_state(self.folder / plan.run_id), force=self._is_forced(plan), retry=self.retry)
+
+    def _is_forced(self, plan: RunPlan) -> bool:
+        """Return whether the run is made again; what another process has made meanwhile is new enough."""
+        return self.force and plan.run_id not in self._seen_busy
 
     def _start(self, plan: RunPlan, folder: RunFolder, worker: Worker) -> None:
         worker.revive()
         self._active[worker.connection] = _Active(plan, worker, folder)
-        resume = planned_state(folder.path) == "resume" and not self.force
-        if self.force:
-            folder.clear()
+        state, is_forced = planned_state(folder.path), self._is_forced(plan)
+        if is_forced or state == "unreadable":
+            folder.set_aside()
+        resume = state == "resume" and not is_forced
         folder.remove_results(TASKS[plan.config.task])
         request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
         worker.submit(targets.train_run, request)
@@ -183,15 +242,18 @@ class ExperimentRunner:
     def _finish(self, active: _Active) -> RunEnded:
         if active.summary is not None:
             return self._release(active, active.folder.finish(active.summary, keep_checkpoint=self.keep_checkpoint))
-        return self._end(active, "interrupted", "stopped before its end; run the command again to go on")
+        return self._end(active, "interrupted", f"stopped before its end; {_HINT}")
 
     def _fail(self, active: _Active, failure: Failed) -> RunEnded:
         if failure.traceback:
             active.folder.write_error(failure.traceback)
-        state: State = "diverged" if isinstance(failure.error, DivergedError) else "failed"
-        if active.is_stopping:
-            state = "interrupted"  # it could not save a checkpoint, say
-        return self._end(active, state, str(failure.error))
+        reason = str(failure.error)
+        if isinstance(failure.error, DivergedError):
+            return self._end(active, "diverged", reason)
+        if failure.is_lost:  # killed for its memory, say: once a call, and from its checkpoint the next time
+            return self._end(active, "interrupted", f"{reason}; {_HINT}")
+        # While stopping, it may not have been able to save a checkpoint.
+        return self._end(active, "interrupted" if active.is_stopping else "failed", reason)
 
     def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
         if not (active.folder.path / STATUS_FILE).exists():
@@ -203,9 +265,10 @@ class ExperimentRunner:
         active.folder.release()
         return RunEnded(active.plan, status, active.summary)
 
-    def _stop(self) -> None:
+    def _stop(self, event: Stopping) -> None:
         """Let every running run end its step and save a checkpoint."""
-        self.listener(Stopping())
+        self.has_stopped = True
+        self.listener(event)
         running = list(self._active.values())
         for active in running:
             active.is_stopping = True
@@ -216,9 +279,12 @@ class ExperimentRunner:
             self.listener(end)
 
     def _abandon(self, reason: str) -> None:
-        """End every running run at once; what is recorded, and its last checkpoint, stay."""
+        """End every running run within seconds: workers save a checkpoint when they see that nobody listens."""
+        for active in self._active.values():
+            active.worker.dismiss()
+        deadline = time.monotonic() + _SECONDS_TO_SAVE
         for active in list(self._active.values()):
-            active.worker.kill()
+            active.worker.close(max(0.0, deadline - time.monotonic()))
             try:
                 self._end(active, "interrupted", reason)
             except FolderError:  # a full disk, say: the status stays "running", which counts as interrupted

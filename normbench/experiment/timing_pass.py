@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
 
 from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import NormBenchError, RunError
@@ -17,7 +18,7 @@ from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.provenance import describe_program
-from normbench.runs.records import ENVIRONMENT_FILE, SUMMARY_FILE
+from normbench.runs.records import read_run
 from normbench.runs.timing_file import (
     TIMING_FILE,
     Timing,
@@ -40,6 +41,9 @@ _BLOCK_SECONDS = 0.1
 _TRAINING_SHARE = 0.1
 _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
 """The pass takes about a tenth of what training took, within these bounds, but never less than `MIN_ROUNDS` need."""
+
+_LOCK_FILE = ".timing.lock"
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 _UNTIMED_BLOCKS = 3
 """What a norm takes, in blocks, to warm up and to find the number of steps of a block."""
@@ -88,12 +92,26 @@ class TimingPass:
     """The folder of the run that the plans' runs need (`Task.prerequisite`)."""
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
-        """Time what is due; nothing that goes wrong here is more than a problem told to the listener."""
+        """Time what is due; nothing that goes wrong here is more than a problem told to the listener.
+
+        One process times at a time; the others wait, and then mostly find nothing due.
+        """
+        lock = FileLock(self.folder / _LOCK_FILE)
         try:
-            due = self._due()
-        except NormBenchError as error:
+            if not self._due():
+                return
+            while True:
+                with suppress(Timeout), lock.acquire(timeout=_SECONDS_BETWEEN_LOOKS):
+                    self._run(stop_requested)
+                    return
+                if stop_requested():
+                    self.listener(TimingEnded("stopped"))
+                    return
+        except (NormBenchError, OSError) as error:
             self.listener(TimingEnded(str(error)))
-            return
+
+    def _run(self, stop_requested: Callable[[], bool]) -> None:
+        due = self._due()
         if not due:
             return
         self.listener(TimingStarted(sum(len(wanted) for wanted, _ in due)))
@@ -228,15 +246,12 @@ def _completed(
     """Return, by `timing_key`, what completed runs on this machine took."""
     found: dict[str, TimingCandidate] = {}
     for plan in plans:
-        run = folder / plan.run_id
         try:
-            summary = TASKS[plan.config.task].summary.model_validate_json(
-                (run / SUMMARY_FILE).read_text(encoding="utf-8")
-            )
-            environment = json.loads((run / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError, ValidationError):
-            continue  # it did not complete
-        if machine_of(environment) != machine:
+            record = read_run(folder / plan.run_id)
+        except RunError:
+            continue
+        summary = record.summary
+        if not record.is_completed or machine_of(record.environment) != machine:
             continue
         before = found.get(timing_key(plan.config))
         found[timing_key(plan.config)] = TimingCandidate(

@@ -14,11 +14,13 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
 from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
+from normbench.experiment.interrupts import SIGNALS
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ class Failed:
     """A user's problem as it was raised; a `WorkerError` for a bug, or for a process that died."""
     traceback: str | None = None
     """The traceback of a bug."""
+    is_lost: bool = False
+    """Whether the process died."""
 
 
 Message = Yielded | Finished | Failed
@@ -95,7 +99,7 @@ class Worker:
             return message
         except (EOFError, OSError):
             self._process.join(_JOIN_SECONDS)
-            return Failed(WorkerError(_how_it_died(self._process.exitcode)))
+            return Failed(WorkerError(_how_it_died(self._process.exitcode)), is_lost=True)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function that is no generator and return what it returns.
@@ -124,6 +128,8 @@ class Worker:
         """Ask the running function to end at its next yield; it still sends `Finished`."""
         with suppress(OSError):
             self.connection.send(_STOP)
+            if hasattr(signal, "SIGCONT") and self._process.pid is not None:
+                os.kill(self._process.pid, signal.SIGCONT)  # a process that was suspended could not end
 
     def revive(self) -> None:
         """Start another process, with another `connection`, if this one has died."""
@@ -135,10 +141,10 @@ class Worker:
         """Let the process end on its own, which may take it a second; `close` then waits for it."""
         self.connection.close()
 
-    def close(self) -> None:
-        """End the process; a function that still runs is closed first, and given some seconds for it."""
+    def close(self, seconds: float = _JOIN_SECONDS) -> None:
+        """End the process; a function that still runs is closed at its next yield, within `seconds`."""
         self.connection.close()
-        self._process.join(_JOIN_SECONDS)
+        self._process.join(seconds)
         self.kill()
 
     def kill(self) -> None:
@@ -162,11 +168,13 @@ def start_worker(environment: Mapping[str, str] | None = None) -> Worker:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Start a process that Ctrl-C and SIGTERM do not reach: both go to the whole group, and the parent decides."""
+    """Start a process that signals do not reach: they go to the whole group, and the parent decides."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    resource_tracker.ensure_running()  # a process of its own, and starting it lets Ctrl-C and SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -207,10 +215,10 @@ def _how_it_died(exit_code: int | None) -> str:
 def _serve(connection: Connection, environment: dict[str, str], preload: Callable[[], object] | None) -> None:
     """Run in the process: take functions and stream their values until the parent goes away."""
     # Handlers that do nothing, because ignoring would be inherited by processes that torch starts.
-    signal.signal(signal.SIGINT, _do_nothing)
-    signal.signal(signal.SIGTERM, _do_nothing)
+    for number in SIGNALS:
+        signal.signal(number, _do_nothing)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     wait_asleep()
     os.environ.update(environment)
     if preload is not None:

@@ -69,6 +69,7 @@ _LOOK: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "normbench",
     "path.simplify": True,
+    "text.parse_math": False,  # a label may have dollars in it
 }
 
 

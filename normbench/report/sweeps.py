@@ -132,7 +132,7 @@ def sweep_figure(sweep: Sweep, measure: Measure) -> Figure:
 
 def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequence[tuple[float, str]]) -> None:
     """Label the axes and mark at their top where a norm has no result."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0.0), min(high, 100.0) if high > low and measure.unit == "%" else high)
@@ -146,6 +146,7 @@ def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequen
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel("batch size (images)")
     else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
     if axes.get_title() == "" and panel.title:

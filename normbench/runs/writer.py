@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -47,6 +49,9 @@ PlannedState = Literal["new", "resume", "completed", "failed", "diverged", "unre
 `unreadable`: the run is completed, or may be, and a file of it cannot be read, so that its record is neither used nor
 overwritten.
 """
+_ASIDE = ".before"
+"""The suffix of what an earlier try left, while a run is made again."""
+_SECONDS_UNTIL_SWEPT = 60.0
 
 
 class RunFolder:
@@ -150,16 +155,19 @@ class RunFolder:
         self.write(SUMMARY_FILE, summary.model_dump_json(indent=2) + "\n")
         status = self.set_status("completed")
         with folder_errors(self.path):
+            for path in self.path.glob(f"*{_ASIDE}"):
+                _remove(path)
             if not keep_checkpoint:
                 self.checkpoint.unlink(missing_ok=True)
         return status
 
-    def clear(self) -> None:
-        """Remove what an earlier run of the same config left, for ``--force``."""
+    def set_aside(self) -> None:
+        """Rename all that is there, for a run that is made again: it goes when the new run is completed."""
         with folder_errors(self.path):
             for path in self.path.iterdir():
-                if path.name != LOCK_FILE:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if path.name != LOCK_FILE and path.suffix != _ASIDE:
+                    aside = path.with_name(path.name + _ASIDE)
+                    _remove(path) if aside.exists() else path.rename(aside)
 
     def write(self, name: str, text: str) -> None:
         """Replace a file."""
@@ -206,6 +214,14 @@ def write_experiment(folder: Path, experiment: BaseModel) -> None:
         write_text_atomically(folder / EXPERIMENT_FILE, text)
 
 
+def sweep(experiment_folder: Path) -> None:
+    """Remove what killed processes left half written, in the experiment's folder and those of its runs."""
+    for path in [path for depth in ("", "*/") for path in experiment_folder.glob(depth + PARTIAL_FILES)]:
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _SECONDS_UNTIL_SWEPT:
+                path.unlink()
+
+
 class folder_errors:
     """Turn an operating-system error into a `FolderError` that says which folder and why."""
 
@@ -218,6 +234,10 @@ class folder_errors:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, OSError):
             raise FolderError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _line_of_epoch(row: EpochRow) -> str:

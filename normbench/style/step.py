@@ -103,6 +103,7 @@ class StyleTraining:
         self._content = content
         self._shown = shown
         self._seed = seed
+        self._learning_rate = config.learning_rate
         place = content.labels.device
         network = network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         features = features.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -149,6 +150,10 @@ class StyleTraining:
     def name_step(self, epoch: int, step: int) -> str:
         """Return how a message names a step."""
         return f"step {step} of {self.step.settings.num_steps}"
+
+    def rate_of(self, step: int) -> float:
+        """Return the learning rate, which stays what it is."""
+        return self._learning_rate
 
 
 def repeated_order(num_images: int, num_places: int, seed: int) -> Tensor:

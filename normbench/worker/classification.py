@@ -101,7 +101,7 @@ class Classification:
         if not checkpoint.is_file():
             raise RunError(f"{folder}: the run kept no checkpoint; keep_checkpoint=True (--keep-checkpoint) keeps it")
         model = build_run_model(config)
-        load_checkpoint(checkpoint, lambda state: model.load_state_dict(state["model"]))
+        load_checkpoint(checkpoint, config.run_id, lambda state: model.load_state_dict(state["model"]))
         return model
 
     def load_timed(

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from normbench.engine.checkpoint import (
-    SECONDS_BETWEEN_CHECKPOINTS,
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-)
-from normbench.engine.device import OutOfMemoryError, describe
+from normbench.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from normbench.engine.device import OutOfMemoryError, describe, is_out_of_memory
 from normbench.engine.precompile import compile_for
 from normbench.engine.step.base import TrainStep
+from normbench.errors import RunError
 from normbench.layers.norm_act import describe_paths
 from normbench.models import MODELS
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
-from normbench.runs.records import CHECKPOINT_FILE
+from normbench.runs.records import CHECKPOINT_FILE, read_status
 from normbench.worker import classification as classification  # what most processes need, imported while they start
 from normbench.worker.interface import LoadedRun
 from normbench.worker.targets import RunRequest, task_of
+
+MIN_SECONDS_BETWEEN_CHECKPOINTS = 1.0
+MAX_CHECKPOINT_SHARE = 0.02
+"""Checkpoints may take this share of a run's time: so much more rarely is one written as it takes longer."""
+SECONDS_AFTER_FAILED_CHECKPOINT = 30.0
 
 
 def compile_ahead(requests: Sequence[RunRequest]) -> None:
@@ -44,27 +47,55 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
 
     Checkpoints, and what a task keeps of its network, are written into the run's folder; the caller writes the rest.
 
+    A checkpoint that cannot be used costs what it knows, and nothing else: the run starts anew.
+
     Raises:
-        CheckpointError: the checkpoint to go on from cannot be read.
         DataError: what the run reads is missing or damaged.
         DivergedError: a loss is not finite.
         OutOfMemoryError: the device's memory does not hold the run.
     """
-    config, checkpoint = request.config, request.folder / CHECKPOINT_FILE
+    config, parent = request.config, multiprocessing.parent_process()
+    writers = (_writer_of(request.folder), parent and parent.pid, None)
     try:
-        run = _load(request)
+        run, problems = _resume(request)
         trainer = run.trainer
-        if request.resume:
-            load_checkpoint(checkpoint, trainer.load_state_dict)
-        yield Started(trainer.rows, trainer.losses, {**describe(config.device), **run.facts}, run.problems)
+        facts = {**describe(config.device), **run.facts}
+        yield Started(trainer.rows, trainer.losses, facts, (*run.problems, *problems))
         yield from _train(run, request)
     except GeneratorExit:
-        save_checkpoint(trainer.state_dict(), checkpoint)
+        if _writer_of(request.folder) in writers:
+            _save(run, request)
         raise
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(config.device, config.train.batch_size, error) from error
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(config.device, config.train.batch_size, config.model_name, error) from error
     if request.keep_checkpoint:
-        save_checkpoint(trainer.state_dict(), checkpoint)
+        _save(run, request)
+
+
+def _resume(request: RunRequest) -> tuple[LoadedRun, list[str]]:
+    """Return the run, as its checkpoint has it if there is to be one, and why that cannot be used if it cannot."""
+    run = _load(request)
+    if not request.resume:
+        return run, []
+    try:
+        load_checkpoint(request.folder / CHECKPOINT_FILE, request.config.run_id, run.trainer.load_state_dict)
+    except CheckpointError as error:
+        return _load(request), [f"{error}; the run starts anew"]  # loaded again: some of it may have been taken over
+    return run, []
+
+
+def _writer_of(folder: Path) -> int | None:
+    """Return which process records the run: another one than before, if it goes on with what this one's parent left."""
+    try:
+        return read_status(folder).pid
+    except RunError:
+        return None
+
+
+def _save(run: LoadedRun, request: RunRequest) -> None:
+    save_checkpoint(run.trainer.state_dict(), request.folder / CHECKPOINT_FILE, request.config.run_id)
 
 
 def _load(request: RunRequest) -> LoadedRun:
@@ -72,8 +103,8 @@ def _load(request: RunRequest) -> LoadedRun:
 
 
 def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
-    """Train to the end, with a checkpoint now and then."""
-    saved_at = time.monotonic()
+    """Train to the end, with a checkpoint as often as its cost allows."""
+    saved_at, pause = time.monotonic(), MIN_SECONDS_BETWEEN_CHECKPOINTS
     has_stepped = False
     for event in run.trainer.run():
         yield run.finish(event, request.folder) if isinstance(event, TrainingDone) else event
@@ -82,11 +113,14 @@ def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
         if not has_stepped:
             has_stepped = True
             yield FactsLearned(_how_steps_run(run, request))
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+        began = time.monotonic()
+        if began - saved_at >= pause:
             try:
-                save_checkpoint(run.trainer.state_dict(), request.folder / CHECKPOINT_FILE)
+                _save(run, request)
+                pause = max(MIN_SECONDS_BETWEEN_CHECKPOINTS, (time.monotonic() - began) / MAX_CHECKPOINT_SHARE)
             except CheckpointError as error:
                 yield CheckpointFailed(str(error))
+                pause = SECONDS_AFTER_FAILED_CHECKPOINT
             saved_at = time.monotonic()
 
 

@@ -12,7 +12,6 @@ from command import TINY
 from local_worker import LocalWorker
 
 from normbench.runs.records import read_experiment
-from normbench.runs.writer import RunFolder
 
 
 @pytest.fixture
@@ -180,7 +179,7 @@ def test_a_diverged_run_is_a_row_and_the_exit_code_one(quick, tiny, tmp_path) ->
     settings = ("--set", "norms=[{name: bn, train: {optimizer: sgd, lr: 1e25}}, gn]")
     code, out, err = quick("compare", tiny, *settings)
     assert code == 1
-    assert re.search(r"^BN seed 0: diverged: loss is (nan|inf) at epoch 1, step 1 of 2$", err, re.M)
+    assert re.search(r"^BN seed 0: diverged: loss is (nan|inf) at epoch 1, step 1 of 2, learning rate .*25$", err, re.M)
     assert "GN seed 0: test accuracy" in err
     assert "diverged" in out
     assert folders(tmp_path).keys() == {"bn", "gn"}
@@ -257,17 +256,6 @@ def test_groups_that_do_not_divide_are_told_at_their_line(quick, tmp_path) -> No
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_of_another_process_is_left_to_it(quick, tiny, tmp_path) -> None:
-    quick("compare", tiny, "--set", "norms=[bn]")
-    held = RunFolder(folders(tmp_path)["bn"]).acquire()
-    (held.path / "status.json").write_text((held.path / "status.json").read_text().replace("completed", "running"))
-    code, _, err = quick("compare", tiny)
-    held.release()
-    assert code == 1
-    assert "BN seed 0: another process is training it; left to that" in err
-    assert "GN seed 0: test accuracy" in err
-
-
 def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -275,11 +263,61 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", full)
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", full)
     code, out, err = quick("compare", tiny)
-    assert code == 0
+    assert code == 3
     assert "BN" in out
     assert "the loss curve cannot be written: No space left on device" in err
     assert "runs/tiny/report: the report cannot be written: No space left on device" in err
     assert len(read_experiment(tmp_path / "runs" / "tiny").runs) == 2
+
+
+def test_whatever_fails_while_a_run_is_drawn_is_a_note_and_the_others_are_trained(
+    quick, tiny, tmp_path, monkeypatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug in a figure\nwith lines")
+
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", broken)
+    code, _, err = quick("compare", tiny)
+    assert code == 0
+    assert err.count("the loss curve cannot be written: RuntimeError: a bug in a figure\n") == 2
+    monkeypatch.setattr("normbench.experiment.execute.write_report_of", broken)
+    code, _, err = quick("compare", tiny)
+    assert code == 1
+    assert "report: the report cannot be written: RuntimeError: a bug in a figure\n" in err
+
+
+def test_dollars_in_a_label_are_text(normbench, tmp_path) -> None:
+    flags = ("--norm", "bn", "--dataset", "synthetic", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
+    options = ("--set", "dataset.options={num_train: 16, num_test: 10}", "--set", "norm.label=$x_{$")
+    code, _, err = normbench("train", *flags, *options)
+    assert (code, "cannot be written" in err) == (0, False)
+    assert (tmp_path / "runs" / "train" / "report" / "report.html").exists()
+
+
+def test_a_test_loss_that_is_not_finite_is_a_run_that_diverged_and_ends_nothing(quick, tmp_path) -> None:
+    (tmp_path / "nan.yaml").write_text(
+        "norms: [none, bn, gn]\ndataset: {name: synthetic, options: {num_train: 16, num_test: 10}}\ndevice: cpu\n"
+        "train: {epochs: 1, batch_size: 16}\ngrid: {train.lr: [1.0e+30, 0.001]}\n"
+    )
+    for _ in range(2):
+        code, _, err = quick("compare", "nan.yaml")
+        assert code == 1
+        assert "diverged: test loss is nan at epoch 1, step 0 of 1, learning rate 1e+30" in err
+        states = [run.status.state for run in read_experiment(tmp_path / "runs" / "nan").runs]
+        assert len(states) == 6
+        assert set(states) == {"completed", "diverged"}
+
+
+def test_retry_runs_what_failed_once_more(quick, tiny, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("normbench.engine.trainer.Trainer._evaluate_epoch", lambda self: 1 / 0)
+        assert quick("compare", tiny, "--set", "norms=[bn]", "--seeds", "2").code == 1
+    code, _, err = quick("retry", "runs/tiny")
+    assert code == 0
+    assert err.count("Epoch 2/2 | Batch 0") == 2
+    assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
+    code, _, err = quick("retry", "runs")
+    assert (code, err) == (1, "normbench: runs: no experiment there (its folder holds experiment.yaml)\n")
 
 
 def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:

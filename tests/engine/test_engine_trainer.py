@@ -1,7 +1,9 @@
 """The training loop against one written by hand, and against itself interrupted."""
 
 import io
+import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -127,12 +129,14 @@ def test_the_interrupts_above_cut_epochs_in_two(make_trainer) -> None:
 
 
 class Clock:
-    """Each look costs a millisecond; `wait` lets time pass."""
+    """Each look takes some time."""
 
-    now = 0.0
+    def __init__(self, seconds_per_look: float = 0.001) -> None:
+        self.now = 0.0
+        self.seconds_per_look = seconds_per_look
 
     def __call__(self) -> float:
-        self.now += 0.001
+        self.now += self.seconds_per_look
         return self.now
 
 
@@ -177,7 +181,7 @@ def test_steps_are_reported_at_least_every_hundred(make_trainer) -> None:
 
 def test_a_diverging_loss_ends_training_after_the_steps_that_led_there(make_trainer) -> None:
     events: list = []
-    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at epoch \d+, step \d of 3"):
+    with pytest.raises(DivergedError, match=r"^loss is (nan|inf) at epoch \d+, step \d of 3, learning rate 1e\+25$"):
         events.extend(make_trainer(optimizer="sgd", lr=1e25, epochs=50).run())  # keeps what came before the error
     losses = torch.tensor(losses_of(events))
     assert losses[:-1].isfinite().all()
@@ -197,6 +201,35 @@ class NanAfter(nn.Module):
 def test_a_norm_that_yields_nan_is_told_with_epoch_and_step(make_trainer) -> None:
     with pytest.raises(DivergedError, match="loss is nan at epoch 1, step 2 of 3"):
         list(make_trainer(TinyNet(NanAfter(2))).run())
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_test_loss_that_is_not_finite_ends_training_as_diverged(make_trainer, monkeypatch, loss: float) -> None:
+    monkeypatch.setattr(ClassifierTraining, "evaluate", lambda self: Evaluation(loss, 0.1))
+    events: list = []
+    with pytest.raises(DivergedError, match=f"^test loss is {loss} at epoch 1, step 2 of 3, learning rate 0.001$"):
+        events.extend(make_trainer().run())
+    assert not rows_of(events)
+    assert len(losses_of(events)) == 3
+
+
+def test_a_training_that_is_stopped_where_it_diverges_has_diverged(make_trainer) -> None:
+    events = make_trainer(TinyNet(NanAfter(0))).run()
+    next(events)
+    with pytest.raises(DivergedError, match="loss is nan at epoch 1, step 0 of 3"):
+        events.close()  # type: ignore[attr-defined]
+
+
+def test_an_epochs_mean_loss_does_not_depend_on_how_the_clock_cut_its_steps(make_trainer) -> None:
+    """Sums of sums differ in the last digit; the mean is that of exact arithmetic, rounded once."""
+    found = set()
+    for seconds_per_look in (0.001, 0.1, 0.3, 0.4, 10.0):
+        clock = Clock(seconds_per_look)
+        events = list(make_trainer(batch_size=1, epochs=1, clock=clock).run())
+        found.add((sum(isinstance(event, StepsDone) for event in events), rows_of(events)[0]["train_loss"]))
+    exact = sum(map(Fraction, losses_of(events))) / 40
+    assert len({count for count, _ in found}) >= 4
+    assert {loss for _, loss in found} == {float(exact)}
 
 
 def test_the_step_does_to_the_images_what_the_settings_say(make_trainer) -> None:

@@ -22,7 +22,7 @@ from normbench import compare, train
 from normbench.config.load import load_config
 from normbench.config.schema import ExperimentConfig
 from normbench.config.style import StyleExperimentConfig
-from normbench.errors import ConfigError, DeviceError, FolderBusyError, NormBenchError, UnknownNameError
+from normbench.errors import ConfigError, DataError, DeviceError, DivergedError, NormBenchError, UnknownNameError
 from normbench.experiment.runner import RunEnded, RunStarted
 from normbench.report.formats import FORMATS
 from normbench.runs.records import RunRecord, read_run
@@ -70,7 +70,7 @@ def test_a_file_a_mapping_and_a_config_train_the_runs_of_the_command_line(
     assert list(result.run_ids) == trained == [plan["run"] for plan in planned]
     assert result.folder == Path("runs/tiny")
     assert result.is_complete
-    assert result.busy == ()
+    assert result.report_error is None
 
 
 def test_a_built_in_config_is_found_by_its_name(normbench: Callable[..., Any], trained: list[str]) -> None:
@@ -249,28 +249,15 @@ def test_a_device_that_is_not_here_is_told(trained: list[str], monkeypatch: pyte
         compare(CONFIG, device="cuda")
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from normbench.runs.writer import RunFolder
-folder = RunFolder(Path(sys.argv[1])).acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
+def test_failures_end_a_comparison_where_they_are_to(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(request: RunRequest) -> Iterator[Any]:
+        yield next(whole_run(request))
+        raise DivergedError("loss is nan")
 
-
-def test_a_run_of_another_process_is_an_error_once_the_others_are_done(trained: list[str]) -> None:
-    bn, gn = compare(CONFIG, runs_dir="elsewhere").run_ids
-    command = [sys.executable, "-c", HOLD, str(Path("runs/tiny") / bn)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(FolderBusyError) as caught:
-            compare(CONFIG)
-        process.kill()
-    assert str(caught.value) == f"runs/tiny: another process is training {bn}; the others are done"
-    assert read_run(Path("runs/tiny") / gn).is_completed
-    assert compare(CONFIG).is_complete
+    monkeypatch.setattr(targets, "train_run", diverge)
+    for limit, count in (({"fail_fast": True}, 1), ({"max_failures": 2}, 2)):
+        assert not compare(CONFIG, name=f"after{count}", norms=["bn", "gn", "in"], **limit).is_complete
+        assert len(list(Path(f"runs/after{count}").glob("*/status.json"))) == count
 
 
 # --- what they return --------------------------------------------------------------------------------------------
@@ -378,5 +365,5 @@ except DataError as error:
 
 
 def test_errors_that_a_caller_may_catch_are_one_family() -> None:
-    assert issubclass(FolderBusyError, NormBenchError)
+    assert issubclass(DataError, NormBenchError)
     assert issubclass(ConfigError, ValueError)

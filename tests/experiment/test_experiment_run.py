@@ -2,28 +2,30 @@
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from local_worker import Killed, LocalWorker
-from run_events import make_plan, make_row, whole_run
+from run_events import SUMMARY, make_plan, make_row, whole_run
 
 from normbench.errors import DataError, DivergedError, FolderError
+from normbench.experiment.progress import ending
 from normbench.experiment.runner import (
     ExperimentRunner,
     RunBusy,
     RunEnded,
     RunProgressed,
     RunStarted,
+    RunUnreadable,
     Stopping,
 )
 from normbench.experiment.worker_process import Worker
 from normbench.runs import writer as folder_module
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone
-from normbench.runs.records import CHECKPOINT_FILE, CONFIG_FILE, ERROR_FILE, SUMMARY_FILE, read_run
+from normbench.runs.records import CHECKPOINT_FILE, ERROR_FILE, SUMMARY_FILE, read_run
 from normbench.runs.writer import RunFolder, planned_state
 from normbench.worker.targets import RunRequest
 
@@ -104,7 +106,12 @@ def test_force_redoes_a_completed_run_from_nothing(tmp_path, seen) -> None:
 
 FAILURES = [
     (DivergedError("loss is nan at epoch 2, step 0 of 3"), "diverged", "loss is nan at epoch 2, step 0 of 3", False),
-    (Killed(), "failed", "the training process was killed by SIGKILL (out of memory?)", False),
+    (
+        Killed(),
+        "interrupted",
+        "the training process was killed by SIGKILL (out of memory?); run the command again to go on",
+        False,
+    ),
     (DataError("the archive is damaged"), "failed", "the archive is damaged", False),
     (RuntimeError("shape\nmismatch"), "failed", "RuntimeError: shape", True),
 ]
@@ -155,7 +162,7 @@ def test_a_dead_worker_is_revived_for_the_next_run(tmp_path, seen) -> None:
     runner = runner_for(tmp_path, seen, fails_for("bn", Killed()))
     runner.run([BN, GN])
     assert runner.workers[0].num_revived == 2
-    assert states(tmp_path) == {"bn": "failed", "gn": "completed"}
+    assert states(tmp_path) == {"bn": "interrupted", "gn": "completed"}
 
 
 def test_what_a_run_has_to_do_without_is_told_and_recorded(tmp_path, seen) -> None:
@@ -222,7 +229,7 @@ def test_whatever_else_ends_the_runner_leaves_runs_marked_and_processes_ended(tm
     runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
     with pytest.raises(type(error)):
         runner.run([BN])
-    assert runner.workers[0].was_killed
+    assert runner.workers[0].was_closed
     assert states(tmp_path) == {"bn": "interrupted"}
     RunFolder(tmp_path / BN.run_id).acquire().release()  # the lock is free again
 
@@ -266,31 +273,139 @@ def test_an_interrupted_run_takes_what_its_checkpoint_knows(tmp_path, seen) -> N
 def test_what_a_folder_promises(tmp_path, state, has_checkpoint, expected) -> None:
     folder = RunFolder(tmp_path / "run").acquire()
     folder.begin(BN.config)
-    folder.set_status(state)  # without a summary, even "completed" does not count
+    folder.set_status(state)  # "completed" without a summary contradicts itself
     if has_checkpoint:
         folder.checkpoint.touch()
     assert planned_state(folder.path) == expected
 
 
-def test_a_folder_that_cannot_be_understood_is_trained_anew(tmp_path, seen) -> None:
-    runner_for(tmp_path, []).run([BN])
-    (tmp_path / BN.run_id / CONFIG_FILE).write_text("{broken")
-    assert planned_state(tmp_path / BN.run_id) == "new"
-    assert runner_for(tmp_path, seen).run([BN])
-    assert read_run(tmp_path / BN.run_id).status.state == "completed"
-
-
 # --- others at work ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_another_process_writes_is_left_to_it(tmp_path, seen) -> None:
+def when_told_busy(seen: list[Any], act: Callable[[], object]) -> Callable[[Any], None]:
+    """A listener that keeps what it is told, and acts when a run is busy."""
+
+    def listen(event: Any) -> None:
+        seen.append(event)
+        if isinstance(event, RunBusy):
+            act()
+
+    return listen
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_that_another_process_completes_is_waited_for_and_kept(tmp_path, seen, force: bool) -> None:
     other = RunFolder(tmp_path / BN.run_id).acquire()
     other.begin(BN.config)
-    assert not runner_for(tmp_path, seen).run([BN, GN])
+
+    def complete() -> None:
+        other.finish(SUMMARY, keep_checkpoint=False)
+        other.release()
+
+    worker = LocalWorker(script=whole_run)
+    assert ExperimentRunner(tmp_path, [worker], when_told_busy(seen, complete), force=force).run([BN, GN])
+    assert [request.config.norm.name for (request,) in worker.submitted] == ["gn"]
     assert seen[0] == RunBusy(BN)
-    assert states(tmp_path) == {"bn": "running", "gn": "completed"}
+    assert sum(isinstance(event, RunBusy) for event in seen) == 1
+    assert states(tmp_path) == {"bn": "completed", "gn": "completed"}
+
+
+def test_a_run_whose_process_ends_before_it_is_taken_over(tmp_path, seen) -> None:
+    other = RunFolder(tmp_path / BN.run_id).acquire()
+    other.begin(BN.config)
+    other.checkpoint.touch()
+    worker = LocalWorker(script=whole_run)
+    assert ExperimentRunner(tmp_path, [worker], when_told_busy(seen, other.release)).run([BN])
+    assert worker.submitted[0][0].resume
+    assert states(tmp_path) == {"bn": "completed"}
+
+
+def test_waiting_for_another_process_ends_when_asked_to(tmp_path, seen) -> None:
+    other = RunFolder(tmp_path / BN.run_id).acquire()
+    other.begin(BN.config)
+    assert not runner_for(tmp_path, seen).run([BN], lambda: RunBusy(BN) in seen)
+    assert states(tmp_path) == {"bn": "running"}
     other.release()
-    assert runner_for(tmp_path, seen).run([BN, GN])
+
+
+@pytest.mark.parametrize(
+    "error", [DivergedError("x"), RuntimeError("x"), Killed()], ids=lambda error: type(error).__name__
+)
+def test_after_enough_failures_no_other_run_is_started(tmp_path, seen, error: Exception) -> None:
+    def script(request: RunRequest) -> Iterator[Any]:
+        yield next(whole_run(request))
+        raise error
+
+    runner = ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, max_failures=2)
+    assert not runner.run([BN, GN, IN])
+    assert runner.has_stopped
+    assert states(tmp_path).keys() == {"bn", "gn"}
+    assert seen[-1] == Stopping(2)
+
+
+def test_failures_below_the_limit_stop_nothing(tmp_path, seen) -> None:
+    script = fails_for("bn", RuntimeError("x"))
+    runner = ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, max_failures=2)
+    assert not runner.run([BN, GN, IN])
+    assert states(tmp_path) == {"bn": "failed", "gn": "completed", "in": "completed"}
+    assert not runner.has_stopped
+
+
+def test_a_run_whose_process_was_killed_is_tried_once_a_call_and_goes_on_in_the_next(tmp_path, seen) -> None:
+    def script(request: RunRequest) -> Iterator[Any]:
+        yield next(whole_run(request))
+        (request.folder / CHECKPOINT_FILE).touch()
+        raise Killed
+
+    runner = runner_for(tmp_path, seen, script)
+    assert not runner.run([BN])
+    assert len(runner.workers[0].submitted) == 1
+    runner = runner_for(tmp_path, seen)
+    assert runner.run([BN])
+    assert runner.workers[0].submitted[0][0].resume
+
+
+def test_a_stop_at_a_divergence_leaves_a_run_that_diverged(tmp_path, seen) -> None:
+    def script(*arguments: Any) -> Iterator[Any]:
+        try:
+            yield from whole_run(*arguments)
+        finally:
+            raise DivergedError("loss is nan")
+
+    assert not runner_for(tmp_path, seen, script).run([BN], stop_after(1, seen))
+    assert states(tmp_path) == {"bn": "diverged"}
+
+
+# --- a record that is damaged --------------------------------------------------------------------------------------
+
+
+def damaged(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    runner_for(tmp_path, []).run([BN])
+    folder = tmp_path / BN.run_id
+    (folder / SUMMARY_FILE).write_text('{"test_accuracy": []}')
+    return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_cannot_be_read_is_named_and_left_alone_and_the_others_go_on(tmp_path, seen) -> None:
+    folder, before = damaged(tmp_path)
+    assert not runner_for(tmp_path, seen).run([BN, GN])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert isinstance(seen[0], RunUnreadable)
+    assert "not a readable run folder" in ending(seen[0])
+    assert "--retry trains it again" in ending(seen[0])
+    assert read_run(tmp_path / GN.run_id).is_completed
+
+
+@pytest.mark.parametrize("options", [{"retry": True}, {"force": True}], ids=str)
+def test_its_files_are_kept_until_the_new_run_is_completed(tmp_path, seen, options: dict[str, bool]) -> None:
+    folder, before = damaged(tmp_path)
+    assert not runner_for(tmp_path, seen, fails_for("bn", RuntimeError("x")), **options).run([BN])
+    aside = {name: (folder / f"{name}.before").read_bytes() for name in before if name != ".lock"}
+    assert aside == {name: content for name, content in before.items() if name != ".lock"}
+
+    assert runner_for(tmp_path, seen, **options).run([BN])
+    assert read_run(folder).is_completed
+    assert not list(folder.glob("*.before*"))
 
 
 def test_a_run_that_another_process_completed_meanwhile_is_kept(tmp_path, seen) -> None:

@@ -23,6 +23,8 @@ from normbench.experiment.timing_pass import (
 from normbench.runs.events import Started, TrainingDone
 from normbench.runs.records import read_run
 from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, read_timing
+from normbench.runs.writer import RunFolder
+from normbench.tasks.style_transfer import StyleSummary
 from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
 from normbench.worker.time_norms import memory_parts, time_setting
 
@@ -141,13 +143,14 @@ def test_runs_whose_feature_network_was_removed_keep_their_own_times(tmp_path) -
     for norm in ("in", "gn"):
         config = StyleRunConfig.model_validate({"norm": norm, "seed": 0, "device": "cpu"})
         plans.append(RunPlan(config.run_id, config, 0))
-        folder = tmp_path / config.run_id
-        folder.mkdir()
+        folder = RunFolder(tmp_path / config.run_id).acquire()
         costs = {"num_steps": 2000, "train_seconds": 9.0, "startup_seconds": 1.0, "images_per_second": 1.0}
         losses = {"content_loss": 1.0, "style_loss": 1.0, "total_variation": 1.0, "total_loss": 2.3}
         more = {"num_parameters": 10, "peak_memory_mib": 1.0, "contrast_change": {}}
-        (folder / "summary.json").write_text(json.dumps({**costs, **losses, **more}))
-        (folder / "environment.json").write_text(json.dumps(HERE))
+        folder.begin(config)
+        folder.write_environment(HERE)
+        folder.finish(StyleSummary(**costs, **losses, **more), keep_checkpoint=False)
+        folder.release()
     assert time_norms(tmp_path, plans) == ([], [])
     assert time_norms(tmp_path, plans, prerequisite=tmp_path / "features")[0] == [["in", "gn"]]
 

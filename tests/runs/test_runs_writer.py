@@ -1,5 +1,6 @@
 """One writer a folder, across processes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from run_events import SUMMARY, make_plan, make_row
 from normbench.config.load import load_config
 from normbench.errors import FolderBusyError, FolderError
 from normbench.runs.records import CHECKPOINT_FILE, read_run
-from normbench.runs.writer import RunFolder, write_experiment
+from normbench.runs.writer import RunFolder, sweep, write_experiment
 from normbench.tasks.classification import CLASSIFICATION
 
 PLAN = make_plan()
@@ -98,3 +99,15 @@ def test_a_path_that_is_a_file_is_told(tmp_path) -> None:
             write(tmp_path / "runs" / "exp")
         assert caught.value.exit_code == 3
         assert str(Path("runs") / "exp") in str(caught.value)
+
+
+def test_what_killed_processes_left_half_written_is_swept_and_what_is_being_written_is_not(tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    old = [tmp_path / ".timing.json.1.partial", tmp_path / "run" / ".loss_curve.png.1.partial"]
+    others = [tmp_path / "run" / ".loss_curve.png.2.partial", tmp_path / "run" / "loss_curve.png"]
+    for path in (*old, *others):
+        path.touch()
+    for path in (*old, others[1]):
+        os.utime(path, (0, 0))
+    sweep(tmp_path)
+    assert [path.exists() for path in (*old, *others)] == [False, False, True, True]

@@ -1,6 +1,10 @@
 """A real run in this process: what it sends, and that an interrupted one ends as if nothing had happened."""
 
-from collections.abc import Iterator
+import errno
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,12 @@ from local_worker import LocalWorker
 from run_events import make_plan
 
 from normbench.config.schema import DatasetConfig
-from normbench.engine.checkpoint import CheckpointError
+from normbench.engine.checkpoint import CheckpointError, save_checkpoint
+from normbench.engine.device import OutOfMemoryError
 from normbench.errors import DataError
 from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
-from normbench.runs.records import RunRecord, read_run
+from normbench.runs.records import RunRecord, Status, read_run
 from normbench.worker import train_run as module
 from normbench.worker.targets import RunRequest, check_data, train_run
 
@@ -100,7 +105,8 @@ def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> N
 
 
 def test_a_checkpoint_is_saved_from_time_to_time(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(module, "MIN_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(module, "MAX_CHECKPOINT_SHARE", math.inf)
     events = events_of(tmp_path)
     seen = [next(events) for _ in range(4)]
     assert isinstance(seen[-1], StepsDone)
@@ -109,17 +115,197 @@ def test_a_checkpoint_is_saved_from_time_to_time(tmp_path, monkeypatch) -> None:
 
 
 def test_training_goes_on_without_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(module, "MIN_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(module, "MAX_CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(module, "SECONDS_AFTER_FAILED_CHECKPOINT", 0.0)
     kinds = [type(event) for event in events_of(tmp_path / "missing")]
     assert kinds.count(CheckpointFailed) == 4
     assert kinds[-1] == TrainingDone
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
-def test_a_damaged_checkpoint_is_told_with_the_way_out(tmp_path, content: bytes) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"cannot be read .* --retry trains the run anew"):
-        list(events_of(tmp_path, resume=True))
+def interrupted(folder: Path) -> Path:
+    """Return the checkpoint of a run that was stopped after its first step."""
+    events = events_of(folder)
+    assert isinstance([next(events) for _ in range(2)][-1], StepsDone)
+    events.close()
+    return folder / "checkpoint.pt"
+
+
+def results(events: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Return all losses, and the rows' numbers but for the times."""
+    started = events[0]
+    losses = [*started.losses, *(loss for event in events if isinstance(event, StepsDone) for loss in event.losses)]
+    rows = [*started.rows, *(event.row for event in events if isinstance(event, EpochDone))]
+    return losses, [(row.train_loss, row.train_accuracy, row.test_loss, row.test_accuracy) for row in rows]
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+
+
+def make_foreign(checkpoint: Path) -> None:
+    other = make_plan("gn", seed=1, schedule="cosine", augment="crop_flip").config
+    events = train_run(RunRequest(other, checkpoint.parent, None, False, False))
+    next(events)
+    events.close()
+
+
+def rewrite(**changes: Any) -> Callable[[Path], None]:
+    """Change numbers in a checkpoint as 81b8718 wrote it: without a digest."""
+
+    def change(checkpoint: Path) -> None:
+        torch.save({**torch.load(checkpoint, weights_only=True), **changes}, checkpoint)
+
+    return change
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "a bit": flip_a_bit,
+    "foreign": make_foreign,
+    "appended": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "nan losses": rewrite(losses=torch.full((1, 1), torch.nan)),
+    "losses of another shape": rewrite(losses=torch.zeros(3, 3)),
+    "no losses": rewrite(losses=torch.zeros(0, 1)),
+    "negative count": rewrite(num_correct=-5),
+    "huge count": rewrite(num_correct=10**9),
+    "far step": rewrite(step_in_epoch=10**6, losses=torch.zeros(10**6, 1)),
+    "no optimizer": lambda path: rewrite(optimizer={**torch.load(path, weights_only=True)["optimizer"], "state": {}})(
+        path
+    ),
+    "no dict": lambda path: torch.save([1], path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], list[Any]]:
+    return results(list(events_of(tmp_path_factory.mktemp("undisturbed"))))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_cannot_be_trusted_costs_its_progress_and_a_warning(
+    tmp_path, undisturbed, damage: str
+) -> None:
+    checkpoint = interrupted(tmp_path)
+    DAMAGES[damage](checkpoint)
+    events = list(events_of(tmp_path, resume=True))
+    assert (events[0].rows, events[0].losses) == ((), ())
+    (problem,) = events[0].problems
+    assert problem.startswith(f"{checkpoint}: the checkpoint cannot be used (")
+    assert problem.endswith("); the run starts anew")
+    assert results(events) == undisturbed
+
+
+def test_a_checkpoint_without_a_digest_is_still_taken(tmp_path, undisturbed) -> None:
+    rewrite()(interrupted(tmp_path))
+    events = list(events_of(tmp_path, resume=True))
+    assert len(events[0].losses) == 1
+    assert not events[0].problems
+    assert results(events) == undisturbed
+
+
+def test_a_flipped_bit_of_a_checkpoint_without_a_digest_is_found(tmp_path) -> None:
+    checkpoint = interrupted(tmp_path)
+    rewrite()(checkpoint)
+    flip_a_bit(checkpoint)
+    assert next(events_of(tmp_path, resume=True)).problems
+
+
+def test_checkpoints_take_about_a_fiftieth_of_the_time(tmp_path, monkeypatch) -> None:
+    """By a clock on which a step takes a second and a checkpoint ten; the first comes as soon as it may."""
+    now = 0.0
+    saved_at = []
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    def save(*_: object) -> None:
+        nonlocal now
+        now += 10
+        saved_at.append(now)
+
+    class Run:
+        class trainer:
+            @staticmethod
+            def run() -> Iterator[StepsDone]:
+                nonlocal now
+                for step in range(2000):
+                    now += 1
+                    yield StepsDone(1, step, ((1.0,),), 2000, 0.1, 1.0)
+
+    monkeypatch.setattr(module, "time", Time)
+    monkeypatch.setattr(module, "_save", save)
+    monkeypatch.setattr(module, "_how_steps_run", lambda *_: {})
+    request = RunRequest(PLAN.config, tmp_path, None, False, False)
+    for _ in module._train(Run, request):  # type: ignore[arg-type]
+        pass
+    assert saved_at[0] == 11
+    assert saved_at[1:] == [11 + 510 * count for count in range(1, len(saved_at))]  # ten seconds of each 510
+    assert len(saved_at) == 4
+
+
+@pytest.mark.parametrize(("writer", "saves"), [(None, True), (1, True), (2, True), (3, False)])
+def test_an_orphan_leaves_the_run_to_the_process_that_goes_on_with_it(
+    tmp_path, monkeypatch, writer: int | None, saves: bool
+) -> None:
+    """Process 2 had begun the run before, 1 is the parent, and 3 goes on with what that has left."""
+
+    class Parent:
+        pid = 1
+
+    def write_status(pid: int) -> None:
+        status = Status(state="running", started_at="2026-11-28T12:00:00+00:00", pid=pid)
+        (tmp_path / "status.json").write_text(status.model_dump_json())
+
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: Parent)
+    if writer is not None:
+        write_status(2)
+    events = events_of(tmp_path)
+    next(events)
+    if writer is not None:
+        write_status(writer)
+    events.close()
+    assert (tmp_path / "checkpoint.pt").exists() == saves
+
+
+def test_no_room_for_a_checkpoint_is_called_so(tmp_path, monkeypatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, *_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        fileno = staticmethod(lambda: 0)
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint.pt: the checkpoint cannot be written: No space left on device$"
+    ):
+        save_checkpoint({"weights": torch.zeros(100)}, tmp_path / "checkpoint.pt", "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 12 bytes"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_names_batch_size_and_model(tmp_path, monkeypatch, error: Exception) -> None:
+    def fail(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr("normbench.engine.step.eager.EagerStep.run", lambda *_: fail(None))
+    with pytest.raises(OutOfMemoryError, match="out of memory on cpu at batch size 16 of norm_resnet: "):
+        list(events_of(tmp_path))
 
 
 def test_missing_data_is_found_before_any_run(tmp_path) -> None:

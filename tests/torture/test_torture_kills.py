@@ -1,0 +1,305 @@
+"""Real processes, killed at random moments until they come to their end: the records are those of undisturbed ones.
+
+`NORMBENCH_TORTURE=N` sets how many times something is killed, and the seed of the moments is printed where a test
+fails; `NORMBENCH_TORTURE_SEED` repeats them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import num_epochs, start, wait_for, worker_pids
+
+from normbench.runs.atomic import PARTIAL_FILES
+from normbench.runs.records import read_run, read_status
+
+pytestmark = pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"
+)
+
+SEED = int(os.environ.get("NORMBENCH_TORTURE_SEED", random.randrange(10**6)))
+KILLS = int(os.environ.get("NORMBENCH_TORTURE", 1000))
+MAX_SECONDS = 8.0
+"""Between starting a program and killing it; importing torch takes two or three of them."""
+
+DATA = "dataset: {name: synthetic, options: {num_train: 96, num_test: 32}}\ndevice: cpu\n"
+TRAIN = ["train", "--config", "train.yaml"]
+COMPARE = ["compare", "compare.yaml"]
+STYLE = ["stylize", "compare", "style.yaml"]
+CONFIGS = {
+    "train.yaml": f"name: t\nnorm: brn\n{DATA}"
+    "train: {epochs: 12, batch_size: 16, schedule: one_cycle, augment: crop_flip, optimizer: sgd, lr: 0.01}",
+    "compare.yaml": f"name: c\nnorms: [bn, gn]\nmodel: resnet9\n{DATA}train: {{epochs: 3, batch_size: 32}}",
+    "features.yaml": f"name: f\nnorm: bn\nmodel: resnet9\n{DATA}train: {{epochs: 1, batch_size: 32}}",
+    "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 32\nimage_size: 32\nstyle_size: 32\n"
+    "features: FEATURES\ndevice: cpu\ntrain: {steps: 60, batch_size: 4}",
+}
+TIMES = ("seconds", "memory", "images_per_second")
+
+
+def finish(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    with start(folder, *arguments) as process:
+        out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
+    """The folder in which a command ran to its end without a disturbance, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done: set[str] = set()
+
+    def run(arguments: list[str]) -> Path:
+        if not done:
+            for name, text in CONFIGS.items():
+                (folder / name).write_text(text)
+        if arguments == STYLE and arguments[0] not in done:
+            assert finish(folder, ["train", "--config", "features.yaml", "--keep-checkpoint"]).returncode == 0
+            (features,) = (folder / "runs" / "f").glob("bn-*")
+            text = CONFIGS["style.yaml"].replace("FEATURES", str(features))
+            (folder / "style.yaml").write_text(text)
+        if arguments[0] not in done:
+            result = finish(folder, arguments)
+            assert result.returncode == 0, result.stderr
+            done.add(arguments[0])
+        return folder
+
+    return run
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """All that was recorded of the runs in an experiment's folder, but for times, memory and processes."""
+    found: dict[str, Any] = {}
+    for run in sorted(path.parent for path in folder.glob("*/status.json")):
+        files: dict[str, Any] = {"steps": (run / "steps.csv").read_text()}
+        rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+        files["rows"] = [_without_times(json.loads(row)) for row in rows]
+        files["summary"] = _without_times(json.loads((run / "summary.json").read_text()))
+        files["config"] = (run / "config.yaml").read_text()
+        files["names"] = sorted(path.name for path in run.iterdir() if not path.match(PARTIAL_FILES))
+        if (run / "model.pt").exists():
+            model = torch.load(run / "model.pt", weights_only=True)["model"]
+            files["model"] = {name: tensor.numpy().tobytes() for name, tensor in model.items()}
+        assert read_run(run).is_completed
+        found[run.name] = files
+    return found
+
+
+def _without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not any(word in key for word in TIMES)}
+
+
+def kill_until_done(folder: Path, arguments: list[str], draw: random.Random, max_kills: int) -> int:
+    """Start the command again and again, killing it, its worker or both, until it ends; return how often."""
+    for num_kills in range(max_kills):
+        with start(folder, *arguments) as process:
+            moment = time.monotonic() + draw.uniform(0.0, MAX_SECONDS)
+            victim = draw.choice(["group", "parent", "worker"])
+            while process.poll() is None and time.monotonic() < moment:
+                time.sleep(0.02)
+            workers = worker_pids(process)
+            if process.poll() is not None:
+                err = process.communicate()[1]
+                if process.returncode == 0:
+                    return num_kills
+                assert process.returncode == 1, err  # its worker was killed before
+                assert "Traceback" not in err
+                continue
+            if victim == "worker":
+                for pid in workers:
+                    _kill(pid)
+            elif victim == "parent":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+            if victim == "worker":
+                _, err = process.communicate(timeout=100)
+                assert "Traceback" not in err
+                assert process.returncode in (0, 1), err
+            else:
+                process.wait()
+                wait_for(lambda pids=workers: not any(map(is_running, pids)), 30)  # an orphan saves, and ends
+    return max_kills
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def check_killed(folder: Path, undisturbed: Path, arguments: list[str], draw: random.Random, max_kills: int) -> int:
+    for name in CONFIGS:
+        if (undisturbed / name).exists():
+            (folder / name).write_text((undisturbed / name).read_text())
+    name = {"train": "t", "compare": "c", "stylize": "s"}[arguments[0]]
+    num_kills = kill_until_done(folder, arguments, draw, max_kills)
+    end = finish(folder, arguments)
+    assert end.returncode == 0, f"seed {SEED}: {end.stderr}"
+    assert "Traceback" not in end.stderr
+    assert "cannot be used" not in end.stderr  # every checkpoint that a kill leaves is whole
+    assert results(folder / "runs" / name) == results(undisturbed / "runs" / name), f"seed {SEED}"
+    return num_kills
+
+
+def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
+    draw = random.Random(SEED)
+    for number in range(3):
+        if check_killed(_made(tmp_path / str(number)), undisturbed(TRAIN), TRAIN, draw, 2):
+            return
+    pytest.fail("nothing was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("NORMBENCH_TORTURE" not in os.environ, reason="NORMBENCH_TORTURE says how many kills")
+@pytest.mark.timeout(0)
+def test_a_thousand_kills(tmp_path, undisturbed) -> None:
+    draw = random.Random(SEED)
+    num_kills = num_rounds = 0
+    while num_kills < KILLS:
+        arguments = draw.choice([TRAIN, COMPARE, STYLE])
+        folder = _made(tmp_path / f"{num_rounds}")
+        num_kills += check_killed(folder, undisturbed(arguments), arguments, draw, 12)
+        num_rounds += 1
+        print(f"seed {SEED}: {num_kills} kills in {num_rounds} rounds", flush=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+# --- signals -------------------------------------------------------------------------------------------------------
+
+
+LONG = f"name: long\nnorms: [bn, gn]\n{DATA}train: {{epochs: 500, batch_size: 16}}"
+"""Trained until it is stopped."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGQUIT: 131}
+
+
+def _slow(number: signal.Signals) -> Any:
+    return pytest.param(number, marks=pytest.mark.slow)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A comparison that has trained for longer than a checkpoint takes to come."""
+    (tmp_path / "long.yaml").write_text(LONG)
+    with start(tmp_path, "compare", "long.yaml") as process:
+        wait_for(lambda: num_epochs(tmp_path) >= 2)
+        yield process
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def check_resumable(folder: Path, *, has_status: bool = True) -> None:
+    """There is an interrupted run, and its checkpoint has nearly all that was recorded."""
+    (run,) = (path.parent for path in folder.glob("runs/long/*/status.json"))
+    assert read_status(run).state == "interrupted"
+    if has_status:
+        assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    num_recorded = len((run / "steps.csv").read_text().splitlines()) - 1
+    num_saved = len(torch.load(run / "checkpoint.pt", weights_only=True)["losses"])
+    assert num_saved >= num_recorded
+
+
+@pytest.mark.parametrize("number", [_slow(signal.SIGINT), _slow(signal.SIGTERM), signal.SIGHUP, _slow(signal.SIGQUIT)])
+def test_a_signal_ends_the_step_saves_and_reports(tmp_path, training, number: signal.Signals) -> None:
+    os.killpg(training.pid, number)  # as a terminal does
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == CODES[number]
+    assert "Traceback" not in err
+    check_resumable(tmp_path)
+    assert (tmp_path / "runs" / "long" / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, _slow(signal.SIGTERM)])
+def test_a_second_signal_ends_it_within_two_seconds_and_saves_too(tmp_path, training, number: signal.Signals) -> None:
+    os.killpg(training.pid, number)
+    time.sleep(0.05)
+    os.killpg(training.pid, number)
+    began = time.monotonic()
+    _, err = training.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    assert training.returncode == CODES[number]
+    assert "Traceback" not in err
+    check_resumable(tmp_path)
+    assert seconds < 2 + os.getloadavg()[0]  # a machine that is busy with others takes its time
+
+
+@pytest.mark.slow
+def test_a_storm_of_signals_leaves_no_traceback(tmp_path, training) -> None:
+    for _ in range(60):
+        if training.poll() is not None:
+            break
+        os.killpg(training.pid, signal.SIGINT)
+        time.sleep(0.01)
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert "Traceback" not in err
+    check_resumable(tmp_path)
+
+
+@pytest.mark.slow
+def test_one_signal_is_enough_where_the_worker_is_suspended(tmp_path, training) -> None:
+    (worker,) = worker_pids(training)
+    os.kill(worker, signal.SIGSTOP)
+    training.send_signal(signal.SIGINT)
+    training.communicate(timeout=60)
+    assert training.returncode == 130
+    check_resumable(tmp_path)
+
+
+EARLY = [0.3, 0.6, 1.2] if "NORMBENCH_TORTURE" not in os.environ else [0.3 + 0.05 * step for step in range(115)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, _slow(signal.SIGTERM)])
+def test_a_signal_while_it_starts_ends_it_without_a_traceback(tmp_path, number: signal.Signals) -> None:
+    """Whatever is being imported. Before 0.3 s, Python itself may still be starting."""
+    (tmp_path / "long.yaml").write_text(LONG)
+    for seconds in EARLY:
+        with start(tmp_path, "compare", "long.yaml") as process:
+            wait_for(lambda pid=process.pid: _catches(pid, number))
+            time.sleep(seconds - EARLY[0])
+            os.killpg(process.pid, number)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == CODES[number], (seconds, err)
+        assert "Traceback" not in err, seconds
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Return whether the process has a handler of its own; Python has one for Ctrl-C from the start."""
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1)
+
+
+# --- two at once ---------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_each_run_once_and_both_end_well(tmp_path) -> None:
+    (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{DATA}train: {{epochs: 2, batch_size: 32}}")
+    with start(tmp_path, "compare", "two.yaml") as first, start(tmp_path, "compare", "two.yaml") as second:
+        said = [process.communicate(timeout=200)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    trained = [line for text in said for line in text.splitlines() if "Epoch 1/2 | Batch 0" in line]
+    assert len(trained) == len(set(trained)) == 2
+    assert sum("timing the steps of 2 norms" in text for text in said) == 1
+    assert len(list((tmp_path / "runs" / "two").glob("*/summary.json"))) == 2
