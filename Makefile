@@ -1,6 +1,7 @@
 # `make` lists the targets. Every target but clean wraps a command that can be given by hand.
 PYTHON ?= python3
 CONFIG ?= configs/tutorial.yaml
+TORTURE ?= 100000
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format typecheck compare plots data build clean
+.PHONY: help install demo test test-all torture lint format typecheck compare plots data build clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +31,9 @@ test: install  ## Run the tests (under five minutes on two cores)
 
 test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one; show the coverage
 	$(PYTEST) --cov --cov-report=term
+
+torture: install  ## Damage, kill, bomb and starve it for hours: make torture TORTURE=100000 (docs/reliability.md)
+	NORMBENCH_TORTURE=$(TORTURE) $(PYTEST) tests/torture
 
 lint: install  ## Check style, formatting and the direction of imports
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_events import SUMMARY
 
 from normbench import load_runs
 from normbench.models import build_model
@@ -49,7 +50,8 @@ def features_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features")
     config = {"norm": "bn", "model": "resnet9", "dataset": "synthetic", "train": {}, "seed": 0, "device": "cpu"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "status.json").write_text('{"state": "interrupted", "started_at": "2026-01-01T00:00:00+00:00", "pid": 1}')
+    (folder / "status.json").write_text('{"state": "completed", "started_at": "2026-01-01T00:00:00+00:00", "pid": 1}')
+    (folder / "summary.json").write_text(SUMMARY.model_dump_json())
     torch.save({"model": build_model("resnet9", norm=make_norm("bn")).state_dict()}, folder / "checkpoint.pt")
     return folder
 
