@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def fetch(
     from normbench.data.locate import NPZ_FILE, folder_to_write
 
     folder = folder_to_write(data_dir)
-    if (folder / NPZ_FILE).is_file():
+    if os.path.isfile(folder / NPZ_FILE):
         print(f"CIFAR-10 is there already: {folder / NPZ_FILE} (`normbench data info` checks it)")
         return
     with _progress() as on_progress:
@@ -88,7 +89,7 @@ def import_(
     from normbench.data.cifar10 import import_cifar10
     from normbench.data.locate import folder_to_write
 
-    print(f"CIFAR-10 is in {import_cifar10(path.expanduser(), folder_to_write(data_dir))}")
+    print(f"CIFAR-10 is in {import_cifar10(Path(os.path.expanduser(path)), folder_to_write(data_dir))}")
 
 
 def _measure(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,11 @@ def import_cifar10(path: Path, folder: Path) -> Path:
         DataError: there is no such copy, it is damaged, or the disk is full.
         FolderError: `folder` cannot be written.
     """
-    if path.is_dir() and path.name != BATCHES_FOLDER:
+    if os.path.isdir(path) and path.name != BATCHES_FOLDER:
         found = Place("PATH", path, is_explicit=True).find()
         if found is None:
             raise DataError(f"{path}: no CIFAR-10 in this folder. Allowed: {', '.join(ACCEPTED)}")
         path = found
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"{path}: no such file or folder")
     return write_npz(read_arrays(path), folder)

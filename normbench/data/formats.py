@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
+import math
 import os
-import shutil
+import stat
 import tarfile
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ ARCHIVE_BYTES = 170_498_071
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
 NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
+
+MAX_BATCH_BYTES = 1 << 26
+"""The most bytes of a file of the official folder; it has 31 MB."""
 
 REMEDY = "Delete it and run `normbench data fetch`, or `normbench data import PATH` from a good copy."
 
@@ -46,7 +50,7 @@ def format_name(path: Path) -> str:
     Raises:
         DataError: none of them.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         if path.name == BATCHES_FOLDER:
             return "batches"
     elif path.name.endswith((".tar.gz", ".tgz")):
@@ -103,9 +107,22 @@ def explain_write_errors(folder: Path, way_out: str = "name another --data-dir")
         ) from error
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading, without waiting for a writer as a named pipe would.
+
+    Raises:
+        OSError: it cannot be opened, or is a device, a pipe or a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def file_md5(path: Path) -> str:
     """Return the MD5 of a file in hexadecimal: it tells damage, not malice."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
@@ -123,38 +140,95 @@ def _damaged(path: Path, what: object) -> DataError:
 
 
 def _read_npz(path: Path) -> Arrays:
+    """Read the four arrays, each of which is checked by its header before memory is taken for it."""
     try:
-        with path.open("rb") as file:  # opened here: np.load leaves a damaged file open
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            if missing := set(Arrays._fields) - set(archive.files):
-                raise _damaged(path, f"not CIFAR-10: no {', '.join(sorted(missing))} in it")
-            arrays = {name: archive[name] for name in Arrays._fields}
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-        raise _damaged(
-            path, f"damaged or not an npz of plain arrays ({str(error).rstrip('.') or type(error).__name__})"
-        ) from error
+        with open_regular(path) as file, zipfile.ZipFile(_ShortReads(file)) as archive:
+            names = set(archive.namelist())
+            if missing := [name for name in Arrays._fields if f"{name}.npy" not in names]:
+                raise _damaged(path, f"not CIFAR-10: no {', '.join(missing)} in it")
+            arrays = [_read_member(path, archive, name) for name in Arrays._fields]
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # NumPy's parser of headers lets through whatever Python's own raises
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise _damaged(path, f"damaged or not an npz of plain arrays ({reason})") from error
+    x_train, y_train, x_test, y_test = arrays
     return Arrays(
-        _checked_images(path, "x_train", arrays["x_train"], NUM_TRAIN),
-        _checked_labels(path, "y_train", arrays["y_train"], NUM_TRAIN),
-        _checked_images(path, "x_test", arrays["x_test"], NUM_TEST),
-        _checked_labels(path, "y_test", arrays["y_test"], NUM_TEST),
+        np.ascontiguousarray(x_train),
+        _checked_labels(path, "y_train", y_train, NUM_TRAIN),
+        np.ascontiguousarray(x_test),
+        _checked_labels(path, "y_test", y_test, NUM_TEST),
     )
 
 
-def _checked_images(path: Path, name: str, images: NDArray[Any], num_images: int) -> NDArray[np.uint8]:
-    shape = (num_images, *IMAGE_SHAPE)
-    if images.dtype != np.uint8 or images.shape != shape:
-        raise _damaged(path, f"not CIFAR-10: {name} is {images.dtype} {images.shape}, not uint8 {shape}")
-    return np.ascontiguousarray(images)
+class _ShortReads(io.RawIOBase):
+    """A file read in short pieces only: zipfile reads a table of contents at once, as long as it says it is."""
+
+    MAX_BYTES = 1 << 20
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self.MAX_BYTES:
+            raise ValueError(f"a table of contents of {size:,} bytes")
+        return self._file.read(size if size >= 0 else self.MAX_BYTES)
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """Read one array; its header is checked before memory is taken for its data."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # NumPy writes no others
+        raise ValueError(f"{name} is compressed by method {member.compress_type}")
+    with archive.open(member) as file:
+        head = io.BytesIO(file.read(4096))
+        shape, is_fortran, dtype = _read_header(head)
+        _check_header(path, name, dtype, shape)
+        array = np.empty(math.prod(shape), dtype)
+        if member.file_size != head.tell() + array.nbytes:
+            raise ValueError(f"{name} has {member.file_size:,} bytes, not {head.tell() + array.nbytes:,}")
+        content = array.view(np.uint8).data
+        done = head.readinto(content)
+        while done < len(content):
+            if not (count := file.readinto(content[done : done + _ShortReads.MAX_BYTES])):
+                raise ValueError(f"{name} is cut short")
+            done += count
+        file.read(1)  # the checksum is compared at the end
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(head)
+    if version not in readers:
+        raise ValueError(f"an array in version {version} of npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, about the syntax of damaged headers
+        return readers[version](head)
+
+
+def _check_header(path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    num_images = NUM_TRAIN if name.endswith("train") else NUM_TEST
+    if name.startswith("x"):
+        wanted = (num_images, *IMAGE_SHAPE)
+        if dtype != np.uint8 or shape != wanted:
+            raise _damaged(path, f"not CIFAR-10: {name} is {dtype} {shape}, not uint8 {wanted}")
+    elif dtype.kind not in "iu" or shape not in ((num_images,), (num_images, 1)):
+        raise _damaged(path, f"not CIFAR-10: {name} is {dtype} {shape}, not integers ({num_images},)")
 
 
 def _checked_labels(path: Path, name: str, labels: NDArray[Any], num_images: int) -> NDArray[np.int64]:
-    if labels.dtype.kind not in "iu" or labels.shape not in ((num_images,), (num_images, 1)):
-        raise _damaged(path, f"not CIFAR-10: {name} is {labels.dtype} {labels.shape}, not integers ({num_images},)")
     if labels.min() < 0 or labels.max() >= NUM_CLASSES:
         raise _damaged(
             path, f"not CIFAR-10: {name} holds labels {labels.min()} to {labels.max()}, not 0 to {NUM_CLASSES - 1}"
@@ -175,31 +249,34 @@ def _read_batches(folder: Path) -> Arrays:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
+    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
+    files = (*CIFAR10.train_list, *CIFAR10.test_list, meta)
+    for name, _ in files:
+        if not os.path.isfile(folder / name):
+            raise _damaged(folder, f"incomplete: {name} is missing")
+        if (num_bytes := os.path.getsize(folder / name)) > MAX_BATCH_BYTES:
+            raise _damaged(folder, f"damaged: {name} has {num_bytes:,} bytes")
     try:
         with warnings.catch_warnings():
             # The official pickles date from 2009; NumPy 2.4.0 to 2.4.4 complain about how they spell a dtype.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             train, test = (CIFAR10(folder.parent, train=train) for train in (True, False))
-    except (RuntimeError, OSError) as error:
-        meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta):
-            if not (folder / name).is_file():
-                raise _damaged(folder, f"incomplete: {name} is missing") from error
-            if not check_integrity(folder / name, md5):
-                raise _damaged(folder, f"damaged: {name} has the wrong MD5") from error
+        return Arrays(
+            np.ascontiguousarray(train.data),
+            np.array(train.targets, np.int64),
+            np.ascontiguousarray(test.data),
+            np.array(test.targets, np.int64),
+        )
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            for name, md5 in files:
+                if not check_integrity(folder / name, md5):
+                    raise _damaged(folder, f"damaged: {name} has the wrong MD5") from error
         raise _damaged(folder, f"cannot be read ({error})") from error
-    return Arrays(
-        np.ascontiguousarray(train.data),
-        np.array(train.targets, np.int64),
-        np.ascontiguousarray(test.data),
-        np.array(test.targets, np.int64),
-    )
 
 
 def _read_archive(path: Path) -> Arrays:
     """Unpack the official archive into a temporary folder and read that."""
-    from torchvision.datasets import CIFAR10
-
     try:
         num_bytes = path.stat().st_size
         if num_bytes != ARCHIVE_BYTES:
@@ -210,7 +287,6 @@ def _read_archive(path: Path) -> Arrays:
             raise _damaged(path, f"damaged: its MD5 is {md5} instead of {ARCHIVE_MD5}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    wanted = {name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)} | {CIFAR10.meta["filename"]}
     scratch_root = Path(tempfile.gettempdir())
     with (
         explain_write_errors(scratch_root, "set TMPDIR to another folder"),
@@ -218,12 +294,28 @@ def _read_archive(path: Path) -> Arrays:
     ):
         folder = Path(scratch, BATCHES_FOLDER)
         folder.mkdir()
-        with tarfile.open(path) as archive:
-            # Only plain files of known names are written, under those names, so that no member can lead elsewhere.
+        for name, content in _archived_files(path):
+            (folder / name).write_bytes(content)
+        return _read_batches(folder)
+
+
+def _archived_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the official files in an archive: plain ones of known names, so that no member can lead elsewhere."""
+    from torchvision.datasets import CIFAR10
+
+    wanted = {name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)} | {CIFAR10.meta["filename"]}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 parent, _, name = member.name.rpartition("/")
-                content = archive.extractfile(member) if parent == BATCHES_FOLDER and name in wanted else None
-                if content is not None:
-                    with (folder / name).open("wb") as file:
-                        shutil.copyfileobj(content, file)
-        return _read_batches(folder)
+                if parent != BATCHES_FOLDER or name not in wanted or not member.isreg():
+                    continue
+                if member.size > MAX_BATCH_BYTES:
+                    raise _damaged(path, f"damaged: {name} in it has {member.size:,} bytes")
+                content = archive.extractfile(member)
+                assert content is not None
+                yield name, content.read()
+    except DataError:
+        raise
+    except Exception as error:
+        raise _damaged(path, f"damaged: cannot be unpacked ({error})") from error

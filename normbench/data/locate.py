@@ -42,7 +42,7 @@ def places(data_dir: Path | None = None) -> tuple[Place, ...]:
     variable = os.environ.get(DATA_DIR_VARIABLE)
     explicit = [("--data-dir", data_dir), (DATA_DIR_VARIABLE, Path(variable) if variable else None)]
     return (
-        *(Place(name, folder.expanduser(), True) for name, folder in explicit if folder is not None),
+        *(Place(name, Path(os.path.expanduser(folder)), True) for name, folder in explicit if folder is not None),
         Place("current folder", Path("data"), False),
         Place("user cache", platformdirs.user_cache_path("normbench"), False),
     )
@@ -75,7 +75,7 @@ def folder_to_write(data_dir: Path | None = None) -> Path:
 def _missing(candidates: tuple[Place, ...]) -> str:
     """Say in five lines where CIFAR-10 is not, and every way out."""
     folders = " and ".join(
-        f"{place.folder} ({place.named_by}{'' if place.folder.is_dir() else ': no such folder'})"
+        f"{place.folder} ({place.named_by}{'' if os.path.isdir(place.folder) else ': no such folder'})"
         for place in candidates
     )
     return "\n".join(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from normbench.data import fetch as fetch_module
-from normbench.data.fetch import fetch_cifar10
+from normbench.data.fetch import TimeLimits, fetch_cifar10
 from normbench.errors import ConfigError, DataError, FolderError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -69,10 +69,9 @@ def server():
 
 
 def fetch(url, folder, on_progress=lambda progress: None, content=CONTENT, **options):
-    settings = {"timeout_seconds": 5, "pause_seconds": 0, **options}
-    return fetch_cifar10(
-        url, folder, on_progress, num_bytes=len(content), md5=hashlib.md5(content).hexdigest(), **settings
-    )
+    limits = TimeLimits(**{"silence_seconds": 5, "pause_seconds": 0, **options})
+    md5 = hashlib.md5(content).hexdigest()
+    return fetch_cifar10(url, folder, on_progress, num_bytes=len(content), md5=md5, limits=limits)
 
 
 def visible(folder):
@@ -195,7 +194,7 @@ def test_refused_connection_names_the_ways_out(tmp_path):
 def test_a_silent_server_times_out(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch_module, "MAX_FRUITLESS_ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DataError, match="timed out"):
-        fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", tmp_path, timeout_seconds=0.1)
+        fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", tmp_path, silence_seconds=0.1)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "file:///etc/passwd", "cifar.tar.gz", "http://"])
