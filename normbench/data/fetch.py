@@ -135,6 +135,7 @@ def shown_url(url: str) -> str:
     """Return an address as messages name it: without user, password, query and fragment."""
     try:
         parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # raises where it is malformed
         url = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     except ValueError:
         pass  # malformed: then nothing in front of an @ is shown
@@ -298,10 +299,18 @@ class _PacedConnections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https, but not from https to http."""
 
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
+    ) -> http.client.HTTPResponse | None:
+        """Follow a redirect without reading its body, which urllib would, however long it is."""
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        fp.close()  # urllib would read the body, however long it is
         problem = _problem_with(newurl)
         if req.type == "https" and newurl[:6].lower() != "https:":
             problem = "https may redirect to https only"

@@ -8,7 +8,6 @@ import hashlib
 import io
 import math
 import os
-import stat
 import tarfile
 import tempfile
 import warnings
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from normbench.data.images import IMAGE_SHAPE, image_digests
 from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
 from normbench.errors import DataError, FolderError
+from normbench.runs.untrusted import open_regular
 
 ARCHIVE_BYTES = 170_498_071
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -107,19 +107,6 @@ def explain_write_errors(folder: Path, way_out: str = "name another --data-dir")
         ) from error
 
 
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a file for reading, without waiting for a writer as a named pipe would.
-
-    Raises:
-        OSError: it cannot be opened, or is a device, a pipe or a folder.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
 def file_md5(path: Path) -> str:
     """Return the MD5 of a file in hexadecimal: it tells damage, not malice."""
     with open_regular(path) as file:
@@ -201,9 +188,10 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any
         content = array.view(np.uint8).data
         done = head.readinto(content)
         while done < len(content):
-            if not (count := file.readinto(content[done : done + _ShortReads.MAX_BYTES])):
+            if not (piece := file.read(min(len(content) - done, _ShortReads.MAX_BYTES))):
                 raise ValueError(f"{name} is cut short")
-            done += count
+            content[done : done + len(piece)] = piece
+            done += len(piece)
         file.read(1)  # the checksum is compared at the end
     return array.reshape(shape, order="F" if is_fortran else "C")
 
@@ -286,7 +274,7 @@ def _read_archive(path: Path) -> Arrays:
         if (md5 := file_md5(path)) != ARCHIVE_MD5:
             raise _damaged(path, f"damaged: its MD5 is {md5} instead of {ARCHIVE_MD5}")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     scratch_root = Path(tempfile.gettempdir())
     with (
         explain_write_errors(scratch_root, "set TMPDIR to another folder"),

@@ -93,7 +93,7 @@ def run_experiment(
     folder = options.runs_dir / loaded.experiment.name
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
-    prerequisite = _prerequisite(plans[0].config, options.data_dir, worker, train=bool(due))
+    prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
@@ -182,30 +182,34 @@ def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     return found
 
 
-def _prerequisite(config: BaseRunConfig, data_dir: Path | None, worker: Worker, *, train: bool) -> Path | None:
-    """Return the folder of the run that runs like `config` need, in the user cache; None where they need none.
+def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *, train: bool) -> Path | None:
+    """Return the folder of the run that runs like `config` need, among the other experiments; None if they need none.
 
-    Where it is not there yet, it is trained if `train`, and else None is returned.
+    Where it is not there yet, nor in the user cache, where it was kept before, it is trained if `train`, and else None
+    is returned.
 
     Raises:
-        DataError: its data set is missing, or its training failed.
+        DataError: data of it or of `config` is missing, or its training failed.
     """
     needed = TASKS[config.task].prerequisite(config)
     if needed is None:
         return None
     loaded = load_config(needed)
     (plan,) = plan_experiment(loaded, worker)
-    root = platformdirs.user_cache_path("normbench") / loaded.experiment.name
+    root = options.runs_dir / loaded.experiment.name
     folder = root / plan.run_id
-    if (folder / CHECKPOINT_FILE).is_file() and planned_state(folder) == "completed":
-        return folder
+    for place in (folder, platformdirs.user_cache_path("normbench") / root.name / plan.run_id):
+        if (place / CHECKPOINT_FILE).is_file() and planned_state(place) == "completed":
+            return place
     if not train:
         return None
+    for waiting in (config, plan.config):
+        worker.call(targets.check_data, waiting, options.data_dir, None)
     what = f"a {plan.config.model_name} on {needed['dataset']['name']}"
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
-    worker.call(targets.check_data, plan.config, data_dir, None)
+    write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    runner = ExperimentRunner(root, [worker], progress, data_dir, force=True, retry=True, keep_checkpoint=True)
+    runner = ExperimentRunner(root, [worker], progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
     with HeldSignals() as signals, progress:
         completed = runner.run([plan], signals.arrived)
     if not completed:

@@ -12,7 +12,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Mapping
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +32,7 @@ MAX_YAML_VALUES = 200_000
 MAX_PICTURE_BYTES = 256 * 2**20
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, without waiting for a writer as a named pipe would.
 
     Raises:

@@ -13,6 +13,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DataError, RunError, first_line
 from normbench.models import MODELS, build_model
 from normbench.runs.records import CHECKPOINT_FILE, read_run
+from normbench.runs.untrusted import open_regular
 
 VGG16 = "vgg16"
 VGG16_STYLE_LAYERS = (3, 8, 15, 22)
@@ -94,7 +95,7 @@ def vgg16_features(weights: Path | None) -> FeatureNetwork:
         layers = vgg16(weights=None).features[: VGG16_STYLE_LAYERS[-1] + 1]
     try:
         layers.load_state_dict({name: state[f"features.{name}"] for name in layers.state_dict()}, assign=True)
-    except (KeyError, TypeError, RuntimeError, AttributeError):
+    except Exception:  # a file may hold anything in place of a state_dict
         raise DataError(f"{weights or 'download'}: not the weights of torchvision's VGG-16") from None
     return FeatureNetwork(
         list(layers),
@@ -134,9 +135,10 @@ def resnet9_features(run_folder: Path) -> FeatureNetwork:
     network = build_model(
         RESNET9, norm=family.make(config.norm.name, **config.norm.options), **dict(config.model.options)
     )
+    state = _load(run_folder / CHECKPOINT_FILE)
     try:
-        network.load_state_dict(_load(run_folder / CHECKPOINT_FILE)["model"])
-    except (KeyError, TypeError, RuntimeError):
+        network.load_state_dict(state["model"])
+    except Exception:  # a file may hold anything in place of a state_dict
         raise DataError(f"{run_folder / CHECKPOINT_FILE}: not the checkpoint of this run") from None
     layers = network.get_submodule("features")
     assert isinstance(layers, nn.Sequential)
@@ -159,7 +161,8 @@ def check_features_run(run_folder: Path) -> RunConfig:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path) as file:
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # torch.load raises what the damaged file leads it to
         raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from normbench.errors import DataError, FolderError
 from normbench.runs.atomic import write_atomically
+from normbench.runs.untrusted import open_regular
 from normbench.style.drawings import STYLE_IMAGES
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def read_image(path: Path) -> Pixels:
     Transparent pixels are laid on white; grey, CMYK, palette and 16-bit images become RGB of 8 bits.
 
     Raises:
-        ImageError: it does not exist, is not an image, is damaged, or is larger than Pillow deems safe.
+        ImageError: it does not exist, is not an image, is damaged, or is larger than Pillow deems safe; or it is a
+            program in PostScript, which Pillow would have Ghostscript carry out.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -44,7 +46,9 @@ def read_image(path: Path) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)  # odd metadata does not matter here
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
+                if image.format == "EPS":
+                    raise ValueError("PostScript is not carried out")
                 image.load()
                 return np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except FileNotFoundError:
@@ -53,7 +57,7 @@ def read_image(path: Path) -> Pixels:
         raise ImageError(f"{path}: not an image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
+    except Exception as error:  # Pillow's readers let through whatever a damaged file leads them to
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError(f"{path}: cannot be read as an image: {reason or type(error).__name__}") from None
 
@@ -99,12 +103,16 @@ def read_folder(folder: Path, size: int, at_most: int) -> tuple[Pixels, list[str
     """
     from PIL import Image
 
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ImageError(f"{folder}: no such folder")
     suffixes = Image.registered_extensions()
     images, problems = [], []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or not path.is_file():
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be read: {error.strerror}") from None
+    for path in paths:
+        if path.suffix.lower() not in suffixes or not os.path.isfile(path):
             continue
         try:
             images.append(cut_to_square(read_image(path), size))

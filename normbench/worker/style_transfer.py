@@ -56,8 +56,18 @@ class StyleTransfer:
         try_model(network, images, f"{config.norm.name} does not work in {STYLENET}")
 
     def check_data(self, config: StyleRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
-        """Load the feature network."""
-        load_features(config, prerequisite)
+        """Look for the content images, and load the feature network unless it is still to be trained.
+
+        Raises:
+            ConfigError: the data set has fewer images than `num_content`.
+            DataError: the data set is missing, the folder holds no image, or the feature network cannot be read.
+        """
+        if config.content not in DATASETS:
+            read_folder(Path(config.content), config.image_size, at_most=1)
+        elif DATASETS[config.content].needs_files:
+            load_dataset(config.content, data_dir=data_dir, num_train=config.num_content, num_test=NUM_SAMPLES)
+        if config.features != RESNET9 or prerequisite is not None:
+            load_features(config, prerequisite)
 
     def load_run(self, config: StyleRunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
         """Return the run's trainer on its pictures; its network is written into the run's folder at the end.

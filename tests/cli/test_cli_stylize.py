@@ -135,6 +135,8 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
         (["train", "--norm", "ln_chw", *TINY], 2, "parameters per pixel"),
         (["train", "--norm", "in", "--style", "nothing.jpg", *TINY], 3, "style image nothing.jpg: no such file"),
         (["train", "--norm", "in", *TINY, "--content", "nowhere"], 3, "content nowhere: no such folder"),
+        (["train", "--norm", "in", *TINY, "--content", "cifar10"], 3, "CIFAR-10 not found"),
+        (["train", "--norm", "in", *TINY, "--content", "."], 3, ".: no image there"),
         (["train", "--norm", "in", "--features", "nowhere", *TINY], 1, "--features nowhere: no such run folder"),
         (["compare", "styl"], 2, "styl: no such config file"),
         (["apply", "model.pt", "image.png"], 3, "model.pt: no such model"),
@@ -151,16 +153,20 @@ def test_mistakes_are_said_before_anything_is_trained(
 
 
 @pytest.mark.slow
-def test_the_default_feature_network_is_trained_once(
+def test_the_default_feature_network_is_trained_once_beside_the_other_runs(
     stylize: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is found where it is, and in the user cache, where it was kept before."""
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(style_transfer, "FEATURE_IMAGES", {"cpu": {"num_train": 32, "num_test": 10}})
     monkeypatch.setattr(style_transfer, "FEATURE_TRAINING", {"cpu": {"epochs": 1, "batch_size": 16}})
     monkeypatch.setattr("normbench.experiment.execute._report", lambda *_, **__: None)
     arguments = ["train", "--norm", "none", *TINY]
-    assert "training the feature network once, a resnet9 on synthetic" in stylize(*arguments).err
-    (checkpoint,) = (tmp_path / "cache" / "normbench").rglob("checkpoint.pt")
+    said = stylize(*arguments).err
+    (checkpoint,) = Path("runs").rglob("checkpoint.pt")
+    assert checkpoint.parent.parent == Path("runs/features-synthetic")
+    assert f"training the feature network once, a resnet9 on synthetic; it is kept in {checkpoint.parent}" in said
+    assert not (tmp_path / "cache").exists()
     written = checkpoint.stat().st_mtime_ns
     again = stylize(*arguments)
     assert "training the feature network" not in again.err
@@ -171,3 +177,11 @@ def test_the_default_feature_network_is_trained_once(
     assert "training the feature network" not in stylize(*arguments).err  # nothing needs it
     assert "training the feature network once" in stylize(*arguments, "--force").err
     assert checkpoint.exists()
+
+    cache = tmp_path / "cache" / "normbench"
+    cache.mkdir(parents=True)
+    Path("runs/features-synthetic").rename(cache / "features-synthetic")
+    assert "training the feature network" not in stylize(*arguments, "--force").err
+    (run,) = Path("runs/stylize").glob("none-*")
+    assert json.loads((run / "environment.json").read_text())["features"].startswith(str(cache))
+    assert not Path("runs/features-synthetic").exists()

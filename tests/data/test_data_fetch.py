@@ -2,9 +2,11 @@
 
 import hashlib
 import http.server
+import io
 import os
 import socket
 import threading
+import urllib.request
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +32,8 @@ class Script:
     """Errors that answer each connection in turn."""
     hides_length: bool = False
     refuses_ranges: bool = False
+    redirects: list[str] = field(default_factory=list)
+    """Targets that answer each connection in turn."""
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -45,6 +49,10 @@ def server():
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and script.knows_ranges else 0
             if script.statuses and (status := script.statuses.pop(0)):
                 return self.send_error(status)
+            if script.redirects:
+                self.send_response(302)
+                self.send_header("Location", script.redirects.pop(0))
+                return self.end_headers()
             if asked and script.refuses_ranges:
                 return self.send_error(416)
             self.send_response(206 if start else 200)
@@ -201,6 +209,100 @@ def test_a_silent_server_times_out(tmp_path, monkeypatch):
 def test_only_http_and_https(url, tmp_path):
     with pytest.raises(ConfigError, match="http:// or https://"):
         fetch(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1", "malformed"),
+        ("http://[zz]/", "malformed"),
+        ("http://a..b/", "malformed"),
+        ("http://.:1/", "malformed"),
+        (f"http://{'a' * 70}/", "malformed"),
+        ("http://127.0.0.1:99999/", "malformed"),
+        ("http://127.0.0.1:x/", "malformed"),
+        ("http://127.0.0.1:1/é", "%XX"),
+        ("http://127.0.0.1:1/a b", "%XX"),
+        ("http://127.0.0.1:1/a\nb", "%XX"),
+        ("http://bücher.example/", "xn--"),
+        ("http://127.0.0.1:0/", "http:// or https://"),
+    ],
+)
+def test_malformed_addresses_are_located(url, message, tmp_path):
+    with pytest.raises(ConfigError, match=message) as caught:
+        fetch(url, tmp_path)
+    assert str(caught.value).startswith("--url ")
+
+
+SECRETS = [
+    "http://mary:hunter2@127.0.0.1:1/x",
+    "http://mary:hunter2@[::1",
+    "http://mary:hun/ter2@127.0.0.1/x",
+    "http://mary:hun?ter2@127.0.0.1/x",
+    "http:mary:hunter2@127.0.0.1",
+    "mary:hunter2@127.0.0.1/x",
+    "https://mary:hunter2@a..b/x",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_no_user_or_password_is_shown(url, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        fetch(url, tmp_path)
+    for secret in ("mary", "hun", "ter2"):
+        assert secret not in str(caught.value)
+
+
+def test_the_query_of_an_address_is_not_shown(tmp_path):
+    with pytest.raises(DataError) as caught:
+        fetch("http://127.0.0.1:9/x?token=hunter2#hunter2", tmp_path)
+    assert "http://127.0.0.1:9/x: cannot" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("ftp://127.0.0.1:9/x", "http:// or https://"),
+        ("file:///etc/passwd", "302 Found, which cannot be followed"),
+        ("http://[::1", "malformed address"),
+        ("http://a..b/", "malformed"),
+        ("http://mary:hunter2@127.0.0.1/x", "user or password"),
+        ("", "302 Found, which cannot be followed"),
+        ("/cifar-10-python.tar.gz", "302 Found, which cannot be followed"),  # in a circle
+    ],
+)
+def test_redirects_that_are_not_followed(target, message, server, tmp_path):
+    server.redirects = [target] * 20
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(server.url, tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_a_redirect_is_followed(server, tmp_path):
+    server.redirects = ["/elsewhere"]
+    assert fetch(server.url, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_followed"),
+    [
+        ("http", "http", True),
+        ("http", "https", True),
+        ("https", "https", True),
+        ("https", "http", False),
+        ("https", "ftp", False),
+    ],
+)
+def test_https_is_not_left(before, after, is_followed):
+    request = urllib.request.Request(f"{before}://127.0.0.1/x")
+    arguments = (request, io.BytesIO(), 302, "Found", {}, f"{after}://127.0.0.1/y")
+    if is_followed:
+        assert fetch_module._Redirects().redirect_request(*arguments).full_url == f"{after}://127.0.0.1/y"
+    else:
+        with pytest.raises(DataError, match="https may redirect to https only"):
+            fetch_module._Redirects().redirect_request(*arguments)
 
 
 def test_folder_that_cannot_be_written(server, tmp_path):

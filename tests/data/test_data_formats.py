@@ -1,6 +1,14 @@
 """CIFAR-10 on disk: every form gives the same arrays, every damage a message that names the file and the way out."""
 
+import io
+import os
 import pickle
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -186,3 +194,176 @@ def test_fingerprint_ignores_order_but_not_labels_or_split(small):
     swapped[0] = (swapped[0] + 1) % 10
     assert fingerprint(small._replace(y_train=swapped)) != fingerprint(small)
     assert fingerprint(Arrays(small.x_test, small.y_test, small.x_train, small.y_train)) != fingerprint(small)
+
+
+def npz_with(path, small, **members: bytes):
+    """Write an npz of `small` with some of its members as these bytes."""
+    np.savez(path, **small._asdict())
+    with zipfile.ZipFile(path) as archive:
+        contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**contents, **members}.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def npy(header: str, version=(1, 0)) -> bytes:
+    size = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + size + header.encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}"), r"uint8 \(10000000000000,\)"),
+        (npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},)}}"), r"x_test is uint8 \(10{30},\)"),
+        (npy("{'descr': '|V2000000000', 'fortran_order': False, 'shape': (100, 32, 32, 3)}"), r"\|V2000000000"),
+        (npy("{'descr': '|u1', 'fortran_order': False, 'shape': (100, 32, 32, 3)}"), "bytes, not 307,"),
+        (npy("{'descr': '|u1', 'shape'"), "damaged"),
+        (npy("(" * 3000), "damaged"),
+        (npy("'\\q'"), "damaged"),
+        (b"no header at all", "damaged"),
+        (b"\x93NUMPY\x01\x00\xff\xff", "damaged"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "damaged"),
+        (npy("{}", (3, 0)), "version"),
+        (b"", "damaged"),
+    ],
+)
+def test_headers_are_checked_before_memory_is_taken(content, message, small, tmp_path):
+    npz_with(tmp_path / "cifar10.npz", small, x_test=content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_arrays(tmp_path / "cifar10.npz")
+    assert str(tmp_path / "cifar10.npz") in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_compressed_as_numpy_never_does(method, npz):
+    with zipfile.ZipFile(npz) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(npz, "w", method) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match="compressed by method"):
+        read_arrays(npz)
+
+
+def bomb_of_data(path):
+    """Four GB of zeros in four MB, with a header that fits them."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("x_train.npy", "w", force_zip64=True) as file,
+    ):
+        header = io.BytesIO()
+        shape = (1_400_000, 32, 32, 3)
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.write(header.getvalue())
+        for _ in range(64):
+            file.write(bytes(1 << 26))
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", b"")
+
+
+def bomb_of_a_header(path):
+    """A header that says it has four GB, and has one."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("x_train.npy", "w", force_zip64=True) as file:
+            file.write(b"\x93NUMPY\x02\x00\xff\xff\xff\xff")
+            for _ in range(16):
+                file.write(b" " * (1 << 26))
+        for name in ("y_train", "x_test", "y_test"):
+            archive.writestr(f"{name}.npy", b"")
+
+
+def bomb_of_names(path):
+    """A table of contents of 30 MB."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(600):
+            archive.writestr(f"{number:050000}", b"")
+
+
+_READ = """
+import resource, sys, time
+from pathlib import Path
+from normbench.data.formats import read_arrays
+from normbench.errors import DataError
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+before, began = peak_mib(), time.process_time()
+try:
+    read_arrays(Path(sys.argv[1]))
+except DataError as error:
+    print(time.process_time() - began, peak_mib() - before, error)
+"""
+
+
+@pytest.mark.parametrize("make", [bomb_of_data, bomb_of_a_header, bomb_of_names])
+def test_bombs_are_refused_at_once_and_without_memory(make: Callable, tmp_path):
+    path = tmp_path / "cifar10.npz"
+    make(path)
+    result = subprocess.run([sys.executable, "-c", _READ, path], capture_output=True, text=True, timeout=60, check=True)
+    seconds, mib, message = result.stdout.split(maxsplit=2)
+    assert float(seconds) < 1
+    assert int(mib) < 50
+    assert message.startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["cifar10.npz", "cifar-10-python.tar.gz"])
+def test_pipes_and_devices_are_no_files(name, tmp_path):
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"not a regular file|0 bytes instead of"):
+        read_arrays(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"not a regular file|0 bytes instead of"):
+        read_arrays(path)
+
+
+def test_a_batch_that_is_a_pipe_or_far_too_large(batches):
+    with (batches / "data_batch_1").open("r+b") as file:
+        file.truncate(1 << 40)
+    began = time.process_time()
+    with pytest.raises(DataError, match=r"data_batch_1 has 1,099,511,627,776 bytes"):
+        read_arrays(batches)
+    assert time.process_time() - began < 1
+    (batches / "data_batch_1").unlink()
+    os.mkfifo(batches / "data_batch_1")
+    with pytest.raises(DataError, match="data_batch_1 is missing"):
+        read_arrays(batches)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_members_of_an_archive_that_are_no_plain_files_are_not_followed(kind, archive, monkeypatch):
+    """Behind the check of the archive's MD5, which no such archive passes."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for target in ("data_batch_1", "../../etc/passwd"):
+            member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    trust(archive, monkeypatch)
+    with pytest.raises(DataError, match="data_batch_1 is missing"):
+        read_arrays(archive)
+
+
+def test_a_member_of_an_archive_that_is_far_too_large_is_not_unpacked(archive, monkeypatch):
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size = 1 << 27
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    trust(archive, monkeypatch)
+    with pytest.raises(DataError, match="data_batch_1 in it has 134,217,728 bytes"):
+        read_arrays(archive)
+
+
+def trust(archive, monkeypatch):
+    monkeypatch.setattr(formats, "ARCHIVE_BYTES", archive.stat().st_size)
+    monkeypatch.setattr(formats, "ARCHIVE_MD5", formats.file_md5(archive))
+
+
+def test_paths_too_long_for_the_system(tmp_path):
+    from normbench.data.cifar10 import import_cifar10
+
+    with pytest.raises(DataError, match="no such file"):
+        import_cifar10(tmp_path / ("x" * 5000), tmp_path)
