@@ -232,8 +232,11 @@ def _checked_labels(path: Path, name: str, labels: NDArray[Any], num_images: int
     return labels
 
 
-def _read_batches(folder: Path) -> Arrays:
-    """Read the official folder through torchvision, which unpickles nothing whose MD5 is not the official one."""
+def _read_batches(folder: Path, archive: Path | None = None) -> Arrays:
+    """Read the official folder through torchvision, which unpickles nothing whose MD5 is not the official one.
+
+    Errors name the archive that the folder comes from, if any.
+    """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -241,9 +244,9 @@ def _read_batches(folder: Path) -> Arrays:
     files = (*CIFAR10.train_list, *CIFAR10.test_list, meta)
     for name, _ in files:
         if not os.path.isfile(folder / name):
-            raise _damaged(folder, f"incomplete: {name} is missing")
+            raise _damaged(archive or folder, f"incomplete: {name} is missing")
         if (num_bytes := os.path.getsize(folder / name)) > MAX_BATCH_BYTES:
-            raise _damaged(folder, f"damaged: {name} has {num_bytes:,} bytes")
+            raise _damaged(archive or folder, f"damaged: {name} has {num_bytes:,} bytes")
     try:
         with warnings.catch_warnings():
             # The official pickles date from 2009; NumPy 2.4.0 to 2.4.4 complain about how they spell a dtype.
@@ -259,8 +262,8 @@ def _read_batches(folder: Path) -> Arrays:
         with contextlib.suppress(OSError):
             for name, md5 in files:
                 if not check_integrity(folder / name, md5):
-                    raise _damaged(folder, f"damaged: {name} has the wrong MD5") from error
-        raise _damaged(folder, f"cannot be read ({error})") from error
+                    raise _damaged(archive or folder, f"damaged: {name} has the wrong MD5") from error
+        raise _damaged(archive or folder, f"cannot be read ({error})") from error
 
 
 def _read_archive(path: Path) -> Arrays:
@@ -284,7 +287,7 @@ def _read_archive(path: Path) -> Arrays:
         folder.mkdir()
         for name, content in _archived_files(path):
             (folder / name).write_bytes(content)
-        return _read_batches(folder)
+        return _read_batches(folder, path)
 
 
 def _archived_files(path: Path) -> Iterator[tuple[str, bytes]]:
