@@ -296,7 +296,7 @@ def _archived_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
     wanted = {name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)} | {CIFAR10.meta["filename"]}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(path) as archive:
             for member in archive:
                 parent, _, name = member.name.rpartition("/")
                 if parent != BATCHES_FOLDER or name not in wanted or not member.isreg():

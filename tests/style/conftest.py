@@ -26,7 +26,7 @@ def make_features_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         config = {"norm": norm, "model": model, "dataset": "synthetic", "train": {}, "seed": 0, "device": "cpu"}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         (folder / "status.json").write_text(
-            '{"state": "interrupted", "started_at": "2026-01-01T00:00:00+00:00", "pid": 1}'
+            '{"state": "completed", "started_at": "2026-01-01T00:00:00+00:00", "pid": 1}'
         )
         (folder / "summary.json").write_text(SUMMARY.model_dump_json())
         if checkpoint:
