@@ -68,7 +68,11 @@ def read_arrays(path: Path) -> Arrays:
     Raises:
         DataError: the file cannot be read, is damaged, or is not CIFAR-10.
     """
-    readers: dict[str, Callable[[Path], Arrays]] = {"npz": _read_npz, "tar.gz": _read_archive, "batches": _read_batches}
+    readers: dict[str, Callable[[Path], Arrays]] = {
+        "npz": _read_npz,
+        "tar.gz": _read_archive,
+        "batches": _read_batches,
+    }
     return readers[format_name(path)](path)
 
 
