@@ -233,7 +233,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.step.optimizer.state_dict(),
             "rows": [row.model_dump() for row in self._rows],
-            "losses": torch.tensor(self._losses),
+            "losses": torch.tensor(self._losses).reshape(-1, self.step.objective.num_losses),
             "step_in_epoch": self._step_in_epoch,
             "num_correct": self._num_correct,
             "epoch_seconds": self._epoch_seconds,

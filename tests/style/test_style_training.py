@@ -59,6 +59,23 @@ def test_a_training_learns_and_leaves_a_model(tmp_path: Path, features_run: Path
     assert np.array_equal(stylize(network, end.samples["content"][0]), end.samples["stylized"][0])
 
 
+def test_a_training_stopped_before_its_first_step_goes_on(tmp_path: Path, features_run: Path) -> None:
+    config = tiny_run("in")
+    whole = losses_of(list(run(config, features_run, _made(tmp_path / "whole"))))
+    events = run(config, features_run, _made(tmp_path / "stopped"))
+    assert isinstance(next(events), Started)
+    events.close()  # as when the parent asks to stop
+    resumed = list(run(config, features_run, tmp_path / "stopped", resume=True))
+    assert isinstance(resumed[0], Started)
+    assert resumed[0].problems == ()
+    assert losses_of(resumed) == whole
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def test_the_first_step_is_the_written_out_loss(tmp_path: Path, features_run: Path) -> None:
     config = tiny_run("gn")
     total, content, style, variation = losses_of(train(tmp_path, features_run, "gn"))[0]

@@ -1,7 +1,7 @@
 """Real processes, killed at random moments until they come to their end: the records are those of undisturbed ones.
 
-`NORMBENCH_TORTURE=N` sets how many times something is killed, and the seed of the moments is printed where a test
-fails; `NORMBENCH_TORTURE_SEED` repeats them.
+`NORMBENCH_TORTURE=N` kills something a hundredth of N times, because a kill takes seconds. The seed of the moments is
+printed where a test fails; `NORMBENCH_TORTURE_SEED` repeats them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SEED = int(os.environ.get("NORMBENCH_TORTURE_SEED", random.randrange(10**6)))
-KILLS = int(os.environ.get("NORMBENCH_TORTURE", 1000))
+KILLS = max(1, int(os.environ.get("NORMBENCH_TORTURE", 100_000)) // 100)
 MAX_SECONDS = 8.0
 """Between starting a program and killing it; importing torch takes two or three of them."""
 
