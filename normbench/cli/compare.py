@@ -37,7 +37,7 @@ def compare(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CONFIG | NORM...",
+            metavar="CONFIG|NORM",
             show_default=False,
             help="A config file, the name of a built-in one (`normbench list configs`), or norms.",
         ),

@@ -63,7 +63,7 @@ def train(
     tensorboard: TensorBoardOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train one network with one norm, or one for each of several seeds; the tutorial's protocol unless told otherwise.
+    """Train a network with one norm and one or more seeds, by the tutorial's protocol unless told otherwise.
 
     Example: normbench train --norm gn --norm-option groups=8
     """

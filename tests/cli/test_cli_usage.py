@@ -43,6 +43,22 @@ def test_wrong_usage_is_told_without_a_traceback(normbench, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_command_has_the_short_form_of_help_too(normbench) -> None:
+    commands = ("compare", "train", "ls", "list", "list norms", "data fetch", "stylize train", "bench layers", "env")
+    for command in ("", *commands):
+        short, long = normbench(*command.split(), "-h"), normbench(*command.split(), "--help")
+        assert (short.code, short.out) == (0, long.out)
+
+
+def test_help_groups_commands_by_what_they_are_for_and_shows_the_name_of_an_extra(normbench) -> None:
+    out = normbench("--help").out
+    places = [
+        out.index(f" {word} ") for word in ("Run", "compare", "Read what", "show", "Choose", "advise", "Set up", "env")
+    ]
+    assert places == sorted(places)
+    assert "normbench[tensorboard]" in normbench("compare", "--help").out
+
+
 def test_lists_as_json(normbench) -> None:
     listed = {name: json.loads(normbench("list", name, "--json").out) for name in ("norms", "datasets", "configs")}
     assert all(content["schema_version"] == 1 for content in listed.values())
