@@ -40,8 +40,8 @@ def test_every_normbench_command_runs_in_their_order(normbench: Callable[..., An
         arguments = shlex.split(line)[1:]
         if arguments[0] in ("train", "compare"):
             arguments += TINY
-            arguments += [] if "--epochs" in line else ["--set", "train.epochs=1"]
-            arguments += ["--seeds", "1"] if arguments[0] == "compare" and "--seeds" not in line else []
+            arguments += ["--epochs", "1"] if arguments[0] == "compare" or "--epochs" not in line else []
+            arguments += ["--seeds", "1"] if arguments[0] == "compare" else []
         if arguments[0] == "bench":
             arguments += ["--device", "cpu", "--rounds", "1", "--batch-sizes", "4", "--norms", "bn"]
         if arguments[:2] == ["data", "fetch"]:
@@ -52,7 +52,11 @@ def test_every_normbench_command_runs_in_their_order(normbench: Callable[..., An
         result = normbench(*arguments)
         assert result.code == 0, (line, result.err)
         assert result.out.strip(), line
-    assert {path.parent.parent.name for path in tmp_path.glob("runs/*/report/report.html")} == {"train", "tutorial"}
+    assert {path.parent.parent.name for path in tmp_path.glob("runs/*/report/report.html")} == {
+        "train",
+        "compare",
+        "tutorial",
+    }
 
 
 @pytest.mark.parametrize("line", MAKE)

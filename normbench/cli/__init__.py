@@ -42,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables.",
     epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},  # which all commands inherit
 )
 
 
@@ -60,21 +61,23 @@ def _root(
     """Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables."""
 
 
-app.command()(train.train)
-app.command()(compare.compare)
-app.command()(retry.retry)
-app.command()(report.report)
-app.command()(table.table)
-app.command()(ls.ls)
-app.command()(show.show)
-app.command()(plots.plots)
-app.command()(inspect.inspect)
-app.command()(advise.advise)
-app.command()(env.env)
-app.add_typer(listing.app, name="list")
-app.add_typer(data.app, name="data")
-app.add_typer(stylize.app, name="stylize")
-app.add_typer(bench.app, name="bench")
+_RUN, _READ, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Choose", "Set up"
+
+app.command(rich_help_panel=_RUN)(compare.compare)
+app.command(rich_help_panel=_RUN)(train.train)
+app.command(rich_help_panel=_RUN)(retry.retry)
+app.add_typer(stylize.app, name="stylize", rich_help_panel=_RUN)
+app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
+app.command(rich_help_panel=_READ)(ls.ls)
+app.command(rich_help_panel=_READ)(show.show)
+app.command(rich_help_panel=_READ)(table.table)
+app.command(rich_help_panel=_READ)(report.report)
+app.command(rich_help_panel=_READ)(plots.plots)
+app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
+app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
+app.command(rich_help_panel=_CHOOSE)(advise.advise)
+app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
+app.command(rich_help_panel=_SET_UP)(env.env)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``normbench compare``: every norm of a config, with every seed."""
+"""``normbench compare``: every norm of a config or of the command line, with every seed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from normbench.cli.options import (
+    BaselineOption,
+    BatchSizeOption,
     DataDirOption,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     EngineOption,
+    EpochsOption,
     FailFastOption,
     ForceOption,
     JsonOption,
     KeepOption,
+    LearningRateOption,
     MaxFailuresOption,
     MaxRunsOption,
+    ModelOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
+    SeedsOption,
     SetOption,
     TensorBoardOption,
     given,
@@ -29,17 +36,31 @@ from normbench.config.bounds import MAX_RUNS
 
 
 def compare(
-    config: Annotated[
-        str, typer.Argument(help="A config file, or the name of a built-in one (`normbench list configs`).")
-    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CONFIG|NORM",
+            show_default=False,
+            help="A config file, the name of a built-in one (`normbench list configs`), or norms.",
+        ),
+    ] = None,
+    norms: Annotated[
+        str | None, typer.Option(metavar="NORM,...", help="Norms to compare in place of the config's.")
+    ] = None,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LearningRateOption = None,
+    seeds: SeedsOption = None,
+    baseline: BaselineOption = None,
     set_: SetOption = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=1)] = None,
-    baseline: Annotated[str | None, typer.Option(help="The norm that others are compared with.")] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     engine: EngineOption = None,
     name: Annotated[
-        str | None, typer.Option(help="The experiment's folder under runs/; the config's name if absent.")
+        str | None,
+        typer.Option(help="The experiment's folder under runs/; if absent, the config's name or `compare`."),
     ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
@@ -56,11 +77,20 @@ def compare(
     """Compare norms: train each with each seed, then draw curves and tables.
 
     Running it again continues: completed runs are kept, interrupted ones go on where they stopped.
-    """
-    from normbench.cli.running import execute
-    from normbench.config.built_in import find_config
 
+    Example: normbench compare bn gn gn+ws --epochs 5 --seeds 3 --model resnet9
+    """
+    from normbench.cli.config_or_norms import config_or_norms
+    from normbench.cli.running import execute
+
+    config, chosen = config_or_norms(words or [], norms)
     flags: dict[str, Any] = {
+        "norms": chosen,
+        "model": model,
+        "dataset": dataset,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
         "seeds": seeds,
         "baseline": baseline,
         "device": device,
@@ -69,10 +99,10 @@ def compare(
         "name": name,
     }
     execute(
-        find_config(config),
+        config,
         set_ or [],
         given(flags),
-        default_name="train",
+        default_name="compare",
         max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,

@@ -11,6 +11,13 @@ import typer
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Set any config field, such as train.lr=0.01.")
 ]
+NormOption = Annotated[str | None, typer.Option(help="The norm, such as gn or gn+ws; see `normbench list norms`.")]
+ModelOption = Annotated[str | None, typer.Option(help="The network; see `normbench list models`.")]
+DatasetOption = Annotated[str | None, typer.Option(help="The images; see `normbench list datasets`.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+BatchSizeOption = Annotated[int | None, typer.Option(help="Images per training step.")]
+LearningRateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate.")]
+SeedsOption = Annotated[int | None, typer.Option(help="Number of seeds: 0, 1, ...", min=1)]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")]
 EngineOption = Annotated[str | None, typer.Option(help="auto, eager, graph or compile.")]
@@ -33,7 +40,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BaselineOption = Annotated[str | None, typer.Option(help="The norm that others are compared with.")]
 MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]
 TensorBoardOption = Annotated[
-    bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench[tensorboard]').")
+    bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench\\[tensorboard]').")
 ]
 
 

@@ -1,4 +1,4 @@
-"""``normbench train``: one run."""
+"""``normbench train``: one norm, with one seed or several."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from normbench.cli.options import (
+    BatchSizeOption,
     DataDirOption,
+    DatasetOption,
     DeviceOption,
     DryRunOption,
     EngineOption,
+    EpochsOption,
     ForceOption,
     JsonOption,
     KeepOption,
+    LearningRateOption,
     MaxRunsOption,
+    ModelOption,
+    NormOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
+    SeedsOption,
     SetOption,
     TensorBoardOption,
     given,
@@ -27,16 +34,17 @@ from normbench.config.bounds import MAX_RUNS
 
 
 def train(
-    norm: Annotated[str | None, typer.Option(help="The norm, such as gn or gn+ws; see `normbench list norms`.")] = None,
+    norm: NormOption = None,
     norm_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the norm, such as groups=8.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="See `normbench list models`.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="See `normbench list datasets`.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    model: ModelOption = None,
+    dataset: DatasetOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LearningRateOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialization, image order and augmentation.")] = None,
+    seeds: SeedsOption = None,
     config: Annotated[
         Path | None, typer.Option(help="A config file to start from; a run's config.yaml reruns it.")
     ] = None,
@@ -55,7 +63,7 @@ def train(
     tensorboard: TensorBoardOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train one network with one norm; the tutorial's protocol unless told otherwise.
+    """Train a network with one norm and one or more seeds, by the tutorial's protocol unless told otherwise.
 
     Example: normbench train --norm gn --norm-option groups=8
     """
@@ -65,6 +73,8 @@ def train(
         raise ConfigError("train: give --norm (see `normbench list norms`) or --config FILE")
     if norm_option and norm is None:
         raise ConfigError("--norm-option needs --norm")
+    if seed is not None and seeds is not None:
+        raise ConfigError("--seed is one seed, --seeds a number of seeds: give one of them")
     from normbench.cli.running import execute
     from normbench.config.yaml_reader import parse_options
 
@@ -76,6 +86,7 @@ def train(
         "train.batch_size": batch_size,
         "train.lr": lr,
         "seed": seed,
+        "seeds": seeds,
         "device": device,
         "train.precision": precision,
         "train.engine": engine,

@@ -102,7 +102,7 @@ def train(
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
-    """Train one network with one norm, by the tutorial's protocol unless told otherwise.
+    """Train one network with one norm, or one for each of several seeds, by the tutorial's protocol by default.
 
         result = normbench.train("gn", norm_options={"groups": 8}, epochs=2, device="cpu")
         print(result.rows()[0]["test_accuracy"])
@@ -121,7 +121,8 @@ def train(
         keep_checkpoint: see `compare`.
         tensorboard: see `compare`.
         listener: see `compare`.
-        arguments: `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`, `engine`, `device` and `name`.
+        arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
+            `batch_size`, `lr`, `precision`, `engine`, `device` and `name`.
 
     Raises:
         ConfigError: a value, name or argument is wrong.
@@ -135,11 +136,13 @@ def train(
         raise ConfigError("train: give norm (see `normbench list norms`) or config")
     if norm_options and norm is None:
         raise ConfigError("norm_options needs norm")
-    allowed = {name: path for name, path in _EXPERIMENT_ARGUMENTS.items() if name not in ("norms", "seeds", "baseline")}
+    allowed = {name: path for name, path in _EXPERIMENT_ARGUMENTS.items() if name not in ("norms", "baseline")}
     flags = _flags("train", arguments, allowed)
     if norm is not None:
         flags["norm"] = {"name": norm, "options": dict(norm_options)} if norm_options else norm
     if seed is not None:
+        if "seeds" in flags:
+            raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     return _execute(_source(config), settings, flags, options, listener, default_name="train")

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from command import TINY
 from local_worker import LocalWorker
 
+from normbench.experiment.api import compare
 from normbench.runs.records import read_experiment
 
 
@@ -64,6 +66,67 @@ def test_a_comparison_leaves_runs_a_report_and_a_table(normbench, tiny, tmp_path
     assert json.loads((report / "table.json").read_text())
     assert summary.num_parameters == 1_557_066
     assert yaml.safe_load((tmp_path / "runs" / "tiny" / "experiment.yaml").read_text())["name"] == "tiny"
+
+
+ONE_LINE = (
+    "compare", "bn", "gn+ws", "--epochs", "1", "--seeds", "2", "--model", "resnet9", "--lr", "0.01",
+    "--batch-size", "16", "--dataset", "synthetic", "--device", "cpu",
+)  # fmt: skip
+
+
+def plans(normbench: Any, *arguments: str) -> dict[str, Any]:
+    return json.loads(normbench(*arguments, "--dry-run", "--json").out)
+
+
+def test_a_question_in_one_line_is_the_comparison_of_the_python_api(normbench, monkeypatch) -> None:
+    planned = plans(normbench, *ONE_LINE)
+    assert planned["folder"] == "runs/compare"
+    assert plans(normbench, *ONE_LINE, "--name", "mine")["folder"] == "runs/mine"
+    asked: list[Any] = []
+
+    def record(*arguments: Any, **_: Any) -> Any:
+        asked.extend(arguments[:2])
+        return SimpleNamespace(busy=())
+
+    monkeypatch.setattr("normbench.experiment.api.run_experiment", record)
+    train = {"epochs": 1, "lr": 0.01, "batch_size": 16}
+    compare(norms=["bn", "gn+ws"], seeds=2, model="resnet9", dataset="synthetic", device="cpu", **train)
+    loaded, planned_by_api = asked
+    assert loaded.experiment.name == "compare"
+    assert [plan.run_id for plan in planned_by_api] == [plan["run"] for plan in planned["plans"]]
+
+
+def test_a_question_in_one_line_is_recorded_as_a_config_that_repeats_it(quick, tmp_path) -> None:
+    images = "dataset={name: synthetic, options: {num_train: 32, num_test: 20}}"
+    question = ("compare", "bn", "gn", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--set", images)
+    assert quick(*question).code == 0
+    recorded = "runs/compare/experiment.yaml"
+    experiment = yaml.safe_load((tmp_path / recorded).read_text())
+    assert (experiment["name"], experiment["train"]["epochs"]) == ("compare", 1)
+    assert plans(quick, "compare", recorded)["states"] == {"completed": 2}
+
+
+def test_norms_of_the_command_line_replace_those_of_a_config(normbench, tiny) -> None:
+    planned = plans(normbench, "compare", tiny, "--norms", "in, gn+ws")
+    assert [plan["norm"] for plan in planned["plans"]] == ["IN", "GN+WS"]
+
+
+def test_norms_of_sequences_are_named_like_norms_of_images(normbench) -> None:
+    planned = plans(normbench, "compare", "ln", "rms", "--model", "vit")
+    assert [plan["norm"] for plan in planned["plans"]] == ["LN", "RMSNorm"]
+
+
+def test_a_file_that_is_called_like_a_norm_is_ambiguous(normbench, tmp_path) -> None:
+    (tmp_path / "bn").write_text(TINY)
+    code, _, err = normbench("compare", "bn", "--dry-run")
+    assert (code, "write --norms bn for the norm, ./bn for the file" in err) == (2, True)
+    assert plans(normbench, "compare", "./bn")["runs"] == 2
+    assert plans(normbench, "compare", "bn", "gn")["folder"] == "runs/compare"
+
+
+def test_one_norm_is_trained_with_several_seeds(normbench) -> None:
+    planned = plans(normbench, "train", "--norm", "gn", "--seeds", "3", "--device", "cpu")
+    assert [plan["seed"] for plan in planned["plans"]] == [0, 1, 2]
 
 
 def test_again_keeps_what_is_completed_and_says_so(quick, tiny, tmp_path) -> None:

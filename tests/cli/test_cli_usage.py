@@ -20,14 +20,20 @@ import pytest
         (("train", "--norm", "gn", "--set", "train.lrr=1"), "--set train.lrr=1: unknown key"),
         (("train",), "give --norm (see `normbench list norms`) or --config FILE"),
         (("train", "--norm", "gn", "--epoch", "3"), "No such option: --epoch"),
-        (("compare", "tutoriel"), "no built-in config of that name; did you mean 'tutorial'?"),
+        (("train", "--norm", "gn", "--seed", "1", "--seeds", "2"), "--seed is one seed, --seeds a number of seeds"),
+        (("compare", "tutoriel"), "no built-in config and no norm of that name; did you mean 'tutorial'?"),
+        (("compare", "bn", "gnn"), "built-in config and no norm of that name; did you mean 'gn'?"),
+        (("compare", "demo", "gn"), "demo is a config, gn a norm: give one config, or norms"),
+        (("compare", "demo", "tutorial"), "demo, tutorial: compare takes one config, or norms"),
+        (("compare", "bn", "--norms", "gn"), "bn and --norms gn both name norms: give one of them"),
+        (("compare", "bn", "bn"), "--norms: norms.1: two norms are called 'BN'"),
         (("compare", "no/such.yaml"), "no/such.yaml: no such config file"),
         (("compare", "demo", "--seeds", "1000000000"), "--seeds: 1000000000 is not allowed: at most 1,000,000 seeds"),
         (("compare", "demo", "--seeds", "3", "--max-runs", "5"), "= 12 runs; at most 5 unless --max-runs says more"),
-        (("compare", "x" * 5000), "File name too long"),
+        (("compare", "x" * 5000 + ".yaml"), "File name too long"),
         (("train", "--norm", "gn", "--config", "/dev/zero"), "/dev/zero: cannot be read: it is not a regular file"),
         (("train", "--norm", "gn", "--batch-size", "1" + "0" * 19), "--batch-size: the number is too large"),
-        (("compare",), "Missing argument"),
+        (("compare",), "compare: give a config or norms, such as `normbench compare demo` or `normbench compare bn"),
         (("trian",), "No such command"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
@@ -51,6 +57,22 @@ def test_a_path_that_is_too_long_is_told_without_a_traceback(normbench, argument
     assert err.startswith("normbench: ")
     assert "Traceback" not in err
     assert len(err) < 2048
+
+
+def test_every_command_has_the_short_form_of_help_too(normbench) -> None:
+    commands = ("compare", "train", "ls", "list", "list norms", "data fetch", "stylize train", "bench layers", "env")
+    for command in ("", *commands):
+        short, long = normbench(*command.split(), "-h"), normbench(*command.split(), "--help")
+        assert (short.code, short.out) == (0, long.out)
+
+
+def test_help_groups_commands_by_what_they_are_for_and_shows_the_name_of_an_extra(normbench) -> None:
+    out = normbench("--help").out
+    places = [
+        out.index(f" {word} ") for word in ("Run", "compare", "Read what", "show", "Choose", "advise", "Set up", "env")
+    ]
+    assert places == sorted(places)
+    assert "normbench[tensorboard]" in normbench("compare", "--help").out
 
 
 def test_lists_as_json(normbench) -> None:

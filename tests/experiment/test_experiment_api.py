@@ -214,7 +214,8 @@ def test_a_mistake_is_told_in_the_command_lines_words(
     [
         (lambda: compare("tiny.yaml", epoch=3), "unknown argument of compare: 'epoch'; did you mean 'epochs'?"),
         (lambda: compare("tiny.yaml", run_dir="x"), "unknown argument of compare: 'run_dir'; did you mean 'runs_dir'?"),
-        (lambda: train("gn", seeds=3), "unknown argument of train: 'seeds'; did you mean 'seed'?"),
+        (lambda: train("gn", norms=["bn"]), "unknown argument of train: 'norms'; did you mean 'norm'?"),
+        (lambda: train("gn", seed=1, seeds=3), "seed is one seed, seeds a number or a list of seeds: give one of them"),
         (lambda: compare("tiny.yaml", "tutorial"), "compare takes one config"),
         (lambda: train("gn", "bn"), "train takes one norm; normbench.compare takes several"),
         (lambda: train(), "train: give norm (see `normbench list norms`) or config"),
