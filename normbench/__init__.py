@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from normbench.experiment.comparison import Comparison
     from normbench.models.normresnet import NormResNet
     from normbench.norms import NORMS, NormFactory, make_norm
-    from normbench.report.load import load_curves, load_runs
+    from normbench.report.recorded_runs import load_curves, load_runs
     from normbench.worker.trained_model import load_model
 
 _EXPORTS = {
@@ -32,9 +32,9 @@ _EXPORTS = {
     "NormFactory": "normbench.norms",
     "NormResNet": "normbench.models.normresnet",
     "compare": "normbench.experiment.api",
-    "load_curves": "normbench.report.load",
+    "load_curves": "normbench.report.recorded_runs",
     "load_model": "normbench.worker.trained_model",
-    "load_runs": "normbench.report.load",
+    "load_runs": "normbench.report.recorded_runs",
     "make_norm": "normbench.norms",
     "train": "normbench.experiment.api",
 }

@@ -163,14 +163,14 @@ def test_what_a_source_names_is_there(path: Path) -> None:
 
 
 def test_a_wrong_name_is_found_and_a_right_one_is_not(tmp_path: Path) -> None:
-    paths = "normbench/errors.py, normbench/norms/, configs/*.yaml, docs/results/<name>.md, report/load.py, cli/gone.py"
+    paths = "normbench/errors.py, normbench/norms/, configs/*.yaml, docs/results/<name>.md, report/recorded_runs.py, cli/gone.py"
     assert missing_paths(paths) == ["cli/gone.py"]
     absent = ["configs/gone/", "docs/gone.md", "normbench/gone.py"]
     assert missing_paths("normbench/gone.py, docs/gone.md and configs/gone/.") == absent
-    modules = "normbench.report.load, normbench.report.load:load_runs, normbench.load_runs"
+    modules = "normbench.report.recorded_runs, normbench.report.recorded_runs:load_runs, normbench.load_runs"
     assert missing_modules(modules) == []
-    absent = ["normbench.report.gone", "normbench.report.load:gone"]
-    assert missing_modules("`normbench.report.gone` and normbench.report.load:gone.") == absent
+    absent = ["normbench.report.gone", "normbench.report.recorded_runs:gone"]
+    assert missing_modules("`normbench.report.gone` and normbench.report.recorded_runs:gone.") == absent
     assert missing_classes("`RunRecord`, `ValueError`, ``Gone`` and `RunRecord.gone`") == ["RunRecord.gone"]
     page = tmp_path / "page.md"
     page.write_text("# The `first` one\n\n## [Again](x.md)\n\n# Again\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from normbench.engine.device import DeviceName, set_default_precision, set_preci
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.errors import NormBenchError
 from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
-from normbench.worker.classification import build_run_model, build_trainer
+from normbench.worker.classifiers import build_run_model, build_trainer
 
 _EPOCHS_OF_STEPS = 20
 """Epochs of the schedule that are left to single steps, beside the whole epochs that are timed."""

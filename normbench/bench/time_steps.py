@@ -19,7 +19,7 @@ from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
 from normbench.errors import ConfigError, DivergedError
-from normbench.worker.classification import load_images
+from normbench.worker.classifiers import load_images
 
 _LEAD_STEPS = 2
 """Steps before each block on a CPU: the tutorial's loop and ours have the C library keep freed memory differently, and

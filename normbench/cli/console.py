@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from normbench.report.table import Table as ComparisonTable
+    from normbench.report.comparison_table import Table as ComparisonTable
 
 
 def table(*header: str, right: Collection[str] = (), title: str | None = None) -> Table:

@@ -25,7 +25,7 @@ def report(
     from normbench.cli.console import note
     from normbench.errors import RunError, shown
     from normbench.report import Report, write_report_of
-    from normbench.report.load import load_experiments
+    from normbench.report.recorded_runs import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
     from normbench.runs.records import REPORT_FOLDER, is_run
     from normbench.runs.writer import folder_errors

@@ -28,7 +28,7 @@ def table(
     Example: normbench table runs/tutorial --format latex > table.tex
     """
     from normbench.cli.console import note, print_comparison
-    from normbench.report.load import format_tables, load_tables
+    from normbench.report.recorded_runs import format_tables, load_tables
 
     left_out: list[str] = []
     tables = load_tables(folders, baseline=baseline, margin=margin / 100, tell=left_out.append)

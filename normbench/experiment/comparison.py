@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from normbench.errors import NormBenchError
 from normbench.report import Report
-from normbench.report.load import format_tables, load_runs
+from normbench.report.recorded_runs import format_tables, load_runs
 from normbench.runs.records import REPORT_FOLDER, ExperimentRecord, read_experiment
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from math import inf
 
 from normbench.report.captions import describe_margin, listed, verdict_word
 from normbench.report.columns import format_estimate
+from normbench.report.comparison_table import Row, Table
 from normbench.report.figure_style import setting_title
 from normbench.report.grouping import Section, Setting
 from normbench.report.stats import Estimate
 from normbench.report.sweeps import Sensitivity
-from normbench.report.table import Row, Table
 from normbench.report.verdicts import MIN_SEEDS, Verdict
 from normbench.tasks import Measure
 

@@ -16,10 +16,10 @@ from normbench.report.captions import (
     probe_caption,
     timing_notes,
 )
+from normbench.report.comparison_table import TARGETS, Result, Row, Table
 from normbench.report.epoch_times import EpochTime, epoch_times
 from normbench.report.grouping import Group, Section
 from normbench.report.stats import summarize
-from normbench.report.table import TARGETS, Result, Row, Table
 from normbench.report.verdicts import MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
 from normbench.runs.records import ExperimentRecord, RunRecord
 from normbench.tasks import Measure, Task

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
+from normbench.report.comparison_table import Row
 from normbench.report.epoch_times import EpochTime, reasons_untimed
 from normbench.report.grouping import Group, Scalar, Section, Setting
 from normbench.report.stats import median_and_mad
-from normbench.report.table import Row
 from normbench.report.task_report import task_report
 from normbench.report.verdicts import MIN_SEEDS, Verdict
 from normbench.runs.records import RunRecord

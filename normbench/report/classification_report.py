@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from normbench.report.comparison_table import Table
 from normbench.report.figure_style import MAX_PANELS, Panel, has_few_lines, panels
 from normbench.report.grouping import Group, Section
 from normbench.report.sweeps import sweep_figures
-from normbench.report.table import Table
 from normbench.report.task_report import PageFigure, TaskReport, describe_images
 from normbench.runs.records import RunRecord
 from normbench.tasks.classification import TEST_ACCURACY

@@ -8,9 +8,9 @@ from math import floor, log10
 from typing import Literal
 
 from normbench.report.captions import field_name, format_scalar, verdict_word
+from normbench.report.comparison_table import Row, Table
 from normbench.report.stats import Estimate, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
-from normbench.report.table import Row, Table
 from normbench.report.task_report import task_report
 from normbench.report.verdicts import Comparison, Verdict
 from normbench.tasks import Measure

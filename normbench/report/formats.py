@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from normbench.report.batch_one import BatchOne
 from normbench.report.columns import NOTHING, Align, Column, columns, norm_columns
+from normbench.report.comparison_table import Result, Row, Table
 from normbench.report.stats import Estimate
-from normbench.report.table import Result, Row, Table
 from normbench.tasks import Measure
 
 if TYPE_CHECKING:

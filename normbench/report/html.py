@@ -19,10 +19,10 @@ from normbench.report.columns import (
     sensitivity_caption,
     sensitivity_cells,
 )
+from normbench.report.comparison_table import Table
 from normbench.report.figure_style import INK, RULE, figure_bytes
 from normbench.report.page import Report
 from normbench.report.palette import ON_DARK
-from normbench.report.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from functools import cached_property
 from normbench.report.answers import answers, failing_rates, unfinished
 from normbench.report.build_table import build_tables
 from normbench.report.captions import field_name, format_scalar
+from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section, recorded, sections
 from normbench.report.sweeps import Sensitivity, learning_rate_sensitivities
-from normbench.report.table import Table
 from normbench.report.task_report import PageFigure, task_report
 from normbench.runs.records import ExperimentRecord
 

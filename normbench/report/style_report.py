@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.report.comparison_table import Table
 from normbench.report.figure_style import (
     WIDTH,
     Panel,
@@ -24,7 +25,6 @@ from normbench.report.figure_style import (
 from normbench.report.grouping import Group, Section
 from normbench.report.stats import Estimate, summarize
 from normbench.report.sweeps import sweep_figures
-from normbench.report.table import Table
 from normbench.report.task_report import PageFigure, TaskReport, describe_images
 from normbench.runs.records import RunRecord, read_samples
 from normbench.tasks.style_transfer import CONTRAST_SHOWN

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normbench.registry import load
+from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section
-from normbench.report.table import Table
 from normbench.runs.records import RunRecord
 from normbench.tasks import Task
 

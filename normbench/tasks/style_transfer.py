@@ -98,7 +98,7 @@ STYLE_TRANSFER = Task(
             margin_is_relative=True,
         ),
     ),
-    trainer="normbench.worker.style_transfer:STYLE_TRANSFER",
+    trainer="normbench.worker.stylizers:STYLE_TRANSFER",
     report="normbench.report.style_report:STYLE_TRANSFER",
     environment_keys=("device_name", "torch", "cuda", "precision", "memory_format", "features"),
     has_epochs=False,

@@ -20,7 +20,7 @@ from normbench.layers.norm_act import describe_paths
 from normbench.models import MODELS
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE, read_status
-from normbench.worker import classification as classification  # what most processes need, imported while they start
+from normbench.worker import classifiers as classifiers  # what most processes need, imported while they start
 from normbench.worker.interface import LoadedRun
 from normbench.worker.targets import RunRequest, task_of
 

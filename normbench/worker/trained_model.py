@@ -10,7 +10,7 @@ from torch import nn
 
 from normbench.errors import RunError
 from normbench.registry import load
-from normbench.report.load import run_folder
+from normbench.report.recorded_runs import run_folder
 from normbench.runs.records import read_run
 
 

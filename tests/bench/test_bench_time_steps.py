@@ -10,7 +10,7 @@ from normbench.bench.cases import Images, TrainerCase, TutorialCase
 from normbench.bench.flags import plan_runs
 from normbench.bench.time_steps import TrainBench, TrainBenchSettings
 from normbench.errors import ConfigError, DivergedError
-from normbench.worker.classification import load_images
+from normbench.worker.classifiers import load_images
 
 FLAGS = {
     "norms": ["bn", "gn", "none"],

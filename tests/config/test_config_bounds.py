@@ -105,7 +105,7 @@ def test_a_grid_of_thousands_of_points_is_drafted_in_seconds(tmp_path: Path) -> 
 
 def test_the_network_is_tried_once_however_many_labels_a_norm_has(tmp_path: Path, monkeypatch) -> None:
     tried = []
-    monkeypatch.setattr("normbench.worker.classification.Classification.check_model", lambda _, config: tried.append(1))
+    monkeypatch.setattr("normbench.worker.classifiers.Classification.check_model", lambda _, config: tried.append(1))
     norms = [{"name": "gn", "label": f"gn {position}", "train": {"lr": 1e-3}} for position in range(1000)]
     assert len(resolve_runs(draft_runs(load_config({"norms": norms, "device": "cpu"})))) == 1000
     assert len(tried) == 1

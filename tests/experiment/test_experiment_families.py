@@ -9,7 +9,7 @@ from normbench.errors import ConfigError
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans
 from normbench.norms import SEQUENCE_NORMS
 from normbench.norms.sequence import TokenRMSNorm
-from normbench.worker.classification import build_run_model
+from normbench.worker.classifiers import build_run_model
 from normbench.worker.targets import DraftError, RunDraft, resolve_runs
 
 

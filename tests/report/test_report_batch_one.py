@@ -14,8 +14,8 @@ import yaml
 from normbench.report import write_report
 from normbench.report.batch_one import stability
 from normbench.report.formats import to_csv, to_json, to_markdown
-from normbench.report.load import load_runs
 from normbench.report.page import Report
+from normbench.report.recorded_runs import load_runs
 from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from normbench.report import write_report
+from normbench.report.comparison_table import Table
 from normbench.report.formats import FORMATS
 from normbench.report.page import Report
-from normbench.report.table import Table
 from normbench.runs.records import read_experiment, read_run
 from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, TimingSession
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from normbench.report.comparison_table import Table
 from normbench.report.formats import (
     FORMATS,
     SCHEMA_VERSION,
@@ -22,7 +23,6 @@ from normbench.report.formats import (
     to_tsv,
 )
 from normbench.report.page import Report
-from normbench.report.table import Table
 from normbench.runs.records import read_experiment
 
 NASTY = "gn_50% |*x*| \\ & <b> $#{~^"

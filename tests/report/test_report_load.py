@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normbench.errors import RunError, UnknownNameError
-from normbench.report.load import format_tables, load_curves, load_experiments, load_runs, load_tables
+from normbench.report.recorded_runs import format_tables, load_curves, load_experiments, load_runs, load_tables
 
 NewRun = Callable[..., Path]
 

@@ -17,13 +17,13 @@ import yaml
 from normbench.config.style import StyleRunConfig
 from normbench.errors import UnknownNameError
 from normbench.report import Report, write_report, write_run_report
+from normbench.report.comparison_table import Result, Table
 from normbench.report.figure_style import panels
 from normbench.report.formats import FORMATS, to_csv
 from normbench.report.html import report_to_html
-from normbench.report.load import load_curves, load_runs
 from normbench.report.markdown import report_to_markdown
+from normbench.report.recorded_runs import load_curves, load_runs
 from normbench.report.style_report import contrast_estimates, loss_figure
-from normbench.report.table import Result, Table
 from normbench.report.tensorboard import write_tensorboard
 from normbench.runs.records import State, read_experiment
 from normbench.runs.timing_file import TimedNorm, Timing, TimingSession

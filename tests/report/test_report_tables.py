@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from normbench.errors import UnknownNameError
+from normbench.report.comparison_table import Row, Table
 from normbench.report.grouping import sections
 from normbench.report.page import Report
 from normbench.report.stats import Estimate
-from normbench.report.table import Row, Table
 from normbench.runs.records import read_experiment
 
 NewRun = Callable[..., Path]

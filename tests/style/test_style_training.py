@@ -22,7 +22,7 @@ from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Star
 from normbench.style.apply import CONTRAST_FACTORS, contrast_changes, load_style_model, stylize
 from normbench.style.losses import content_loss, gram_matrix, style_loss, total_variation
 from normbench.style.step import StyleTraining, repeated_order
-from normbench.worker.style_transfer import STYLE_TRANSFER, build_style_network, load_content, load_features
+from normbench.worker.stylizers import STYLE_TRANSFER, build_style_network, load_content, load_features
 from normbench.worker.targets import RunRequest, TimingCandidate, TimingSchedule
 from normbench.worker.time_norms import time_setting
 from normbench.worker.train_run import train_run

@@ -37,7 +37,7 @@ from normbench.config.load import load_config
 from normbench.config.schema import RunConfig
 from normbench.config.style import StyleRunConfig
 from normbench.errors import NormBenchError
-from normbench.report.load import load_curves, load_runs
+from normbench.report.recorded_runs import load_curves, load_runs
 from normbench.runs.timing_file import TimedNorm, Timing, TimingSession
 from normbench.runs.writer import RunFolder, planned_state, write_experiment
 from normbench.tasks.classification import Summary

@@ -5,7 +5,7 @@ import torch
 
 from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
-from normbench.worker.classification import CLASSIFICATION, build_run_model, load_images
+from normbench.worker.classifiers import CLASSIFICATION, build_run_model, load_images
 
 
 def config(norm: str = "gn", seed: int = 0, model: str = "norm_resnet", **train: object) -> RunConfig:
@@ -49,7 +49,6 @@ def test_a_net_is_checked_without_memory() -> None:
 
 
 def test_a_norm_that_cannot_work_is_told_with_the_batch_size(monkeypatch) -> None:
-    from normbench.worker import classification
 
     def refuse(*_: object, **__: object) -> torch.nn.Module:
         class Refuses(torch.nn.Module):

@@ -16,8 +16,8 @@ from normbench.runs.writer import RunFolder
 from normbench.style.apply import save_style_model
 from normbench.tasks.classification import Summary
 from normbench.tasks.style_transfer import StyleSummary
-from normbench.worker.classification import build_run_model
-from normbench.worker.style_transfer import build_style_network
+from normbench.worker.classifiers import build_run_model
+from normbench.worker.stylizers import build_style_network
 
 SHARED: dict[str, Any] = dict(
     num_steps=1, num_parameters=1, train_seconds=1.0, startup_seconds=1.0, peak_memory_mib=None, images_per_second=1.0

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.errors import RunError, UnknownNameError
+from normbench.report.comparison_table import Table
 from normbench.report.formats import FORMATS
 from normbench.report.grouping import flatten
 from normbench.report.page import Report
-from normbench.report.table import Table
 from normbench.runs.records import ExperimentRecord, RunRecord, find_runs, is_run, read_experiment, read_run
 from normbench.tasks.task import EpochRow
 
