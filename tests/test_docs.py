@@ -163,7 +163,7 @@ def test_what_a_source_names_is_there(path: Path) -> None:
 
 
 def test_a_wrong_name_is_found_and_a_right_one_is_not(tmp_path: Path) -> None:
-    paths = "normbench/errors.py, normbench/norms/, configs/*.yaml, docs/results/<name>.md, report/recorded_runs.py, cli/gone.py"
+    paths = "normbench/errors.py, normbench/norms/, configs/*.yaml, docs/results/<name>.md, report/page.py, cli/gone.py"
     assert missing_paths(paths) == ["cli/gone.py"]
     absent = ["configs/gone/", "docs/gone.md", "normbench/gone.py"]
     assert missing_paths("normbench/gone.py, docs/gone.md and configs/gone/.") == absent

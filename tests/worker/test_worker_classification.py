@@ -57,7 +57,7 @@ def test_a_norm_that_cannot_work_is_told_with_the_batch_size(monkeypatch) -> Non
 
         return Refuses()
 
-    monkeypatch.setattr(classification, "build_model", refuse)
+    monkeypatch.setattr(classifiers, "build_model", refuse)
     with pytest.raises(ConfigError, match="bn does not work in norm_resnet at batch size 1: Expected more than 1"):
         CLASSIFICATION.check_model(config("bn", batch_size=1))
 
