@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -55,7 +56,7 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
         OutOfMemoryError: the device's memory does not hold the run.
     """
     config, parent = request.config, multiprocessing.parent_process()
-    writers = (_writer_of(request.folder), parent and parent.pid, None)
+    writers = (_writer_of(request.folder), parent.pid if parent else os.getpid(), None)
     try:
         run, problems = _resume(request)
         trainer = run.trainer
