@@ -164,7 +164,8 @@ class RunFolder:
     def set_aside(self) -> None:
         """Rename all that is there, for a run that is made again: it goes when the new run is completed."""
         with folder_errors(self.path):
-            for path in self.path.iterdir():
+            # The status goes last: a folder without one counts as new, and would be written over after a kill here.
+            for path in sorted(self.path.iterdir(), key=lambda path: path.name == STATUS_FILE):
                 if path.name != LOCK_FILE and path.suffix != _ASIDE:
                     aside = path.with_name(path.name + _ASIDE)
                     _remove(path) if aside.exists() else path.rename(aside)

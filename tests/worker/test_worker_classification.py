@@ -5,6 +5,7 @@ import torch
 
 from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
+from normbench.worker import classifiers
 from normbench.worker.classifiers import CLASSIFICATION, build_run_model, load_images
 
 
