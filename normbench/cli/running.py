@@ -50,6 +50,7 @@ def execute(
 def _print(comparison: Any, *, json_output: bool) -> None:
     """Print the tables, and where everything is."""
     from normbench.cli.console import note, print_comparison
+    from normbench.tasks.style_transfer import MODEL_FILE
 
     if json_output:
         print(comparison.table("json"), end="")
@@ -57,4 +58,7 @@ def _print(comparison: Any, *, json_output: bool) -> None:
         for table in comparison.report.tables:
             print_comparison(table)
     say = note if json_output else print
+    for run_id in comparison.run_ids:
+        if (model := comparison.folder / run_id / MODEL_FILE).is_file():
+            say(str(model))
     say(f"\nFigures, tables and report.html are in {comparison.report_path.parent}/")

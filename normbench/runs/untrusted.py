@@ -117,9 +117,9 @@ def _check_size(events: Any) -> None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return `value`, which JSON could hold too, with text that can be printed."""
+    """Return `value`, which JSON could hold too, with text that can be printed in one line."""
     if isinstance(value, str):
-        return shown(value)
+        return shown(" ".join(value.splitlines()))
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise ValueError("an integer of more than 64 bits")
     if isinstance(value, dict | list) and depth == MAX_DEPTH:
