@@ -81,7 +81,7 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
 
 
 def test_recorded_runs_are_listed_shown_and_redrawn(
-    stylize: Callable[..., Any], quick: Callable[..., Any], tmp_path: Path, features_run: Path
+    stylize: Callable[..., Any], normbench: Callable[..., Any], tmp_path: Path, features_run: Path
 ) -> None:
     """The commands that read classifiers' runs read these as well, also where both lie under one folder."""
     arguments = ["train", "--norm", "in", "--features", features_run, *TINY]
@@ -94,34 +94,34 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
     assert "IN" in trained.out
     assert "1 runs (1 completed); 0 to run" in stylize(*arguments, "--dry-run").out
     (tmp_path / "tiny.yaml").write_text(TINY_CLASSIFIER)
-    assert quick("compare", "tiny.yaml").code == 0
+    assert normbench("compare", "tiny.yaml").code == 0
 
-    listed = json.loads(quick("ls", "--json").out)["experiments"]
+    listed = json.loads(normbench("ls", "--json").out)["experiments"]
     assert [(entry["experiment"], entry["states"]) for entry in listed] == [
         ("stylize", {"completed": 1}),
         ("tiny", {"completed": 1}),
     ]
     (run,) = Path("runs/stylize").glob("in-*")
-    shown = json.loads(quick("show", "in-", "--json").out)
+    shown = json.loads(normbench("show", "in-", "--json").out)
     assert (shown["run"], shown["num_steps_recorded"], shown["config"]["style"]) == (run.name, 2, "mosaic")
-    text = quick("show", "in-").out
+    text = normbench("show", "in-").out
     assert "contrast_change.0.4" in text
     assert "model.pt" in text
 
     pictures = [run / "pictures.png", Path("runs/stylize/report/report.html")]
     for path in pictures:
-        path.unlink(missing_ok=True)  # quick commands draw no run
-    drawn = quick("plots")
+        path.unlink()
+    drawn = normbench("plots")
     assert drawn.code == 0, drawn.err
     assert set(map(str, pictures)) <= set(drawn.out.splitlines())
     assert all(path.exists() for path in pictures)
 
     page = Path("runs/stylize/report/report.html")
     page.unlink()
-    assert str(page) in quick("report", "runs/stylize").out.splitlines()
-    assert str(page) in json.loads(quick("report", "runs", "--json").out)["written"]["runs/stylize"]
+    assert str(page) in normbench("report", "runs/stylize").out.splitlines()
+    assert str(page) in json.loads(normbench("report", "runs", "--json").out)["written"]["runs/stylize"]
     assert page.exists()
-    assert "content loss" in quick("table", "runs/stylize").out
+    assert "content loss" in normbench("table", "runs/stylize").out
     assert {row["task"] for row in load_runs("runs")} == {"classification", "style_transfer"}
 
 
