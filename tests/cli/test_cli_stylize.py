@@ -158,7 +158,7 @@ def test_the_default_feature_network_is_trained_once_beside_the_other_runs(
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(style_transfer, "FEATURE_IMAGES", {"cpu": {"num_train": 32, "num_test": 10}})
     monkeypatch.setattr(style_transfer, "FEATURE_TRAINING", {"cpu": {"epochs": 1, "batch_size": 16}})
-    monkeypatch.setattr("normbench.experiment.execute._report", lambda *_, **__: None)
+    monkeypatch.setattr("normbench.experiment.execute._report", lambda comparison, *_, **__: comparison)
     arguments = ["train", "--norm", "none", *TINY]
     said = stylize(*arguments).err
     (checkpoint,) = Path("runs").rglob("checkpoint.pt")
