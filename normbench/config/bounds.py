@@ -12,7 +12,7 @@ from typing import Any
 from normbench.errors import CONTROL_CHARACTER, ConfigError
 
 MAX_TEXT_BYTES = 512 * 2**10
-"""Of a config file, or of one value on the command line."""
+"""The most bytes of a config file, or of one value on the command line."""
 MAX_YAML_NODES = 20_000
 """Values and keys of a YAML text; where an alias stands, all that it refers to counts again."""
 MAX_VALUES = 250_000
@@ -21,7 +21,7 @@ MAX_DEPTH = 20
 MAX_INTEGER = 2**63 - 1
 MAX_SEEDS = 1_000_000
 MAX_RUNS = 100_000
-"""Runs of one experiment, unless ``--max-runs`` allows more."""
+"""The most runs of one experiment, unless ``--max-runs`` allows more."""
 
 
 def first_problem(data: Any) -> tuple[tuple[str | int, ...], str] | None:

@@ -78,8 +78,8 @@ def run_experiment(
 ) -> Comparison:
     """Train what is due, on `worker` first, time the norms, and report on all that is recorded, whatever happens.
 
-    `listener` is called with every event in place of the display; `on_report` once the report is written, also after an
-    interrupt.
+    `listener` is called with every event in place of the display; `on_report` before the report is written to
+    disk, also after an interrupt.
 
     Raises:
         DataError: a data set, image or feature network is missing or damaged.

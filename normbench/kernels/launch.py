@@ -74,9 +74,3 @@ class Compilation:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for all functions; where an exception leaves the block, only for those that run already."""
         self._pool.shutdown(cancel_futures=kind is not None)
-
-
-def compile_all(launches: Launches, *, max_workers: int | None = None) -> None:
-    """Run `launches` in a `Compilation`, on `max_workers` or all processor cores, and wait for them."""
-    with Compilation(max_workers=max_workers) as compilation:
-        compilation.add(launches)

@@ -106,10 +106,6 @@ class Table:
         """Return the results of all rows in one measure."""
         return [row.results[measure.name] for row in self.rows]
 
-    def has_comparisons(self, measure: Measure) -> bool:
-        """Return whether any row could be compared with the baseline."""
-        return any(result.comparison for result in self.results(measure))
-
     @property
     def tested_measures(self) -> list[Measure]:
         """The measures of which a comparison rests on more than one pair of runs."""

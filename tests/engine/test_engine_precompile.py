@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench import make_norm
 from normbench.engine.precompile import dry_run
-from normbench.kernels.launch import compile_all
+from normbench.kernels.launch import Compilation
 from normbench.layers.norm_act import norm_paths
 from normbench.layers.pooled_linear import PooledLinear
 
@@ -49,7 +49,8 @@ def test_a_dry_run_runs_no_kernel_and_leaves_the_model_alone(monkeypatch: pytest
     run = dry_run(model, images)
     torch.testing.assert_close(run.output, expected, rtol=0, atol=0)
     assert set(norm_paths(model).values()) == {"native: not run yet"}
-    compile_all(run.launches((2, 1)), max_workers=1)
+    with Compilation(max_workers=1) as compilation:
+        compilation.add(run.launches((2, 1)))
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
     model(images)

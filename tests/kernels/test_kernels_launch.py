@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels.launch import Compilation, compile_all, launch
+from normbench.kernels.launch import Compilation, launch
 
 
 def test_a_launch_that_fails_leaves_the_others_alone() -> None:
@@ -20,7 +20,8 @@ def test_a_launch_that_fails_leaves_the_others_alone() -> None:
     def fail() -> None:
         raise RuntimeError("out of shared memory")
 
-    compile_all({"bad": fail, "good": lambda: launch(Kernel(), (3,), 1, BLOCK=2)}, max_workers=1)
+    with Compilation(max_workers=1) as compilation:
+        compilation.add({"bad": fail, "good": lambda: launch(Kernel(), (3,), 1, BLOCK=2)})
     assert compiled == [((1,), {"grid": (3,), "BLOCK": 2})]
 
 
@@ -54,5 +55,6 @@ def test_launches_for_which_triton_compiles_the_same_are_compiled_once() -> None
         ]:
             launch(kernel, (grid,), tensor, count, BLOCK=block)
 
-    compile_all({"once": launches, "again": launches}, max_workers=1)
+    with Compilation(max_workers=1) as compilation:
+        compilation.add({"once": launches, "again": launches})
     assert compiled == [(32, 2), (33, 2), (1, 2), (32, 2), (32, 2), (32, 4), (None, 2)]

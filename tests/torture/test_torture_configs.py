@@ -6,11 +6,8 @@ try some thousands, from a fresh seed each time, which a failure names.
 
 import os
 import random
-import resource
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from unicodedata import category
@@ -18,6 +15,7 @@ from unicodedata import category
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torture_limits import TookTooLong, cpu_seconds_limited, memory_limited
 
 from normbench.config.built_in import built_in_configs
 from normbench.config.load import load_config
@@ -68,39 +66,17 @@ LINES = [
 ]  # fmt: skip
 
 
-class TookTooLong(BaseException):
-    """No Exception, so that nothing in the package takes it for one of its own problems."""
-
-
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
-    """Let this process have no more than one GiB beside what it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY_BYTES, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextmanager
-def cpu_seconds_limited() -> Iterator[None]:
-    def end(*_: object) -> None:
-        raise TookTooLong(f"over {MAX_CPU_SECONDS} s of CPU time")
-
-    before = signal.signal(signal.SIGPROF, end)
-    signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)
-    try:
+    with memory_limited(MEMORY_BYTES):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def failure(file: Path, text: str, assignments: list[str]) -> str | None:
     """Return what is wrong with how these are treated, or None."""
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
-        with cpu_seconds_limited():
+        with cpu_seconds_limited(MAX_CPU_SECONDS):
             draft_runs(load_config(file, settings=assignments))
     except ConfigError as error:
         message = str(error)

@@ -10,8 +10,6 @@ import io
 import os
 import pickle
 import random
-import resource
-import signal
 import socket
 import string
 import tarfile
@@ -27,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
+from torture_limits import TookTooLong, cpu_seconds_limited, memory_limited
 
 from normbench.data import formats
 from normbench.data.fetch import TimeLimits, fetch_cifar10
@@ -47,32 +46,10 @@ PATIENCE_SECONDS = 4.0
 """The limits above, and what a busy machine may add."""
 
 
-class TookTooLong(BaseException):
-    """No Exception, so that nothing in the package takes it for one of its own problems."""
-
-
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
-    """Let this process have no more than 256 MiB beside what it has."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY_BYTES, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextmanager
-def cpu_seconds_limited() -> Iterator[None]:
-    def end(*_: object) -> None:
-        raise TookTooLong(f"over {MAX_SECONDS} s of CPU time")
-
-    before = signal.signal(signal.SIGPROF, end)
-    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
-    try:
+    with memory_limited(MEMORY_BYTES):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 # Files
@@ -180,7 +157,7 @@ def damaged_npz(choose: random.Random, members: dict[str, bytes]) -> bytes:
 def wrong_with(path: Path, expected: Arrays | None) -> str | None:
     """Return what is wrong with how a file is treated, or None."""
     try:
-        with cpu_seconds_limited(), warnings.catch_warnings():
+        with cpu_seconds_limited(MAX_SECONDS), warnings.catch_warnings():
             warnings.simplefilter("error")
             arrays = read_arrays(path)
     except DataError as error:
