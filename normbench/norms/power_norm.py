@@ -46,6 +46,8 @@ class PowerNorm(TrainingHooks):
     and warms up for 10,000 steps. Padding is not told from tokens.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     running_power: torch.Tensor
     gradient_product: torch.Tensor
     num_steps: torch.Tensor

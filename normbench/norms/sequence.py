@@ -133,7 +133,8 @@ class TokenSeeDNorm(nn.Module):
         slices = (wide * self.b).unflatten(-1, (self.num_heads, -1)).sum(-1, keepdim=True)  # (N, T, heads, 1)
         a = self.a.unflatten(-1, (self.num_heads, -1))
         scale = (torch.tanh(slices) * a).flatten(-2) + self.weight
-        return (scale * F.rms_norm(wide, x.shape[-1:], eps=self.eps)).to(x.dtype)
+        y: torch.Tensor = scale * F.rms_norm(wide, x.shape[-1:], eps=self.eps)
+        return y.to(x.dtype)
 
 
 class TokenBoundedTanh(nn.Module):
