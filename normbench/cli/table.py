@@ -13,7 +13,8 @@ from normbench.cli.options import BaselineOption, JsonOption, MarginOption
 
 def table(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Experiments' folders, or a folder of experiments.")
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Experiments' folders, folders of those, or bundles."),
     ],
     format_: Annotated[str, typer.Option("--format", help="text, md, latex, csv, tsv or json.")] = "text",
     baseline: BaselineOption = None,

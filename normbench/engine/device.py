@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -142,9 +143,22 @@ def describe(device: DeviceName) -> dict[str, Any]:
             "device_memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "gpu_uuid": str(properties.uuid),
+            "driver": _nvidia_driver(),
             "num_devices": torch.cuda.device_count(),
         }
     return facts
+
+
+def _nvidia_driver() -> str | None:
+    """Return the version of NVIDIA's driver, which torch does not know; None where the system does not say."""
+    with suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+        return found[0] if found else None
+    return None
 
 
 def _cpu_name() -> str:

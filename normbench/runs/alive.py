@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 
 def is_being_written(lock_file: Path, pid: int) -> bool:
