@@ -138,7 +138,11 @@ def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor)
 
     shape = step.images.images.shape[1:]
     facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
-    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer.name): step.optimizer.update}
+    return {
+        ("batch and loss", *facts): batch_and_loss,
+        ("update", step.optimizer.name): step.optimizer.update,
+        **{("standardize", *weights.facts): weights.launch_all for weights in step.standardized},
+    }
 
 
 def _run_without_kernels(step: TrainStep) -> None:
