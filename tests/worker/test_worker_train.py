@@ -244,7 +244,7 @@ def test_checkpoints_take_about_a_fiftieth_of_the_time(tmp_path, monkeypatch) ->
     monkeypatch.setattr(module, "_save", save)
     monkeypatch.setattr(module, "_how_steps_run", lambda *_: {})
     request = RunRequest(PLAN.config, tmp_path, None, False, False)
-    for _ in module._train(Run, request):  # type: ignore[arg-type]
+    for _ in module._train(Run, request, {}):  # type: ignore[arg-type]
         pass
     assert saved_at[0] == 11
     assert saved_at[1:] == [11 + 510 * count for count in range(1, len(saved_at))]  # ten seconds of each 510
