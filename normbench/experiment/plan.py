@@ -69,6 +69,7 @@ def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
     _check_baseline(loaded, norms)
+    _check_content(loaded)
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
@@ -88,8 +89,9 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft
     probe, train = experiment.batch_one, experiment.train
     assert probe is not None
     dataset = dict(drafts[0].config["dataset"])
-    available = dataset["options"].get("num_train")
-    if available is not None and probe.steps > available:
+    given = dataset["options"].get("num_train")
+    available = given if isinstance(given, int) and given > 0 else DATASETS[dataset["name"]].max_train
+    if probe.steps > available:
         raise loaded.error(
             ("batch_one", "steps"), f"{probe.steps} steps take as many images; the data set has {available} (num_train)"
         )
@@ -177,6 +179,13 @@ def _check_baseline(loaded: LoadedConfig, norms: list[NormConfig]) -> None:
     if baseline is not None and not any(baseline in (norm.name, norm.label) for norm in norms):
         labels = [norm.label or norm.name for norm in norms]
         raise loaded.error(("baseline",), UnknownNameError("baseline", baseline, labels))
+
+
+def _check_content(loaded: LoadedConfig) -> None:
+    """Raise `ConfigError` if style transfer is to train on more images of a data set than it has."""
+    content, count = (getattr(loaded.experiment, name, None) for name in ("content", "num_content"))
+    if content in DATASETS and count is not None and count > DATASETS[content].max_train:
+        raise loaded.error(("num_content",), f"{count} images; {content} has at most {DATASETS[content].max_train:,}")
 
 
 def _text(value: Value) -> str:
