@@ -14,6 +14,7 @@ from normbench.cli import (
     bench,
     compare,
     data,
+    demo,
     env,
     inspect,
     listing,
@@ -63,6 +64,7 @@ def _root(
 
 _RUN, _READ, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Choose", "Set up"
 
+app.command(rich_help_panel=_RUN)(demo.demo)
 app.command(rich_help_panel=_RUN)(compare.compare)
 app.command(rich_help_panel=_RUN)(train.train)
 app.command(rich_help_panel=_RUN)(retry.retry)
@@ -84,7 +86,7 @@ def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
     exit_on_signals()
     try:
-        app()
+        app(prog_name="normbench")  # also where it is `python -m normbench`
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def advise(
     ] = None,
     source: Annotated[str | None, typer.Option(help="What a generator starts from: image or noise.")] = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the whole decision tree with its evidence.")] = False,
-    runs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Add the results of your own experiment.")] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Add the results of your own experiment.", autocompletion=run_folders),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Say which norm to choose for a task, why, and how to try it.

@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import BaselineOption, JsonOption, MarginOption, TensorBoardOption
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, or a folder of experiments.")],
+    folder: Annotated[
+        Path, typer.Argument(help="An experiment's folder, or a folder of experiments.", autocompletion=run_folders)
+    ],
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
     tensorboard: TensorBoardOption = False,
