@@ -25,7 +25,7 @@ def advise(
         typer.Option(help="iid, transfer, shifted, corrupted, streaming, private, federated or unknown."),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="resnet, preact, convnext or no-norm.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per device and step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per device per step.")] = None,
     distributed: Annotated[
         bool | None,
         typer.Option("--distributed/--no-distributed", help="Several devices, 16 or more images in total."),
@@ -122,8 +122,8 @@ def _as_json(result: Walk, answers: dict[str, str]) -> dict[str, Any]:
             for step in result.steps
         ],
         "recommendation": {**asdict(result.end), "evidence": [asdict(EVIDENCE[key]) for key in result.end.evidence]},
-        "command": command(result.end),
-        "config": config_lines(result.end),
+        "command": command(result.end, result.batch_size(answers)),
+        "config": config_lines(result.end, result.batch_size(answers)),
     }
 
 
