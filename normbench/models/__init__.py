@@ -54,6 +54,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="NormResNet",
             description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
         ),
+        "norm_resnet_small": Model(
+            build="normbench.models.normresnet:small_norm_resnet",
+            label="NormResNet, small",
+            description="norm_resnet with a quarter of its channels: for demos, trains on a CPU in seconds",
+        ),
         "resnet18": Model(
             build="normbench.models.resnet:resnet18",
             label="ResNet-18",
