@@ -167,7 +167,7 @@ def _first_images(step: TrainStep, count: int) -> Tensor:
 
 
 def _add(
-    launches: Launches, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object
+    launches: Launches, launch: Callable[..., object], x: Tensor, sizes: tuple[int, ...], *arguments: object
 ) -> None:
     """Add the launches of a layer that takes batches like `x`, of each size: together, as they share most kernels."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels.conv_plan import ConvShape, forward_tile, input_tile, weight_tile
+from normbench.kernels.conv_plan import ConvShape, forward_tile, input_tile, weight_tile, whole_lines
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
@@ -33,9 +33,9 @@ class GradientShares:
         self.tensor = shares if self.tensor is None else torch.cat([self.tensor, shares])
 
 
-def can_convolve(x: Tensor, weight: Tensor, strides: tuple[int, int], dtype: torch.dtype) -> bool:
+def can_convolve(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> bool:
     """Return whether `convolve` can run on `x` and `weight`, both cast to `dtype`."""
-    if dtype not in HALF_DTYPES or x.ndim != 4 or weight.ndim != 4 or strides not in ((1, 1), (2, 2)):
+    if dtype not in HALF_DTYPES or x.ndim != 4 or weight.ndim != 4 or stride not in (1, 2):
         return False
     channels_out, channels, height, width = weight.shape
     if (height, width) not in ((1, 1), (3, 3)) or channels != x.shape[1]:
@@ -63,7 +63,7 @@ def convolve(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     Raises:
         ValueError: `can_convolve` says no.
     """
-    if x.dtype != weight.dtype or not can_convolve(x, weight, (stride, stride), x.dtype):
+    if x.dtype != weight.dtype or not can_convolve(x, weight, stride, x.dtype):
         raise ValueError("no kernel for this input and weight: see can_convolve")
     y: Tensor = Convolution.apply(x, weight, stride)
     return y
@@ -146,7 +146,8 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, *, run
     launch(
         conv_kernels.weight_gradient, (tiles * num_shares, runs),
         grad, x, shares, shape.images,
-        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SPLIT=num_shares, STAGES=tile.stages,
+        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SPLIT=num_shares,
+        WHOLE_LINES=whole_lines(shape, tile, num_shares), STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
     return shares

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from normbench.kernels.tiling import ceil_div
+from normbench.kernels.tiling import ceil_div, power_of_two
 
 PROGRAMS = 128
 """Programs that about fill the device, one for each multiprocessor."""
@@ -66,30 +65,44 @@ class Tile:
 
 def forward_tile(shape: ConvShape) -> Tile:
     """Choose for the output: M positions, N output channels, K input channels."""
-    return _largest(shape.rows, shape.channels_out, shape.channels)
+    for tile in (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 128, 4, 3)):
+        fits = shape.channels_out % tile.n == 0 and shape.channels % tile.k == 0
+        if fits and ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n) >= PROGRAMS:
+            return tile
+    return _small_tile(shape.channels_out, shape.channels)
 
 
 def input_tile(shape: ConvShape) -> Tile:
     """Choose for the input's gradient: M positions of a parity, N input channels, K output channels."""
-    return _largest(shape.rows * shape.stride, shape.channels, shape.channels_out)
+    if shape.channels_out % 64 or shape.channels % 64:
+        return _small_tile(shape.channels, shape.channels_out)
+    programs = ceil_div(shape.rows, 64) * (shape.channels // 128) * shape.stride**2
+    is_wide = shape.channels % 128 == 0 and programs >= 2 * PROGRAMS
+    return Tile(64, 128, 64, 4, 3) if is_wide else Tile(128, 64, 64, 4, 3)
 
 
 def weight_tile(shape: ConvShape) -> tuple[Tile, int]:
     """Choose for the weight's gradient: M output channels, N input channels, K positions; and the number of shares."""
-    m, n = _divisor(shape.channels_out, 64), _divisor(shape.channels, 64)
-    tile = Tile(m, n, 64, num_warps=4, stages=4)
+    m, n = _divisor(shape.channels_out, 128), _divisor(shape.channels, 64)
+    if shape.channels % 256 == 0:
+        m, n = _divisor(shape.channels_out, 64), 128
+    tile = Tile(m, n, 64, num_warps=4, stages=3)
     programs = shape.channels_out // m * shape.kernel**2 * (shape.channels // n)
     steps = ceil_div(shape.rows, tile.k)
-    return tile, max(1, min(ceil_div(PROGRAMS, programs), MAX_SHARES, steps // SHARE_STEPS))
+    return tile, max(1, min(power_of_two(ceil_div(PROGRAMS, programs)), MAX_SHARES, steps // SHARE_STEPS))
 
 
-def _largest(rows: int, columns: int, products: int) -> Tile:
-    """Return the largest tile of which there are enough to fill the device."""
-    k = _divisor(products, 64)
-    for m, n, num_warps, stages in ((128, 128, 8, 3), (128, 64, 4, 3)):
-        if columns % n == 0 and ceil_div(rows, m) * (columns // n) >= PROGRAMS:
-            return Tile(m, n, k, num_warps, stages)
-    return Tile(64, _divisor(columns, 64), k, num_warps=4, stages=4)
+def _small_tile(columns: int, products: int) -> Tile:
+    """Return a tile for any number of channels."""
+    return Tile(64, _divisor(columns, 64), _divisor(products, 64), num_warps=4, stages=4)
+
+
+def whole_lines(shape: ConvShape, tile: Tile, num_shares: int) -> bool:
+    """Return whether each step of the weight's gradient takes whole lines, of one image or of whole images."""
+    height, width = shape.out_size
+    lines = max(tile.k // width, 1)
+    fits = tile.k % width == 0 and (height % lines == 0 or lines % height == 0)
+    return fits and shape.height == height * shape.stride and shape.rows % (tile.k * num_shares) == 0
 
 
 def _divisor(channels: int, most: int) -> int:

@@ -28,11 +28,12 @@ class Conv2d(nn.Conv2d):
 
     def has_layer_kernel(self, input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
         """Return whether the kernels between layers compute this layer with `weight`, both cast to `dtype`."""
-        is_covered = self._is_plain(3) or self._is_plain(1)
-        return is_covered and kernels.can_convolve(input, weight, self.stride, dtype)
+        stride = self.stride[0]
+        is_covered = (self._is_plain(3) or self._is_plain(1)) and self.stride == (stride, stride)
+        return is_covered and kernels.can_convolve(input, weight, stride, dtype)
 
     def _is_plain(self, size: int) -> bool:
-        """Return whether the layer has no bias, a kernel of `size`, and an output as large as its input, at stride 1."""
+        """Return whether the layer has a kernel of `size`, padding by half of it, and no bias, groups or dilation."""
         form = (self.kernel_size, self.padding, self.dilation, self.groups, self.padding_mode, self.bias)
         return form == ((size, size), (size // 2, size // 2), (1, 1), 1, "zeros", None)
 
