@@ -63,6 +63,24 @@ def assert_close(actual: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: 
         assert ((a.double().cpu() - w).norm() / w.norm()).item() < tolerance, name
 
 
+def assert_runs_are_independent(shape: Shape, dtype: torch.dtype, device: str) -> None:
+    runs, stride = 3, shape[-1]
+    x, weight, grad = (tensor.to(device) for tensor in draw(shape, dtype, runs=runs))
+    y = conv.forward(x, weight, stride, runs=runs)
+    dx = conv.input_gradient(grad, weight, x, stride, runs=runs)
+    shares = conv.weight_gradient(grad, x, weight, stride, runs=runs)
+    alone = [
+        (
+            conv.forward(one, w, stride),
+            conv.input_gradient(g, w, one, stride),
+            conv.weight_gradient(g, one, w, stride),
+        )
+        for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
+    ]
+    for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_sum_is_exact_where_nothing_is_rounded(shape: Shape) -> None:
     x, weight, grad = draw(shape, torch.float16, whole=True)  # whole numbers to 2048 are exact
@@ -82,21 +100,7 @@ def test_bf16_matches_and_repeats() -> None:
 
 @pytest.mark.parametrize("shape", [SHAPES[2], (1, 16, 3, 4, 32, 3, 1)], ids=str)
 def test_several_runs_in_a_launch_have_the_bits_of_each_alone(shape: Shape) -> None:
-    runs, stride = 3, shape[-1]
-    x, weight, grad = draw(shape, torch.float16, runs=runs)
-    y = conv.forward(x, weight, stride, runs=runs)
-    dx = conv.input_gradient(grad, weight, x, stride, runs=runs)
-    shares = conv.weight_gradient(grad, x, weight, stride, runs=runs)
-    alone = [
-        (
-            conv.forward(one, w, stride),
-            conv.input_gradient(g, w, one, stride),
-            conv.weight_gradient(g, one, w, stride),
-        )
-        for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
-    ]
-    for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
-        assert torch.equal(together, torch.cat(each))
+    assert_runs_are_independent(shape, torch.float16, "cpu")
 
 
 def test_shares_of_a_weight_used_twice_are_kept_and_their_sum_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
