@@ -90,11 +90,7 @@ def check_lengths(report: Report) -> Iterator[str]:
         if run.is_completed and not len(run.epochs) == planned == summary.num_epochs:
             yield f"{run.run_id}: {len(run.epochs)} epochs recorded, {summary.num_epochs} in its result, of {planned}"
         last = run.epochs[-1].num_steps if run.epochs else 0
-        if (
-            num_steps < last
-            or last < len(run.epochs)
-            or (run.is_completed and not num_steps == last == summary.num_steps)
-        ):
+        if num_steps < last or (run.is_completed and not num_steps == last == summary.num_steps):
             yield f"{run.run_id}: {num_steps} steps recorded; its epochs say {last}"
 
 
@@ -153,7 +149,7 @@ def check_epoch_losses(report: Report) -> Iterator[str]:
     for runs in alike.values():
         means = {run.run_id: _possible_means(run) for run in runs}
         fits = {run.run_id: _is_mean(run, means[run.run_id]) for run in runs}
-        num_fitting = sum(fit.all(axis=0).astype(int) for fit in fits.values())
+        num_fitting = np.array([fit.all(axis=0) for fit in fits.values()]).sum(axis=0)
         most_likely = int(np.flatnonzero(num_fitting == num_fitting.max())[-1])
         for run in runs:
             for row, fit, mean in zip(run.epochs, fits[run.run_id], means[run.run_id], strict=True):
@@ -179,7 +175,8 @@ def _possible_means(run: RunRecord) -> NDArray[np.float64]:
 
 def _is_mean(run: RunRecord, means: NDArray[np.float64]) -> NDArray[np.bool_]:
     recorded = np.array([row.train_loss for row in run.epochs])[:, None]
-    return np.isclose(recorded, means, rtol=_LOSS_DIGITS, atol=0, equal_nan=True)
+    is_mean: NDArray[np.bool_] = np.isclose(recorded, means, rtol=_LOSS_DIGITS, atol=0, equal_nan=True)
+    return is_mean
 
 
 def check_devices(report: Report) -> Iterator[str]:

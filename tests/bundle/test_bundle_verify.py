@@ -112,6 +112,8 @@ def test_an_altered_missing_or_added_file_is_named(made: Path, tmp_path: Path) -
     found = failed(changed(made, tmp_path / "a.nbz", {name: altered}, with_sums=False))
     assert name in found["checksums"][0]
     assert "altered" in found["checksums"][0]
+    found = failed(changed(made, tmp_path / "d.nbz", {"other/bn/status.json": b"{}"}, with_sums=True))
+    assert found == {"archive": ("other/bn/status.json: no part of the experiment tiny",)}
     for changes in ({name: None}, {"tiny/more.txt": b"x"}):
         found = failed(changed(made, tmp_path / "b.nbz", changes, with_sums=False))
         assert found.keys() == {"archive"}
