@@ -15,6 +15,7 @@ from normbench.cli import (
     bundle,
     compare,
     data,
+    demo,
     env,
     inspect,
     listing,
@@ -67,6 +68,7 @@ def _root(
 
 _RUN, _READ, _SHARE, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Share and check", "Choose", "Set up"
 
+app.command(rich_help_panel=_RUN)(demo.demo)
 app.command(rich_help_panel=_RUN)(compare.compare)
 app.command(rich_help_panel=_RUN)(train.train)
 app.command(rich_help_panel=_RUN)(retry.retry)
@@ -92,7 +94,7 @@ def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
     exit_on_signals()
     try:
-        app()
+        app(prog_name="normbench")  # also where it is `python -m normbench`
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

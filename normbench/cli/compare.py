@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normbench.cli.completion import configs_and_norms, norm_names
 from normbench.cli.options import (
     BaselineOption,
     BatchSizeOption,
@@ -42,10 +43,12 @@ def compare(
             metavar="CONFIG|NORM",
             show_default=False,
             help="A config file, the name of a built-in one (`normbench list configs`), or norms.",
+            autocompletion=configs_and_norms,
         ),
     ] = None,
     norms: Annotated[
-        str | None, typer.Option(metavar="NORM,...", help="Norms to compare in place of the config's.")
+        str | None,
+        typer.Option(metavar="NORM,...", help="Norms to compare in place of the config's.", autocompletion=norm_names),
     ] = None,
     model: ModelOption = None,
     dataset: DatasetOption = None,

@@ -8,11 +8,17 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import BaselineOption, JsonOption, MarginOption, TensorBoardOption
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, a folder of experiments, or a bundle.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="An experiment's folder, a folder of experiments, or a bundle.", autocompletion=run_folders
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Describes this copy of NormBench and what it runs with: version, source, packages, and the command that was given.
+"""Describes this copy of NormBench and what it runs with: version, source, packages, command, what equal bits need.
 
 Of what is too long for a run's `environment.json` that holds the SHA-256, and the experiment's folder the text.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache, partial
 from importlib.metadata import distributions
 from pathlib import Path
@@ -42,6 +43,26 @@ def describe_program() -> dict[str, Any]:
         "packages_sha256": _sha256(locked_packages().encode()),
         "argv": without_places(["normbench", *sys.argv[1:]]),
     }
+
+
+_BITS_DEPEND_ON = ("device_name", "cpu_capability", "num_threads", "torch", "cuda", "cudnn", "triton", "source_sha256")
+_ONLY_ON_CPU = ("cpu_capability", "num_threads")
+
+
+def same_bits_on(environment: Mapping[str, Any]) -> str:
+    """Return all that two runs of one config must share to give the same bits, as `environment` records it.
+
+    For example ``NVIDIA H200, torch 2.11.0, cuda 13.0, cudnn 91900, triton 3.6.0, source 0123456789ab``.
+    """
+    is_cpu = environment.get("device") == "cpu"
+    keys = [key for key in _BITS_DEPEND_ON if environment.get(key) is not None and (is_cpu or key not in _ONLY_ON_CPU)]
+    return ", ".join(_in_words(key, str(environment[key])) for key in keys)
+
+
+def _in_words(key: str, value: str) -> str:
+    if key == "source_sha256":
+        return f"source {value[:12]}"
+    return value if key == "device_name" else f"{key.replace('_', ' ')} {value}"
 
 
 @cache

@@ -109,6 +109,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return shown(" ".join(value.splitlines()))
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise ValueError("an integer of more than 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is not finite")  # records hold those as text, which all can read
     if isinstance(value, dict | list) and depth == MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ from normbench.engine.device import (
     resolve_device,
     resolve_engine,
     resolve_precision,
-    set_precision,
+    set_arithmetic,
 )
 from normbench.engine.evaluate import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
@@ -133,10 +133,10 @@ def build_run_model(config: RunConfig) -> nn.Module:
 
 
 def build_training(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> ClassifierTraining:
-    """Return the run's training on these images; its precision is set."""
+    """Return the run's training on these images; its arithmetic is set."""
     engine = config.train.engine
     assert engine != "auto"
-    set_precision(_precision(config), config.device)
+    set_arithmetic(_precision(config), config.device)
     return ClassifierTraining(
         build_run_model(config),
         train_images,

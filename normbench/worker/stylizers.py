@@ -16,7 +16,7 @@ from normbench.data import DATASETS, load_dataset
 from normbench.data.images import arrays_sha256
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_precision
+from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_arithmetic
 from normbench.engine.trainer import Trainer
 from normbench.errors import DataError
 from normbench.models import MODELS, build_model
@@ -121,9 +121,9 @@ STYLE_TRANSFER = StyleTransfer()
 def build_training(
     config: StyleRunConfig, content: DeviceImages, shown: Pixels, prerequisite: Path | None
 ) -> StyleTraining:
-    """Return the run's training on these images; its precision is set."""
+    """Return the run's training on these images; its arithmetic is set."""
     precision = resolve_precision(config.train.precision, config.device)
-    set_precision(precision, config.device)
+    set_arithmetic(precision, config.device)
     return StyleTraining(
         build_style_network(config),
         load_features(config, prerequisite),
