@@ -28,6 +28,7 @@ from normbench.cli import (
 )
 from normbench.errors import EnvironmentProblem, NormBenchError
 from normbench.experiment.interrupts import exit_on_signals
+from normbench.own_code import describe, place_of
 
 _EPILOG = (
     "Exit codes: 0 all done, by whichever process; 1 a run failed, diverged or was left undone; "
@@ -88,7 +89,12 @@ def main() -> None:
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
+    except Exception as error:
+        if (place := place_of(error)) is not None:  # no bug of NormBench's: it passed through code of the user's own
+            print(f"normbench: {NormBenchError(f'{place}: {describe(error)}')}", file=sys.stderr)
+            sys.exit(NormBenchError.exit_code)
+        if not isinstance(error, OSError):
+            raise
         if error.errno not in _PATH_ERRORS or error.filename is None:
             raise
         print(f"normbench: {EnvironmentProblem(f'{error.filename}: {error.strerror}')}", file=sys.stderr)

@@ -26,16 +26,18 @@ TaskName = Literal["classification", "style_transfer"]
 class Model:
     """One network, built by ``build(norm=factory, **options)``.
 
-    For classification it also takes ``num_classes=10`` and maps ``(N, 3, 32, 32)`` to ``(N, 10)``; for style transfer
-    it maps images to images.
+    For classification it also takes ``num_classes=10`` and ``image_size=32`` and maps ``(N, 3, 32, 32)`` to
+    ``(N, 10)``; for style transfer it maps images to images.
     """
 
-    build: str
-    """The class or function that builds it, as ``"package.module:attribute"``."""
+    build: str | Callable[..., nn.Module]
+    """The class or function that builds it, or where it is: ``"package.module:attribute"``."""
     label: str
     description: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """The options with their defaults."""
+    required: tuple[str, ...] = ()
+    """Options without a default; only networks of a user's own have such."""
     norm_family: FamilyName = "image"
     task: TaskName = "classification"
 
@@ -84,17 +86,25 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 )
 
 
-def build_model(name: str, *, norm: AnyNormFactory | Callable[[int], nn.Module], **options: OptionValue) -> nn.Module:
-    """Build the model called `name` with `norm`, a factory or any function or class of a number of channels.
+def build_model(
+    model: str | Model, *, norm: AnyNormFactory | Callable[[int], nn.Module], **options: OptionValue
+) -> nn.Module:
+    """Build `model`, a key of `MODELS` or an entry like theirs, with `norm`, a factory or a function of a number.
+
+    `options` are the model's own; classifiers also take ``num_classes`` and ``image_size``, height and width of a
+    square image.
 
     Raises:
-        UnknownNameError: `name` is not a model, or an option is not one of its options.
+        UnknownNameError: the model is not a model, or an option is not one of its options.
         ConfigError: the norm is of another family, no norm at all, or cannot be built for the model's channels, or an
             option's value is not allowed.
     """
-    model = find("model", name, MODELS)
-    check_option_names(f"model {name!r}", options, model.options)
-    if isinstance(norm, AnyNormFactory) and not isinstance(norm, model.family.factory):
-        make = model.family.make.__name__
-        raise ConfigError(f"model {name!r} takes a {model.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
-    return cast("nn.Module", load(model.build)(norm=norm, **options))
+    entry = find("model", model, MODELS) if isinstance(model, str) else model
+    name = model if isinstance(model, str) else entry.label
+    images = ("num_classes", "image_size") if entry.task == "classification" else ()
+    check_option_names(f"model {name!r}", set(options) - set(images), entry.options)
+    if isinstance(norm, AnyNormFactory) and not isinstance(norm, entry.family.factory):
+        make = entry.family.make.__name__
+        raise ConfigError(f"model {name!r} takes a {entry.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
+    build = load(entry.build) if isinstance(entry.build, str) else entry.build
+    return cast("nn.Module", build(norm=norm, **options))

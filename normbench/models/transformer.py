@@ -18,7 +18,6 @@ from normbench.errors import ConfigError
 from normbench.norms import SequenceNormLike, as_sequence_factory
 from normbench.registry import Option
 
-IMAGE_SIZE = 32
 PATCH_SIZE = 4
 FFN_FACTOR = 4
 
@@ -83,14 +82,20 @@ class TransformerBlock(nn.Module):
     """Attention and a feed-forward net, each with a residual connection and a norm; ``(N, T, D)`` in and out.
 
     Post-norm, as in the original: ``x = norm1(x + attention(x))``, ``x = norm2(x + ffn(x))``. With `pre_norm`:
-    ``x = x + attention(norm1(x))``, ``x = x + ffn(norm2(x))``.
+    ``x = x + attention(norm1(x))``, ``x = x + ffn(norm2(x))``. Without `norm` it is LayerNorm.
 
     Raises:
         ConfigError: `n_head` does not divide `d_model`.
     """
 
     def __init__(
-        self, d_model: int, n_head: int, d_ff: int = 2048, *, norm: SequenceNormLike, pre_norm: bool = False
+        self,
+        d_model: int,
+        n_head: int,
+        d_ff: int = 2048,
+        *,
+        norm: SequenceNormLike = nn.LayerNorm,
+        pre_norm: bool = False,
     ) -> None:
         super().__init__()
         norm = as_sequence_factory(norm)
@@ -121,16 +126,17 @@ VIT_OPTIONS: Mapping[str, Option] = MappingProxyType(
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer for 32x32 images, after Dosovitskiy et al. 2020, arXiv 2010.11929.
+    """A vision transformer for small images, after Dosovitskiy et al. 2020, arXiv 2010.11929.
 
-    4x4 patches make 64 tokens, to which a learned position is added; `depth` blocks with an FFN four times as wide; the
-    mean over the tokens; a linear layer. With `pre_norm` a last norm precedes the mean, since no block ends in one.
-    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With ln and its defaults 2,693,194 parameters.
+    4x4 patches make tokens, 64 of 32x32 pixels, to which a learned position is added; `depth` blocks with an FFN four
+    times as wide; the mean over the tokens; a linear layer. With `pre_norm` a last norm precedes the mean, since no
+    block ends in one.
+    ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``. With ln and its defaults 2,693,194 parameters.
 
     It differs from the paper in the mean over tokens (there a class token), ReLU (there GELU) and no dropout.
 
     Raises:
-        ConfigError: an option's value is not allowed, or `n_head` does not divide `d_model`.
+        ConfigError: an option's value is not allowed, `n_head` does not divide `d_model`, or 4 not `image_size`.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class VisionTransformer(nn.Module):
         *,
         norm: SequenceNormLike,
         num_classes: int = 10,
+        image_size: int = 32,
         pre_norm: bool = True,
         d_model: int = 192,
         depth: int = 6,
@@ -146,10 +153,12 @@ class VisionTransformer(nn.Module):
         options = {"pre_norm": pre_norm, "d_model": d_model, "depth": depth, "n_head": n_head}
         for name, value in options.items():
             VIT_OPTIONS[name].check(f"model 'vit': {name}", value)
+        if image_size % PATCH_SIZE:
+            raise ConfigError(f"model 'vit': images of {image_size}x{image_size} cannot be cut into 4x4 patches")
         super().__init__()
         norm = as_sequence_factory(norm)
         self.patches = nn.Conv2d(3, d_model, PATCH_SIZE, stride=PATCH_SIZE)
-        self.position = nn.Parameter(0.02 * torch.randn((IMAGE_SIZE // PATCH_SIZE) ** 2, d_model))  # (T, D)
+        self.position = nn.Parameter(0.02 * torch.randn((image_size // PATCH_SIZE) ** 2, d_model))  # (T, D)
         self.blocks = nn.ModuleList(
             TransformerBlock(d_model, n_head, FFN_FACTOR * d_model, norm=norm, pre_norm=pre_norm) for _ in range(depth)
         )
@@ -158,7 +167,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits, ``(N, num_classes)``."""
-        x = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (N, 64, D)
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (N, T, D)
         for block in self.blocks:
             x = block(x)
         logits: torch.Tensor = self.classifier(self.norm(x).mean(dim=1))

@@ -18,7 +18,7 @@ from normbench.engine.precompile import compile_for
 from normbench.engine.step.base import TrainStep
 from normbench.errors import RunError
 from normbench.layers.norm_act import describe_paths
-from normbench.models import MODELS
+from normbench.norms import NORMS, SEQUENCE_NORMS
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE, read_status
 from normbench.worker import classifiers as classifiers  # what most processes need, imported while they start
@@ -128,8 +128,9 @@ def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
 def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:
     """Return what only a step shows: whether the norms run fused, and whether the engine is the one asked for."""
     config = request.config
-    norm = MODELS[config.model_name].family.norms[config.norm.name.partition("+")[0]]
-    facts = {"norm_path": describe_paths(run.trainer.model) if norm.kind != "none" else "no norm layers"}
+    norm = {**SEQUENCE_NORMS, **NORMS}.get(config.norm.name.partition("+")[0])
+    has_norms = norm is None or norm.kind != "none"
+    facts = {"norm_path": describe_paths(run.trainer.model) if has_norms else "no norm layers"}
     if reason := run.trainer.step.fallback_reason:
         facts |= {"engine": "eager", "engine_fallback": reason}
     return facts
