@@ -12,12 +12,14 @@ from normbench import __version__
 from normbench.cli import (
     advise,
     bench,
+    check,
     compare,
     data,
     env,
     inspect,
     listing,
     ls,
+    new,
     plots,
     report,
     retry,
@@ -76,7 +78,9 @@ app.command(rich_help_panel=_READ)(report.report)
 app.command(rich_help_panel=_READ)(plots.plots)
 app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
 app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
+app.command(rich_help_panel=_CHOOSE)(check.check)
 app.command(rich_help_panel=_CHOOSE)(advise.advise)
+app.command(rich_help_panel=_SET_UP)(new.new)
 app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(env.env)
 

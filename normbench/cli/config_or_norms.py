@@ -47,7 +47,7 @@ def config_or_norms(words: Sequence[str], norms: str | None) -> tuple[Path | Non
 
 
 def _is_norm(word: str) -> bool:
-    if is_own(word) and not _is_config(word):
+    if word.endswith(".py") or (is_own(word) and not _is_config(word)):
         return True
     base, _, weight = word.partition("+")
     is_known = base in NORMS or base in SEQUENCE_NORMS or (not _is_config(word) and base in offered_norms())

@@ -69,6 +69,21 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="ResNet-9",
             description="the small residual net of fast CIFAR-10 training (DAWNBench)",
         ),
+        "vgg_a": Model(
+            build="normbench.models.vgg:VGGA",
+            label="VGG-A",
+            description="eight 3x3 convolutions with pooling, three linear layers; the host of smoothness studies",
+        ),
+        "wrn28_10": Model(
+            build="normbench.models.wide_resnet:WideResNet28x10",
+            label="WRN-28-10",
+            description="the wide residual net, 36 million parameters; meant for a GPU",
+        ),
+        "convnext": Model(
+            build="normbench.models.convnext:ConvNeXt",
+            label="ConvNeXt",
+            description="a small ConvNeXt, one norm a block; the fair host of ln2d and of norms between two 1x1s",
+        ),
         "vit": Model(
             build="normbench.models.transformer:VisionTransformer",
             label="ViT",
