@@ -148,10 +148,10 @@ def _layer_shape(text: str) -> tuple[int, int, int]:
 
 
 def _normresnet_layers() -> list[tuple[int, int, int]]:
-    from normbench.models.normresnet import CHANNELS_AND_STRIDES
+    from normbench.models.normresnet import CHANNELS, STRIDES
 
     layers, size = [], 32
-    for num_channels, stride in CHANNELS_AND_STRIDES:
+    for num_channels, stride in zip(CHANNELS, STRIDES, strict=True):
         size //= stride
         layers.append((num_channels, size, size))
     return layers

@@ -22,7 +22,7 @@ from normbench.data.images import EvalSplit, ImageDataset, check_count, first_im
 from normbench.data.locate import places, searched
 from normbench.errors import ConfigError, DataError, UnknownNameError
 from normbench.registry import OptionValue
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 OPTIONS: Mapping[str, OptionValue] = MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None})
 SMALLEST_SIZE, LARGEST_SIZE = 8, 96

@@ -27,6 +27,7 @@ from normbench.experiment.own import NOTHING_OWN, OwnEntries, missing_dataset, m
 from normbench.models import MODELS, Model
 from normbench.norms import NormFamily
 from normbench.own_code import missing_option, split_weight
+from normbench.registry import recorded_options
 from normbench.tasks import TASKS
 from normbench.worker.targets import RunDraft
 
@@ -76,6 +77,7 @@ def _draft_cell(loaded: LoadedConfig, own: OwnEntries) -> list[RunDraft]:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
     _check_baseline(loaded, norms)
+    _check_content(loaded)
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
@@ -96,8 +98,9 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries)
     probe, train = experiment.batch_one, experiment.train
     assert probe is not None
     dataset = dict(drafts[0].config["dataset"])
-    available = dataset["options"].get("num_train")
-    if available is not None and probe.steps > available:
+    given = dataset["options"].get("num_train")
+    available = given if isinstance(given, int) and given > 0 else DATASETS[dataset["name"]].max_train
+    if probe.steps > available:
         raise loaded.error(
             ("batch_one", "steps"), f"{probe.steps} steps take as many images; the data set has {available} (num_train)"
         )
@@ -113,7 +116,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries)
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
         none = _find_model(loaded, experiment.model, own).family.norms["none"]
-        options = {name: option.default for name, option in none.options.items()}
+        options = recorded_options(none.options, {})
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
         RunDraft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
@@ -153,8 +156,7 @@ def _resolve_norm(
     label = norm.label or label[:40]
     if norm.code is not None and any(label in (key, known.label) for key, known in family.norms.items()):
         raise loaded.error(path, f"{norm.name} would be called {label!r} as a norm of NormBench is; give it a label")
-    options = {name: option.default for name, option in entry.options.items()} | dict(norm.options)
-    return norm.model_copy(update={"label": label, "options": options})
+    return norm.model_copy(update={"label": label, "options": recorded_options(entry.options, norm.options)})
 
 
 def _check_files(loaded: LoadedConfig, position: int, norm: NormConfig, model: ModelConfig | None) -> None:
@@ -180,6 +182,9 @@ def _resolve_model(loaded: LoadedConfig, config: ModelConfig, model: Model) -> d
     for option in model.required:
         if option not in config.options:
             raise loaded.error(("model", "name"), missing_option(config.name, option))
+    for name in model.unrecorded_at_default:
+        if options[name] == model.options[name]:
+            del options[name]
     return {**config.portable(), "options": options}
 
 
@@ -207,6 +212,13 @@ def _check_baseline(loaded: LoadedConfig, norms: list[NormConfig]) -> None:
     if baseline is not None and not any(baseline in (norm.name, norm.label) for norm in norms):
         labels = [norm.label or norm.name for norm in norms]
         raise loaded.error(("baseline",), UnknownNameError("baseline", baseline, labels))
+
+
+def _check_content(loaded: LoadedConfig) -> None:
+    """Raise `ConfigError` if style transfer is to train on more images of a data set than it has."""
+    content, count = (getattr(loaded.experiment, name, None) for name in ("content", "num_content"))
+    if isinstance(content, str) and content in DATASETS and count is not None and count > DATASETS[content].max_train:
+        raise loaded.error(("num_content",), f"{count} images; {content} has at most {DATASETS[content].max_train:,}")
 
 
 def _text(value: Value) -> str:

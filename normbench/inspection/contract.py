@@ -268,7 +268,7 @@ def _compile(subject: _Subject) -> Found:
     torch._dynamo.reset()
     x = subject.input()
     compiled = torch.compile(subject.build(), backend="aot_eager_decomp_partition", fullgraph=True)
-    pairs = zip(_run(compiled, x), _run(subject.build(), x), strict=True)  # type: ignore[arg-type]
+    pairs = zip(_run(compiled, x), _run(subject.build(), x), strict=True)
     error = max(_relative(actual, expected) for actual, expected in pairs)
     return Found(error <= 10 * _ROUNDING, error, "relative difference of the compiled layer")
 
