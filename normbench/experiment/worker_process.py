@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
+from normbench.own_code import describe, place_of
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
@@ -199,8 +200,8 @@ def failure_from(error: Exception) -> Failed:
     """Return how `error` crosses the processes: a user's problem as it is, a bug as its first line and traceback."""
     if isinstance(error, NormBenchError):
         return Failed(error)
-    message = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {message[0] if message else ''}"
+    place = place_of(error)  # in code of a user's own, where it passed through some
+    text = f"{place}: {describe(error)}" if place else describe(error)
     return Failed(WorkerError(text), traceback.format_exc())
 
 
@@ -221,6 +222,7 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     set_library_defaults()
     os.environ.update(environment)
+    sys.stdout = sys.stderr  # stdout is for results, whatever code of a user's own prints
     if preload is not None:
         with suppress(Exception):  # the function that needs what is missing will say so
             preload()

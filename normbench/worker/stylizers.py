@@ -27,6 +27,7 @@ from normbench.style.images import Pixels, cut_to_square, read_folder, read_styl
 from normbench.style.step import StyleTraining
 from normbench.tasks.style_transfer import MODEL_FILE
 from normbench.worker.interface import STILL, LoadedRun, try_model
+from normbench.worker.own import norm_factory, watched
 
 NUM_SAMPLES = 6
 """Images that are shown and never trained on."""
@@ -51,9 +52,12 @@ class StyleTransfer:
         check_content(config.content)
         resolve_precision(config.train.precision, config.device)
         resolve_engine(config.train.engine, config.device)
-        with torch.device("meta"):
-            network = build_style_network(config)
-            images = torch.empty(config.train.batch_size, 3, config.image_size, config.image_size)
+        norm = norm_factory(config.norm, MODELS[STYLENET].family)
+        is_own = config.norm.code is not None  # tried with numbers, because the meta device may lack what it calls
+        with torch.device("cpu" if is_own else "meta"):
+            network = build_model(STYLENET, norm=watched(norm, config.norm) if is_own else norm)
+            num_images = 1 if is_own else config.train.batch_size
+            images = torch.rand(num_images, 3, config.image_size, config.image_size)
         try_model(network, images, f"{config.norm.name} does not work in {STYLENET}")
 
     def check_data(self, config: StyleRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
@@ -102,7 +106,8 @@ class StyleTransfer:
         Raises:
             DataError: its file is missing or damaged.
         """
-        network, _ = load_style_model(folder / MODEL_FILE)
+        norm = norm_factory(config.norm, MODELS[STYLENET].family) if config.norm.code is not None else None
+        network, _ = load_style_model(folder / MODEL_FILE, norm)
         return network
 
     def load_timed(
@@ -139,7 +144,7 @@ def build_training(
 
 def build_style_network(config: StyleRunConfig) -> nn.Module:
     """Build the run's network, initialised from its seed; what norms share starts equal."""
-    norm = MODELS[STYLENET].family.make(config.norm.name, **config.norm.options)
+    norm = norm_factory(config.norm, MODELS[STYLENET].family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "initialization"))
         return build_model(STYLENET, norm=norm)
