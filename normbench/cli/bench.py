@@ -37,9 +37,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter ro
 @app.callback()
 def _root() -> None:
     """Measure speed: training steps, or layers alone."""
-    from normbench.experiment.worker_process import wait_asleep
+    from normbench.experiment.worker_process import set_library_defaults
 
-    wait_asleep()  # as the processes that train do
+    set_library_defaults()  # as the processes that train do
 
 
 @app.command()

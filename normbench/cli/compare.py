@@ -57,6 +57,10 @@ def compare(
     lr: LearningRateOption = None,
     seeds: SeedsOption = None,
     baseline: BaselineOption = None,
+    baseline_from: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Take the baseline's runs over from a bundle or folder; train the rest."),
+    ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -116,4 +120,5 @@ def compare(
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
         max_failures=1 if fail_fast else max_failures,
+        baseline_from=baseline_from,
     )

@@ -16,7 +16,7 @@ def table(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER...", help="Experiments' folders, or a folder of experiments.", autocompletion=run_folders
+            metavar="FOLDER...", help="Experiments' folders, folders of those, or bundles.", autocompletion=run_folders
         ),
     ],
     format_: Annotated[
