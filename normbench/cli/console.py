@@ -77,6 +77,11 @@ def print_sensitivities(entries: Sequence[Sensitivity]) -> None:
     print_table(shown)
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: ``1 run``, ``3 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def note(text: str) -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ def execute(
     settings: Sequence[str],
     flags: Mapping[str, Any],
     *,
-    default_name: str,
+    default_name: str | None,
     max_runs: int,
     dry_run: bool,
     json_output: bool,
