@@ -70,7 +70,7 @@ def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None 
     except DraftError as error:
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
-        note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
+        note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
     return plans
 
 
@@ -101,7 +101,7 @@ def run_experiment(
     folder = options.runs_dir / loaded.experiment.name
     if options.baseline_from is not None:
         adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
-        note(f"normbench: {len(adopted)} runs of the baseline taken from {options.baseline_from}")
+        note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))
