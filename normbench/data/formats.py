@@ -23,7 +23,7 @@ from normbench.data.images import IMAGE_SHAPE, image_digests
 from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
 from normbench.errors import DataError, FolderError
 from normbench.runs.atomic import write_atomically
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 ARCHIVE_BYTES = 170_498_071
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"

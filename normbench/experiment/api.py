@@ -48,6 +48,7 @@ def compare(
     tensorboard: bool = False,
     fail_fast: bool = False,
     max_failures: int | None = None,
+    baseline_from: str | Path | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -70,6 +71,7 @@ def compare(
         tensorboard: also write TensorBoard files.
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
+        baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -86,6 +88,8 @@ def compare(
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     options = replace(options, max_failures=1 if fail_fast else max_failures)
+    if baseline_from is not None:
+        options = replace(options, baseline_from=Path(baseline_from))
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="compare")
 
 
@@ -160,9 +164,9 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in arguments.items() if value is not None}
 
 
-_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {"max_failures"}), "max_runs", "listener")
-_OWN = {"compare": ("fail_fast", "max_failures"), "train": ("norm", "norm_options", "seed")}
+_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
+_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 
 
 def _options(

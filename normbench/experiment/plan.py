@@ -23,6 +23,7 @@ from normbench.errors import UnknownNameError
 from normbench.experiment.needs import check_needs
 from normbench.models import MODELS
 from normbench.norms import NormFamily
+from normbench.registry import recorded_options
 from normbench.tasks import TASKS
 from normbench.worker.targets import RunDraft
 
@@ -106,7 +107,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
         none = MODELS[drafts[0].config["model"]["name"]].family.norms["none"]
-        options = {name: option.default for name, option in none.options.items()}
+        options = recorded_options(none.options, {})
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
         RunDraft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
@@ -138,7 +139,7 @@ def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family:
     label = entry.label + (f"+{family.weights[weight].label}" if plus else "")
     if norm.options:
         label += f" ({', '.join(f'{name}={_text(value)}' for name, value in norm.options.items())})"
-    options = {name: option.default for name, option in entry.options.items()} | dict(norm.options)
+    options = recorded_options(entry.options, norm.options)
     return norm.model_copy(update={"label": norm.label or label[:40], "options": options})
 
 
@@ -148,7 +149,12 @@ def _resolve_model(loaded: LoadedConfig) -> dict[str, Any]:
         raise loaded.error(("model", "name"), UnknownNameError("model", model.name, MODELS))
     if MODELS[model.name].task != loaded.experiment.task:
         raise loaded.error(("model", "name"), f"{model.name} is no classifier: train it with `normbench stylize`")
-    return {**model.model_dump(), "options": _options(loaded, "model", model, MODELS[model.name].options)}
+    entry = MODELS[model.name]
+    options = _options(loaded, "model", model, entry.options)
+    for name in entry.unrecorded_at_default:
+        if options[name] == entry.options[name]:
+            del options[name]
+    return {**model.model_dump(), "options": options}
 
 
 def _resolve_dataset(loaded: LoadedConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 
 def is_being_written(lock_file: Path, pid: int) -> bool:
