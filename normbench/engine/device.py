@@ -106,6 +106,16 @@ def set_default_arithmetic(device: DeviceName) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
+def is_usable() -> bool:
+    """Return whether this process can still use its GPU: a fault in a kernel (a bad index, say) ends that for good."""
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 def synchronize(device: DeviceName) -> None:
     """Wait until the device has done all that was asked of it."""
     if device == "cuda":
