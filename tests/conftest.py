@@ -23,6 +23,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # first imported, so before any test; afterwards the rest of the process must not see the variable, because with it
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
+    import normbench.kernels.conv_kernels
     import normbench.kernels.group_kernels
     import normbench.kernels.image_conv_kernels
     import normbench.kernels.pool_linear_kernels
