@@ -14,7 +14,7 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` with two paths of our own; parameters, keys and, to rounding, results are those of ``nn.Conv2d``.
 
     On a GPU, in 16 bits, a Triton kernel convolves images: few channels, and no gradient of the input. On a CPU, a 3x3
-    convolution with many channels whose output is at most 4 wide is one matrix product over all images.
+    convolution with many channels whose output is a few positions wide is one matrix product over all images.
     """
 
     def has_kernel(self, input: Tensor, dtype: torch.dtype) -> bool:
@@ -31,7 +31,8 @@ class Conv2d(nn.Conv2d):
         if dtype is not None and self.has_kernel(input, dtype):
             return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
         stride = self.stride[0]
-        if self._is_plain_3x3() and self.stride == (stride, stride) and can_convolve_patches(input, weight, stride):
-            return convolve_patches(input, weight, stride)
+        is_square = self._is_plain_3x3() and self.stride == (stride, stride)
+        if dtype is not None and is_square and can_convolve_patches(input, weight, stride, dtype):
+            return convolve_patches(input.to(dtype), weight.to(dtype), stride)
         y: Tensor = super()._conv_forward(input, weight, bias)
         return y

@@ -15,7 +15,7 @@ from normbench.config.style import STYLENET, StyleRunConfig
 from normbench.data import DATASETS, load_dataset
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_arithmetic
+from normbench.engine.device import Precision, resolve_device, resolve_engine, resolve_precision, set_arithmetic
 from normbench.engine.trainer import Trainer
 from normbench.errors import DataError
 from normbench.models import MODELS, build_model
@@ -48,7 +48,7 @@ class StyleTransfer:
         """
         read_style(config.style)
         check_content(config.content)
-        resolve_precision(config.train.precision, config.device)
+        _precision(config)
         resolve_engine(config.train.engine, config.device)
         with torch.device("meta"):
             network = build_style_network(config)
@@ -119,7 +119,7 @@ def build_training(
     config: StyleRunConfig, content: DeviceImages, shown: Pixels, prerequisite: Path | None
 ) -> StyleTraining:
     """Return the run's training on these images; its arithmetic is set."""
-    precision = resolve_precision(config.train.precision, config.device)
+    precision = _precision(config)
     set_arithmetic(precision, config.device)
     return StyleTraining(
         build_style_network(config),
@@ -179,6 +179,12 @@ def feature_run_folder(config: StyleRunConfig, prerequisite: Path | None) -> Pat
     if config.features == VGG16:
         return None
     return prerequisite if config.features == RESNET9 else Path(config.features)
+
+
+def _precision(config: StyleRunConfig) -> Precision:
+    """Return the precision of the run; `auto` on a CPU is fp32 everywhere, as a run's id does not tell what it was."""
+    requested = config.train.precision
+    return resolve_precision("fp32" if (requested, config.device) == ("auto", "cpu") else requested, config.device)
 
 
 def _to_device(images: Pixels, config: StyleRunConfig) -> DeviceImages:
