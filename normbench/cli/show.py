@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, or its name (or the name's beginning) under the runs folder.")
+        str,
+        typer.Argument(
+            help="A run's folder, or its name (or the name's beginning) under the runs folder.",
+            autocompletion=run_folders,
+        ),
     ],
     runs_dir: RunsDirOption = Path("runs"),
     json_output: JsonOption = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -154,6 +155,8 @@ def describe(device: DeviceName) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "triton": _version_of("triton"),
+            "gpu_uuid": str(properties.uuid),
+            "driver": _nvidia_driver(),
             "num_devices": torch.cuda.device_count(),
         }
     return facts
@@ -174,6 +177,17 @@ def cpu_capability() -> str:
 def _version_of(package: str) -> str | None:
     with suppress(PackageNotFoundError):
         return version(package)
+    return None
+
+
+def _nvidia_driver() -> str | None:
+    """Return the version of NVIDIA's driver, which torch does not know; None where the system does not say."""
+    with suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+        return found[0] if found else None
     return None
 
 

@@ -11,22 +11,22 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from normbench import kernels
 from normbench.engine.batches import normalize
 from normbench.engine.device import autocast
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import image_conv, pool_linear
+from normbench.kernels import SquashSpec, image_conv, pool_linear, squashing
 from normbench.kernels.launch import Compilation, Launches
 from normbench.kernels.norm_activation import Parameters, launch_all
 from normbench.kernels.spec import NormActSpec
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import FusedNormAct, parameters
+from normbench.layers.norm_act import FusableNorm, FusedNormAct, parameters, unsupported_reason
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
@@ -76,7 +76,12 @@ class DryRun:
         for module, x in self.inputs:
             if isinstance(module, FusedNormAct):
                 spec = module.spec
-                if spec is not None and kernels.unsupported_reason(x, spec) is None:
+                if spec is None or unsupported_reason(x, spec) is not None:
+                    continue
+                if isinstance(spec, SquashSpec):
+                    arguments = cast("FusableNorm", module[0]).kernel_arguments()
+                    _add(launches, squashing.launch_all, x, sizes, spec, *(_like(p) for p in arguments.values()))
+                else:
                     running = getattr(module[0], "running_mean", None) is not None
                     _add(launches, _norm_act, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
             elif isinstance(module, Conv2d):
@@ -138,7 +143,11 @@ def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor)
 
     shape = step.images.images.shape[1:]
     facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
-    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer.name): step.optimizer.update}
+    return {
+        ("batch and loss", *facts): batch_and_loss,
+        ("update", step.optimizer.name): step.optimizer.update,
+        **{("standardize", *weights.facts): weights.launch_all for weights in step.standardized},
+    }
 
 
 def _run_without_kernels(step: TrainStep) -> None:

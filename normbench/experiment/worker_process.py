@@ -234,9 +234,22 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
             continue  # asked to stop what has just ended
         function, arguments = request
         try:
-            connection.send(_run(connection, function, arguments))
+            _send(connection, _run(connection, function, arguments))
         except (EOFError, OSError):
             return
+
+
+def _send(connection: Connection, message: Message) -> None:
+    """Send the end of a function; where it cannot be pickled, that is a bug of the function, which the parent is told.
+
+    Nothing is sent of a message before all of it is pickled.
+    """
+    try:
+        connection.send(message)
+    except OSError:
+        raise
+    except Exception as error:
+        connection.send(failure_from(error))
 
 
 def set_library_defaults() -> None:

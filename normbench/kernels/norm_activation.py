@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from normbench.kernels.launch import launch
 from normbench.kernels.spec import NormActSpec
-from normbench.kernels.support import DTYPES, MAX_ELEMENTS, is_channels_last, is_dense, unsupported_device_reason
+from normbench.kernels.support import is_channels_last, unsupported_input_reason
 from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
 MAX_CHANNELS = 4096
@@ -83,18 +83,10 @@ def norm_act(
 
 def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     """Return None where `norm_act` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
-    reason = unsupported_device_reason(x.device)
+    reason = unsupported_input_reason(x)
     if reason is not None:
         return reason
-    if x.dtype not in DTYPES:
-        return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
-    if x.ndim != 4 or x.numel() == 0:
-        return f"fused kernels take (N, C, H, W) with at least one element, not {tuple(x.shape)}"
-    if not is_dense(x):
-        return "input is neither contiguous nor channels_last"
     n, c, h, w = x.shape
-    if x.numel() > MAX_ELEMENTS:
-        return f"{x.numel()} elements exceed 32-bit offsets"
     groups = spec.num_groups(c)
     if c % groups:
         return f"{groups} groups do not divide {c} channels"

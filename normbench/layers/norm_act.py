@@ -9,18 +9,20 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import NormActSpec
+from normbench.kernels import NormActSpec, SquashSpec
 from normbench.kernels.spec import Activation
+
+AnySpec = NormActSpec | SquashSpec
 
 
 class FusableNorm(Protocol):
     """A norm that says which kernel computes it, beside being an `nn.Module`."""
 
-    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+    def kernel_spec(self, activation: Activation) -> AnySpec | None:
         """Return which kernel computes the layer and the ReLU after it, if any; None where no kernel does."""
 
     def kernel_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        """Return the arguments of `kernels.norm_act`, or of `kernels.squash`, beside input and spec."""
 
 
 class FusedNormAct(nn.Sequential):
@@ -40,13 +42,13 @@ class FusedNormAct(nn.Sequential):
         self.path = "fused" if reason is None else f"native: {reason}"
         spec = None if reason is not None else self.spec
         if spec is not None:
-            return kernels.norm_act(x, spec, **cast("FusableNorm", self[0]).kernel_arguments())
+            return run_kernel(x, spec, cast("FusableNorm", self[0]).kernel_arguments())
         for module in self:
             x = module(x)
         return x
 
     @property
-    def spec(self) -> NormActSpec | None:
+    def spec(self) -> AnySpec | None:
         """The kernels' task, or None where no kernel computes this layer."""
         return kernel_spec(self[0], "relu" if len(self) == 2 else "none")
 
@@ -62,7 +64,19 @@ class FusedNormAct(nn.Sequential):
         frozen = cast("FusableNorm", layer).kernel_arguments().get("use_running", False)
         if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
             return "no fused gradient through running statistics"
-        return kernels.unsupported_reason(x, spec)
+        return unsupported_reason(x, spec)
+
+
+def run_kernel(x: torch.Tensor, spec: AnySpec, arguments: dict[str, Any]) -> torch.Tensor:
+    """Return the kernels' result for `x`, ``(N, C, H, W)``."""
+    if isinstance(spec, SquashSpec):
+        return kernels.squash(x, spec, **arguments)
+    return kernels.norm_act(x, spec, **arguments)
+
+
+def unsupported_reason(x: torch.Tensor, spec: AnySpec) -> str | None:
+    """Return None where `run_kernel` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    return kernels.unsupported_input_reason(x) if isinstance(spec, SquashSpec) else kernels.unsupported_reason(x, spec)
 
 
 def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
@@ -72,7 +86,7 @@ def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
     return layer if activation is None else nn.Sequential(layer, activation)
 
 
-def kernel_spec(layer: nn.Module, activation: Activation) -> NormActSpec | None:
+def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
     """Return which kernel computes `layer` and the activation after it, as the layer's class says; None without one.
 
     A subclass with a `forward` of its own computes something else, so that what its base says does not count.

@@ -71,6 +71,7 @@ class Classification:
     def load_run(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
         """Return the run's trainer on its images."""
         train_images, test_images, dataset = _load_images_of(config, data_dir)
+        sha256 = dataset.sha256  # which takes a moment, before the clock of the run's start runs
         trainer = build_trainer(config, train_images, test_images)
         facts = {
             "precision": config.train.precision,
@@ -78,6 +79,7 @@ class Classification:
             "memory_format": "channels_last",
             "dataset": dataset.name,
             "dataset_source": dataset.source,
+            "dataset_sha256": sha256,
             "eval_split": dataset.eval_split,
             "is_synthetic": dataset.is_synthetic,
         }

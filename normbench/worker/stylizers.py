@@ -13,6 +13,7 @@ from torch import nn
 
 from normbench.config.style import STYLENET, StyleRunConfig
 from normbench.data import DATASETS, load_dataset
+from normbench.data.images import arrays_sha256
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
 from normbench.engine.device import Precision, resolve_device, resolve_engine, resolve_precision, set_arithmetic
@@ -84,6 +85,8 @@ class StyleTransfer:
             "engine": settings.engine,
             "memory_format": "channels_last",
             "num_content": len(training_images),
+            "dataset_sha256": arrays_sha256(training_images, shown),
+            "style_sha256": arrays_sha256(read_style(config.style)),
             "features": str(feature_run_folder(config, prerequisite) or config.features),
         }
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from normbench import NORMS, make_norm
-from normbench.kernels import convolve_images, pooled_linear
-from normbench.layers.norm_act import FusedNormAct
+from normbench.kernels import NormActSpec, convolve_images, pooled_linear
 
 pytestmark = pytest.mark.gpu
 _poisoned_memory = formulas._poisoned_memory
@@ -21,7 +20,7 @@ def norm_and_relu(norm: str, shape: tuple[int, ...]) -> nn.Module:
     return make_norm(norm).norm_act(shape[1], size=shape[2:])
 
 
-FUSED = [norm for norm in NORMS if isinstance(norm_and_relu(norm, (2, 96, 4, 4)), FusedNormAct)]
+FUSED = [norm for norm in NORMS if isinstance(getattr(norm_and_relu(norm, (2, 96, 4, 4)), "spec", None), NormActSpec)]
 """A norm that gets a kernel is tested without being named here."""
 LAYERS = {
     "first layer of NormResNet": ((64, 64, 32, 32), torch.bfloat16, True),
