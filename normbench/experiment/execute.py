@@ -71,6 +71,9 @@ def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None 
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
         note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
+    is_auto = any(draft.config["train"]["precision"] == "auto" for draft in drafts)
+    if is_auto and any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
+        note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
     return plans
 
 
