@@ -15,7 +15,7 @@ class Conv2d(nn.Conv2d):
 
     On a GPU, in 16 bits, a Triton kernel convolves images: few channels, and no gradient of the input. Others convolve
     what layers hand on, 3x3 or 1x1, where they are faster than cuDNN. On a CPU, a 3x3 convolution with many channels
-    whose output is at most 4 wide is one matrix product over all images.
+    whose output is a few positions wide is one matrix product over all images.
     """
 
     def adopt_weight(self) -> None:
@@ -44,7 +44,8 @@ class Conv2d(nn.Conv2d):
         stride = self.stride[0]
         if dtype is not None and self.has_layer_kernel(input, weight, dtype):
             return kernels.convolve(input.to(dtype), weight.to(dtype), stride)
-        if self._is_plain(3) and self.stride == (stride, stride) and can_convolve_patches(input, weight, stride):
-            return convolve_patches(input, weight, stride)
+        is_square = self._is_plain(3) and self.stride == (stride, stride)
+        if dtype is not None and is_square and can_convolve_patches(input, weight, stride, dtype):
+            return convolve_patches(input.to(dtype), weight.to(dtype), stride)
         y: Tensor = super()._conv_forward(input, weight, bias)
         return y
