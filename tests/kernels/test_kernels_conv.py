@@ -67,14 +67,9 @@ def assert_runs_are_independent(shape: Shape, dtype: torch.dtype, device: str) -
     runs, stride = 3, shape[-1]
     x, weight, grad = (tensor.to(device) for tensor in draw(shape, dtype, runs=runs))
     y = conv.forward(x, weight, stride, runs=runs)
-    dx = conv.input_gradient(grad, weight, x, stride, runs=runs)
-    shares = conv.weight_gradient(grad, x, weight, stride, runs=runs)
+    dx, shares = conv.gradients(grad, x, weight, stride, runs=runs)
     alone = [
-        (
-            conv.forward(one, w, stride),
-            conv.input_gradient(g, w, one, stride),
-            conv.weight_gradient(g, one, w, stride),
-        )
+        (conv.forward(one, w, stride), *conv.gradients(g, one, w, stride))
         for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
     ]
     for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
