@@ -43,8 +43,10 @@ def nondeterministic_operations() -> Iterator[list[str]]:
     names += [name for name in found if name not in _DETERMINISTIC_HERE]
 
 
-def promise(settings: StepSettings, nondeterministic: Sequence[str]) -> str:
+def promise(settings: StepSettings, nondeterministic: Sequence[str], *, reproducible: bool) -> str:
     """Return ``yes`` or ``no: <reason>``, as `environment.json` records it, after the steps have warmed up."""
+    if not reproducible:
+        return "no: train.reproducible is false"
     if nondeterministic:
         return f"no: no deterministic implementation of {', '.join(nondeterministic)}"
     if settings.engine == "compile":

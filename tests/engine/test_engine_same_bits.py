@@ -55,9 +55,10 @@ def test_torch_still_words_the_warning_so() -> None:
     ],
 )
 def test_what_a_run_promises(changes, nondeterministic: list[str], expected: str) -> None:
-    assert promise(replace(SETTINGS, **changes), nondeterministic) == expected
+    assert promise(replace(SETTINGS, **changes), nondeterministic, reproducible=True) == expected
+    assert promise(replace(SETTINGS, **changes), [], reproducible=False) == "no: train.reproducible is false"
 
 
 def test_amd_gpus_make_no_promise(monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "hip", "6.0")  # a faked device
-    assert promise(SETTINGS, []).startswith("no: ")
+    assert promise(SETTINGS, [], reproducible=True).startswith("no: ")
