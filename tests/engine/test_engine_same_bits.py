@@ -29,6 +29,7 @@ def test_operations_that_torch_warns_of_are_named_and_other_warnings_are_shown()
         with nondeterministic_operations() as found:
             for text in texts:
                 warnings.warn(text, stacklevel=1)
+        warnings.warn(texts[0], stacklevel=1)  # the step again, after it was prepared
     assert [str(warning.message) for warning in shown] == ["something else"]
     assert found == ["cumsum_cuda_kernel", "put_"]
 
