@@ -23,6 +23,7 @@ from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report.grouping import Group, sections
 from normbench.report.stats import CONFIDENCE, summarize, t_quantile
 from normbench.runs.bundle_file import open_bundle
+from normbench.runs.provenance import same_bits_on
 from normbench.runs.records import RunRecord, read_experiment, read_run
 from normbench.tasks.classification import TEST_ACCURACY
 from normbench.worker import targets
@@ -30,11 +31,6 @@ from normbench.worker import targets
 MIN_SEEDS = 3
 """Fewer recorded results allow no interval worth the name."""
 
-_SAME_BITS_NEED = (
-    "source_sha256", "torch", "device", "device_name", "cpu", "num_threads", "cuda", "cudnn", "precision", "engine",
-    "dataset_sha256",
-)  # fmt: skip
-"""The facts of two environments that must be equal for the same bits to be promised."""
 _TIMES = {"train_seconds", "test_seconds"}
 
 
@@ -66,8 +62,9 @@ def prediction_interval(values: Sequence[float], confidence: float = CONFIDENCE)
 
 def are_bits_promised(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     """Return whether two runs of one config in these environments must have the same losses bit for bit."""
-    is_promised = recorded.get("device") == "cpu" or bool(recorded.get("bit_reproducible"))
-    return is_promised and all(recorded.get(key) == here.get(key) for key in _SAME_BITS_NEED)
+    is_promised = recorded.get("same_bits") == "yes" == here.get("same_bits")
+    has_same_images = recorded.get("dataset_sha256") == here.get("dataset_sha256")
+    return is_promised and has_same_images and same_bits_on(recorded) == same_bits_on(here)
 
 
 def rerun_some(
@@ -139,7 +136,7 @@ def _judge(group: Group, run: RunRecord, again: RunRecord, confidence: float) ->
     accuracy = again.summary.test_accuracy
     said = (
         f"test accuracy {100 * accuracy:.2f} % on {where}; {len(accuracies)} recorded seeds predict "
-        f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %"
+        f"{100 * max(0.0, interval.low):.2f} to {100 * min(1.0, interval.high):.2f} %"
     )
     return Check(name, () if accuracy in interval else (said,), said if accuracy in interval else "")
 
