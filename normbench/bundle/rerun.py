@@ -23,8 +23,10 @@ from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report.grouping import Group, sections
 from normbench.report.stats import CONFIDENCE, summarize, t_quantile
 from normbench.runs.bundle_file import open_bundle
+from normbench.runs.copies import read_records, write_run
 from normbench.runs.provenance import same_bits_on
-from normbench.runs.records import RunRecord, read_experiment, read_run
+from normbench.runs.records import CONFIG_FILE, RunRecord, read_experiment, read_run
+from normbench.runs.writer import own_code
 from normbench.tasks.classification import TEST_ACCURACY
 from normbench.worker import targets
 
@@ -74,8 +76,11 @@ def rerun_some(
     seed: int | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
+    run_code: bool = False,
 ) -> Verification:
     """Train `num_runs` runs of a verified bundle again, drawn at random, and return `found` with a check for each.
+
+    Runs made of code of their author's take part with `run_code` only, because it is executed.
 
     Raises:
         ConfigError: the bundle has fewer completed runs of classifiers, or they cannot be planned here.
@@ -89,9 +94,11 @@ def rerun_some(
         if TEST_ACCURACY in section.task.measures
         for group in section.groups
         for run in group.completed
+        if run_code or not own_code(run.config)
     ]
     if len(pairs) < num_runs:
-        raise ConfigError(f"--rerun {num_runs}: {found.file} has {len(pairs)} completed runs of classifiers")
+        without = "" if run_code else " without code of their author's, which is executed with --run-code only"
+        raise ConfigError(f"--rerun {num_runs}: {found.file} has {len(pairs)} completed runs of classifiers{without}")
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     chosen = random.Random(seed).sample(pairs, num_runs)
     confidence = 1 - (1 - CONFIDENCE) / num_runs  # so that all of them together are wrongly doubted once in 20 times
@@ -105,12 +112,14 @@ def rerun_some(
 
 
 def _train(run: RunRecord, worker: Worker, folder: Path, device: str | None, data_dir: Path | None) -> RunRecord:
-    """Train a run's config again and return the record."""
+    """Train a run's config again and return the record; with it goes what it was made of."""
+    source = folder / "recorded"
+    write_run(read_records(run.folder), source)
     flags: dict[str, Any] = {}
     if device is not None and device != run.config.device:
         flags = {"device": device, "train.precision": "auto", "train.engine": "auto"}
-    loaded = load_config(run.config.model_dump(mode="json"), flags=flags, default_name="rerun")
-    (plan,) = plan_experiment(loaded, worker)
+    loaded = load_config(source / CONFIG_FILE, flags=flags, default_name="rerun")
+    (plan,) = plan_experiment(loaded, worker, data_dir)
     worker.call(targets.check_data, plan.config, data_dir, None)
     progress = make_progress([plan])
     runner = ExperimentRunner(folder, [worker], progress, data_dir)

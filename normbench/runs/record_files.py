@@ -80,9 +80,17 @@ def run_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: as `experiment_records` does.
     """
-    for name in _OF_RUN:
+    for name in sorted({*_OF_RUN, *_code_files(folder)}):
         if exists(folder / name):
             yield _record(folder, name)
+
+
+def _code_files(folder: Path) -> list[str]:
+    """Return the names of the files of a user's own that a run was made of."""
+    if place := find_bundle(folder):
+        names = [name.removeprefix(f"{place.name}/") for name in place.bundle.names if name.endswith(".py")]
+        return [name for name in names if "/" not in name]
+    return [path.name for path in folder.glob("*.py")]
 
 
 def sums_of(files: Iterable[tuple[str, bytes]]) -> str:
