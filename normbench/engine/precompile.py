@@ -89,11 +89,11 @@ class DryRun:
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
-                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
+                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
-                    facts = (_like(module.weight, dtype), module.stride[0])
-                    _add(launches, _convolution, x.to(dtype), sizes, *facts)
-                    _add(launches, conv.forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
+                    facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
+                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
+                    _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -167,7 +167,7 @@ def _first_images(step: TrainStep, count: int) -> Tensor:
 
 
 def _add(
-    launches: Launches, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object
+    launches: Launches, launch: Callable[..., object], x: Tensor, sizes: tuple[int, ...], *arguments: object
 ) -> None:
     """Add the launches of a layer that takes batches like `x`, of each size: together, as they share most kernels."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
@@ -197,14 +197,8 @@ def _norm_act(
     launch_all(x, spec, Parameters(weight, bias, extra), running=running)
 
 
-def _image_conv(images: Tensor, weight: Tensor) -> None:
-    image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
-
-
-def _convolution(x: Tensor, weight: Tensor, stride: int) -> None:
-    y = conv.forward(x, weight, stride)
-    conv.input_gradient(y, weight, x, stride)
-    conv.total(conv.weight_gradient(y, x, weight, stride), weight)
+def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:
+    image_conv.weight_gradient(image_conv.convolve(images, weight, relu=relu), images, weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
