@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {}
     if not torch.cuda.is_available():
         missing["gpu"] = pytest.mark.skip(reason="needs a CUDA device")
+    if torch.cuda.device_count() < 2:
+        missing["two_gpus"] = pytest.mark.skip(reason="needs two CUDA devices")
     if "NORMBENCH_DATA_DIR" not in os.environ:
         missing["data"] = pytest.mark.skip(reason="needs CIFAR-10: set NORMBENCH_DATA_DIR")
     for item in items:

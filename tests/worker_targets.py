@@ -42,6 +42,14 @@ def crash() -> Iterator[None]:
     1 / 0  # noqa: B018
 
 
+def return_unpicklable() -> object:
+    return lambda: None
+
+
+def yield_unpicklable() -> Iterator[object]:
+    yield lambda: None
+
+
 def leave(code: int) -> Iterator[int]:
     os._exit(code)
     yield 0

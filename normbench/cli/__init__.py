@@ -12,12 +12,15 @@ from normbench import __version__
 from normbench.cli import (
     advise,
     bench,
+    bundle,
     compare,
     data,
+    demo,
     env,
     inspect,
     listing,
     ls,
+    merge,
     plots,
     report,
     retry,
@@ -25,6 +28,7 @@ from normbench.cli import (
     stylize,
     table,
     train,
+    verify,
 )
 from normbench.errors import EnvironmentProblem, NormBenchError
 from normbench.experiment.interrupts import exit_on_signals
@@ -61,8 +65,9 @@ def _root(
     """Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables."""
 
 
-_RUN, _READ, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Choose", "Set up"
+_RUN, _READ, _SHARE, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Share and check", "Choose", "Set up"
 
+app.command(rich_help_panel=_RUN)(demo.demo)
 app.command(rich_help_panel=_RUN)(compare.compare)
 app.command(rich_help_panel=_RUN)(train.train)
 app.command(rich_help_panel=_RUN)(retry.retry)
@@ -73,6 +78,9 @@ app.command(rich_help_panel=_READ)(show.show)
 app.command(rich_help_panel=_READ)(table.table)
 app.command(rich_help_panel=_READ)(report.report)
 app.command(rich_help_panel=_READ)(plots.plots)
+app.command(rich_help_panel=_SHARE)(bundle.bundle)
+app.command(rich_help_panel=_SHARE)(verify.verify)
+app.command(rich_help_panel=_SHARE)(merge.merge)
 app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
 app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
 app.command(rich_help_panel=_CHOOSE)(advise.advise)
@@ -84,7 +92,7 @@ def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
     exit_on_signals()
     try:
-        app()
+        app(prog_name="normbench")  # also where it is `python -m normbench`
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from normbench.cli.completion import norm_names
 from normbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ Factory = TypeVar("Factory", bound="AnyNormFactory")
 
 def inspect(
     norms: Annotated[
-        list[str] | None, typer.Argument(metavar="NORM", help="Norms to look at; all if left out.")
+        list[str] | None,
+        typer.Argument(metavar="NORM", help="Norms to look at; all if left out.", autocompletion=norm_names),
     ] = None,
     norm_option: Annotated[
         list[str] | None,
@@ -30,7 +32,8 @@ def inspect(
     shape: Annotated[str, typer.Option(metavar="N,C,H,W", help="Shape of the tensor.")] = "4,4,32,32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the tensor's numbers.")] = 0,
     against: Annotated[
-        str | None, typer.Option(metavar="NORM", help="Show one norm and this one side by side.")
+        str | None,
+        typer.Option(metavar="NORM", help="Show one norm and this one side by side.", autocompletion=norm_names),
     ] = None,
     plot: Annotated[
         Path | None,

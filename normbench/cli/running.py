@@ -61,4 +61,4 @@ def _print(comparison: Any, *, json_output: bool) -> None:
     for run_id in comparison.run_ids:
         if (model := comparison.folder / run_id / MODEL_FILE).is_file():
             say(str(model))
-    say(f"\nFigures, tables and report.html are in {comparison.report_path.parent}/")
+    say(f"\nThe page: {comparison.report_path} (figures and tables are beside it)")

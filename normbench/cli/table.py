@@ -8,14 +8,25 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import one_of, run_folders
 from normbench.cli.options import BaselineOption, JsonOption, MarginOption
 
 
 def table(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Experiments' folders, or a folder of experiments.")
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...", help="Experiments' folders, folders of those, or bundles.", autocompletion=run_folders
+        ),
     ],
-    format_: Annotated[str, typer.Option("--format", help="text, md, latex, csv, tsv or json.")] = "text",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, md, latex, csv, tsv or json.",
+            autocompletion=one_of("text", "md", "latex", "csv", "tsv", "json"),
+        ),
+    ] = "text",
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
     json_output: JsonOption = False,

@@ -30,6 +30,8 @@ class Dataset:
     description: str
     options: Mapping[str, OptionValue]
     """The options with their defaults."""
+    max_train: int
+    """The most training images that it has."""
     needs_files: bool
     """Whether it is read from disk, so that `load_dataset`'s `data_dir` matters."""
 
@@ -41,6 +43,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             label="CIFAR-10",
             description="50,000 training and 10,000 test photographs (Krizhevsky, 2009), read from disk",
             options=MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None}),
+            max_train=50_000,
             needs_files=True,
         ),
         "synthetic": Dataset(
@@ -48,6 +51,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             label="synthetic shapes",
             description="built-in drawings of ten shapes and textures, made on the spot; no files needed",
             options=MappingProxyType({"num_train": 10_000, "num_test": 2_000, "seed": 0}),
+            max_train=1_000_000,
             needs_files=False,
         ),
     }

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from normbench.data.images import IMAGE_SHAPE, image_digests
 from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
 from normbench.errors import DataError, FolderError
-from normbench.runs.untrusted import open_regular
+from normbench.runs.atomic import write_atomically
+from normbench.runs.regular_files import open_regular
 
 ARCHIVE_BYTES = 170_498_071
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -84,17 +85,10 @@ def write_npz(arrays: Arrays, folder: Path) -> Path:
         FolderError: the folder cannot be written.
     """
     target = folder / NPZ_FILE
-    partial = folder / f".{NPZ_FILE}.{os.getpid()}.partial"
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays._asdict())  # uncompressed: 184 MB, but read in a fraction of a second
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        # Uncompressed: 184 MB, but read in a fraction of a second.
+        write_atomically(target, lambda file: np.savez(file, **arrays._asdict()))
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,20 @@ class ImageDataset:
     """The origin of the images, in a line: a path and its format, or how they were drawn."""
     is_synthetic: bool
     eval_split: EvalSplit
+
+    @cached_property
+    def sha256(self) -> str:
+        """A SHA-256 of all images and labels in their order."""
+        return arrays_sha256(self.x_train, self.y_train, self.x_test, self.y_test)
+
+
+def arrays_sha256(*arrays: NDArray[Any]) -> str:
+    """Return a SHA-256 of the arrays' types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def class_balanced_order(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

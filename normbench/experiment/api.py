@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from normbench.config.bounds import MAX_RUNS
 from normbench.config.built_in import find_config
-from normbench.config.load import LoadedConfig, load_config
+from normbench.config.load import load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
@@ -47,6 +48,8 @@ def compare(
     tensorboard: bool = False,
     fail_fast: bool = False,
     max_failures: int | None = None,
+    baseline_from: str | Path | None = None,
+    max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
@@ -68,6 +71,8 @@ def compare(
         tensorboard: also write TensorBoard files.
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
+        baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
             `engine`, `device` and `name`; they win over `settings`, those over `config`.
@@ -83,7 +88,9 @@ def compare(
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     options = replace(options, max_failures=1 if fail_fast else max_failures)
-    return _execute(_source(config), settings, flags, options, listener, default_name="compare")
+    if baseline_from is not None:
+        options = replace(options, baseline_from=Path(baseline_from))
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="compare")
 
 
 def train(
@@ -99,6 +106,7 @@ def train(
     retry: bool = False,
     keep_checkpoint: bool = False,
     tensorboard: bool = False,
+    max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
@@ -120,6 +128,7 @@ def train(
         retry: see `compare`.
         keep_checkpoint: see `compare`.
         tensorboard: see `compare`.
+        max_runs: see `compare`.
         listener: see `compare`.
         arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
             `batch_size`, `lr`, `precision`, `engine`, `device` and `name`.
@@ -145,7 +154,7 @@ def train(
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
-    return _execute(_source(config), settings, flags, options, listener, default_name="train")
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="train")
 
 
 def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, str]) -> dict[str, Any]:
@@ -155,9 +164,9 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in arguments.items() if value is not None}
 
 
-_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {"max_failures"}), "listener")
-_OWN = {"compare": ("fail_fast", "max_failures"), "train": ("norm", "norm_options", "seed")}
+_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
+_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 
 
 def _options(
@@ -184,9 +193,10 @@ def _execute(
     flags: Mapping[str, Any],
     options: RunOptions,
     listener: Listener | None,
+    max_runs: int,
     default_name: str,
 ) -> Comparison:
     with start_worker() as worker:
-        loaded: LoadedConfig = load_config(source, settings=settings, flags=flags, default_name=default_name)
+        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         plans = plan_experiment(loaded, worker)
         return run_experiment(loaded, plans, options, worker, listener=listener)

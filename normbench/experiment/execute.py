@@ -13,6 +13,7 @@ import platformdirs
 from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
+from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
@@ -46,6 +47,8 @@ class RunOptions:
     keep_checkpoint: bool = False
     tensorboard: bool = False
     max_failures: int | None = None
+    baseline_from: Path | None = None
+    """A folder or bundle whose runs of the baseline are taken over."""
 
 
 def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
@@ -82,6 +85,7 @@ def run_experiment(
     disk, also after an interrupt.
 
     Raises:
+        ConfigError: `options.baseline_from` holds no run of the baseline with the experiment's settings.
         DataError: a data set, image or feature network is missing or damaged.
         FolderError: the experiment's folder cannot be written.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
@@ -91,6 +95,9 @@ def run_experiment(
 
         require_tensorboard()
     folder = options.runs_dir / loaded.experiment.name
+    if options.baseline_from is not None:
+        adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
+        note(f"normbench: {len(adopted)} runs of the baseline taken from {options.baseline_from}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))

@@ -23,6 +23,7 @@ from normbench.errors import UnknownNameError
 from normbench.experiment.needs import check_needs
 from normbench.models import MODELS
 from normbench.norms import NormFamily
+from normbench.registry import recorded_options
 from normbench.tasks import TASKS
 from normbench.worker.targets import RunDraft
 
@@ -68,6 +69,7 @@ def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
     _check_baseline(loaded, norms)
+    _check_content(loaded)
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
@@ -87,8 +89,9 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft
     probe, train = experiment.batch_one, experiment.train
     assert probe is not None
     dataset = dict(drafts[0].config["dataset"])
-    available = dataset["options"].get("num_train")
-    if available is not None and probe.steps > available:
+    given = dataset["options"].get("num_train")
+    available = given if isinstance(given, int) and given > 0 else DATASETS[dataset["name"]].max_train
+    if probe.steps > available:
         raise loaded.error(
             ("batch_one", "steps"), f"{probe.steps} steps take as many images; the data set has {available} (num_train)"
         )
@@ -104,7 +107,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
         none = MODELS[drafts[0].config["model"]["name"]].family.norms["none"]
-        options = {name: option.default for name, option in none.options.items()}
+        options = recorded_options(none.options, {})
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
         RunDraft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
@@ -136,7 +139,7 @@ def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family:
     label = entry.label + (f"+{family.weights[weight].label}" if plus else "")
     if norm.options:
         label += f" ({', '.join(f'{name}={_text(value)}' for name, value in norm.options.items())})"
-    options = {name: option.default for name, option in entry.options.items()} | dict(norm.options)
+    options = recorded_options(entry.options, norm.options)
     return norm.model_copy(update={"label": norm.label or label[:40], "options": options})
 
 
@@ -146,7 +149,12 @@ def _resolve_model(loaded: LoadedConfig) -> dict[str, Any]:
         raise loaded.error(("model", "name"), UnknownNameError("model", model.name, MODELS))
     if MODELS[model.name].task != loaded.experiment.task:
         raise loaded.error(("model", "name"), f"{model.name} is no classifier: train it with `normbench stylize`")
-    return {**model.model_dump(), "options": _options(loaded, "model", model, MODELS[model.name].options)}
+    entry = MODELS[model.name]
+    options = _options(loaded, "model", model, entry.options)
+    for name in entry.unrecorded_at_default:
+        if options[name] == entry.options[name]:
+            del options[name]
+    return {**model.model_dump(), "options": options}
 
 
 def _resolve_dataset(loaded: LoadedConfig) -> dict[str, Any]:
@@ -171,6 +179,13 @@ def _check_baseline(loaded: LoadedConfig, norms: list[NormConfig]) -> None:
     if baseline is not None and not any(baseline in (norm.name, norm.label) for norm in norms):
         labels = [norm.label or norm.name for norm in norms]
         raise loaded.error(("baseline",), UnknownNameError("baseline", baseline, labels))
+
+
+def _check_content(loaded: LoadedConfig) -> None:
+    """Raise `ConfigError` if style transfer is to train on more images of a data set than it has."""
+    content, count = (getattr(loaded.experiment, name, None) for name in ("content", "num_content"))
+    if content in DATASETS and count is not None and count > DATASETS[content].max_train:
+        raise loaded.error(("num_content",), f"{count} images; {content} has at most {DATASETS[content].max_train:,}")
 
 
 def _text(value: Value) -> str:

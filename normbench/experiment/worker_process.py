@@ -219,7 +219,7 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
         signal.signal(number, _do_nothing)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    wait_asleep()
+    set_library_defaults()
     os.environ.update(environment)
     if preload is not None:
         with suppress(Exception):  # the function that needs what is missing will say so
@@ -234,17 +234,32 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
             continue  # asked to stop what has just ended
         function, arguments = request
         try:
-            connection.send(_run(connection, function, arguments))
+            _send(connection, _run(connection, function, arguments))
         except (EOFError, OSError):
             return
 
 
-def wait_asleep() -> None:
-    """Let OpenMP's threads wait asleep, not spinning; call before torch is imported, which reads it.
+def _send(connection: Connection, message: Message) -> None:
+    """Send the end of a function; where it cannot be pickled, that is a bug of the function, which the parent is told.
 
-    On a machine that others use too, spinning made a training step three times as long.
+    Nothing is sent of a message before all of it is pickled.
+    """
+    try:
+        connection.send(message)
+    except OSError:
+        raise
+    except Exception as error:
+        connection.send(failure_from(error))
+
+
+def set_library_defaults() -> None:
+    """Set what OpenMP and cuBLAS read from the environment, unless it is set; call before torch is imported.
+
+    OpenMP's threads wait asleep, not spinning: on a machine that others use too, spinning made a training step three
+    times as long. cuBLAS gets the work space with which torch takes its products for deterministic.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:

@@ -17,6 +17,9 @@ class Conv2d(nn.Conv2d):
     convolution with many channels whose output is at most 4 wide is one matrix product over all images.
     """
 
+    def adopt_weight(self) -> None:
+        """Set what starts from the weight, after the weight was drawn anew; here there is nothing."""
+
     def has_kernel(self, input: Tensor, dtype: torch.dtype) -> bool:
         """Return whether the kernel computes this layer, its weight cast to `dtype`, on `input`."""
         is_covered = self._is_plain_3x3() and self.stride == (1, 1)

@@ -7,7 +7,7 @@ this one and add an entry to `MODELS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, cast
@@ -36,6 +36,8 @@ class Model:
     description: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """The options with their defaults."""
+    unrecorded_at_default: Collection[str] = ()
+    """Options that were added when runs without them had been recorded; see `registry.Option.recorded_at_default`."""
     norm_family: FamilyName = "image"
     task: TaskName = "classification"
 
@@ -51,6 +53,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             build="normbench.models.normresnet:NormResNet",
             label="NormResNet",
             description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
+        ),
+        "norm_resnet_small": Model(
+            build="normbench.models.normresnet:small_norm_resnet",
+            label="NormResNet, small",
+            description="norm_resnet with a quarter of its channels: for demos, trains on a CPU in seconds",
         ),
         "resnet18": Model(
             build="normbench.models.resnet:resnet18",
@@ -71,7 +78,16 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             build="normbench.models.transformer:VisionTransformer",
             label="ViT",
             description="a small vision transformer on 4x4 patches; takes sequence norms",
-            options={"pre_norm": True, "d_model": 192, "depth": 6, "n_head": 3},
+            options={
+                "pre_norm": True,
+                "d_model": 192,
+                "depth": 6,
+                "n_head": 3,
+                "placement": None,
+                "qk_norm": "none",
+                "scale_by_depth": False,
+            },
+            unrecorded_at_default=("placement", "qk_norm", "scale_by_depth"),
             norm_family="sequence",
         ),
         "stylenet": Model(

@@ -39,6 +39,8 @@ class Norm:
     train_eval_differ: bool = False
     batch_dependent: bool = False
     """Whether, in training, a sample's output depends on the other samples."""
+    has_surrogate_gradient: bool = False
+    """Whether its backward pass is, by its definition, not the derivative of its forward pass."""
     needs_size: bool = False
     year: int | None
     paper: str

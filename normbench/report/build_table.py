@@ -26,13 +26,18 @@ from normbench.tasks import Measure, Task
 
 
 def build_tables(
-    experiment: ExperimentRecord, sections: Sequence[Section], margin: float | None = None
+    experiment: ExperimentRecord,
+    sections: Sequence[Section],
+    margin: float | None = None,
+    result_id: str | None = None,
 ) -> tuple[Table, ...]:
     """Return a table for each section. `margin` replaces the margin of measures in which it is no share of a mean."""
-    return tuple(_table(experiment, section, len(sections), margin) for section in sections)
+    return tuple(_table(experiment, section, len(sections), margin, result_id) for section in sections)
 
 
-def _table(experiment: ExperimentRecord, section: Section, num_sections: int, margin: float | None) -> Table:
+def _table(
+    experiment: ExperimentRecord, section: Section, num_sections: int, margin: float | None, result_id: str | None
+) -> Table:
     probe = batch_one_probe(experiment, section)
     times = [epoch_times(groups, section, experiment.timing) for groups in section.by_setting]
     margins = _margins(section.task, margin)
@@ -56,6 +61,7 @@ def _table(experiment: ExperimentRecord, section: Section, num_sections: int, ma
         environment=section.environment,
         baseline=section.baseline,
         margins=margins,
+        result_id=result_id,
     )
 
 

@@ -96,6 +96,8 @@ class Table:
     baseline: str | None
     margins: Mapping[str, float]
     """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
+    result_id: str | None = None
+    """The SHA-256 over the records of the experiment."""
 
     @property
     def measures(self) -> tuple[Measure, ...]:

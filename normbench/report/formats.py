@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import rich.table
 
 SCHEMA_VERSION = 1
+ID_DIGITS = 16
+"""How much of a result's id stands where 64 digits would break the line."""
 _JSON_NAMES = {"test_accuracy": "accuracy"}
 """Measures that `to_json` calls otherwise than their name, as the schema's version 1 began with."""
 
@@ -156,7 +158,7 @@ def _latex_table(table: Table) -> str:
             r"% needs \usepackage{booktabs}",
             r"\begin{table*}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{_latex(f'{table.caption} {table.cost_caption}')}}}",
+            rf"  \caption{{{_latex(' '.join([table.caption, table.cost_caption, *_id_sentence(table)]))}}}",
             r"  \vspace{4pt}",
             rf"  \begin{{tabular}}{{{''.join(column.align[0] for column in shown)}}}",
             r"    \toprule",
@@ -170,6 +172,11 @@ def _latex_table(table: Table) -> str:
             "",
         ]
     )
+
+
+def _id_sentence(table: Table) -> list[str]:
+    """Return the sentence that names the result, by as much of its id as a line of print holds."""
+    return [f"Result {table.result_id[:ID_DIGITS]}."] if table.result_id else []
 
 
 def _latex_header(column: Column, table: Table) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +18,7 @@ from pydantic import BaseModel
 
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import FolderBusyError, FolderError, RunError
-from normbench.runs.atomic import PARTIAL_FILES, write_atomically, write_text_atomically
+from normbench.runs.atomic import PARTIAL_FILES, remove_left, write_atomically, write_text_atomically
 from normbench.runs.events import StepLosses
 from normbench.runs.records import (
     CHECKPOINT_FILE,
@@ -51,7 +49,6 @@ overwritten.
 """
 _ASIDE = ".before"
 """The suffix of what an earlier try left, while a run is made again."""
-_SECONDS_UNTIL_SWEPT = 60.0
 
 
 class RunFolder:
@@ -217,10 +214,8 @@ def write_experiment(folder: Path, experiment: BaseModel) -> None:
 
 def sweep(experiment_folder: Path) -> None:
     """Remove what killed processes left half written, in the experiment's folder and those of its runs."""
-    for path in [path for depth in ("", "*/") for path in experiment_folder.glob(depth + PARTIAL_FILES)]:
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _SECONDS_UNTIL_SWEPT:
-                path.unlink()
+    for depth in ("", "*/"):
+        remove_left(experiment_folder, depth + PARTIAL_FILES)
 
 
 class folder_errors:

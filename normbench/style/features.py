@@ -13,7 +13,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DataError, RunError, first_line
 from normbench.models import MODELS, build_model
 from normbench.runs.records import CHECKPOINT_FILE, read_run
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 VGG16 = "vgg16"
 VGG16_STYLE_LAYERS = (3, 8, 15, 22)

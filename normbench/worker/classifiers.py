@@ -25,7 +25,7 @@ from normbench.engine.device import (
     resolve_device,
     resolve_engine,
     resolve_precision,
-    set_precision,
+    set_arithmetic,
 )
 from normbench.engine.evaluate import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
@@ -71,6 +71,7 @@ class Classification:
     def load_run(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
         """Return the run's trainer on its images."""
         train_images, test_images, dataset = _load_images_of(config, data_dir)
+        sha256 = dataset.sha256  # which takes a moment, before the clock of the run's start runs
         trainer = build_trainer(config, train_images, test_images)
         facts = {
             "precision": config.train.precision,
@@ -78,6 +79,7 @@ class Classification:
             "memory_format": "channels_last",
             "dataset": dataset.name,
             "dataset_source": dataset.source,
+            "dataset_sha256": sha256,
             "eval_split": dataset.eval_split,
             "is_synthetic": dataset.is_synthetic,
         }
@@ -131,10 +133,10 @@ def build_run_model(config: RunConfig) -> nn.Module:
 
 
 def build_training(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> ClassifierTraining:
-    """Return the run's training on these images; its precision is set."""
+    """Return the run's training on these images; its arithmetic is set."""
     engine = config.train.engine
     assert engine != "auto"
-    set_precision(_precision(config), config.device)
+    set_arithmetic(_precision(config), config.device)
     return ClassifierTraining(
         build_run_model(config),
         train_images,

@@ -13,9 +13,10 @@ from torch import nn
 
 from normbench.config.style import STYLENET, StyleRunConfig
 from normbench.data import DATASETS, load_dataset
+from normbench.data.images import arrays_sha256
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_precision
+from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_arithmetic
 from normbench.engine.trainer import Trainer
 from normbench.errors import DataError
 from normbench.models import MODELS, build_model
@@ -84,6 +85,8 @@ class StyleTransfer:
             "engine": settings.engine,
             "memory_format": "channels_last",
             "num_content": len(training_images),
+            "dataset_sha256": arrays_sha256(training_images, shown),
+            "style_sha256": arrays_sha256(read_style(config.style)),
             "features": str(feature_run_folder(config, prerequisite) or config.features),
         }
 
@@ -118,9 +121,9 @@ STYLE_TRANSFER = StyleTransfer()
 def build_training(
     config: StyleRunConfig, content: DeviceImages, shown: Pixels, prerequisite: Path | None
 ) -> StyleTraining:
-    """Return the run's training on these images; its precision is set."""
+    """Return the run's training on these images; its arithmetic is set."""
     precision = resolve_precision(config.train.precision, config.device)
-    set_precision(precision, config.device)
+    set_arithmetic(precision, config.device)
     return StyleTraining(
         build_style_network(config),
         load_features(config, prerequisite),

@@ -40,7 +40,7 @@ def test_a_comparison_leaves_runs_a_report_and_a_table(normbench, tiny, tmp_path
     # stdout: the result alone
     assert "Batch" not in out
     assert "synthetic images, not CIFAR-10" in out
-    assert out.splitlines()[-1] == "Figures, tables and report.html are in runs/tiny/report/"
+    assert out.splitlines()[-1] == "The page: runs/tiny/report/report.html (figures and tables are beside it)"
 
     report = tmp_path / "runs" / "tiny" / "report"
     made = {path.name for path in report.iterdir()}

@@ -261,6 +261,14 @@ def test_failures_end_a_comparison_where_they_are_to(trained: list[str], monkeyp
         assert len(list(Path(f"runs/after{count}").glob("*/status.json"))) == count
 
 
+def test_so_many_runs_are_refused_before_any_is_planned(trained: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"norms \(2\) x seeds \(2\) .* = 4 runs; at most 3 unless"):
+        compare(CONFIG, norms=["bn", "gn"], seeds=2, max_runs=3)
+    with pytest.raises(ConfigError, match="= 2 runs; at most 1 unless"):
+        train("gn", seeds=2, max_runs=1)
+    assert compare(CONFIG, norms=["bn", "gn"], seeds=2, max_runs=4).is_complete
+
+
 # --- what they return --------------------------------------------------------------------------------------------
 
 
