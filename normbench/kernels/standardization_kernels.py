@@ -83,22 +83,24 @@ def load_filter(layers, index, fan_in, TYPE: tl.constexpr, BLOCK: tl.constexpr):
     Zero beyond its end, and all of it where the layer's address is 0.
     """
     address = tl.load(layers + tl.program_id(0))
-    filter_ = address.to(tl.pointer_type(TYPE)) + index * fan_in
+    layer = address.to(tl.pointer_type(TYPE))
     lane = tl.arange(0, BLOCK)
-    count = tl.where(address == 0, 0, fan_in)
+    # What `multiple_of` marks is made in its branch: the mark is on the value, wherever else it is used.
     if fan_in % 8 == 0:
-        value = tl.load(tl.multiple_of(filter_, 16) + lane, mask=lane < tl.multiple_of(count, 8), other=0.0)
+        count = tl.multiple_of(tl.where(address == 0, 0, fan_in), 8)
+        value = tl.load(tl.multiple_of(layer + index * fan_in, 16) + lane, mask=lane < count, other=0.0)
     else:
-        value = tl.load(filter_ + lane, mask=lane < count, other=0.0)
+        value = tl.load(layer + index * fan_in + lane, mask=(lane < fan_in) & (address != 0), other=0.0)
     return value.to(tl.float32)
 
 
 @triton.jit
 def store_filter(layers, index, fan_in, value, TYPE: tl.constexpr, BLOCK: tl.constexpr):
     """Write a filter, as `load_filter` reads it."""
-    filter_ = tl.load(layers + tl.program_id(0)).to(tl.pointer_type(TYPE)) + index * fan_in
+    layer = tl.load(layers + tl.program_id(0)).to(tl.pointer_type(TYPE))
     lane = tl.arange(0, BLOCK)
     if fan_in % 8 == 0:
-        tl.store(tl.multiple_of(filter_, 16) + lane, value, mask=lane < tl.multiple_of(fan_in, 8))
+        count = tl.multiple_of(fan_in // 8 * 8, 8)
+        tl.store(tl.multiple_of(layer + index * fan_in, 16) + lane, value, mask=lane < count)
     else:
-        tl.store(filter_ + lane, value, mask=lane < fan_in)
+        tl.store(layer + index * fan_in + lane, value, mask=lane < fan_in)

@@ -59,7 +59,8 @@ def test_the_kernel_computes_what_the_layer_does(name: str, dtype: torch.dtype, 
     x, grad = tokens(3, 7, 10).to(dtype), tokens(3, 7, 10, seed=2).to(dtype)
     actual = results(layer.to(device), x.to(device), grad.to(device))
     expected = results(exact, x.double(), grad.double())
-    assert (layer.path, exact.path[:30]) == ("fused", "native: no fused kernels for float64"[:30])
+    assert layer.path == "fused"
+    assert exact.path.startswith("native: no fused kernels")
     assert actual["y"].dtype == dtype
     assert actual["y"].is_contiguous()
     for key, value in expected.items():
