@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.engine.precompile import dry_run
+from normbench.kernels.launch import Compilation
 from normbench.layers.norm_act import TokenNorm, describe_paths
 from normbench.norms import SEQUENCE_NORMS, make_sequence_norm
 
@@ -81,9 +83,29 @@ def test_evaluation_matches_too(name: str, device: str) -> None:
 
 
 @FUSED
-def test_a_dry_run_finds_the_kernels_of_sequences(name: str) -> None:
+def test_all_that_is_launched_is_compiled_ahead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.interpreter import InterpretedFunction
+
+    seen: dict[bool, set[object]] = {True: set(), False: set()}
+    run = InterpretedFunction.run
+
+    def record(self: Any, *arguments: Any, grid: Any, warmup: bool, **settings: Any) -> Any:
+        facts = [a.dtype if isinstance(a, Tensor) else (a == 1, a % 16 == 0) if isinstance(a, int) else type(a)
+                 for a in arguments]  # fmt: skip
+        seen[warmup].add((self.fn.__name__, *facts, *settings.items()))
+        return run(self, *arguments, grid=grid, warmup=warmup, **settings)
+
+    monkeypatch.setattr(InterpretedFunction, "run", record)
     model = nn.Sequential(build(name, 10), build(name, 10))
-    assert len(dry_run(model, tokens(2, 7, 10)).launches((4, 3))) == 1  # both layers share them
+    launches = dry_run(model, tokens(2, 7, 10)).launches((4, 3))
+    assert len(launches) == 1  # both layers share them
+    with Compilation(max_workers=1) as compilation:
+        compilation.add(launches)
+    assert not seen[False]
+    for size in (4, 3):
+        results(model, tokens(size, 7, 10), tokens(size, 7, 10))
+    assert seen[False]
+    assert seen[False] <= seen[True]
 
 
 def test_what_no_kernel_takes_runs_natively_and_says_so() -> None:
