@@ -17,7 +17,6 @@ SHAPES = {"odd": (3, 10, 5, 7), "channels in blocks": (2, 130, 4, 4), "one row":
 LARGE_SHAPES = {
     "first layer of NormResNet": (64, 64, 32, 32),
     "last": (64, 512, 4, 4),
-    "large batch": (512, 64, 32, 32),
 }
 SPECS = [
     SquashSpec(function="tanh"),
