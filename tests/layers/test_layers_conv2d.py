@@ -17,9 +17,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, torch.d
     """Stand in for the device's kernel, everywhere, and record the dtypes of the images and weights it was given."""
     given = []
 
-    def convolve_images(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def convolve_images(images: torch.Tensor, weight: torch.Tensor, *, relu: object = None) -> torch.Tensor:
         given.append((images.dtype, weight.dtype))
-        return nn.functional.conv2d(images.to(weight.dtype), weight, padding=1)
+        y = nn.functional.conv2d(images.to(weight.dtype), weight, padding=1)
+        return y if relu is None else y.relu()
 
     monkeypatch.setattr(kernels.image_conv, "unsupported_device_reason", lambda _: None)
     monkeypatch.setattr(kernels, "convolve_images", convolve_images)
