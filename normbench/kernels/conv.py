@@ -115,11 +115,11 @@ class Convolution(torch.autograd.Function):
         statistics: TileStatistics | None,
     ) -> Tensor:
         """Return the output, and keep input and weight, and the output of a ReLU."""
-        if is_faster(shape_of(x, weight, stride), "forward"):
+        fused = relu is not None or statistics is not None
+        if is_faster(shape_of(x, weight, stride), "forward", fused=fused):
             y = forward(x, weight, stride, relu=relu is not None, statistics=statistics)
         else:
             y = torch.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
-            y = y if relu is None else y.relu_()
         ctx.save_for_backward(x, weight, None if relu is None else y)
         ctx.stride, ctx.sink, ctx.relu, ctx.after_relu = stride, getattr(weight, "gradient_shares", None), relu, False
         if before is not None and ctx.needs_input_grad[0]:
@@ -136,11 +136,12 @@ class Convolution(torch.autograd.Function):
             grad = ctx.relu.backward(grad, y)
         shape = shape_of(x, weight, ctx.stride)
         needs_input, needs_weight = ctx.needs_input_grad[:2]
-        ours = (needs_input and is_faster(shape, "input"), needs_weight and is_faster(shape, "weight"))
+        ours = (
+            needs_input and is_faster(shape, "input", fused=ctx.after_relu),
+            needs_weight and is_faster(shape, "weight"),
+        )
         theirs = [needs_input and not ours[0], needs_weight and not ours[1], False]
         dx, dw, _ = _torch_gradients(grad, x, weight, ctx.stride, theirs)
-        if dx is not None and ctx.after_relu:
-            dx = torch.ops.aten.threshold_backward(dx, x, 0)
         our_dx, shares = gradients(grad, x, weight, ctx.stride, *ours, after_relu=ctx.after_relu)
         if shares is not None and ctx.sink is not None:
             ctx.sink.add(shares)
@@ -162,10 +163,8 @@ def _torch_gradients(
     return gradients_
 
 
-def new_statistics(shape: ConvShape, x: Tensor) -> TileStatistics | None:
-    """Return room for the statistics of the output, on the device of `x`; None where cuDNN computes it."""
-    if not is_faster(shape, "forward"):
-        return None
+def new_statistics(shape: ConvShape, x: Tensor) -> TileStatistics:
+    """Return room for the statistics of the output, on the device of `x`."""
     rows = forward_tile(shape).m
     parts = (shape.runs * ceil_div(shape.rows, rows), shape.channels_out)
     mean, var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
@@ -289,7 +288,7 @@ def launch_forward(
 ) -> None:
     """Launch every kernel that `convolve` launches on such tensors; for use in a `Compilation`."""
     shape = shape_of(x, weight, stride)
-    if is_faster(shape, "forward"):
+    if is_faster(shape, "forward", fused=with_relu or with_statistics):
         statistics = new_statistics(shape, x) if with_statistics else None
         forward(x, weight, stride, relu=with_relu, statistics=statistics)
 
@@ -301,7 +300,7 @@ def launch_all(
     launch_forward(x, weight, stride, with_relu, after_relu, with_statistics)
     shape = shape_of(x, weight, stride)
     grad = x.new_empty((shape.images, *shape.out_size, shape.channels_out)).permute(0, 3, 1, 2)
-    ours = (is_faster(shape, "input"), is_faster(shape, "weight"))
+    ours = (is_faster(shape, "input", fused=after_relu), is_faster(shape, "weight"))
     _, shares = gradients(grad, x, weight, stride, *ours, after_relu=after_relu)
     if shares is not None:
         total(shares, weight)
