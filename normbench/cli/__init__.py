@@ -13,6 +13,7 @@ from normbench.cli import (
     advise,
     bench,
     bundle,
+    check,
     compare,
     data,
     demo,
@@ -21,7 +22,9 @@ from normbench.cli import (
     listing,
     ls,
     merge,
+    new,
     plots,
+    publish,
     report,
     retry,
     show,
@@ -32,6 +35,7 @@ from normbench.cli import (
 )
 from normbench.errors import EnvironmentProblem, NormBenchError
 from normbench.experiment.interrupts import exit_on_signals
+from normbench.own_code import describe, place_of
 
 _EPILOG = (
     "Exit codes: 0 all done, by whichever process; 1 a run failed, diverged or was left undone; "
@@ -81,9 +85,12 @@ app.command(rich_help_panel=_READ)(plots.plots)
 app.command(rich_help_panel=_SHARE)(bundle.bundle)
 app.command(rich_help_panel=_SHARE)(verify.verify)
 app.command(rich_help_panel=_SHARE)(merge.merge)
+app.command(rich_help_panel=_SHARE)(publish.publish)
 app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
 app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
+app.command(rich_help_panel=_CHOOSE)(check.check)
 app.command(rich_help_panel=_CHOOSE)(advise.advise)
+app.command(rich_help_panel=_SET_UP)(new.new)
 app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(env.env)
 
@@ -96,7 +103,12 @@ def main() -> None:
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
+    except Exception as error:
+        if (place := place_of(error)) is not None:  # no bug of NormBench's: it passed through code of the user's own
+            print(f"normbench: {NormBenchError(f'{place}: {describe(error)}')}", file=sys.stderr)
+            sys.exit(NormBenchError.exit_code)
+        if not isinstance(error, OSError):
+            raise
         if error.errno not in _PATH_ERRORS or error.filename is None:
             raise
         print(f"normbench: {EnvironmentProblem(f'{error.filename}: {error.strerror}')}", file=sys.stderr)

@@ -147,11 +147,11 @@ def layers(
     from normbench.bench.results import LayerResults
     from normbench.bench.time_layers import LayerBench, LayerBenchSettings
     from normbench.cli.console import note
-    from normbench.norms import make_norm
+    from normbench.worker.own import named_norm
 
     on_cuda = _uses_cuda(device)
     sizes = flags.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
-    factories = flags.factories(flags.names("--norms", norms), make_norm)
+    factories = flags.factories(flags.names("--norms", norms), named_norm)
     chosen_device, chosen_precision = flags.device_and_precision(device, precision)
     settings = LayerBenchSettings(
         device=chosen_device,

@@ -53,7 +53,8 @@ def inspect(
     normbench inspect --plot axes.png
     """
     from normbench.errors import ConfigError
-    from normbench.norms import NORMS, make_norm
+    from normbench.norms import NORMS
+    from normbench.worker.own import named_norm
 
     if sequence:
         if against is not None or plot is not None:
@@ -61,11 +62,11 @@ def inspect(
         _inspect_sequences(norms, norm_option or [], seed, json_output)
         return
     names = norms or list(NORMS)
-    factories = _factories(make_norm, names, norm_option or [])
+    factories = _factories(named_norm, names, norm_option or [])
     if plot is not None:
         from normbench.inspection.picture import draw_norms
 
-        draw_norms(names, plot)
+        draw_norms(names, plot, {factory.name: factory.norm for factory in factories})
         print(plot)
         return
     sizes = _parse_shape(shape)
@@ -77,7 +78,7 @@ def inspect(
     from normbench.cli.inspect_tables import print_agreement
     from normbench.inspection.agreement import compare_norms
 
-    agreement = compare_norms(factories[0], make_norm(against), sizes, seed=seed)
+    agreement = compare_norms(factories[0], named_norm(against), sizes, seed=seed)
     if json_output:
         print(
             json.dumps({"schema_version": 1, "seed": seed, **asdict(agreement), "agrees": agreement.agrees}, indent=2)
@@ -110,9 +111,10 @@ def _inspect(factories: list[NormFactory], shape: Shape, seed: int, json_output:
 def _inspect_sequences(norms: list[str] | None, options: list[str], seed: int, json_output: bool) -> None:
     from normbench.cli.inspect_tables import print_sequence_changes
     from normbench.inspection.sequences import measure_sequences
-    from normbench.norms import SEQUENCE_NORMS, make_sequence_norm
+    from normbench.norms import SEQUENCE_NORMS
+    from normbench.worker.own import named_sequence_norm
 
-    factories = _factories(make_sequence_norm, norms or list(SEQUENCE_NORMS), options)
+    factories = _factories(named_sequence_norm, norms or list(SEQUENCE_NORMS), options)
     changes = [change for factory in factories for change in measure_sequences(factory, seed=seed)]
     if json_output:
         rows = [asdict(change) | {"is_independent": change.is_independent} for change in changes]

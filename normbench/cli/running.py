@@ -33,7 +33,7 @@ def execute(
 
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         run_options = RunOptions(**options)
-        plans = plan_experiment(loaded, worker)
+        plans = plan_experiment(loaded, worker, run_options.data_dir)
         if dry_run:
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry

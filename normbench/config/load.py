@@ -66,6 +66,8 @@ class LoadedConfig:
     """Where in a grid the experiment is: ``batch size 4, lr 0.001``."""
     grid_cells: tuple[LoadedConfig, ...] = ()
     """The experiment at each point of its grid; empty where it has none."""
+    folder: Path | None = None
+    """The folder of the config file, if there is one: what a config names may stand beside it."""
 
     @property
     def cells(self) -> tuple[LoadedConfig, ...]:
@@ -105,13 +107,14 @@ def load_config(
             asks for more than `max_runs` runs.
     """
     data, origins = _settings(source, settings, flags or {}, default_name)
-    base = _validated(data, origins)
+    folder = source.parent if isinstance(source, Path) else None
+    base = replace(_validated(data, origins), folder=folder)
     _check_num_runs(base, max_runs)
     cells: list[LoadedConfig] = []
     problems: dict[str, None] = {}  # cells share most of their values, and so their problems
     for point, cell, cell_origins in cell_data(base.experiment, data, origins):
         try:
-            cells.append(replace(_validated(cell, cell_origins), point=point))
+            cells.append(replace(_validated(cell, cell_origins), point=point, folder=folder))
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).splitlines())
     if problems:

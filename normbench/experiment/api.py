@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
@@ -75,7 +76,8 @@ def compare(
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
-            `engine`, `device` and `name`; they win over `settings`, those over `config`.
+            `engine`, `device` and `name`; they win over `settings`, those over `config`. A norm, and the model, may be
+            a class or function of your own (docs/own.md).
 
     Raises:
         ConfigError: a value, name or argument is wrong; the message is the one that the command line prints.
@@ -94,7 +96,7 @@ def compare(
 
 
 def train(
-    norm: str | None = None,
+    norm: str | Callable[..., Any] | None = None,
     *more: object,
     norm_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -116,7 +118,8 @@ def train(
         print(result.rows()[0]["test_accuracy"])
 
     Args:
-        norm: the norm, such as ``"gn"`` or ``"gn+ws"``; may be left out where `config` names it.
+        norm: the norm, such as ``"gn"``, ``"gn+ws"`` or ``"./mynorm.py:MyNorm"``, or a class or function of a number of
+            channels; may be left out where `config` names it.
         more: nothing: a run has one norm.
         norm_options: options of the norm.
         seed: the seed of initialisation, image order and augmentation.
@@ -148,7 +151,8 @@ def train(
     allowed = {name: path for name, path in _EXPERIMENT_ARGUMENTS.items() if name not in ("norms", "baseline")}
     flags = _flags("train", arguments, allowed)
     if norm is not None:
-        flags["norm"] = {"name": norm, "options": dict(norm_options)} if norm_options else norm
+        options_given = {"options": dict(norm_options)} if norm_options else {}
+        flags["norm"] = with_own_objects({"norm": {"name": norm, **options_given} if norm_options else norm})["norm"]
     if seed is not None:
         if "seeds" in flags:
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
@@ -161,7 +165,8 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     for name in arguments:
         if name not in allowed:
             raise UnknownNameError(f"argument of {function}:", name, sorted([*allowed, *_OPTIONS, *_OWN[function]]))
-    return {allowed[name]: value for name, value in arguments.items() if value is not None}
+    given = with_own_objects({name: value for name, value in arguments.items() if value is not None})
+    return {allowed[name]: value for name, value in given.items()}
 
 
 _OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
@@ -178,11 +183,13 @@ def _options(
 def _source(config: ConfigLike | None) -> Path | Mapping[str, Any] | None:
     if isinstance(config, BaseExperimentConfig):
         return config.model_dump()
+    if isinstance(config, Mapping):
+        return with_own_objects(config)
     if isinstance(config, Path):
         return config
     if isinstance(config, str):
         return find_config(config)
-    if config is None or isinstance(config, Mapping):
+    if config is None:
         return config
     raise ConfigError(f"{config!r} is no config: give a file, a name, a mapping or an ExperimentConfig")
 
@@ -198,5 +205,5 @@ def _execute(
 ) -> Comparison:
     with start_worker() as worker:
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
-        plans = plan_experiment(loaded, worker)
+        plans = plan_experiment(loaded, worker, options.data_dir)
         return run_experiment(loaded, plans, options, worker, listener=listener)

@@ -16,6 +16,7 @@ from normbench.errors import DataError, FolderError, NormBenchError, RunError, f
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.interrupts import HeldSignals
+from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
@@ -51,14 +52,17 @@ class RunOptions:
     """A folder or bundle whose runs of the baseline are taken over."""
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
+
+    Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
 
     Raises:
         ConfigError: a name is unknown, or a norm cannot be built or does not fit the network.
         DeviceError: the device is not there.
     """
-    drafts = draft_runs(loaded)
+    loaded, own = find_own(loaded, lambda wanted: worker.call(targets.describe_own, wanted), data_dir)
+    drafts = draft_runs(loaded, own)
     worker.submit(targets.resolve_runs, drafts)
     load_libraries()  # while the worker imports torch
     try:
@@ -67,6 +71,9 @@ def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
         note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
+    is_auto = any(draft.config["train"]["precision"] == "auto" for draft in drafts)
+    if is_auto and any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
+        note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
     return plans
 
 

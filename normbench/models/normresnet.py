@@ -19,17 +19,19 @@ NO_BRANCHES = "it has no residual branches; preact_resnet18 and resnet18 have"
 class NormResNet(nn.Module):
     """Four 3x3 convolutions without bias, each followed by norm and ReLU; global average pooling; a linear layer.
 
-    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``; other image sizes fit all norms but those with an affine per position.
+    ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``; only norms with an affine per position need the size.
     With bn 1,557,066 parameters. (The name is the tutorial's; it has no residual connections.)
     """
 
-    def __init__(self, *, norm: NormLike, num_classes: int = 10, channels: Sequence[int] = CHANNELS) -> None:
+    def __init__(
+        self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32, channels: Sequence[int] = CHANNELS
+    ) -> None:
         norm = usable_factory("norm_resnet", norm, reason_against={"fixup": NO_BRANCHES, "skipinit": NO_BRANCHES})
         super().__init__()
         blocks: list[nn.Module] = []
-        in_channels, size = 3, 32
+        in_channels, size = 3, image_size
         for out_channels, stride in zip(channels, STRIDES, strict=True):
-            size //= stride
+            size = -(-size // stride)
             blocks += [
                 norm.conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
                 norm.norm_act(out_channels, size=size),

@@ -19,7 +19,6 @@ from normbench.layers.precision import widen
 from normbench.norms import SequenceNormLike, as_sequence_factory, make_sequence_norm
 from normbench.registry import Option
 
-IMAGE_SIZE = 32
 PATCH_SIZE = 4
 FFN_FACTOR = 4
 
@@ -212,18 +211,19 @@ VIT_OPTIONS: Mapping[str, Option] = MappingProxyType(
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer for 32x32 images, after Dosovitskiy et al. 2020, arXiv 2010.11929.
+    """A vision transformer for small images, after Dosovitskiy et al. 2020, arXiv 2010.11929.
 
-    4x4 patches make 64 tokens, to which a learned position is added; `depth` blocks with an FFN four times as wide; the
-    mean over the tokens; a linear layer. ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With ln and its defaults 2,693,194
-    parameters. Placement ``pre`` has a last norm before the mean, since no block ends in one; ``peri`` has that and one
-    of the embedding, as in its paper; `scale_by_depth` is LayerNorm Scaling, of the blocks' norms alone.
+    4x4 patches make tokens, 64 of 32x32 pixels, to which a learned position is added; `depth` blocks with an FFN four
+    times as wide; the mean over the tokens; a linear layer. ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``.
+    With ln and its defaults 2,693,194 parameters. Placement ``pre`` has a last norm before the mean, since no block
+    ends in one; ``peri`` has that and one of the embedding, as in its paper; `scale_by_depth` is LayerNorm Scaling, of
+    the blocks' norms alone.
 
     It differs from the paper in the mean over tokens (there a class token), ReLU (there GELU) and no dropout.
 
     Raises:
-        ConfigError: an option's value is not allowed, `n_head` does not divide `d_model`, or `scale_by_depth` does not
-            go with the placement.
+        ConfigError: an option's value is not allowed, `n_head` does not divide `d_model`, 4 not `image_size`, or
+            `scale_by_depth` does not go with the placement.
     """
 
     def __init__(
@@ -231,6 +231,7 @@ class VisionTransformer(nn.Module):
         *,
         norm: SequenceNormLike,
         num_classes: int = 10,
+        image_size: int = 32,
         pre_norm: bool = True,
         d_model: int = 192,
         depth: int = 6,
@@ -248,10 +249,12 @@ class VisionTransformer(nn.Module):
         placed = resolve_placement(pre_norm, placement)
         if scale_by_depth and placed not in ("pre", "peri"):
             raise ConfigError(f"model 'vit': scale_by_depth needs the placement pre or peri, not {placed}")
+        if image_size % PATCH_SIZE:
+            raise ConfigError(f"model 'vit': images of {image_size}x{image_size} cannot be cut into 4x4 patches")
         super().__init__()
         norm = as_sequence_factory(norm)
         self.patches = nn.Conv2d(3, d_model, PATCH_SIZE, stride=PATCH_SIZE)
-        self.position = nn.Parameter(0.02 * torch.randn((IMAGE_SIZE // PATCH_SIZE) ** 2, d_model))  # (T, D)
+        self.position = nn.Parameter(0.02 * torch.randn((image_size // PATCH_SIZE) ** 2, d_model))  # (T, D)
         self.embedding_norm = norm(d_model) if placed == "peri" else nn.Identity()
         self.blocks = nn.ModuleList(
             TransformerBlock(
@@ -265,7 +268,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits, ``(N, num_classes)``."""
-        x = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (N, 64, D)
+        x = self.patches(images).flatten(2).transpose(1, 2) + self.position  # (N, T, D)
         x = self.embedding_norm(x)
         for block in self.blocks:
             x = block(x)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, Code
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.runs.atomic import PARTIAL_FILES, remove_left, write_atomically, write_text_atomically
 from normbench.runs.events import StepLosses
@@ -91,6 +91,9 @@ class RunFolder:
         """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
         task = TASKS[config.task]
         self.write_config(config)
+        for code in own_code(config):
+            if code.source is not None:
+                self.write(code.file, code.source.text)
         self._num_steps = 0
         if task.has_epochs:
             self.write(METRICS_FILE, "".join(map(_line_of_epoch, rows)))
@@ -176,6 +179,12 @@ class RunFolder:
         """Add to the end of a file."""
         with folder_errors(self.path), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def own_code(config: BaseRunConfig) -> list[Code]:
+    """Return the files of a user's own that a run's norm and network are made of."""
+    named = (config.norm, getattr(config, "model", None))
+    return [part.code for part in named if part is not None and part.code is not None]
 
 
 def planned_state(folder: Path) -> PlannedState:

@@ -152,6 +152,10 @@ def check_features_run(run_folder: Path) -> RunConfig:
     config = read_run(run_folder).config
     if not isinstance(config, RunConfig) or config.model.name != RESNET9:
         raise ConfigError(f"--features {run_folder}: that run trained {config.model_name}; it takes a {RESNET9}")
+    if config.norm.code is not None:
+        raise ConfigError(
+            f"--features {run_folder}: its norm {config.norm.name} is of its own; take a run with another"
+        )
     if MODELS[RESNET9].family.norms[config.norm.name.partition("+")[0]].needs_size:
         raise ConfigError(f"--features {run_folder}: its norm {config.norm.name} fits images of 32x32 only")
     if not (run_folder / CHECKPOINT_FILE).is_file():

@@ -19,7 +19,7 @@ from normbench.engine.same_bits import promise
 from normbench.engine.step.base import TrainStep
 from normbench.errors import RunError
 from normbench.layers.norm_act import describe_paths
-from normbench.models import MODELS
+from normbench.norms import NORMS, SEQUENCE_NORMS
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.runs.provenance import describe_program, same_bits_on
 from normbench.runs.records import CHECKPOINT_FILE, read_run, read_status
@@ -145,8 +145,9 @@ def _train(run: LoadedRun, request: RunRequest, known: dict[str, str]) -> Iterat
 def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:
     """Return what only a step shows: if norms run fused, by the engine asked for, and give the same bits again."""
     config, step = request.config, run.trainer.step
-    norm = MODELS[config.model_name].family.norms[config.norm.name.partition("+")[0]]
-    facts = {"norm_path": describe_paths(run.trainer.model) if norm.kind != "none" else "no norm layers"}
+    norm = {**SEQUENCE_NORMS, **NORMS}.get(config.norm.name.partition("+")[0])
+    has_norms = norm is None or norm.kind != "none"
+    facts = {"norm_path": describe_paths(run.trainer.model) if has_norms else "no norm layers"}
     facts["same_bits"] = promise(step.settings, step.nondeterministic)
     if reason := step.fallback_reason:
         facts |= {"engine": "eager", "engine_fallback": reason}
