@@ -1,4 +1,4 @@
-"""Write the API reference as HTML, from the docstrings: ``python docs/api_reference.py build/api``. Needs no network."""
+"""Write the API reference as HTML, from the docstrings: ``python docs/api_reference.py build/api``; no network."""
 
 import sys
 from pathlib import Path
