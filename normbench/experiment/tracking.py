@@ -182,7 +182,7 @@ class MlflowRun:
         """Keep the results as metrics, and the state as a tag."""
         for name, value in results.items():
             self._client.log_metric(self._id, name, value)
-        self._client.set_tag(self._id, "normbench.state", state)
+        self._client.set_tag(self._id, "state", state)
         outcome = {"completed": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         self._client.set_terminated(self._id, outcome)
 
