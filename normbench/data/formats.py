@@ -240,7 +240,7 @@ def _checked_labels(path: Path, name: str, labels: NDArray[Any], num_images: int
     if (class_sizes != num_images // NUM_CLASSES).any():
         raise _damaged(
             path,
-            f"not CIFAR-10: {name} has {class_sizes.min():,} to {class_sizes.max():,} images a class, "
+            f"not CIFAR-10: {name} has {class_sizes.min():,} to {class_sizes.max():,} images per class, "
             f"not {num_images // NUM_CLASSES:,} of each",
         )
     return labels
