@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -82,8 +83,7 @@ def check_lengths(report: Report) -> Iterator[str]:
             if num_steps > planned or (run.is_completed and not num_steps == planned == summary.num_steps):
                 yield f"{run.run_id}: {num_steps} steps recorded; its config asks for {planned}"
             continue
-        per_epoch = {row.num_steps / row.epoch for row in run.epochs}
-        if len(per_epoch) > 1 or any(value != int(value) for value in per_epoch):
+        if not _has_equal_epochs(run):
             yield f"{run.run_id}: its epochs have unequal numbers of steps"
         if len(run.epochs) > planned:
             yield f"{run.run_id}: {len(run.epochs)} epochs recorded; its config asks for {planned}"
@@ -92,6 +92,12 @@ def check_lengths(report: Report) -> Iterator[str]:
         last = run.epochs[-1].num_steps if run.epochs else 0
         if num_steps < last or (run.is_completed and not num_steps == last == summary.num_steps):
             yield f"{run.run_id}: {num_steps} steps recorded; its epochs say {last}"
+
+
+def _has_equal_epochs(run: RunRecord) -> bool:
+    """Return whether each epoch has as many steps as the first, and that some."""
+    first = run.epochs[0].num_steps if run.epochs else 0
+    return all(row.num_steps == row.epoch * first > 0 for row in run.epochs)
 
 
 def check_results(report: Report) -> Iterator[str]:
@@ -129,31 +135,48 @@ def _last_steps(run: RunRecord) -> dict[str, tuple[float, float]]:
 
 
 def check_epoch_losses(report: Report) -> Iterator[str]:
-    """Yield epochs whose training loss is not the mean of their steps' losses.
+    """Yield epochs whose training loss is not the mean over images of their steps' losses.
 
-    It is a mean over images. Whatever the size of the last batch, which is not recorded, the mean lies between those
-    for one image in it and for a whole batch.
+    How many images the last batch has is not recorded, but it is the same for all runs on the same images: it is the
+    number that fits most runs.
     """
+    alike: dict[str, list[RunRecord]] = {}
     for run in runs_of(report):
-        start = 0
-        for row in run.epochs:
-            losses = run.total_losses[start : row.num_steps]
-            start = row.num_steps
-            low, high = _bounds_of_mean(losses, run.config.train.batch_size)
-            slack = _LOSS_DIGITS * max(abs(low), abs(high))
-            if not low - slack <= row.train_loss <= high + slack:
-                yield (
-                    f"{run.run_id}: the training loss of epoch {row.epoch} is {row.train_loss:.7g}; its steps give "
-                    f"{low:.7g} to {high:.7g}"
-                )
+        # What has other numbers of steps is told by `check_lengths`.
+        if run.epochs and _has_equal_epochs(run) and len(run.step_losses) >= run.epochs[-1].num_steps:
+            images = run.config.dataset.model_dump(mode="json")
+            alike.setdefault(json.dumps([images, run.config.train.batch_size]), []).append(run)
+    for runs in alike.values():
+        means = {run.run_id: _possible_means(run) for run in runs}
+        fits = {run.run_id: _is_mean(run, means[run.run_id]) for run in runs}
+        num_fitting = np.array([fit.all(axis=0) for fit in fits.values()]).sum(axis=0)
+        most_likely = int(np.flatnonzero(num_fitting == num_fitting.max())[-1])
+        for run in runs:
+            for row, fit, mean in zip(run.epochs, fits[run.run_id], means[run.run_id], strict=True):
+                if not fit[most_likely]:
+                    yield (
+                        f"{run.run_id}: the training loss of epoch {row.epoch} is {row.train_loss:.7g}; its steps give "
+                        f"{mean[most_likely]:.7g}"
+                    )
 
 
-def _bounds_of_mean(losses: NDArray[np.float64], batch_size: int) -> tuple[float, float]:
-    if not len(losses):
-        return math.nan, math.nan
-    whole, last = math.fsum(losses[:-1]) * batch_size, float(losses[-1])
-    means = [(whole + last * images) / ((len(losses) - 1) * batch_size + images) for images in (1, batch_size)]
-    return min(means), max(means)
+def _possible_means(run: RunRecord) -> NDArray[np.float64]:
+    """Return each epoch's mean loss, ``(epochs, batch size)``, for 1, 2, ... images in its last batch."""
+    batch_size = run.config.train.batch_size
+    last_batch = np.arange(1, batch_size + 1)
+    means, start = [], 0
+    for row in run.epochs:
+        losses = run.total_losses[start : row.num_steps]
+        start = row.num_steps
+        total = math.fsum(losses[:-1]) * batch_size + losses[-1] * last_batch
+        means.append(total / ((len(losses) - 1) * batch_size + last_batch))
+    return np.array(means)
+
+
+def _is_mean(run: RunRecord, means: NDArray[np.float64]) -> NDArray[np.bool_]:
+    recorded = np.array([row.train_loss for row in run.epochs])[:, None]
+    is_mean: NDArray[np.bool_] = np.isclose(recorded, means, rtol=_LOSS_DIGITS, atol=0, equal_nan=True)
+    return is_mean
 
 
 def check_devices(report: Report) -> Iterator[str]:

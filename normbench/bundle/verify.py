@@ -6,23 +6,26 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import isclose, isnan
 from pathlib import Path
 from typing import Any
 
-from normbench.bundle.description import README_FILE
+from normbench.bundle.crate import CRATE_FILE
+from normbench.bundle.description import CITATION_FILE, README_FILE, ZENODO_FILE
 from normbench.bundle.rules import RULE_SET, RULES
 from normbench.errors import NormBenchError, RunError
 from normbench.report import report_texts
 from normbench.report.formats import to_markdown
 from normbench.report.page import Report
-from normbench.runs.bundle_file import SUMS_FILE, Bundle, open_bundle
+from normbench.runs.bundle_file import MANIFEST_FILE, SUMS_FILE, Bundle, open_bundle
 from normbench.runs.provenance import source_sha256
 from normbench.runs.record_files import id_of
 from normbench.runs.records import REPORT_FOLDER, read_experiment
 
 _TABLE_FILE = "table.json"
 _REPORT_TEXTS = ("report.html", "report.md", "table.md", "table.csv", "table.tex", _TABLE_FILE)
+_TOP_FILES = frozenset({README_FILE, CITATION_FILE, ZENODO_FILE, CRATE_FILE, MANIFEST_FILE, SUMS_FILE})
 _SAME_NUMBER = 1e-9
 """Relative: another version of NumPy or SciPy may differ in the last digits."""
 _MAX_SHOWN = 20
@@ -90,15 +93,18 @@ def verify(path: Path) -> Verification:
     try:
         bundle = open_bundle(path)
         experiment = bundle_experiment(bundle)
-        checks = [_check("archive", lambda: ()), _check("checksums", lambda: _checksums(bundle))]
+        computed = id_of(bundle.read(f"{experiment.name}/{SUMS_FILE}").decode(errors="replace"))
         report = Report(read_experiment(experiment))
-        checks.append(_check("result id", lambda: _result_id(bundle, experiment)))
     except RunError as error:
         return Verification(path, None, 0, (Check("archive", (str(error),)),))
-    checks += [_check(name, lambda rule=rule: rule(report)) for name, rule in RULES.items()]
+    checks = [
+        _check("archive", lambda: _strangers(bundle, experiment.name)),
+        _check("checksums", lambda: _checksums(bundle)),
+        _check("result id", lambda: _result_id(bundle, computed)),
+    ]
+    checks += [_check(name, partial(rule, report)) for name, rule in RULES.items()]
     checks.append(_check("tables", lambda: _tables(bundle, experiment, report)))
     num_runs = len(report.experiment.runs) + len(report.experiment.probes)
-    computed = id_of(bundle.read(f"{experiment.name}/{SUMS_FILE}").decode(errors="replace"))
     return Verification(path, computed, num_runs, tuple(checks), tuple(_notes(bundle, report)))
 
 
@@ -123,6 +129,13 @@ def _check(name: str, look: Callable[[], Iterable[str]]) -> Check:
     return Check(name, tuple(problems[:_MAX_SHOWN] + ([f"and {left_out:,} more"] if left_out > 0 else [])))
 
 
+def _strangers(bundle: Bundle, experiment: str) -> Iterator[str]:
+    """Yield members that are neither of the experiment nor about the bundle, and so would be read unverified."""
+    for name in bundle.names:
+        if not name.startswith(f"{experiment}/") and name not in _TOP_FILES:
+            yield f"{name}: no part of the experiment {experiment}"
+
+
 def _checksums(bundle: Bundle) -> Iterator[str]:
     for name in bundle.names:
         try:
@@ -131,8 +144,7 @@ def _checksums(bundle: Bundle) -> Iterator[str]:
             yield str(error)
 
 
-def _result_id(bundle: Bundle, experiment: Path) -> Iterator[str]:
-    computed = id_of(bundle.read(f"{experiment.name}/{SUMS_FILE}").decode(errors="replace"))
+def _result_id(bundle: Bundle, computed: str) -> Iterator[str]:
     if bundle.manifest.get("result_id") != computed:
         yield f"the manifest says {str(bundle.manifest.get('result_id'))[:64]}; the records give {computed}"
 
@@ -152,10 +164,10 @@ def _tables(bundle: Bundle, experiment: Path, report: Report) -> Iterator[str]:
                 yield f"{folder}/{name}: {_first_difference(recorded, made[name])}"
         if to_markdown(report.tables) not in bundle.read(README_FILE).decode(errors="replace"):
             yield f"{README_FILE}: its tables are not those that the records give"
-    recorded = bundle.read(f"{folder}/{_TABLE_FILE}")
+    table = bundle.read(f"{folder}/{_TABLE_FILE}")
     try:
-        yield from _unequal_numbers(json.loads(recorded), json.loads(made[_TABLE_FILE]))
-    except (ValueError, RecursionError):
+        yield from _unequal_numbers(json.loads(table), json.loads(made[_TABLE_FILE]))
+    except (ValueError, OverflowError, RecursionError):
         yield f"{folder}/{_TABLE_FILE}: no JSON"
 
 

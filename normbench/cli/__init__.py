@@ -25,6 +25,7 @@ from normbench.cli import (
     merge,
     new,
     plots,
+    publish,
     report,
     retry,
     show,
@@ -85,6 +86,7 @@ app.command(rich_help_panel=_READ)(plots.plots)
 app.command(rich_help_panel=_SHARE)(bundle.bundle)
 app.command(rich_help_panel=_SHARE)(verify.verify)
 app.command(rich_help_panel=_SHARE)(merge.merge)
+app.command(rich_help_panel=_SHARE)(publish.publish)
 app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
 app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
 app.command(rich_help_panel=_CHOOSE)(check.check)

@@ -67,7 +67,7 @@ def compare(
     engine: EngineOption = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The experiment's folder under runs/; if absent, the config's name or `compare`."),
+        typer.Option(help="Folder under runs/; if absent, the config's name, or one made of norms and flags."),
     ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
@@ -109,7 +109,7 @@ def compare(
         config,
         set_ or [],
         given(flags),
-        default_name="compare",
+        default_name=None,
         max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,

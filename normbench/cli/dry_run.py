@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from normbench.cli.console import print_table, table
+from normbench.cli.console import counted, print_table, table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
 from normbench.runs.writer import is_due, planned_state
@@ -64,13 +64,15 @@ def _print(
         print(f"... and {len(plans) - MAX_ROWS:,} more, which --json lists")
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
     estimates = [estimate for estimate in seconds if estimate is not None]
-    print(f"{len(plans)} runs ({counts}); {num_due} to run", end="")
+    print(f"{counted(len(plans), 'run')} ({counts}); {num_due} to run", end="")
     if len(estimates) == num_due and num_due:
-        print(f", about {duration(sum(estimates))} by recorded runs of the same kind")
+        print(f", which should take about {duration(sum(estimates))}, judging by recorded runs of the same kind")
     elif estimates:
-        print(f"; {len(estimates)} of them take about {duration(sum(estimates))}, of the others none is recorded yet")
+        others = num_due - len(estimates)
+        total = duration(sum(estimates))
+        print(f"; {len(estimates)} should take about {total}; no time is recorded for the other {others}")
     else:
-        print("; no time is known, because no run of the same kind is recorded yet" if num_due else "")
+        print("; their time is unknown, because no run of the same kind is recorded yet" if num_due else "")
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,9 @@ def table(
     ] = "text",
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say below a table how each of its numbers is made.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Print the comparison tables of recorded experiments.
@@ -46,7 +49,7 @@ def table(
     format_ = "json" if json_output else format_
     if format_ == "text":
         for found in tables:
-            print_comparison(found)
+            print_comparison(found, explain=explain)
     else:
         sys.stdout.write(format_tables(tables, format_))
         if format_ in ("csv", "tsv"):  # which have no place for notes

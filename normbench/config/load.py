@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from normbench.config.bounds import MAX_RUNS, first_problem
 from normbench.config.grid import cell_data
 from normbench.config.messages import Key, Sections, explain, located
+from normbench.config.naming import question_name
 from normbench.config.overrides import assign
 from normbench.config.schema import (
     BatchOneConfig,
@@ -89,12 +90,15 @@ def load_config(
     *,
     settings: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
-    default_name: str = "train",
+    default_name: str | None = "train",
     max_runs: int = MAX_RUNS,
 ) -> LoadedConfig:
     """Read `source`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
 
     `source` is a YAML file, what one would hold as a mapping, or None where settings and flags say everything.
+
+    Where nothing names the experiment, a file does by its own name, and otherwise `default_name`, or where that is None
+    the question itself (`normbench.config.naming`).
 
     A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
 
@@ -149,7 +153,7 @@ def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedCon
 
 
 def _settings(
-    source: Path | Mapping[str, Any] | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str
+    source: Path | Mapping[str, Any] | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str | None
 ) -> tuple[dict[str, Any], dict[Key, str]]:
     """Return what `source`, `settings` and `flags` say together, not validated, and where each value was written.
 
@@ -171,8 +175,9 @@ def _settings(
         assign(data, origins, dotted.strip(), parse_value(text, f"--set {setting}"), f"--set {setting}")
     for dotted, value in flags.items():
         assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
-    data.setdefault("name", default_name)
     _check_bounds(data, origins)
+    if "name" not in data:
+        data["name"] = default_name or question_name(data)
     return data, origins
 
 

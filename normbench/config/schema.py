@@ -205,7 +205,7 @@ class TrainConfig(Frozen):
     augment: Literal["none", "crop_flip"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """`auto`: bf16 autocast on CUDA, fp32 elsewhere."""
+    """`auto`: bf16 autocast on CUDA and on a CPU with AMX, fp32 elsewhere."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
     """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
 

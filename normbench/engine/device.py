@@ -50,15 +50,14 @@ def visible_gpus() -> list[str]:
 def resolve_precision(requested: str, device: DeviceName) -> Precision:
     """Return the precision for ``auto|fp32|tf32|bf16`` on `device`.
 
-    `auto` is bf16 on CUDA, where it is much faster, and fp32 elsewhere.
+    `auto` is bf16 where it is much faster, on CUDA and on a CPU with AMX, and fp32 elsewhere.
 
     Raises:
         ConfigError: tf32 away from CUDA.
     """
     if requested == "auto":
-        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16"
-        return "fp32"
+        is_fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if is_fast or (device == "cpu" and has_amx()) else "fp32"
     if requested == "tf32" and device != "cuda":
         raise ConfigError(f"precision tf32 exists on cuda only, not on {device}. Allowed: auto, fp32, bf16")
     precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -104,6 +103,16 @@ def set_default_arithmetic(device: DeviceName) -> None:
         torch.backends.cudnn.deterministic = False
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+def is_usable() -> bool:
+    """Return whether this process can still use its GPU: a fault in a kernel (a bad index, say) ends that for good."""
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def synchronize(device: DeviceName) -> None:
@@ -164,9 +173,10 @@ def describe(device: DeviceName) -> dict[str, Any]:
 
 
 def has_amx() -> bool:
-    """Return whether this CPU multiplies bf16 matrices by AMX, and the system lets this process use it."""
+    """Return whether this CPU multiplies bf16 matrices by AMX, and system and ``ONEDNN_MAX_CPU_ISA`` let it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not in every version of torch
-    return is_supported is not None and is_supported()
+    return is_supported is not None and is_supported() and (limit in ("ALL", "DEFAULT", "") or "AMX" in limit)
 
 
 def cpu_capability() -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normbench.config.schema import TrainConfig
 from normbench.engine.gradient_addresses import GradientAddresses, readable
+from normbench.kernels.conv import GradientShares
 from normbench.kernels.train_step import UPDATE_BLOCK, Blocks, update_adam, update_sgd
 
 _BETAS = (0.9, 0.999)
@@ -51,6 +52,7 @@ class FlatOptimizer:
         # Whose gradient each parameter takes: its own or its bf16 copy's. All tables are in this order.
         self._leaves: dict[nn.Parameter, Tensor] = {p: p for group in self.param_groups for p in group["params"]}
         self._copies: dict[nn.Parameter, Tensor] = {}
+        self._shares: dict[nn.Parameter, GradientShares] = {}
         self._rows: dict[nn.Parameter, slice] = {}
         places, settings, num_blocks = [], [], 0
         for group in self.param_groups:
@@ -82,6 +84,9 @@ class FlatOptimizer:
         copy = parameter.detach().to(torch.bfloat16, copy=True)
         self._blocks.copies[self._rows[parameter]] = copy.data_ptr()
         self._copies[parameter] = copy
+        if copy.ndim == 4:  # a convolution's, which need not sum what its programs have summed apart
+            shares = copy.gradient_shares = GradientShares()  # type: ignore[attr-defined]
+            self._shares[parameter] = shares
         self._leaves[parameter] = copy.requires_grad_()
         return copy
 
@@ -95,26 +100,29 @@ class FlatOptimizer:
         """Drop the gradients, whatever `set_to_none`."""
         for leaf in self._leaves.values():
             leaf.grad = None
+        for shares in self._shares.values():
+            shares.tensor = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the weights, their bf16 copies and the state; a parameter without a gradient has one of zeros."""
         gradients = [readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
-        self._addresses.locate(gradients)
+        shares = [self._shares[p].tensor if p in self._shares else None for p in self._leaves]
+        self._addresses.locate(gradients, shares)
         self.update()
 
     def update(self) -> None:
         """Launch the update with the gradients located last."""
         if self.name == "sgd":
             update_sgd(
-                self._weights, self._moments[0], self._addresses.tensor, self._blocks,
+                self._weights, self._moments[0], self._addresses.tensor, self._addresses.num_shares, self._blocks,
                 self._learning_rates, self._num_steps,
                 momentum=self._momentum,
             )  # fmt: skip
         else:
             first, second = self._moments
             update_adam(
-                self._weights, first, second, self._addresses.tensor, self._blocks,
+                self._weights, first, second, self._addresses.tensor, self._addresses.num_shares, self._blocks,
                 self._learning_rates, self._corrections, self._num_steps,
                 beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self.name == "adamw",
             )  # fmt: skip

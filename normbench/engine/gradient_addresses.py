@@ -29,30 +29,44 @@ class GradientAddresses:
         self._num_rows = num_rows
         self.tensor = torch.zeros(sum(num_rows), dtype=torch.int64, device=device)
         """int64, ``(rows,)``; 0 stands for a gradient that there is none of."""
-        self._uploaded: list[int] | None = None
-        self._captured: list[int] = []
-        self._tensors_of_graphs: list[Tensor] = []
+        self.num_shares = torch.zeros(sum(num_rows), dtype=torch.int32, device=device)
+        """int32, ``(rows,)``: how many float32 shares stand at the address, one after the other; 0 is a gradient."""
+        self._uploaded: list[tuple[int, int]] | None = None
+        self._captured: list[tuple[int, int]] = []
+        self._tensors_of_graphs: list[tuple[Tensor, Tensor]] = []
 
-    def locate(self, gradients: Sequence[Tensor | None]) -> None:
-        """Make the `gradients` those that the next launch reads; they must be kept until it is made."""
-        addresses = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
+    def locate(self, gradients: Sequence[Tensor | None], shares: Sequence[Tensor | None] | None = None) -> None:
+        """Make the `gradients` those that the next launch reads, or, where there are some, their `shares`.
+
+        They must be kept until the launch is made.
+        """
+        shares = shares or [None] * len(gradients)
+        located = [_located(gradient, of_it) for gradient, of_it in zip(gradients, shares, strict=True)]
         if is_capturing(self.tensor.device):
-            self._captured = addresses  # an upload would become part of the graph
-        elif addresses != self._uploaded:
-            self._upload(addresses)
-            self._uploaded = addresses
+            self._captured = located  # an upload would become part of the graph
+        elif located != self._uploaded:
+            self._upload(located)
+            self._uploaded = located
 
     def finish_capture(self) -> None:
         """Give the graph whose capture has just ended, with one launch in it, the addresses of its gradients."""
         self._upload(self._captured)
-        self._tensors_of_graphs.append(self.tensor)
+        self._tensors_of_graphs.append((self.tensor, self.num_shares))
         # Made outside of captures: in a graph's pool it could share its memory with what the graph has freed before.
-        self.tensor = torch.zeros_like(self.tensor)
+        self.tensor, self.num_shares = torch.zeros_like(self.tensor), torch.zeros_like(self.num_shares)
         self._uploaded = None
 
-    def _upload(self, addresses: list[int]) -> None:
-        rows = [a for a, count in zip(addresses, self._num_rows, strict=True) for _ in range(count)]
-        self.tensor.copy_(torch.tensor(rows))
+    def _upload(self, located: list[tuple[int, int]]) -> None:
+        counts = torch.tensor(self._num_rows)
+        for tensor, values in zip((self.tensor, self.num_shares), zip(*located, strict=True), strict=True):
+            tensor.copy_(torch.tensor(values).repeat_interleave(counts))
+
+
+def _located(gradient: Tensor | None, shares: Tensor | None) -> tuple[int, int]:
+    """Return an address and the number of shares there; 0 and 0 where there is no gradient."""
+    if shares is not None:
+        return shares.data_ptr(), len(shares)
+    return (0 if gradient is None else gradient.data_ptr()), 0
 
 
 def readable(leaf: Tensor) -> Tensor | None:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from normbench.engine.batches import normalize
 from normbench.engine.device import autocast
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import SquashSpec, image_conv, pool_linear, squashing
+from normbench.kernels import SquashSpec, conv, image_conv, pool_linear, squashing
 from normbench.kernels.launch import Compilation, Launches
 from normbench.kernels.norm_activation import Parameters, launch_all
 from normbench.kernels.spec import NormActSpec
@@ -89,6 +90,10 @@ class DryRun:
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
                     _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
+                elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
+                    facts = (_like(module.weight, dtype), module.stride[0])
+                    _add(launches, _convolution, x.to(dtype), sizes, *facts)
+                    _add(launches, conv.forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -194,6 +199,12 @@ def _norm_act(
 
 def _image_conv(images: Tensor, weight: Tensor) -> None:
     image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
+
+
+def _convolution(x: Tensor, weight: Tensor, stride: int) -> None:
+    y = conv.forward(x, weight, stride)
+    conv.input_gradient(y, weight, x, stride)
+    conv.total(conv.weight_gradient(y, x, weight, stride), weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

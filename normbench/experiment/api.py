@@ -92,7 +92,7 @@ def compare(
     options = replace(options, max_failures=1 if fail_fast else max_failures)
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
-    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="compare")
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
 
 
 def train(
@@ -201,7 +201,7 @@ def _execute(
     options: RunOptions,
     listener: Listener | None,
     max_runs: int,
-    default_name: str,
+    default_name: str | None,
 ) -> Comparison:
     with start_worker() as worker:
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)

@@ -70,7 +70,10 @@ def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None 
     except DraftError as error:
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
-        note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
+        note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
+    is_auto = any(draft.config["train"]["precision"] == "auto" for draft in drafts)
+    if is_auto and any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
+        note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
     return plans
 
 
@@ -101,7 +104,7 @@ def run_experiment(
     folder = options.runs_dir / loaded.experiment.name
     if options.baseline_from is not None:
         adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
-        note(f"normbench: {len(adopted)} runs of the baseline taken from {options.baseline_from}")
+        note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 from normbench.errors import NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
 from normbench.own_code import describe, place_of
+from normbench.worker import targets
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Failed:
     """The traceback of a bug."""
     is_lost: bool = False
     """Whether the process died."""
+    is_last: bool = False
+    """Whether the process ends now, because its device is of no more use to it."""
 
 
 Message = Yielded | Finished | Failed
@@ -97,6 +100,9 @@ class Worker:
         """Return the next message, waiting for it."""
         try:
             message: Message = self.connection.recv()
+            if isinstance(message, Failed) and message.is_last:
+                self._process.kill()  # it is ending, and might take its time
+                self._process.join()
             return message
         except (EOFError, OSError):
             self._process.join(_JOIN_SECONDS)
@@ -234,24 +240,30 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
             return
         if request == _STOP:
             continue  # asked to stop what has just ended
-        function, arguments = request
         try:
-            _send(connection, _run(connection, function, arguments))
+            if not _answer(connection, *request):
+                return
         except (EOFError, OSError):
             return
 
 
-def _send(connection: Connection, message: Message) -> None:
-    """Send the end of a function; where it cannot be pickled, that is a bug of the function, which the parent is told.
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Run a function and send how it ended; return whether the process can run another.
 
-    Nothing is sent of a message before all of it is pickled.
+    A message that cannot be pickled is a bug of the function, which the parent is told: nothing is sent of a message
+    before all of it is pickled.
     """
+    message = _run(connection, function, arguments)
+    is_last = isinstance(message, Failed) and not targets.is_device_usable()
+    if isinstance(message, Failed):
+        message = replace(message, is_last=is_last)
     try:
         connection.send(message)
     except OSError:
         raise
     except Exception as error:
         connection.send(failure_from(error))
+    return not is_last
 
 
 def set_library_defaults() -> None:

@@ -14,6 +14,7 @@ from normbench.report.captions import (
     is_failure,
     notes,
     probe_caption,
+    short_caption,
     timing_notes,
 )
 from normbench.report.comparison_table import TARGETS, Result, Row, Table
@@ -51,6 +52,7 @@ def _table(
         title += f" ({describe_environment(section.environment)})"
     return Table(
         title=title,
+        short_caption=short_caption(section, rows),
         caption=caption(section, rows, num_sections, margins) + (f" {probe_caption(probe)}" if probe else ""),
         cost_caption=cost_caption(section, rows),
         task=section.task,
@@ -86,6 +88,7 @@ def _rows(
     for group in groups:
         summaries = [run.summary for run in group.completed]
         time = times.get(group.label)
+        relative = time.relative if time else None
         memory = [summary.peak_memory_mib for summary in summaries if summary.peak_memory_mib is not None]
         rows.append(
             Row(
@@ -96,7 +99,8 @@ def _rows(
                 results={name: by_label[group.label] for name, by_label in results.items()},
                 epoch_seconds=time.seconds if time else None,
                 time_source=time.source if time else None,
-                relative_time=time.relative if time else None,
+                relative_time=relative.median if relative else None,
+                relative_time_mad=relative.mad if relative and relative.n > 1 else None,
                 seconds_to_reach=_seconds_to_targets(group, section.task, time),
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),

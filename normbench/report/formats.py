@@ -29,8 +29,10 @@ _JSON_NAMES = {"test_accuracy": "accuracy"}
 AnyColumn = TypeVar("AnyColumn")
 
 
-def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
+def render_terminal(table: Table, width: int | None = None, *, explain: bool = False) -> list[rich.table.Table]:
     """Return the table for a rich console: in several parts, each with the norms, where `width` does not hold one.
+
+    Below stands what the numbers are in two lines, or with `explain` in full.
 
     A console narrower than a part, or than `terminal_width` if `width` is None, wraps cells and cuts none.
     """
@@ -45,7 +47,8 @@ def render_terminal(table: Table, width: int | None = None) -> list[rich.table.T
     )
     shown = [_render(table, part) for part in parts]
     shown[0].title = Text(table.title, style="bold")
-    caption = "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes])
+    words = f"{table.caption} {table.cost_caption}" if explain else table.short_caption
+    caption = "\n".join([words, *table.failures, *table.notes])
     shown[-1].caption = Text(caption, style="dim")
     return shown
 
@@ -218,6 +221,7 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
         "epoch_seconds_mad": time.mad if time else None,
         "epoch_seconds_source": row.time_source,
         "relative_time": row.relative_time,
+        "relative_time_mad": row.relative_time_mad,
         **{f"seconds_to_{target}": seconds for target, seconds in row.seconds_to_reach.items()},
         **_batch_one(row.batch_one),
         "num_parameters": row.num_parameters,

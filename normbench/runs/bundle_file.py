@@ -14,7 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader
@@ -195,8 +195,10 @@ def _check_ends(file: BufferedReader) -> None:
     file.seek(0)
 
 
-def _check_contents(members: Iterable[zipfile.ZipInfo]) -> None:
+def _check_contents(members: Sequence[zipfile.ZipInfo]) -> None:
     """Raise `ValueError` where a member is none that a bundle has: by name, kind, form or size."""
+    if len(members) > MAX_FILES:
+        raise ValueError(f"more than {MAX_FILES:,} members")
     seen: dict[str, str] = {}
     total = 0
     for member in members:

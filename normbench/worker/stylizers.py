@@ -16,7 +16,7 @@ from normbench.data import DATASETS, load_dataset
 from normbench.data.images import arrays_sha256
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_arithmetic
+from normbench.engine.device import Precision, resolve_device, resolve_engine, resolve_precision, set_arithmetic
 from normbench.engine.trainer import Trainer
 from normbench.errors import DataError
 from normbench.models import MODELS, build_model
@@ -50,7 +50,7 @@ class StyleTransfer:
         """
         read_style(config.style)
         check_content(config.content)
-        resolve_precision(config.train.precision, config.device)
+        _precision(config)
         resolve_engine(config.train.engine, config.device)
         norm = norm_factory(config.norm, MODELS[STYLENET].family)
         is_own = config.norm.code is not None  # tried with numbers, because the meta device may lack what it calls
@@ -127,7 +127,7 @@ def build_training(
     config: StyleRunConfig, content: DeviceImages, shown: Pixels, prerequisite: Path | None
 ) -> StyleTraining:
     """Return the run's training on these images; its arithmetic is set."""
-    precision = resolve_precision(config.train.precision, config.device)
+    precision = _precision(config)
     set_arithmetic(precision, config.device)
     return StyleTraining(
         build_style_network(config),
@@ -187,6 +187,12 @@ def feature_run_folder(config: StyleRunConfig, prerequisite: Path | None) -> Pat
     if config.features == VGG16:
         return None
     return prerequisite if config.features == RESNET9 else Path(config.features)
+
+
+def _precision(config: StyleRunConfig) -> Precision:
+    """Return the precision of the run; `auto` on a CPU is fp32 everywhere, as a run's id does not tell what it was."""
+    requested = config.train.precision
+    return resolve_precision("fp32" if (requested, config.device) == ("auto", "cpu") else requested, config.device)
 
 
 def _to_device(images: Pixels, config: StyleRunConfig) -> DeviceImages:

@@ -6,6 +6,7 @@ The parent imports this module and has no torch; the functions import what they 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -176,6 +177,15 @@ def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:
 
     others = visible_gpus()[1:] if devices == {"cuda"} else []
     return [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
+
+
+def is_device_usable() -> bool:
+    """Return whether this process can still compute on its device: after a fault on a GPU it cannot, until it ends."""
+    if "torch" not in sys.modules:
+        return True
+    from normbench.engine.device import is_usable
+
+    return is_usable()
 
 
 def describe_device(device: str) -> dict[str, Any]:
