@@ -44,7 +44,7 @@ class DotPanel:
 
 
 def draw_train(results: TrainResults) -> Figure | None:
-    """Draw the time of a step: a panel a batch size, a row a norm, a marker a variant; None if nothing was measured."""
+    """Draw the time of a step: a panel per batch size, a row per norm, a marker per variant; None without times."""
     found = []
     for batch_size in dict.fromkeys(row.batch_size for row in results.rows):
         dots = tuple(
@@ -58,7 +58,7 @@ def draw_train(results: TrainResults) -> Figure | None:
 
 
 def draw_layers(results: LayerResults) -> Figure | None:
-    """Draw bandwidths as a fraction of the copy's: a panel a shape, a row a norm; None if nothing was measured."""
+    """Draw bandwidths as a fraction of the copy's: a panel per shape, a row per norm; None if nothing was measured."""
     found = []
     for shape in dict.fromkeys(row.shape for row in results.rows):
         dots = []

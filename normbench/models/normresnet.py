@@ -47,6 +47,7 @@ class NormResNet(nn.Module):
         return logits
 
 
-def small_norm_resnet(*, norm: NormLike, num_classes: int = 10) -> NormResNet:
+def small_norm_resnet(*, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> NormResNet:
     """Build `NormResNet` with a quarter of its channels: 98,970 parameters with bn; for demos on a CPU."""
-    return NormResNet(norm=norm, num_classes=num_classes, channels=[count // 4 for count in CHANNELS])
+    channels = [count // 4 for count in CHANNELS]
+    return NormResNet(norm=norm, num_classes=num_classes, image_size=image_size, channels=channels)

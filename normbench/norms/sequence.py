@@ -118,7 +118,7 @@ class TokenDynamicTanh(TokenNorm):
 class TokenDynamicErf(TokenNorm):
     """Dynamic erf, "Derf" (Chen et al. 2025, arXiv 2512.10938): ``y = erf(alpha * x + s) * scale + shift``.
 
-    alpha and s are one number a layer, s 0 at first.
+    alpha and s are one number per layer, s 0 at first.
     """
 
     def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:

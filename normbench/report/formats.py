@@ -291,7 +291,7 @@ def _batch_one(found: BatchOne | None) -> dict[str, Any]:
 
 
 def to_csv(tables: Sequence[Table], delimiter: str = ",") -> str:
-    """Return raw numbers, accuracies as fractions; a header line, then a line a row.
+    """Return raw numbers, accuracies as fractions; a header line, then a line per row.
 
     The first measure's comparison stands under ``difference``, ``verdict``, ...; those of further measures have the
     measure's name in front.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normbench.models import MODELS
 from normbench.report.grouping import Group, Scalar
 from normbench.report.task_report import describe_images, task_report
 
 
 def heading(groups: Sequence[Group]) -> str:
-    """Return what all of `groups` share, as ``CIFAR-10, NormResNet, 5 epochs at batch size 64, n = 5 seeds``.
+    """Return what all of `groups` share, as ``CIFAR-10, norm_resnet, 5 epochs at batch size 64, n = 5 seeds``.
 
     What differs between them is left out: panels or axes say it.
     """
@@ -21,7 +20,7 @@ def heading(groups: Sequence[Group]) -> str:
     model = _shared(groups, "model.name")
     parts = [
         None if images is None else describe_images(str(images)).rstrip(","),
-        None if model is None else MODELS[str(model)].label if str(model) in MODELS else str(model),
+        None if model is None else str(model),
         _length(groups),
         _seeds(groups),
     ]

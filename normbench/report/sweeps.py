@@ -1,4 +1,4 @@
-"""Figures and numbers over a swept field: a measure against batch size or learning rate, one line a norm."""
+"""Figures and numbers over a swept field: a measure against batch size or learning rate, one line per norm."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def sweep_figures(found: Sequence[Section], measure: Measure, suffix: str = "") 
     for sweep in sweeps(found):
         name, what = field_name(sweep.path), capitalized(measure.header)
         caption = (
-            f"{what} after the last {'epoch' if found[0].task.has_epochs else 'step'}, by {name}; one line a norm, set "
-            "slightly apart. Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given in "
-            "the legend."
+            f"{what} after the last {'epoch' if found[0].task.has_epochs else 'step'}, by {name}; one line per norm, "
+            "set slightly apart. Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given "
+            "in the legend."
         )
         stem = name.replace(" ", "_") + suffix
         figures.append(PageFigure(stem, f"{what} against {name}", caption, sweep_figure(sweep, measure), is_sweep=True))

@@ -186,7 +186,7 @@ def test_figures_say_what_was_trained(tmp_path: Path, new_run: NewRun) -> None:
     for seed in range(2):
         new_run(tmp_path, "bn", seed, steps_per_epoch=10, dataset="synthetic", train={"batch_size": 16})
     figure = accuracy_curves(panels_of(tmp_path))
-    expected = "synthetic images, not CIFAR-10, NormResNet, 5 epochs at batch size 16, n = 2 seeds"
+    expected = "synthetic images, not CIFAR-10, norm_resnet, 5 epochs at batch size 16, n = 2 seeds"
     assert figure.get_suptitle() == expected
 
 
