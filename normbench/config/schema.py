@@ -148,6 +148,8 @@ class ImageFile(Frozen):
     num_classes: int = Field(ge=1, le=100_000, strict=True)
     image_size: int = Field(ge=8, le=96, strict=True)
     """Height and width."""
+    num_train: int = Field(ge=1, strict=True)
+    """Training images."""
     _path: Path | None = PrivateAttr(None)
 
     def at(self, path: Path) -> Self:
