@@ -8,9 +8,10 @@ on CPU tensors inside a `Compilation`, which compiles what it is asked to launch
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,11 @@ from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
 from normbench.kernels import image_conv, pool_linear
 from normbench.kernels.launch import Compilation, Launches
-from normbench.kernels.norm_activation import Parameters, launch_all
-from normbench.kernels.spec import NormActSpec
+from normbench.kernels.operation import launch_all
+from normbench.kernels.spec import AnySpec
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import FusedNormAct, parameters
+from normbench.layers.norm_act import FusedNormAct, kernel_arguments
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
@@ -77,8 +78,7 @@ class DryRun:
             if isinstance(module, FusedNormAct):
                 spec = module.spec
                 if spec is not None and kernels.unsupported_reason(x, spec) is None:
-                    running = getattr(module[0], "running_mean", None) is not None
-                    _add(launches, _norm_act, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
+                    _add(launches, _norm_act, x, sizes, spec, *_settings(module[0]))
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
@@ -172,15 +172,17 @@ def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | N
     return None if tensor is None else torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="cpu")
 
 
-def _norm_act(
-    x: Tensor,
-    spec: NormActSpec,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    running: bool,
-) -> None:
-    launch_all(x, spec, Parameters(weight, bias, extra), running=running)
+def _norm_act(x: Tensor, spec: AnySpec, *settings: Any) -> None:
+    """Launch the kernels of a norm with such arguments, the names and values of `kernels.norm_act`, in turn."""
+    launch_all(x, spec, dict(zip(settings[::2], settings[1::2], strict=True)))
+
+
+def _settings(layer: nn.Module) -> Iterator[Any]:
+    """Return the arguments of `kernels.norm_act` for `layer`, each name followed by its value, without their data."""
+    for name, value in kernel_arguments(layer).items():
+        yield name
+        empty = _like(value) if isinstance(value, Tensor) else None
+        yield value if empty is None else empty.requires_grad_(value.requires_grad)
 
 
 def _image_conv(images: Tensor, weight: Tensor) -> None:

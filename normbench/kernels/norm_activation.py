@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels.launch import launch
-from normbench.kernels.spec import NormActSpec
-from normbench.kernels.support import DTYPES, MAX_ELEMENTS, is_channels_last, is_dense, unsupported_device_reason
+from normbench.kernels.spec import AnySpec, NormActSpec
+from normbench.kernels.support import is_channels_last, unsupported_input_reason
 from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
 MAX_CHANNELS = 4096
@@ -83,28 +83,27 @@ def norm_act(
 
 def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     """Return None where `norm_act` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
-    reason = unsupported_device_reason(x.device)
+    reason = unsupported_input_reason(x) or unsupported_groups_reason(x, spec)
     if reason is not None:
         return reason
-    if x.dtype not in DTYPES:
-        return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
-    if x.ndim != 4 or x.numel() == 0:
-        return f"fused kernels take (N, C, H, W) with at least one element, not {tuple(x.shape)}"
-    if not is_dense(x):
-        return "input is neither contiguous nor channels_last"
     n, c, h, w = x.shape
-    if x.numel() > MAX_ELEMENTS:
-        return f"{x.numel()} elements exceed 32-bit offsets"
     groups = spec.num_groups(c)
-    if c % groups:
-        return f"{groups} groups do not divide {c} channels"
-    if c // groups > MAX_CHANNELS:
-        return f"groups of {c // groups} channels exceed a tile's {MAX_CHANNELS}"
     if spec.scope == "position" and spec.activation not in ("none", "relu"):
         return f"no fused kernel for statistics by position with {spec.activation}"
     values = {"sample": c // groups * h * w, "batch": n * h * w, "position": c}[spec.scope]
     if values == 1 and spec.centered:
         return "statistics of a single value"
+    return None
+
+
+def unsupported_groups_reason(x: Tensor, spec: AnySpec) -> str | None:
+    """Return None where the groups of `spec` fit the channels of `x` and a tile, and otherwise why not, in one line."""
+    channels = x.shape[1]
+    groups = spec.num_groups(channels)
+    if channels % groups:
+        return f"{groups} groups do not divide {channels} channels"
+    if channels // groups > MAX_CHANNELS:
+        return f"groups of {channels // groups} channels exceed a tile's {MAX_CHANNELS}"
     return None
 
 

@@ -42,6 +42,22 @@ def unsupported_device_reason(device: torch.device) -> str | None:
     return None
 
 
+def unsupported_input_reason(x: Tensor) -> str | None:
+    """Return None where kernels can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    reason = unsupported_device_reason(x.device)
+    if reason is not None:
+        return reason
+    if x.dtype not in DTYPES:
+        return f"no fused kernels for {str(x.dtype).removeprefix('torch.')}"
+    if x.ndim != 4 or x.numel() == 0:
+        return f"fused kernels take (N, C, H, W) with at least one element, not {tuple(x.shape)}"
+    if not is_dense(x):
+        return "input is neither contiguous nor channels_last"
+    if x.numel() > MAX_ELEMENTS:
+        return f"{x.numel()} elements exceed 32-bit offsets"
+    return None
+
+
 def is_channels_last(x: Tensor) -> bool:
     """Return whether channels are adjacent in memory."""
     return x.is_contiguous(memory_format=torch.channels_last)

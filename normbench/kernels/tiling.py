@@ -39,6 +39,12 @@ MERGE_TILE = 4096
 SUM_TILE = 4096
 """Elements that the kernel for sums merges at a time, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
+MOMENTS_TILE = 4096
+"""Elements of a tile for norms by several statistics."""
+EVONORM_TILE = 2048
+"""The same in EvoNorm's backward pass, which has five sums for each element."""
+MERGED_BY_EACH = 16384
+"""Partial results that every program merges by itself; more are merged by a launch of its own beforehand."""
 IMAGE_ROWS = 128
 """Pixels of a tile of the convolution of images, with IMAGE_WARPS warps and up to IMAGE_CHANNELS output channels."""
 IMAGE_CHANNELS = 64
@@ -90,6 +96,42 @@ class PositionTiling:
     programs: int
     """Programs of the backward pass, each with its share of the parameters' gradients."""
     num_warps: int
+
+
+@dataclass(frozen=True)
+class MomentsTiling:
+    """Tiles and programs for norms by several statistics; a part is what one program takes of a block of channels."""
+
+    group_size: int
+    group_pad: int
+    blocks: int
+    """Programs side by side over the channels."""
+    block_c: int
+    block_s: int
+    """Samples of a tile; one where a program does not hold all rows of a sample."""
+    block_r: int
+    sub: int
+    """Consecutive samples that share their batch statistics."""
+    subs: int
+    parts: int
+    """Parts of each `sub` samples."""
+    samples_per: int
+    """Samples of a part; one where `row_chunks` parts of `chunk_rows` rows share a sample."""
+    row_chunks: int
+    chunk_rows: int
+    block_p: int
+    """Parts merged at a time."""
+    num_warps: int
+
+    @property
+    def one_tile(self) -> bool:
+        """Whether a tile holds all of a part's rows."""
+        return self.chunk_rows <= self.block_r
+
+    @property
+    def programs(self) -> int:
+        """The programs of a launch."""
+        return self.blocks * self.subs * self.parts
 
 
 @dataclass(frozen=True)
@@ -154,6 +196,44 @@ def tile_positions(positions: int, channels: int) -> PositionTiling:
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
     return PositionTiling(block_c, block_r, tiles, min(tiles, POSITION_PROGRAMS), num_warps(block_r * block_c))
+
+
+def tile_moments(
+    samples: int, rows: int, channels: int, groups: int, sub_batch: int | None, *, tile: int
+) -> MomentsTiling:
+    """Choose tiles of `tile` elements for samples whose batch statistics `sub_batch` of them share, or all of them."""
+    group_size = channels // groups
+    group_pad = power_of_two(group_size)
+    lanes = groups * group_pad
+    block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
+    blocks = ceil_div(lanes, block_c)
+    block_r = min(max(1, tile // block_c), power_of_two(rows))
+    sub = min(sub_batch or samples, samples)
+    subs = ceil_div(samples, sub)
+    wanted = max(1, PROGRAMS // (blocks * subs))
+    samples_per = ceil_div(sub, wanted)
+    tiles = ceil_div(rows, block_r)
+    chunk_tiles = ceil_div(tiles, max(1, wanted // sub))
+    # A tile of several samples holds all their rows.
+    block_s = min(max(1, tile // (block_c * block_r)), power_of_two(samples_per)) if tiles == 1 else 1
+    samples_per = ceil_div(samples_per, block_s) * block_s
+    row_chunks = ceil_div(tiles, chunk_tiles)
+    return MomentsTiling(
+        group_size=group_size,
+        group_pad=group_pad,
+        blocks=blocks,
+        block_c=block_c,
+        block_s=block_s,
+        block_r=block_r,
+        sub=sub,
+        subs=subs,
+        parts=ceil_div(sub, samples_per) * row_chunks,
+        samples_per=samples_per,
+        row_chunks=row_chunks,
+        chunk_rows=chunk_tiles * block_r,
+        block_p=max(1, MERGE_TILE // block_c),
+        num_warps=num_warps(block_s * block_r * block_c),
+    )
 
 
 def tile_sums(parts: int, columns: int) -> SumTiling:

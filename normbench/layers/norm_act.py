@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import NormActSpec
+from normbench.kernels import AnySpec
 from normbench.kernels.spec import Activation
 
 
 class FusableNorm(Protocol):
     """A norm that says which kernel computes it, beside being an `nn.Module`."""
 
-    def kernel_spec(self, activation: Activation) -> NormActSpec | None:
+    def kernel_spec(self, activation: Activation) -> AnySpec | None:
         """Return which kernel computes the layer and the ReLU after it, if any; None where no kernel does."""
 
     def kernel_arguments(self) -> dict[str, Any]:
@@ -40,13 +40,13 @@ class FusedNormAct(nn.Sequential):
         self.path = "fused" if reason is None else f"native: {reason}"
         spec = None if reason is not None else self.spec
         if spec is not None:
-            return kernels.norm_act(x, spec, **cast("FusableNorm", self[0]).kernel_arguments())
+            return kernels.norm_act(x, spec, **kernel_arguments(self[0]))
         for module in self:
             x = module(x)
         return x
 
     @property
-    def spec(self) -> NormActSpec | None:
+    def spec(self) -> AnySpec | None:
         """The kernels' task, or None where no kernel computes this layer."""
         return kernel_spec(self[0], "relu" if len(self) == 2 else "none")
 
@@ -59,8 +59,13 @@ class FusedNormAct(nn.Sequential):
             return f"no fused kernel for {type(layer).__name__}"
         if any(module._forward_hooks or module._forward_pre_hooks for module in self):
             return "a hook watches the layer"
-        frozen = cast("FusableNorm", layer).kernel_arguments().get("use_running", False)
-        if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
+        frozen = kernel_arguments(layer).get("use_running", False)
+        if (
+            frozen
+            and not spec.differentiates_running
+            and torch.is_grad_enabled()
+            and any(t.requires_grad for t in (x, *layer.parameters()))
+        ):
             return "no fused gradient through running statistics"
         return kernels.unsupported_reason(x, spec)
 
@@ -72,7 +77,7 @@ def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
     return layer if activation is None else nn.Sequential(layer, activation)
 
 
-def kernel_spec(layer: nn.Module, activation: Activation) -> NormActSpec | None:
+def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
     """Return which kernel computes `layer` and the activation after it, as the layer's class says; None without one.
 
     A subclass with a `forward` of its own computes something else, so that what its base says does not count.
@@ -85,10 +90,9 @@ def kernel_spec(layer: nn.Module, activation: Activation) -> NormActSpec | None:
     return None
 
 
-def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Return weight, bias and, of a norm that contains its activation, the activation's parameter."""
-    arguments = cast("FusableNorm", layer).kernel_arguments()
-    return arguments["weight"], arguments["bias"], arguments.get("extra")
+def kernel_arguments(layer: nn.Module) -> dict[str, Any]:
+    """Return the arguments of `kernels.norm_act` beside input and spec for a norm that has a `kernel_spec`."""
+    return cast("FusableNorm", layer).kernel_arguments()
 
 
 def norm_paths(model: nn.Module) -> dict[str, str]:
