@@ -29,6 +29,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     import normbench.kernels.pool_linear_kernels
     import normbench.kernels.position_kernels
     import normbench.kernels.train_step_kernels
+    import normbench.kernels.window_kernels
 
     del os.environ["TRITON_INTERPRET"]
 

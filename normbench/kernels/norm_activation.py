@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels.launch import launch
-from normbench.kernels.spec import AnySpec, NormActSpec
+from normbench.kernels.spec import MomentsSpec, NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_input_reason
 from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
@@ -96,7 +96,7 @@ def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     return None
 
 
-def unsupported_groups_reason(x: Tensor, spec: AnySpec) -> str | None:
+def unsupported_groups_reason(x: Tensor, spec: NormActSpec | MomentsSpec) -> str | None:
     """Return None where the groups of `spec` fit the channels of `x` and a tile, and otherwise why not, in one line."""
     channels = x.shape[1]
     groups = spec.num_groups(channels)

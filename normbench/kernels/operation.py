@@ -7,16 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from normbench.kernels import moments, norm_activation
-from normbench.kernels.spec import AnySpec, MomentsSpec
+from normbench.kernels import moments, norm_activation, window
+from normbench.kernels.spec import AnySpec, MomentsSpec, WindowSpec
 
 
 def norm_act(x: Tensor, spec: AnySpec, *parameters: Tensor | None, **arguments: Any) -> Tensor:
     """Normalize and activate `x`, ``(N, C, H, W)`` -> the same shape, dtype and memory format, with gradients.
 
     Takes the arguments of `norm_activation.norm_act` for a `NormActSpec`, of `moments.moments_norm_act` for a
-    `MomentsSpec`, and raises what these raise.
+    `MomentsSpec`, none for a `WindowSpec`, and raises what these raise.
     """
+    if isinstance(spec, WindowSpec):
+        return window.window_norm_act(x, spec)
     if isinstance(spec, MomentsSpec):
         return moments.moments_norm_act(x, spec, *parameters, **arguments)
     return norm_activation.norm_act(x, spec, *parameters, **arguments)
@@ -24,6 +26,8 @@ def norm_act(x: Tensor, spec: AnySpec, *parameters: Tensor | None, **arguments: 
 
 def unsupported_reason(x: Tensor, spec: AnySpec) -> str | None:
     """Return None where `norm_act` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    if isinstance(spec, WindowSpec):
+        return window.unsupported_window_reason(x, spec)
     if isinstance(spec, MomentsSpec):
         return moments.unsupported_moments_reason(x, spec)
     return norm_activation.unsupported_reason(x, spec)
@@ -31,7 +35,9 @@ def unsupported_reason(x: Tensor, spec: AnySpec) -> str | None:
 
 def launch_all(x: Tensor, spec: AnySpec, arguments: Mapping[str, Any]) -> None:
     """Launch every kernel that `norm_act` and its gradient launch with such arguments; for use in a `Compilation`."""
-    if isinstance(spec, MomentsSpec):
+    if isinstance(spec, WindowSpec):
+        window.launch_all(x, spec)
+    elif isinstance(spec, MomentsSpec):
         moments.launch_all(x, spec, arguments)
     else:
         parameters = norm_activation.Parameters(*(arguments.get(name) for name in ("weight", "bias", "extra")))

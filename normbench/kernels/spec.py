@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Scope = Literal["sample", "batch", "position"]
 Activation = Literal["none", "relu", "tlu", "swish"]
@@ -92,4 +92,21 @@ class MomentsSpec:
         return not self.by_instance
 
 
-AnySpec = NormActSpec | MomentsSpec
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """Local response normalization, and the ReLU after it, if any.
+
+    ``y = x / (k + alpha / size * sum of squares over a window of channels) ** beta``, where the window has
+    ``size // 2`` channels before the value's own and zeros beyond the first and last.
+    """
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+    activation: Literal["none", "relu"] = "relu"
+
+    differentiates_running: ClassVar[bool] = False
+
+
+AnySpec = NormActSpec | MomentsSpec | WindowSpec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import test_kernels_formulas as formulas
 import test_kernels_head as head
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from normbench import NORMS, make_norm
-from normbench.kernels import AnySpec, MomentsSpec, NormActSpec, convolve_images, pooled_linear
+from normbench.kernels import MomentsSpec, NormActSpec, WindowSpec, convolve_images, pooled_linear
 from normbench.layers.norm_act import FusedNormAct
 
 pytestmark = pytest.mark.gpu
@@ -22,14 +24,14 @@ def norm_and_relu(norm: str, shape: tuple[int, ...]) -> nn.Module:
     return make_norm(norm).norm_act(shape[1], size=shape[2:])
 
 
-def fused_by(norm: str, kind: type[AnySpec]) -> bool:
+def fused_by(norm: str, kind: Any) -> bool:
     """Return whether kernels of that kind of description compute the norm."""
     module = norm_and_relu(norm, (2, 96, 4, 4))
     return isinstance(module, FusedNormAct) and isinstance(module.spec, kind)
 
 
 FUSED = [norm for norm in NORMS if fused_by(norm, NormActSpec)]
-BY_MOMENTS = [norm for norm in NORMS if fused_by(norm, MomentsSpec)]
+BY_MOMENTS = [norm for norm in NORMS if fused_by(norm, MomentsSpec | WindowSpec)]
 """A norm that gets a kernel is tested without being named here."""
 LAYERS = {
     "first layer of NormResNet": ((64, 64, 32, 32), torch.bfloat16, True),
@@ -58,7 +60,7 @@ def test_norms_by_several_statistics_match_the_formula(norm: str, layer: str) ->
 
 
 @pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, True), (torch.float16, False)], ids=str)
-@pytest.mark.parametrize(("norm", "options"), moments.OPTIONS, ids=str)
+@pytest.mark.parametrize(("norm", "options"), [*moments.OPTIONS, ("lrn", {}), ("lrn", {"size": 4})], ids=str)
 def test_small_and_odd_shapes_by_several_statistics_match_too(
     norm: str, options: dict[str, object], dtype: torch.dtype, channels_last: bool
 ) -> None:
