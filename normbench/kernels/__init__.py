@@ -9,12 +9,13 @@ captured in a CUDA graph. `train_step` holds what surrounds the network. `refere
 from normbench.kernels.image_conv import can_convolve_images, convolve_images
 from normbench.kernels.operation import norm_act, unsupported_reason
 from normbench.kernels.pool_linear import can_pool_linear, pooled_linear
-from normbench.kernels.spec import AnySpec, MomentsSpec, NormActSpec, WindowSpec
+from normbench.kernels.spec import AnySpec, MomentsSpec, NormActSpec, PixelSpec, WindowSpec
 
 __all__ = [
     "AnySpec",
     "MomentsSpec",
     "NormActSpec",
+    "PixelSpec",
     "WindowSpec",
     "can_convolve_images",
     "can_pool_linear",

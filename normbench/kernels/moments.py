@@ -161,7 +161,7 @@ def moments_forward(
     """Return the output and what is kept for the backward pass."""
     from normbench.kernels import moments_kernels
 
-    tiles = _tiles(x, spec, backward=False)
+    tiles = _tiles(x, spec)
     source = _source(spec, running)
     with_moments = spec.by_instance or source == "batch"
     shape, cut, tile = _shape(x, tiles), _cut(tiles), _tile(x, tiles)
@@ -194,7 +194,8 @@ def moments_forward(
         moments_kernels.apply, grid,
         x, y, of_rows, moments, of_parts, merged, columns, snapshot, *parameters, mean, var, num_batches, momentum,
         spec.eps, spec.instance_channels, *shape, tiles.blocks, *cut,
-        SPLIT_ROWS=split, ONE_SUB=tiles.subs == 1, BLOCK_P=tiles.block_p, **_code(spec, source), **tile,
+        SPLIT_ROWS=split, ONE_SUB=tiles.subs == 1, BLOCK_K=tiles.block_k, **_merging(tiles), **_code(spec, source),
+        **tile,
     )  # fmt: skip
     return y, Kept(moments, columns)
 
@@ -212,7 +213,7 @@ def moments_backward(
     """Return the gradients of x and of the parameters; with `learned`, of all those that can be learned."""
     from normbench.kernels import moments_kernels
 
-    tiles = _tiles(x, spec, backward=True)
+    tiles = _tiles(x, spec)
     source = _source(spec, running)
     shape, cut, tile = _shape(x, tiles), _cut(tiles), _tile(x, tiles)
     grid, channels = (tiles.programs,), x.shape[1]
@@ -238,7 +239,7 @@ def moments_backward(
         moments_kernels.input_gradient, grid,
         x, dy, dx, sums, terms, *kept, gradients, *parameters, mean, var, spec.eps, spec.instance_channels, term_parts,
         *shape, tiles.blocks, *cut,
-        SPLIT_ROWS=tiles.row_chunks > 1, BLOCK_P=tiles.block_p, **code, **tile,
+        SPLIT_ROWS=tiles.row_chunks > 1, **_merging(tiles), **code, **tile,
     )  # fmt: skip
     return dx, _gradients_from(gradients, spec, parameters)
 
@@ -270,11 +271,9 @@ def _running(
     return RunningMoments(running_mean, running_var, num_batches_tracked, momentum, use_running)
 
 
-def _tiles(x: Tensor, spec: MomentsSpec, *, backward: bool) -> MomentsTiling:
+def _tiles(x: Tensor, spec: MomentsSpec) -> MomentsTiling:
     samples, channels, height, width = x.shape
-    tile = tiling.EVONORM_TILE if backward and spec.formula.startswith("evonorm") else tiling.MOMENTS_TILE
-    groups = spec.num_groups(channels)
-    return tile_moments(samples, height * width, channels, groups, spec.sub_batch, tile=tile)
+    return tile_moments(samples, height * width, channels, spec.num_groups(channels), spec.sub_batch)
 
 
 def _merges_beforehand(tiles: MomentsTiling, terms: int) -> bool:
@@ -297,6 +296,11 @@ def _shape(x: Tensor, tiles: MomentsTiling) -> tuple[int, int, int]:
 def _cut(tiles: MomentsTiling) -> tuple[int, ...]:
     """Return the numbers that cut samples and rows into parts."""
     return tiles.parts, tiles.samples_per, tiles.row_chunks, tiles.chunk_rows, tiles.sub
+
+
+def _merging(tiles: MomentsTiling) -> dict[str, Any]:
+    """Return how many parts are merged at a time, of a sub-batch and of a sample."""
+    return {"BLOCK_P": tiles.block_p, "BLOCK_Q": tiles.block_q}
 
 
 def _tile(x: Tensor, tiles: MomentsTiling) -> dict[str, Any]:

@@ -222,37 +222,69 @@ def update_running(
     part_moments, running_mean, running_var, num_batches, momentum, mean, var, eps,
     samples, rows, channels, parts, samples_per, row_chunks, chunk_rows, sub, channel, valid, storing, skipped,
     first_block, FORMULA: tl.constexpr, RENORM: tl.constexpr, ONE_SUB: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Move the running statistics toward those of the batch, of one sub-batch after the other.
+    """Move the running statistics toward those of the batch, as if by one sub-batch after the other.
 
     They keep the unbiased variance; EvoNorm's the biased one and no mean, batch renormalization's the deviation.
     """
     at = channel - skipped  # those of IBN have no room for the channels of instance statistics
-    old_mean = tl.zeros([BLOCK_C], tl.float32)
+    new_mean = momentum * mean
+    remaining = 1.0 - momentum
+    if ONE_SUB:
+        count = samples.to(tl.float32) * rows
+        if RENORM:
+            new_var = momentum * tl.sqrt(var + eps)
+        elif FORMULA == "batch_instance" or FORMULA == "switch" or FORMULA == "batch_group":
+            new_var = momentum * var * (count / (count - 1.0))
+        else:
+            new_var = momentum * var
+    else:
+        new_mean, new_var, remaining = weighted_columns(
+            part_moments, momentum, samples, rows, channels, parts, samples_per, row_chunks, chunk_rows, sub, channel,
+            valid, BLOCK_K, BLOCK_P, BLOCK_C,
+        )  # fmt: skip
     if running_mean is not None:
         old_mean = tl.load(running_mean + at, mask=storing, other=0.0)
+        tl.store(running_mean + at, remaining * old_mean + new_mean, mask=storing)
     old_var = tl.load(running_var + at, mask=storing, other=0.0)
-    for index in range(0, tl.cdiv(samples, sub)):
-        if not ONE_SUB:
-            mean, var = merged_columns(
-                part_moments, index, samples, rows, channels, parts, samples_per, row_chunks, chunk_rows, sub,
-                channel, valid, BLOCK_P, BLOCK_C,
-            )  # fmt: skip
-        count = (tl.minimum((index + 1) * sub, samples) - index * sub).to(tl.float32) * rows
-        if RENORM:
-            kept = tl.sqrt(var + eps)
-        elif FORMULA == "batch_instance" or FORMULA == "switch" or FORMULA == "batch_group":
-            kept = var * (count / (count - 1.0))
-        else:
-            kept = var
-        old_mean += momentum * (mean - old_mean)
-        old_var += momentum * (kept - old_var)
-    if running_mean is not None:
-        tl.store(running_mean + at, old_mean, mask=storing)
-    tl.store(running_var + at, old_var, mask=storing)
+    tl.store(running_var + at, remaining * old_var + new_var, mask=storing)
     if num_batches is not None:
         tl.store(num_batches, tl.load(num_batches) + 1, mask=first_block)
+
+
+@triton.jit
+def weighted_columns(
+    part_moments, momentum, samples, rows, channels, parts, samples_per, row_chunks, chunk_rows, sub, channel, valid,
+    BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Return sums of mean and unbiased variance of all sub-batches, the later the heavier, and the weight of the old.
+
+    BLOCK_P is at least `parts`.
+    """
+    subs = tl.cdiv(samples, sub)
+    p = tl.arange(0, BLOCK_P)[None, :]
+    total_mean = tl.zeros([BLOCK_K, BLOCK_C], tl.float32)
+    total_var = tl.zeros([BLOCK_K, BLOCK_C], tl.float32)
+    log_kept = tl.log2(1.0 - momentum)
+    for start in range(0, subs, BLOCK_K):
+        index = (start + tl.arange(0, BLOCK_K))[:, None]
+        sub_samples = tl.minimum((index + 1) * sub, samples) - index * sub
+        held = tl.maximum(tl.minimum(sub_samples - p // row_chunks * samples_per, samples_per), 0)
+        tall = tl.minimum(rows - p % row_chunks * chunk_rows, chunk_rows)
+        count = tl.maximum(sub_samples, 1).to(tl.float32) * rows
+        share = tl.where((p < parts) & (index < subs), held.to(tl.float32) * tall.to(tl.float32) / count, 0.0)
+        share = share[:, :, None]
+        at_part = ((index * parts + p) * (2 * channels))[:, :, None] + channel[None, None, :]
+        inside = (share > 0.0) & valid[None, None, :]
+        means = tl.load(part_moments + at_part, mask=inside, other=0.0)
+        mean = tl.sum(share * means, axis=1)
+        distance = tl.where(inside, means - mean[:, None, :], 0.0)
+        spread = tl.load(part_moments + at_part + channels, mask=inside, other=0.0) + distance * distance
+        weight = tl.where(index < subs, momentum * tl.exp2((subs - 1 - index).to(tl.float32) * log_kept), 0.0)
+        total_mean += weight * mean
+        total_var += weight * tl.sum(share * spread, axis=1) * (count / tl.maximum(count - 1.0, 1.0))
+    return tl.sum(total_mean, axis=0), tl.sum(total_var, axis=0), tl.exp2(subs.to(tl.float32) * log_kept)
 
 
 @triton.jit
@@ -275,9 +307,9 @@ def apply(
     samples, rows, channels, blocks, parts, samples_per, row_chunks, chunk_rows, sub,
     FORMULA: tl.constexpr, RELU: tl.constexpr, BATCH: tl.constexpr, BY_INSTANCE: tl.constexpr, GATED: tl.constexpr,
     RENORM: tl.constexpr, MOMENTS: tl.constexpr, SPLIT_ROWS: tl.constexpr, ONE_SUB: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_P: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_TILE: tl.constexpr,
-    STAGES: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    ONE_TILE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Normalize and activate a part, update the running statistics, and keep what the backward pass needs.
 
@@ -323,7 +355,7 @@ def apply(
                     part_moments, running_mean, running_var, num_batches, momentum, mean, var, eps,
                     samples, rows, channels, parts, samples_per, row_chunks, chunk_rows, sub, channel, valid,
                     valid & (channel >= skipped), skipped, block == 0,
-                    FORMULA, RENORM, ONE_SUB, BLOCK_P, BLOCK_C,
+                    FORMULA, RENORM, ONE_SUB, BLOCK_K, BLOCK_P, BLOCK_C,
                 )  # fmt: skip
     mean = mean[None, :]
     rb = batch_scale(var, ratio, eps, FORMULA, RENORM and BATCH == "running")[None, :]
@@ -342,7 +374,7 @@ def apply(
                 # All parts of the one sample there is in the tile, as if it were a batch.
                 own_mean, own_var = merged_columns(
                     sample_moments, start, samples, rows, channels, row_chunks, 1, row_chunks, chunk_rows, 1,
-                    channel, valid, BLOCK_P, BLOCK_C,
+                    channel, valid, BLOCK_Q, BLOCK_C,
                 )  # fmt: skip
                 center = own_mean[None, :]
                 spread = own_var[None, :]
@@ -553,7 +585,7 @@ def input_gradient(
     TERMS: tl.constexpr, FORMULA: tl.constexpr, RELU: tl.constexpr, BATCH: tl.constexpr, BY_INSTANCE: tl.constexpr,
     GATED: tl.constexpr, RENORM: tl.constexpr, MOMENTS: tl.constexpr, SPLIT_ROWS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_P: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_TILE: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_TILE: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write dx of a part; the programs of part 0 write the parameters' gradients, ``(4, at least C)``.
@@ -611,10 +643,10 @@ def input_gradient(
             if SPLIT_ROWS:
                 width = 2 * channels
                 by_shift = merge_parts(
-                    row_sums, start * row_chunks, row_chunks, width, channel, valid, BLOCK_P, BLOCK_C
+                    row_sums, start * row_chunks, row_chunks, width, channel, valid, BLOCK_Q, BLOCK_C
                 )[None, :]
                 by_scale = merge_parts(
-                    row_sums, start * row_chunks, row_chunks, width, channels + channel, valid, BLOCK_P, BLOCK_C
+                    row_sums, start * row_chunks, row_chunks, width, channels + channel, valid, BLOCK_Q, BLOCK_C
                 )[None, :]
             else:
                 at_sums = sample[:, None] * (2 * channels) + channel[None, :]

@@ -109,4 +109,16 @@ class WindowSpec:
     differentiates_running: ClassVar[bool] = False
 
 
-AnySpec = NormActSpec | MomentsSpec | WindowSpec
+@dataclass(frozen=True, kw_only=True)
+class PixelSpec:
+    """Layer normalization over (C, H, W), a scale and a shift for each element, and the ReLU after it, if any."""
+
+    shape: tuple[int, int, int]
+    """The (C, H, W) of the scale and the shift, and so of the input."""
+    activation: Literal["none", "relu"] = "relu"
+    eps: float = 1e-5
+
+    differentiates_running: ClassVar[bool] = False
+
+
+AnySpec = NormActSpec | MomentsSpec | WindowSpec | PixelSpec

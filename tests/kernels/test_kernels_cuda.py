@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from normbench import NORMS, make_norm
-from normbench.kernels import MomentsSpec, NormActSpec, WindowSpec, convolve_images, pooled_linear
+from normbench.kernels import MomentsSpec, NormActSpec, PixelSpec, WindowSpec, convolve_images, pooled_linear
 from normbench.layers.norm_act import FusedNormAct
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +31,7 @@ def fused_by(norm: str, kind: Any) -> bool:
 
 
 FUSED = [norm for norm in NORMS if fused_by(norm, NormActSpec)]
-BY_MOMENTS = [norm for norm in NORMS if fused_by(norm, MomentsSpec | WindowSpec)]
+BY_MOMENTS = [norm for norm in NORMS if fused_by(norm, MomentsSpec | WindowSpec | PixelSpec)]
 """A norm that gets a kernel is tested without being named here."""
 LAYERS = {
     "first layer of NormResNet": ((64, 64, 32, 32), torch.bfloat16, True),
@@ -56,17 +56,19 @@ def test_norms_match_the_formula(norm: str, layer: str) -> None:
 def test_norms_by_several_statistics_match_the_formula(norm: str, layer: str) -> None:
     shape, dtype, channels_last = LAYERS[layer]
     x = moments.images(shape, dtype, channels_last=channels_last).cuda()
-    moments.assert_matches(moments.build(norm, {}, shape[1]).cuda(), x)
+    moments.assert_matches(moments.build(norm, {}, shape[1], shape[2:]).cuda(), x)
 
 
 @pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, True), (torch.float16, False)], ids=str)
-@pytest.mark.parametrize(("norm", "options"), [*moments.OPTIONS, ("lrn", {}), ("lrn", {"size": 4})], ids=str)
+@pytest.mark.parametrize(
+    ("norm", "options"), [*moments.OPTIONS, ("lrn", {}), ("lrn", {"size": 4}), ("ln_chw", {})], ids=str
+)
 def test_small_and_odd_shapes_by_several_statistics_match_too(
     norm: str, options: dict[str, object], dtype: torch.dtype, channels_last: bool
 ) -> None:
     for shape in ((5, 12, 7, 5), (37, 36, 1, 2), (2, 60, 65, 63)):
         x = moments.images(shape, dtype, channels_last=channels_last).cuda()
-        moments.assert_matches(moments.build(norm, options, shape[1]).cuda(), x)
+        moments.assert_matches(moments.build(norm, options, shape[1], shape[2:]).cuda(), x)
 
 
 @pytest.mark.parametrize(("dtype", "channels_last"), [(torch.float32, True), (torch.bfloat16, False)], ids=str)

@@ -46,8 +46,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 WAYS = {
     "as it comes": {"PROGRAMS": 2},
-    "samples in turn": {"MOMENTS_TILE": 128, "EVONORM_TILE": 128, "PROGRAMS": 2, "MERGED_BY_EACH": 0},
-    "rows shared": {"MOMENTS_TILE": 64, "EVONORM_TILE": 64, "PROGRAMS": 6, "MERGE_TILE": 64},
+    "samples in turn": {"MOMENTS_TILE": 128, "PROGRAMS": 2, "MERGED_BY_EACH": 0},
+    "rows shared": {"MOMENTS_TILE": 64, "PROGRAMS": 6, "MERGE_TILE": 64},
 }
 """Constants of the tiling, so that few programs, which are slow to interpret, take small inputs as many take large."""
 
@@ -77,10 +77,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def build(name: str, options: dict[str, Any], channels: int) -> FusedNormAct:
+def build(name: str, options: dict[str, Any], channels: int, size: tuple[int, ...] | None = None) -> FusedNormAct:
     """Build a norm with the activation that belongs to it, in a state that it could have in training."""
     generator = torch.Generator().manual_seed(1)
-    layer = make_norm(name, **options)(channels)
+    layer = make_norm(name, **options)(channels, size=size)
     with torch.no_grad():
         for key, tensor in layer.state_dict().items():
             if key == "r_limit":
@@ -166,7 +166,7 @@ def _side(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_ways_are_what_they_say(way: str) -> None:
-    chosen = tiling.tile_moments(3, 20, 6, 6, None, tile=tiling.MOMENTS_TILE)
+    chosen = tiling.tile_moments(3, 20, 6, 6, None)
     assert (chosen.one_tile, chosen.row_chunks > 1, chosen.block_s > 1) == {
         "as it comes": (True, False, True),
         "samples in turn": (False, False, False),
