@@ -23,8 +23,8 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Make .venv and install NormBench with its development tools
 
-demo: install  ## Compare four norms on built-in images and say where the plots are (about two minutes)
-	$(BIN)/normbench compare configs/demo.yaml --runs-dir $(RUNS)
+demo: install  ## Compare four norms on built-in images and say where the plots are (about a minute)
+	$(BIN)/normbench demo --runs-dir $(RUNS)
 
 test: install  ## Run the tests (about seven minutes on two cores)
 	$(PYTEST) -m "not slow and not gpu"

@@ -38,15 +38,35 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+_WORDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    object: "a number, a text, true or false",
+}
+
+
+def recorded_options(specifications: Mapping[str, Option], given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+    """Return the options that a run's config holds: all, with their defaults, but those that need not be recorded."""
+    options = {name: option.default for name, option in specifications.items()} | dict(given)
+    return {
+        name: value
+        for name, value in options.items()
+        if specifications[name].recorded_at_default or value != specifications[name].default
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """An option of a norm or a model: its type, its default, what it does and which values it allows.
 
     Bounds are for numbers: `above` and `below` exclude their value, `minimum` and `maximum` include it. A default of
-    None allows None. `instead_of` names the option that this one replaces; both cannot be given.
+    None allows None; the type ``object`` allows whatever a config can say. `instead_of` names the option that this one
+    replaces; both cannot be given.
     """
 
-    type: type[bool] | type[int] | type[float] | type[str]
+    type: type[bool] | type[int] | type[float] | type[str] | type[object]
     default: OptionValue
     help: str
     choices: tuple[str, ...] = ()
@@ -55,6 +75,11 @@ class Option:
     maximum: float = math.inf
     below: float = math.inf
     instead_of: str | None = None
+    recorded_at_default: bool = True
+    """Whether a run's config, and so its id, holds the option where nobody set it.
+
+    False for an option that was added when runs without it had been recorded: those keep their ids.
+    """
 
     def check(self, name: str, value: object) -> None:
         """Raise `ConfigError`, naming the option `name` and what is allowed, unless `value` is allowed."""
@@ -68,6 +93,8 @@ class Option:
 
     def _allows(self, value: object) -> bool:
         # bool is a subclass of int, and an int is a fine float: hence no plain isinstance.
+        if self.type is object:
+            return isinstance(value, OptionValue)
         if self.type in (bool, str):
             return isinstance(value, self.type)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -79,10 +106,10 @@ class Option:
     @property
     def allowed(self) -> str:
         """The values that are allowed, in words: ``a number > 0``."""
+        or_null = " or null" if self.default is None else ""
         if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[self.type]
+            return f"one of {', '.join(self.choices)}{or_null}"
+        words = _WORDS[self.type]
         limits = (("> ", self.above), (">= ", self.minimum), ("<= ", self.maximum), ("< ", self.below))
         bounds = " and ".join(f"{sign}{limit:g}" for sign, limit in limits if math.isfinite(limit))
-        or_null = " or null" if self.default is None else ""
         return f"{words} {bounds}".strip() + or_null

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 # One thread, because threads that wait for each other cost tiny nets more than they give.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without AMX, so that `auto` and the losses compared are the same on every processor.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 import pytest
 import torch
@@ -23,12 +25,15 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # first imported, so before any test; afterwards the rest of the process must not see the variable, because with it
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
+    import normbench.kernels.conv_kernels
     import normbench.kernels.group_kernels
     import normbench.kernels.image_conv_kernels
     import normbench.kernels.moments_kernels
     import normbench.kernels.pixel_affine_kernels
     import normbench.kernels.pool_linear_kernels
     import normbench.kernels.position_kernels
+    import normbench.kernels.squashing_kernels
+    import normbench.kernels.standardization_kernels
     import normbench.kernels.train_step_kernels
     import normbench.kernels.window_kernels
 
@@ -40,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {}
     if not torch.cuda.is_available():
         missing["gpu"] = pytest.mark.skip(reason="needs a CUDA device")
+    if torch.cuda.device_count() < 2:
+        missing["two_gpus"] = pytest.mark.skip(reason="needs two CUDA devices")
     if "NORMBENCH_DATA_DIR" not in os.environ:
         missing["data"] = pytest.mark.skip(reason="needs CIFAR-10: set NORMBENCH_DATA_DIR")
     for item in items:

@@ -54,7 +54,7 @@ def test_every_normbench_command_runs_in_their_order(normbench: Callable[..., An
         assert result.out.strip(), line
     assert {path.parent.parent.name for path in tmp_path.glob("runs/*/report/report.html")} == {
         "train",
-        "compare",
+        "bn_gn_gn+ws-resnet9-e1",
         "tutorial",
     }
 

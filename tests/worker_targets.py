@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from normbench.errors import DataError, UnknownNameError
+from normbench.runs.events import RunEvent
+from normbench.worker import targets
+from normbench.worker.targets import RunRequest
 
 
 def count(stop: int) -> Iterator[int]:
@@ -42,6 +45,19 @@ def crash() -> Iterator[None]:
     1 / 0  # noqa: B018
 
 
+def return_unpicklable() -> object:
+    return lambda: None
+
+
+def yield_unpicklable() -> Iterator[object]:
+    yield lambda: None
+
+
+def break_the_device() -> None:
+    targets.is_device_usable = lambda: False
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 def leave(code: int) -> Iterator[int]:
     os._exit(code)
     yield 0
@@ -54,3 +70,23 @@ def forever(closed: Path) -> Iterator[int]:
             time.sleep(0.01)
     finally:
         closed.touch()
+
+
+def train_with_a_fault_on_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
+    """Train the run; where its norm is gn, read beyond the end of a tensor on the GPU before the second step."""
+    import torch
+
+    for event in targets.train_run(request):
+        yield event
+        if request.config.norm.name == "gn":
+            torch.zeros(1, device="cuda")[torch.tensor([10**9], device="cuda")].item()
+
+
+def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
+    """Train the run; where its norm is gn, with nearly all of the GPU's memory taken."""
+    import torch
+
+    taken = []
+    if request.config.norm.name == "gn":
+        taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 64 * 2**20, dtype=torch.uint8, device="cuda"))
+    yield from targets.train_run(request)

@@ -26,7 +26,7 @@ norms: [bn, gn, ln, in, frn, evonorm_s0]
 seeds: [3]
 dataset: {name: synthetic, options: {num_train: 192, num_test: 64}}
 device: cpu
-train: {epochs: 2, batch_size: 48, augment: crop_flip}
+train: {epochs: 2, batch_size: 48, augment: crop_flip, precision: fp32}
 grid: {model: [norm_resnet, resnet9]}
 """
 STYLE = """
@@ -47,7 +47,7 @@ norms: [bn]
 model: resnet9
 dataset: {name: synthetic, options: {num_train: 192, num_test: 64}}
 device: cpu
-train: {epochs: 1}
+train: {epochs: 1, precision: fp32}
 """
 CONFIGS = ["accuracy", "all", "batch_one", "batch_size", "demo", "lr", "transformer", "transformer_lr", "tutorial"]
 
@@ -57,7 +57,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for name in CONFIGS:
-            planned = normbench("compare", name, "--device", "cpu", "--dry-run", "--json", "--runs-dir", scratch)
+            planned = normbench(
+                "compare", name, "--device", "cpu", "--precision", "fp32", "--dry-run", "--json", "--runs-dir", scratch
+            )
             ids = sorted(run_ids(json.loads(planned)))
             print(f"{name}: {len(ids)} runs planned, ids {digest(' '.join(ids))}")
         planned = normbench("stylize", "compare", "style", "--device", "cpu", "--dry-run", "--runs-dir", scratch)

@@ -67,7 +67,7 @@ BN = Recommendation(
         ("in", "loses what distinguishes images"),
     ),
     hint=TUNE,
-    evidence=("own_recipe", "own_sweep", "gn_all_norms", "cifar_resnet20", "speed_runs", "bin"),
+    evidence=("own_recipe", "own_sweep", "own_costs", "gn_all_norms", "cifar_resnet20", "speed_runs", "bin"),
 )
 BN_OR_GN = Recommendation(
     norm="bn",
@@ -105,7 +105,16 @@ GN_WS = Recommendation(
     also=("gn", "sn", "evonorm_s0"),
     avoid=SMALL_BATCH_AVOID,
     hint=REGULARIZE,
-    evidence=("own_sweep", "gn_sweep", "gn_ws", "gn_ws_bars", "gn_renorm", "eval_gap", "gn_regularization"),
+    evidence=(
+        "own_sweep",
+        "own_costs",
+        "gn_sweep",
+        "gn_ws",
+        "gn_ws_bars",
+        "gn_renorm",
+        "eval_gap",
+        "gn_regularization",
+    ),
 )
 EVONORM = Recommendation(
     norm="evonorm_s0",
@@ -199,23 +208,42 @@ PROBE = Recommendation(
     hint="Read its learned weights after training, layer by layer.",
     evidence=("sn_small",),
 )
-FROZEN = Recommendation(
-    norm="frozen_bn",
-    because="Batches of one or two large images cannot update BN; its pre-trained statistics stay as they are.",
-    also=("gn", "bn"),
-    avoid=(("bn", "trained on one or two images per device"),),
-    hint="frozen_bn is for pre-trained weights: trained from scratch it normalizes nothing. With a backbone "
-    "pre-trained with GN take gn.",
-    evidence=("gn_detection", "gn_sweep"),
+DETECTION_SYNC_BN = Recommendation(
+    norm="bn",
+    form="synchronized over the devices (SyncBN)",
+    model="norm_resnet",
+    because="With 16 or more images over all devices, statistics taken over all of them (torch.nn.SyncBatchNorm) keep "
+    "the weights that BN was pre-trained with, and are ahead of frozen BN.",
+    also=("gn", "gn+ws"),
+    avoid=(
+        ("bn", "not synchronized: statistics over the few images of one device"),
+        ("frozen_bn", "0.9 box AP behind SyncBN; it is the fastest and takes the least memory"),
+    ),
+    hint="A backbone pre-trained with GN was ahead still: compare both. On one device NormBench's bn at the total "
+    "batch size computes what SyncBN does.",
+    evidence=("own_sweep", "detectron2_norms", "megdet", "sn_batches"),
 )
 DETECTION_GN = Recommendation(
     norm="gn",
     options={"groups": 32},
-    because="GN is as good with two images per device as with 32, in the backbone and in the heads.",
+    model="norm_resnet",
+    because="GN is as good with two images per device as with 32, in the backbone and in the heads. Start from a "
+    "backbone pre-trained with GN; weights pre-trained with BN do not carry over to it.",
     also=("gn+ws",),
-    avoid=SMALL_BATCH_AVOID,
-    hint="NormBench trains classifiers: try it at a batch size of 2 to see the effect.",
-    evidence=("gn_detection", "gn_sweep", "gn_ws"),
+    avoid=(
+        *SMALL_BATCH_AVOID,
+        ("frozen_bn", "1.1 to 1.7 box AP behind GN; the way out where the backbone's BN weights must stay"),
+    ),
+    hint="NormBench trains classifiers: at this batch size norm_resnet shows what BN loses and GN does not.",
+    evidence=("own_sweep", "own_costs", "gn_detection", "gn_detection_costs", "detectron2_norms", "gn_sweep", "gn_ws"),
+)
+DETECTION_BN = Recommendation(
+    norm="bn",
+    because="With 16 or more images per device BN's statistics are good, and pre-trained weights go on as they are.",
+    also=("gn", "gn+ws"),
+    avoid=(("frozen_bn", "it is for batches too small to update BN"),),
+    hint=TUNE,
+    evidence=("own_recipe", "own_sweep", "gn_sweep", "megdet"),
 )
 STYLE = Recommendation(
     norm="in",
@@ -247,10 +275,13 @@ SEQUENCE = Recommendation(
 )
 
 
+_IMAGES_PER_STEP = "How many images does one device see per step?"
+
+
 def _by_batch_size(small: Question | Recommendation) -> Question:
     return Question(
         name="batch-size",
-        asks="How many images does one device see in a step?",
+        asks=_IMAGES_PER_STEP,
         is_number=True,
         branches=(
             Branch(answer="1-4", label="1 to 4", up_to=4, then=small),
@@ -261,14 +292,29 @@ def _by_batch_size(small: Question | Recommendation) -> Question:
     )
 
 
-_DISTRIBUTED = Question(
-    name="distributed",
-    asks="Do several devices train together, with 16 or more images in total?",
-    branches=(
-        Branch(answer="yes", label="several devices, 16 or more images in total", then=SYNC_BN),
-        Branch(answer="no", label="one device, or fewer images", then=GN_WS),
-    ),
-)
+def _distributed(yes: Recommendation, no: Recommendation) -> Question:
+    return Question(
+        name="distributed",
+        asks="Do several devices train together, with 16 or more images in total?",
+        branches=(
+            Branch(answer="yes", label="several devices, 16 or more images in total", then=yes),
+            Branch(answer="no", label="one device, or fewer images", then=no),
+        ),
+    )
+
+
+def _detection(few: Question | Recommendation) -> Question:
+    return Question(
+        name="batch-size",
+        asks=_IMAGES_PER_STEP,
+        is_number=True,
+        branches=(
+            Branch(answer="1-15", label="1 to 15", up_to=15, then=few),
+            Branch(answer="16+", label="16 or more", then=DETECTION_BN),
+        ),
+    )
+
+
 _ARCHITECTURE = Question(
     name="architecture",
     asks="What kind of network is it?",
@@ -276,7 +322,7 @@ _ARCHITECTURE = Question(
         Branch(
             answer="resnet",
             label="a classic convolutional net: convolution, norm, ReLU",
-            then=_by_batch_size(_DISTRIBUTED),
+            then=_by_batch_size(_distributed(SYNC_BN, GN_WS)),
         ),
         Branch(answer="preact", label="a pre-activation residual net", then=_by_batch_size(EVONORM)),
         Branch(answer="convnext", label="a modern net of few norms, GELU and AdamW, as ConvNeXt", then=LN2D),
@@ -309,8 +355,16 @@ TREE = Question(
                 name="pretrained",
                 asks="Is the backbone pre-trained with BN?",
                 branches=(
-                    Branch(answer="yes", label="pre-trained with BN", then=FROZEN),
-                    Branch(answer="no", label="from scratch, or pre-trained with another norm", then=DETECTION_GN),
+                    Branch(
+                        answer="yes",
+                        label="pre-trained with BN",
+                        then=_detection(_distributed(DETECTION_SYNC_BN, DETECTION_GN)),
+                    ),
+                    Branch(
+                        answer="no",
+                        label="from scratch, or pre-trained with another norm",
+                        then=_detection(DETECTION_GN),
+                    ),
                 ),
             ),
         ),

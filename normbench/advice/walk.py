@@ -31,6 +31,13 @@ class Walk:
         """Names of the questions on the way."""
         return tuple(step.question.name for step in self.steps)
 
+    def batch_size(self, answers: Mapping[str, str]) -> int | None:
+        """Return the batch size among `answers` if it was asked for on the way."""
+        return int(answers["batch-size"]) if "batch-size" in self.asked else None
+
+
+_SCALING = "sqrt"
+"""How the learning rate of a command follows its batch size: the rule for Adam, the default optimizer."""
 
 STYLENET = "stylenet"
 """The model that `normbench stylize` trains."""
@@ -96,23 +103,25 @@ def norm_entry(norm: str, options: Mapping[str, object]) -> str:
     return f"{{name: {norm}, options: {{{values}}}}}"
 
 
-def config_lines(recommendation: Recommendation) -> str:
+def config_lines(recommendation: Recommendation, batch_size: int | None = None) -> str:
     """Return the lines of a config that compare the recommended norm with bn and the alternatives."""
     others = [norm for norm in dict.fromkeys(("bn", *recommendation.also)) if norm != recommendation.norm]
     entries = ", ".join([*others, norm_entry(recommendation.norm, recommendation.options)])
-    return (
-        f"norms: [{entries}]"
-        if recommendation.model == STYLENET
-        else f"model: {recommendation.model}\nnorms: [{entries}]"
-    )
+    lines = [f"norms: [{entries}]"]
+    if recommendation.model != STYLENET:
+        lines.insert(0, f"model: {recommendation.model}")
+    if batch_size is not None:
+        lines += [f"train: {{batch_size: {batch_size}}}", f"lr_scaling: {_SCALING}"]
+    return "\n".join(lines)
 
 
-def command(recommendation: Recommendation) -> str:
-    """Return the command that tries the recommended norm alone."""
+def command(recommendation: Recommendation, batch_size: int | None = None) -> str:
+    """Return the command that tries the recommended norm alone, at `batch_size` with the learning rate that fits it."""
     options = "".join(f" --norm-option {name}={value}" for name, value in recommendation.options.items())
     if recommendation.model == STYLENET:
         return f"normbench stylize train --norm {recommendation.norm}{options}"
-    return f"normbench train --norm {recommendation.norm}{options} --model {recommendation.model}"
+    size = "" if batch_size is None else f" --batch-size {batch_size} --set lr_scaling={_SCALING}"
+    return f"normbench train --norm {recommendation.norm}{options} --model {recommendation.model}{size}"
 
 
 def compare_command(recommendation: Recommendation) -> str:

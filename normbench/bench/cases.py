@@ -14,7 +14,7 @@ from normbench.config.schema import RunConfig
 from normbench.data.images import ImageDataset
 from normbench.engine.augment import draw_crop_flip
 from normbench.engine.batches import DeviceImages, epoch_order
-from normbench.engine.device import DeviceName, set_default_precision, set_precision, synchronize
+from normbench.engine.device import DeviceName, set_arithmetic, set_default_arithmetic, synchronize
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.errors import NormBenchError
 from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
@@ -123,7 +123,7 @@ class TrainerCase:
     def _set_flags(self) -> None:
         precision = self._config.train.precision
         assert precision != "auto"
-        set_precision(precision, self._device)
+        set_arithmetic(precision, self._device)
         keep_freed_memory(self._device)
 
 
@@ -174,4 +174,4 @@ class TutorialCase:
 def _set_default_flags(device: DeviceName) -> None:
     """Undo what `TrainerCase` sets."""
     return_freed_memory(device)
-    set_default_precision(device)
+    set_default_arithmetic(device)

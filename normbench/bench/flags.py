@@ -14,10 +14,12 @@ from normbench.config.load import load_config
 from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, Precision, resolve_device, resolve_precision
 from normbench.errors import ConfigError, UnknownNameError
+from normbench.experiment.own import find_own
 from normbench.experiment.plan import draft_runs, finish_plans
 from normbench.models import MODELS
 from normbench.norms import AnyNormFactory
-from normbench.worker.targets import DraftError, resolve_runs
+from normbench.worker.own import named_norm, named_sequence_norm
+from normbench.worker.targets import DraftError, describe_own, resolve_runs
 
 Factory = TypeVar("Factory", bound=AnyNormFactory)
 
@@ -70,7 +72,8 @@ def plan_runs(
         if flag is not None:
             raise ConfigError(f"--set {setting}: bench train takes {path} from {flag}")
     if flags["model"] in MODELS:  # what it is called is checked with the rest
-        factories(flags["norms"], MODELS[flags["model"]].family.make)
+        is_image = MODELS[flags["model"]].norm_family == "image"
+        factories(flags["norms"], named_norm if is_image else named_sequence_norm)
     runs = []
     for batch_size in batch_sizes:
         by_variant = {variant: _configs(variant, batch_size, flags, settings) for variant in variants}
@@ -86,7 +89,8 @@ def _configs(variant: str, batch_size: int, flags: Mapping[str, Any], settings: 
     )  # fmt: skip
     if len(loaded.cells) > 1 or len(loaded.experiment.seeds) > 1:
         raise ConfigError("bench: one seed and no grid; --batch-sizes and --variants say what is compared")
-    drafts = draft_runs(loaded)
+    loaded, own = find_own(loaded, describe_own)
+    drafts = draft_runs(loaded, own)
     try:
         plans = finish_plans(drafts, resolve_runs(drafts))
     except DraftError as error:
@@ -144,10 +148,10 @@ def _layer_shape(text: str) -> tuple[int, int, int]:
 
 
 def _normresnet_layers() -> list[tuple[int, int, int]]:
-    from normbench.models.normresnet import CHANNELS_AND_STRIDES
+    from normbench.models.normresnet import CHANNELS, STRIDES
 
     layers, size = [], 32
-    for num_channels, stride in CHANNELS_AND_STRIDES:
+    for num_channels, stride in zip(CHANNELS, STRIDES, strict=True):
         size //= stride
         layers.append((num_channels, size, size))
     return layers

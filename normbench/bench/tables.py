@@ -67,7 +67,7 @@ def train_tables(results: TrainResults) -> list[BenchTable]:
     tables = []
     for batch_size in dict.fromkeys(row.batch_size for row in results.rows):
         rows = [row for row in results.rows if row.batch_size == batch_size]
-        title = f"Batch {batch_size}, {rows[0].steps_per_epoch} steps an epoch"
+        title = f"Batch {batch_size}, {rows[0].steps_per_epoch} steps per epoch"
         tables.append(BenchTable(title, _train_columns(rows), tuple(failures(rows))))
     if tables:
         tables[-1] = tables[-1].with_notes(_variants(results), *TRAIN_NOTES)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.bench.results import LayerRow, PerRound, failure_of
-from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_precision, synchronize
+from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_arithmetic, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, RunSteps, StepTimes
 from normbench.engine.precompile import compile_layers
 from normbench.inspection.measure import Shape, forward_counting_kept_bytes
@@ -69,7 +69,7 @@ class LayerBench:
 
     def run(self) -> None:
         """Measure everything; a layer that fails is a row with its reason."""
-        set_precision(self._settings.precision, self._settings.device)
+        set_arithmetic(self._settings.precision, self._settings.device)
         for shape in self._shapes:
             self._on_progress(f"layers on {'x'.join(map(str, shape))}")
             self._current = _ShapeBench(shape, self._settings)

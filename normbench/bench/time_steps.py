@@ -156,7 +156,8 @@ class TrainBench:
             ConfigError: it does not fill a batch.
         """
         config = self._runs[0][1]
-        images = Images(*load_images(config.dataset.name, config.dataset.options, self._data_dir, config.device))
+        dataset = config.dataset
+        images = Images(*load_images(dataset.name, dataset.options, self._data_dir, config.device, dataset.images))
         largest = max(config.train.batch_size for _, config in self._runs)
         if largest > len(images.train):
             raise ConfigError(f"--batch-sizes: {largest} is more than the {len(images.train)} training images")

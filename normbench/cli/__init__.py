@@ -12,22 +12,30 @@ from normbench import __version__
 from normbench.cli import (
     advise,
     bench,
+    bundle,
+    check,
     compare,
     data,
+    demo,
     env,
     inspect,
     listing,
     ls,
+    merge,
+    new,
     plots,
+    publish,
     report,
     retry,
     show,
     stylize,
     table,
     train,
+    verify,
 )
 from normbench.errors import EnvironmentProblem, NormBenchError
 from normbench.experiment.interrupts import exit_on_signals
+from normbench.own_code import describe, place_of
 
 _EPILOG = (
     "Exit codes: 0 all done, by whichever process; 1 a run failed, diverged or was left undone; "
@@ -61,8 +69,9 @@ def _root(
     """Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables."""
 
 
-_RUN, _READ, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Choose", "Set up"
+_RUN, _READ, _SHARE, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Share and check", "Choose", "Set up"
 
+app.command(rich_help_panel=_RUN)(demo.demo)
 app.command(rich_help_panel=_RUN)(compare.compare)
 app.command(rich_help_panel=_RUN)(train.train)
 app.command(rich_help_panel=_RUN)(retry.retry)
@@ -73,9 +82,15 @@ app.command(rich_help_panel=_READ)(show.show)
 app.command(rich_help_panel=_READ)(table.table)
 app.command(rich_help_panel=_READ)(report.report)
 app.command(rich_help_panel=_READ)(plots.plots)
+app.command(rich_help_panel=_SHARE)(bundle.bundle)
+app.command(rich_help_panel=_SHARE)(verify.verify)
+app.command(rich_help_panel=_SHARE)(merge.merge)
+app.command(rich_help_panel=_SHARE)(publish.publish)
 app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
 app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
+app.command(rich_help_panel=_CHOOSE)(check.check)
 app.command(rich_help_panel=_CHOOSE)(advise.advise)
+app.command(rich_help_panel=_SET_UP)(new.new)
 app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(env.env)
 
@@ -84,11 +99,16 @@ def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
     exit_on_signals()
     try:
-        app()
+        app(prog_name="normbench")  # also where it is `python -m normbench`
     except NormBenchError as error:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
+    except Exception as error:
+        if (place := place_of(error)) is not None:  # no bug of NormBench's: it passed through code of the user's own
+            print(f"normbench: {NormBenchError(f'{place}: {describe(error)}')}", file=sys.stderr)
+            sys.exit(NormBenchError.exit_code)
+        if not isinstance(error, OSError):
+            raise
         if error.errno not in _PATH_ERRORS or error.filename is None:
             raise
         print(f"normbench: {EnvironmentProblem(f'{error.filename}: {error.strerror}')}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def advise(
         typer.Option(help="iid, transfer, shifted, corrupted, streaming, private, federated or unknown."),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="resnet, preact, convnext or no-norm.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per device and step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per device per step.")] = None,
     distributed: Annotated[
         bool | None,
         typer.Option("--distributed/--no-distributed", help="Several devices, 16 or more images in total."),
@@ -35,7 +36,10 @@ def advise(
     ] = None,
     source: Annotated[str | None, typer.Option(help="What a generator starts from: image or noise.")] = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the whole decision tree with its evidence.")] = False,
-    runs: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Add the results of your own experiment.")] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Add the results of your own experiment.", autocompletion=run_folders),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Say which norm to choose for a task, why, and how to try it.
@@ -118,8 +122,8 @@ def _as_json(result: Walk, answers: dict[str, str]) -> dict[str, Any]:
             for step in result.steps
         ],
         "recommendation": {**asdict(result.end), "evidence": [asdict(EVIDENCE[key]) for key in result.end.evidence]},
-        "command": command(result.end),
-        "config": config_lines(result.end),
+        "command": command(result.end, result.batch_size(answers)),
+        "config": config_lines(result.end, result.batch_size(answers)),
     }
 
 

@@ -33,7 +33,7 @@ def print_recommendation(
     console.print(recommendation.because)
     _rows(
         console, "Path",
-        ((f"--{step.question.name} {answers[step.question.name]}", step.branch.label) for step in result.steps),
+        ((_flag(step.question.name, answers[step.question.name]), step.branch.label) for step in result.steps),
     )  # fmt: skip
     _heading(console, "Evidence")
     for key in recommendation.evidence:
@@ -45,12 +45,18 @@ def print_recommendation(
     on_images = answers["task"] in ("detection", "generation") and recommendation.model != STYLENET
     _heading(console, "Try it, on image classification" if on_images else "Try it")
     lines = f"# or all of them, as lines of a config for `{compare_command(recommendation)}`:"
-    for line in (command(recommendation), "", lines):
+    batch_size = result.batch_size(answers)
+    for line in (command(recommendation, batch_size), "", lines):
         print(f"  {line}".rstrip())
-    for line in config_lines(recommendation).splitlines():
+    for line in config_lines(recommendation, batch_size).splitlines():
         print(f"  {line}")
     if own:
         _print_own(console, recommendation.norm, own)
+
+
+def _flag(name: str, answer: str) -> str:
+    """Write an answer as the flag that gives it."""
+    return {"yes": f"--{name}", "no": f"--no-{name}"}.get(answer, f"--{name} {answer}")
 
 
 def print_tree() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.completion import dataset_names, model_names, norm_names
 from normbench.cli.options import (
     DataDirOption,
     DeviceOption,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-NormsOption = Annotated[str, typer.Option(metavar="NORM,...", help="See `normbench list norms`.")]
+NormsOption = Annotated[
+    str, typer.Option(metavar="NORM,...", help="See `normbench list norms`.", autocompletion=norm_names)
+]
 RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each case is timed.", show_default=False)]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds; train: no whole epochs.")]
 
@@ -34,9 +37,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter ro
 @app.callback()
 def _root() -> None:
     """Measure speed: training steps, or layers alone."""
-    from normbench.experiment.worker_process import wait_asleep
+    from normbench.experiment.worker_process import set_library_defaults
 
-    wait_asleep()  # as the processes that train do
+    set_library_defaults()  # as the processes that train do
 
 
 @app.command()
@@ -51,11 +54,13 @@ def train(
             show_default=False,
         ),
     ] = None,
-    batch_sizes: Annotated[str, typer.Option(metavar="N,...")] = "64",
-    model: Annotated[str, typer.Option(help="See `normbench list models`.")] = "norm_resnet",
-    dataset: Annotated[str, typer.Option(help="synthetic or cifar10.")] = "synthetic",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Images per training step.")] = "64",
+    model: Annotated[
+        str, typer.Option(help="See `normbench list models`.", autocompletion=model_names)
+    ] = "norm_resnet",
+    dataset: Annotated[str, typer.Option(help="synthetic or cifar10.", autocompletion=dataset_names)] = "synthetic",
     num_train: Annotated[
-        int | None, typer.Option(min=1, help="Images an epoch: 50000 on cuda, fewer on a CPU.", show_default=False)
+        int | None, typer.Option(min=1, help="Images per epoch: 50000 on cuda, fewer on a CPU.", show_default=False)
     ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,
@@ -142,11 +147,11 @@ def layers(
     from normbench.bench.results import LayerResults
     from normbench.bench.time_layers import LayerBench, LayerBenchSettings
     from normbench.cli.console import note
-    from normbench.norms import make_norm
+    from normbench.worker.own import named_norm
 
     on_cuda = _uses_cuda(device)
     sizes = flags.batch_sizes(batch_sizes or ("64,1024" if on_cuda else "64"))
-    factories = flags.factories(flags.names("--norms", norms), make_norm)
+    factories = flags.factories(flags.names("--norms", norms), named_norm)
     chosen_device, chosen_precision = flags.device_and_precision(device, precision)
     settings = LayerBenchSettings(
         device=chosen_device,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normbench.cli.completion import configs_and_norms, norm_names
 from normbench.cli.options import (
     BaselineOption,
     BatchSizeOption,
@@ -42,10 +43,12 @@ def compare(
             metavar="CONFIG|NORM",
             show_default=False,
             help="A config file, the name of a built-in one (`normbench list configs`), or norms.",
+            autocompletion=configs_and_norms,
         ),
     ] = None,
     norms: Annotated[
-        str | None, typer.Option(metavar="NORM,...", help="Norms to compare in place of the config's.")
+        str | None,
+        typer.Option(metavar="NORM,...", help="Norms to compare in place of the config's.", autocompletion=norm_names),
     ] = None,
     model: ModelOption = None,
     dataset: DatasetOption = None,
@@ -54,13 +57,17 @@ def compare(
     lr: LearningRateOption = None,
     seeds: SeedsOption = None,
     baseline: BaselineOption = None,
+    baseline_from: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="Take the baseline's runs over from a bundle or folder; train the rest."),
+    ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     engine: EngineOption = None,
     name: Annotated[
         str | None,
-        typer.Option(help="The experiment's folder under runs/; if absent, the config's name or `compare`."),
+        typer.Option(help="Folder under runs/; if absent, the config's name, or one made of norms and flags."),
     ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
@@ -102,7 +109,7 @@ def compare(
         config,
         set_ or [],
         given(flags),
-        default_name="compare",
+        default_name=None,
         max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
@@ -113,4 +120,5 @@ def compare(
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
         max_failures=1 if fail_fast else max_failures,
+        baseline_from=baseline_from,
     )

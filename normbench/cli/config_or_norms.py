@@ -9,6 +9,8 @@ from pathlib import Path
 from normbench.config.built_in import built_in_configs, find_config
 from normbench.errors import ConfigError, suggestion
 from normbench.norms import NORMS, SEQUENCE_NORMS, WEIGHTS
+from normbench.norms.own import offered_norms
+from normbench.own_code import is_own
 
 _EXAMPLES = "such as `normbench compare demo` or `normbench compare bn gn`"
 
@@ -45,8 +47,11 @@ def config_or_norms(words: Sequence[str], norms: str | None) -> tuple[Path | Non
 
 
 def _is_norm(word: str) -> bool:
+    if word.endswith(".py") or (is_own(word) and not _is_config(word)):
+        return True
     base, _, weight = word.partition("+")
-    return (base in NORMS or base in SEQUENCE_NORMS) and (weight in WEIGHTS or base == word)
+    is_known = base in NORMS or base in SEQUENCE_NORMS or (not _is_config(word) and base in offered_norms())
+    return is_known and (weight in WEIGHTS or base == word)
 
 
 def _is_config(word: str) -> bool:

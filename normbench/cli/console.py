@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from normbench.report.comparison_table import Table as ComparisonTable
+    from normbench.report.sweeps import Sensitivity
 
 
 def table(*header: str, right: Collection[str] = (), title: str | None = None) -> Table:
@@ -41,18 +42,44 @@ def natural_width(table: Table) -> int:
 
 
 def print_table(table: Table) -> None:
-    """Print a table to stdout: fitted to a terminal, as wide as it needs in a pipe (unless COLUMNS says otherwise)."""
+    """Print a table to stdout: fitted to a terminal, as wide as it needs in a pipe (unless COLUMNS says otherwise).
+
+    In a pipe without the empty lines around it and the blanks at its lines' ends.
+    """
     from rich.console import Console
 
-    Console(width=available_width() or natural_width(table)).print(table)
+    console = Console(width=available_width() or natural_width(table))
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
 
 
-def print_comparison(comparison: ComparisonTable) -> None:
+def print_comparison(comparison: ComparisonTable, *, explain: bool = False) -> None:
     """Print a comparison table to stdout, in several parts where a terminal or COLUMNS is too narrow for it."""
     from normbench.report.formats import render_terminal
 
-    for part in render_terminal(comparison, available_width()):
+    for number, part in enumerate(render_terminal(comparison, available_width(), explain=explain)):
+        if number:
+            print()
         print_table(part)
+
+
+def print_sensitivities(entries: Sequence[Sensitivity]) -> None:
+    """Print what a learning-rate sweep found: each norm's best rate, and the range in which it does about as well."""
+    from normbench.report.columns import SENSITIVITY_HEADERS, sensitivity_cells
+
+    shown = table(*SENSITIVITY_HEADERS, right=SENSITIVITY_HEADERS[1:], title="Learning rates")
+    for entry in entries:
+        shown.add_row(*sensitivity_cells(entry))
+    print_table(shown)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun: ``1 run``, ``3 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def note(text: str) -> None:

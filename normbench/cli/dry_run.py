@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from normbench.cli.console import print_table, table
+from normbench.cli.console import counted, print_table, table
 from normbench.experiment.estimate import estimate_seconds
 from normbench.experiment.plan import RunPlan
 from normbench.runs.writer import is_due, planned_state
+
+MAX_ROWS = 1_000
+"""The most runs that are shown; laying out a table of ten thousand would take longer than planning them."""
 
 
 def print_dry_run(
@@ -50,21 +54,25 @@ def _print(
     has_points = any(plan.point for plan in plans)
     header = ("run", "norm", *(["point"] if has_points else []), "seed", "lr", "state", "time")
     shown = table(*header, right=("seed", "lr", "time"), title=str(folder))
-    for plan, state, estimate in zip(plans, states, seconds, strict=True):
+    for plan, state, estimate in islice(zip(plans, states, seconds, strict=True), MAX_ROWS):
         config = plan.config
         row = [plan.run_id, config.label, *([plan.point] if has_points else []), str(config.seed)]
         row += [f"{config.train.learning_rate:.3g}", state, "-" if estimate is None else duration(estimate)]
         shown.add_row(*map(Text, row))
     print_table(shown)
+    if len(plans) > MAX_ROWS:
+        print(f"... and {len(plans) - MAX_ROWS:,} more, which --json lists")
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states).items())
     estimates = [estimate for estimate in seconds if estimate is not None]
-    print(f"{len(plans)} runs ({counts}); {num_due} to run", end="")
+    print(f"{counted(len(plans), 'run')} ({counts}); {num_due} to run", end="")
     if len(estimates) == num_due and num_due:
-        print(f", about {duration(sum(estimates))} by recorded runs of the same kind")
+        print(f", which should take about {duration(sum(estimates))}, judging by recorded runs of the same kind")
     elif estimates:
-        print(f"; {len(estimates)} of them take about {duration(sum(estimates))}, of the others none is recorded yet")
+        others = num_due - len(estimates)
+        total = duration(sum(estimates))
+        print(f"; {len(estimates)} should take about {total}; no time is recorded for the other {others}")
     else:
-        print("; no time is known, because no run of the same kind is recorded yet" if num_due else "")
+        print("; their time is unknown, because no run of the same kind is recorded yet" if num_due else "")
 
 
 def duration(seconds: float) -> str:

@@ -25,5 +25,7 @@ def env(json_output: JsonOption = False) -> None:
         print(json.dumps(facts, indent=2))
         return
     width = max(len(name) for name in facts)
+    facts["commit"] = facts["commit"] or "unknown (not run from a checkout)"
+    facts["dirty"] = "-" if facts["dirty"] is None else "yes" if facts["dirty"] else "no"
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {'-' if value is None else value}")

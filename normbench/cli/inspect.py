@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from normbench.cli.completion import norm_names
 from normbench.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ Factory = TypeVar("Factory", bound="AnyNormFactory")
 
 def inspect(
     norms: Annotated[
-        list[str] | None, typer.Argument(metavar="NORM", help="Norms to look at; all if left out.")
+        list[str] | None,
+        typer.Argument(metavar="NORM", help="Norms to look at; all if left out.", autocompletion=norm_names),
     ] = None,
     norm_option: Annotated[
         list[str] | None,
@@ -30,7 +32,8 @@ def inspect(
     shape: Annotated[str, typer.Option(metavar="N,C,H,W", help="Shape of the tensor.")] = "4,4,32,32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the tensor's numbers.")] = 0,
     against: Annotated[
-        str | None, typer.Option(metavar="NORM", help="Show one norm and this one side by side.")
+        str | None,
+        typer.Option(metavar="NORM", help="Show one norm and this one side by side.", autocompletion=norm_names),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -50,7 +53,8 @@ def inspect(
     normbench inspect --plot axes.png
     """
     from normbench.errors import ConfigError
-    from normbench.norms import NORMS, make_norm
+    from normbench.norms import NORMS
+    from normbench.worker.own import named_norm
 
     if sequence:
         if against is not None or plot is not None:
@@ -58,11 +62,11 @@ def inspect(
         _inspect_sequences(norms, norm_option or [], seed, json_output)
         return
     names = norms or list(NORMS)
-    factories = _factories(make_norm, names, norm_option or [])
+    factories = _factories(named_norm, names, norm_option or [])
     if plot is not None:
         from normbench.inspection.picture import draw_norms
 
-        draw_norms(names, plot)
+        draw_norms(names, plot, {factory.name: factory.norm for factory in factories})
         print(plot)
         return
     sizes = _parse_shape(shape)
@@ -74,7 +78,7 @@ def inspect(
     from normbench.cli.inspect_tables import print_agreement
     from normbench.inspection.agreement import compare_norms
 
-    agreement = compare_norms(factories[0], make_norm(against), sizes, seed=seed)
+    agreement = compare_norms(factories[0], named_norm(against), sizes, seed=seed)
     if json_output:
         print(
             json.dumps({"schema_version": 1, "seed": seed, **asdict(agreement), "agrees": agreement.agrees}, indent=2)
@@ -107,9 +111,10 @@ def _inspect(factories: list[NormFactory], shape: Shape, seed: int, json_output:
 def _inspect_sequences(norms: list[str] | None, options: list[str], seed: int, json_output: bool) -> None:
     from normbench.cli.inspect_tables import print_sequence_changes
     from normbench.inspection.sequences import measure_sequences
-    from normbench.norms import SEQUENCE_NORMS, make_sequence_norm
+    from normbench.norms import SEQUENCE_NORMS
+    from normbench.worker.own import named_sequence_norm
 
-    factories = _factories(make_sequence_norm, norms or list(SEQUENCE_NORMS), options)
+    factories = _factories(named_sequence_norm, norms or list(SEQUENCE_NORMS), options)
     changes = [change for factory in factories for change in measure_sequences(factory, seed=seed)]
     if json_output:
         rows = [asdict(change) | {"is_independent": change.is_independent} for change in changes]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from normbench.inspection.sequences import SequenceChange
 
 NEAR_ZERO = 5e-4
+ROUNDING = 1e-6
+"""Means as small as this of numbers near 1 are rounding errors of float32."""
 
 
 def print_inspections(inspections: Sequence[Inspection], refusals: Sequence[str]) -> None:
@@ -114,7 +116,13 @@ def _print_evaluation(inspections: Sequence[Inspection]) -> None:
 def print_sequence_changes(changes: Sequence[SequenceChange]) -> None:
     """Print how much a sequence's output changes with what it is batched and padded with."""
     situations = list(changes[0].in_training)
-    table = _table("Change of one sequence's output in other company", "norm", "in", *situations, "at evaluation")
+    table = _table(
+        "How much a sequence's output changes when padded or batched with others",
+        "norm",
+        "in",
+        *situations,
+        "at evaluation",
+    )
     for change in changes:
         table.add_row(
             change.norm,
@@ -131,7 +139,7 @@ def print_sequence_changes(changes: Sequence[SequenceChange]) -> None:
     ]
     for statement, independent in (
         ("A sequence has the same output whatever it is batched and padded with", True),
-        ("A sequence has an output that depends on its company", False),
+        ("A sequence's output depends on padding or on the other sequences", False),
     ):
         names = dict.fromkeys(change.norm for change in changes if change.is_independent is independent)
         if names:
@@ -189,9 +197,11 @@ def _notes(heading: str, lines: Sequence[str]) -> None:
 
 
 def _range(values: Range) -> str:
-    """Write ``0.96…1.03``, or the middle where both are the same to two decimals."""
+    """Write ``0.96…1.03``, the middle where both are the same to two decimals, and what is only rounding as 0."""
     low, high = values.low, values.high
     extreme = max(low, high, key=abs)
+    if abs(extreme) < ROUNDING:
+        return "0"
     if abs(extreme) < NEAR_ZERO:
         return f"{extreme:.0e}"
     if round(low, 2) == round(high, 2):

@@ -6,52 +6,108 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from normbench.cli.options import JsonOption
+from normbench.cli.completion import norm_names
+from normbench.cli.options import JsonOption, ModelOption
+from normbench.norms.entry import Norm, Weight
+
+T = TypeVar("T")
+
+_LEGEND = """
+batch: whether, in training, a sample's output depends on the other samples.
++ws and +sws standardize weights beside any norm, as in gn+ws.
+More: `normbench list norms gn`, --long."""
 
 app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_help=True)
 
-_NORM_HEADER = (
-    "key", "name", "year", "paper (arXiv)", "statistics over", "learned per channel", "running state",
-    "train/eval differ", "depends on batch", "replaces ReLU", "options",
+_SHORT_HEADER = ("key", "name", "statistics over", "batch-dependent", "year")
+_LONG_HEADER = (
+    *_SHORT_HEADER, "paper (arXiv)", "learned per channel", "running state", "train/eval differ", "replaces ReLU",
+    "options",
 )  # fmt: skip
 
 
 @app.command()
-def norms(json_output: JsonOption = False) -> None:
-    """List the norms, with what sets them apart."""
-    from normbench.norms import NORMS, WEIGHTS
+def norms(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="A key, or a pattern such as '*evo*'.",
+            show_default=False,
+            autocompletion=norm_names,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="All that is known of each: paper, parameters, options.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """List the norms that a network takes: a line each on a terminal, tab-separated columns in a pipe.
 
+    Examples: normbench list norms gn; normbench list norms '*evo*'; normbench list norms --model vit
+    """
+    from normbench.models import MODELS
+    from normbench.registry import find
+
+    family = find("model", model or "norm_resnet", MODELS).family
+    entries: dict[str, Norm | Weight] = {
+        **family.norms,
+        **{f"+{key}": weight for key, weight in family.weights.items()},
+    }
+    found = _matching(patterns or [], entries)
     if json_output:
-        _print_json({"norms": _plain(NORMS), "weights": {f"+{key}": entry for key, entry in _plain(WEIGHTS).items()}})
+        _print_json(
+            {
+                "norms": _plain({key: entry for key, entry in found.items() if key in family.norms}),
+                "weights": _plain({key: entry for key, entry in found.items() if key not in family.norms}),
+            }
+        )
         return
-    rows = [
-        (
-            key,
-            norm.full_name,
-            str(norm.year or "-"),
-            f"{norm.paper} ({norm.arxiv})" if norm.arxiv else norm.paper,
-            *norm.traits,
-            _options({name: option.default for name, option in norm.options.items()}),
-        )
-        for key, norm in NORMS.items()
-    ]
-    rows += [
-        (
-            f"+{key}",
-            weight.full_name,
-            str(weight.year),
-            f"{weight.paper} ({weight.arxiv})",
-            "each filter of the convolution",
-            weight.learnable_per_channel,
-            *("-",) * 5,
-        )
-        for key, weight in WEIGHTS.items()
-    ]
-    _print(_NORM_HEADER, rows)
+    rows = [_norm_cells(key, entry) for key, entry in found.items()]
+    if long or (patterns and len(rows) == 1):
+        _print(_LONG_HEADER, rows)
+    else:
+        _print_lines(_SHORT_HEADER, [row[: len(_SHORT_HEADER)] for row in rows])
+
+
+def _matching(patterns: Sequence[str], entries: Mapping[str, T]) -> dict[str, T]:
+    """Return the entries whose key one of `patterns` is or matches; all without patterns.
+
+    Raises:
+        UnknownNameError: a pattern matches nothing.
+    """
+    from fnmatch import fnmatchcase
+
+    from normbench.errors import UnknownNameError
+
+    wanted: set[str] = set()
+    for pattern in patterns:
+        base, plus, weight = pattern.lower().partition("+")
+        parts = [part for part in (base, plus + weight) if part] if plus + weight in entries else [base + plus + weight]
+        for part in parts:
+            matches = {key for key in entries if fnmatchcase(key, part)}
+            if not matches:
+                raise UnknownNameError("norm", pattern, entries)
+            wanted |= matches
+    return {key: entry for key, entry in entries.items() if not patterns or key in wanted}
+
+
+def _norm_cells(key: str, entry: Norm | Weight) -> tuple[str, ...]:
+    """Return a norm's or a weight method's cells under `_LONG_HEADER`."""
+    paper = f"{entry.paper} ({entry.arxiv})" if entry.arxiv else entry.paper
+    if isinstance(entry, Norm):
+        axes, learned, state, differ, batch, activation = entry.traits
+        options = _options({name: option.default for name, option in entry.options.items()})
+    else:
+        axes, learned, batch = "each filter's weights", entry.learnable_per_channel, "no"
+        state = differ = activation = options = "-"
+    year = str(entry.year or "-")
+    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, options
 
 
 @app.command()
@@ -98,25 +154,56 @@ def _print_json(content: Mapping[str, Any]) -> None:
 
 
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, or a paragraph a row where a terminal is too narrow for it."""
+    """Print a table, a paragraph per row where a terminal is too narrow for it, or tab-separated columns in a pipe."""
     from rich.console import Console
     from rich.table import Table
 
-    from normbench.cli.console import natural_width, print_table, table
+    from normbench.cli.console import available_width, natural_width, print_table, table
 
+    width = available_width()
+    if width is None:
+        _print_tab_separated(header, rows)
+        return
     shown = table(*header)
     for row in rows:
         shown.add_row(*row)
-    console = Console()
-    if len(header) <= 3 or not console.is_terminal or console.width >= natural_width(shown):
+    if len(header) <= 3 or width >= natural_width(shown):
         print_table(shown)
         return
     paragraphs = Table.grid(padding=(0, 2))
-    for row in rows:
+    for number, row in enumerate(rows):
+        end = "" if number == len(rows) - 1 else "\n"
         paragraphs.add_row(f"[bold]{row[0]}[/bold]", f"[bold]{row[1]}[/bold]")
         facts = [f"{name}: {cell}" for name, cell in zip(header[2:], row[2:], strict=True) if cell != "-"]
-        paragraphs.add_row("", "; ".join(facts) + "\n")
-    console.print(paragraphs)
+        paragraphs.add_row("", "; ".join(facts) + end)
+    Console(width=width).print(paragraphs)
+
+
+def _print_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a line per norm, its name shortened to fit; or tab-separated columns in a pipe."""
+    from normbench.cli.console import available_width
+
+    width = available_width()
+    if width is None:
+        _print_tab_separated(header, rows)
+        return
+    lines = [("key", "name", "statistics over", "batch", "year")]
+    lines += [(key, name, axes.replace(", ", ","), batch, year) for key, name, axes, batch, year in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
+    for line in lines:
+        cells = [_shortened(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join(cells).rstrip())
+    print(_LEGEND)
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip(" ,:") + "…"
+
+
+def _print_tab_separated(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in (header, *rows):
+        print("\t".join(row))
 
 
 def _plain(registry: Mapping[str, Any]) -> dict[str, Any]:

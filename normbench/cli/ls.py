@@ -13,7 +13,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from normbench.cli.options import JsonOption
+from normbench.cli.completion import folders
+from normbench.cli.options import JsonOption, RunsDirOption
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,21 @@ class Listed:
 
 
 def ls(
-    runs_dir: Annotated[
-        Path, typer.Argument(envvar="NORMBENCH_RUNS_DIR", help="The folder that holds the experiments.")
-    ] = Path("runs"),
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The folder that holds the experiments, in place of --runs-dir.",
+            show_default=False,
+            autocompletion=folders,
+        ),
+    ] = None,
+    runs_dir: RunsDirOption = Path("runs"),
     json_output: JsonOption = False,
 ) -> None:
     """List the experiments under a folder: runs by state, size on disk, when last run."""
     from normbench.errors import RunError
 
+    runs_dir = runs_dir if folder is None else folder
     if not os.path.isdir(runs_dir):
         raise RunError(f"{runs_dir}: no such folder")
     found = list(list_experiments(runs_dir))

@@ -8,21 +8,41 @@ from typing import Annotated, Any
 
 import typer
 
+from normbench.cli.completion import dataset_names, folders, model_names, norm_names, one_of
+
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Set any config field, such as train.lr=0.01.")
 ]
-NormOption = Annotated[str | None, typer.Option(help="The norm, such as gn or gn+ws; see `normbench list norms`.")]
-ModelOption = Annotated[str | None, typer.Option(help="The network; see `normbench list models`.")]
-DatasetOption = Annotated[str | None, typer.Option(help="The images; see `normbench list datasets`.")]
+NormOption = Annotated[
+    str | None,
+    typer.Option(help="The norm, such as gn or gn+ws; see `normbench list norms`.", autocompletion=norm_names),
+]
+ModelOption = Annotated[
+    str | None, typer.Option(help="The network; see `normbench list models`.", autocompletion=model_names)
+]
+DatasetOption = Annotated[
+    str | None, typer.Option(help="The images; see `normbench list datasets`.", autocompletion=dataset_names)
+]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images.")]
 BatchSizeOption = Annotated[int | None, typer.Option(help="Images per training step.")]
 LearningRateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate.")]
 SeedsOption = Annotated[int | None, typer.Option(help="Number of seeds: 0, 1, ...", min=1)]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
-PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, tf32 or bf16.")]
-EngineOption = Annotated[str | None, typer.Option(help="auto, eager, graph or compile.")]
-DataDirOption = Annotated[Path | None, typer.Option(help="Folder that holds CIFAR-10.", show_default=False)]
-RunsDirOption = Annotated[Path, typer.Option(envvar="NORMBENCH_RUNS_DIR", help="Folder for the results.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="auto, cpu, cuda or mps.", autocompletion=one_of("auto", "cpu", "cuda", "mps"))
+]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="auto, fp32, tf32 or bf16.", autocompletion=one_of("auto", "fp32", "tf32", "bf16"))
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="auto, eager, graph or compile.", autocompletion=one_of("auto", "eager", "graph", "compile")),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option(help="Folder that holds CIFAR-10.", show_default=False, autocompletion=folders)
+]
+RunsDirOption = Annotated[
+    Path, typer.Option(envvar="NORMBENCH_RUNS_DIR", help="Folder for the results.", autocompletion=folders)
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Redo runs that are completed.")]
 RetryOption = Annotated[
     bool, typer.Option("--retry", help="Also redo runs that failed or diverged, or whose record cannot be read.")
@@ -37,7 +57,9 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs wi
 KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
 MaxRunsOption = Annotated[int, typer.Option(metavar="N", min=1, help="Refuse a config that plans more runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BaselineOption = Annotated[str | None, typer.Option(help="The norm that others are compared with.")]
+BaselineOption = Annotated[
+    str | None, typer.Option(help="The norm that others are compared with.", autocompletion=norm_names)
+]
 MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]
 TensorBoardOption = Annotated[
     bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench\\[tensorboard]').")

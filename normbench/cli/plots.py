@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import run_folders
+from normbench.cli.options import BaselineOption
+
 
 def plots(
     folder: Annotated[
-        Path, typer.Argument(help="An experiment's folder, a run's folder, or a folder of experiments.")
+        Path,
+        typer.Argument(
+            help="An experiment's folder, a run's folder, or a folder of experiments.", autocompletion=run_folders
+        ),
     ] = Path("runs"),
-    baseline: Annotated[str | None, typer.Option(help="The norm that others are compared with.")] = None,
+    baseline: BaselineOption = None,
 ) -> None:
     """Redraw every plot and table under a folder from what is recorded; trains nothing."""
     from normbench.cli.console import note
@@ -24,18 +30,18 @@ def plots(
 
     if not os.path.isdir(folder):
         raise RunError(f"{folder}: no such folder")
-    run_folders = find_runs(folder, "**")
-    if not run_folders:
+    recorded = find_runs(folder, "**")
+    if not recorded:
         raise RunError(f"{folder}: no runs there")
     written: list[Path] = []
     problems: dict[str, None] = {}  # a run that cannot be read is alone the reason why its experiment cannot be
-    for run in run_folders:
+    for run in recorded:
         with folder_errors(run):
             try:
                 written += write_run_report(run)
             except RunError as error:
                 problems[str(error)] = None
-    for experiment in sorted({run.parent for run in run_folders if run != folder}):
+    for experiment in sorted({run.parent for run in recorded if run != folder}):
         with folder_errors(experiment / REPORT_FOLDER):
             try:
                 written += write_report(experiment, baseline=baseline)

@@ -8,11 +8,25 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import BaselineOption, JsonOption, MarginOption, TensorBoardOption
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, or a folder of experiments.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="An experiment's folder, a folder of experiments, or a bundle.", autocompletion=run_folders
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder; if absent, report/ in the experiment's, or, of a bundle, NAME-report/ here.",
+        ),
+    ] = None,
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
     tensorboard: TensorBoardOption = False,
@@ -23,10 +37,11 @@ def report(
     Example: normbench report runs/tutorial
     """
     from normbench.cli.console import note
-    from normbench.errors import RunError, shown
+    from normbench.errors import ConfigError, RunError, shown
     from normbench.report import Report, write_report_of
     from normbench.report.recorded_runs import load_experiments
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
+    from normbench.runs.bundle_file import find_bundle
     from normbench.runs.records import REPORT_FOLDER, is_run
     from normbench.runs.writer import folder_errors
 
@@ -36,10 +51,17 @@ def report(
         raise RunError(f"{folder}: this is one run; `normbench show` prints it, and a report is over {folder.parent}")
     written = {}
     left_out: list[str] = []
-    for experiment in load_experiments(folder, left_out.append):
+    experiments = load_experiments(folder, left_out.append)
+    if output is not None and len(experiments) > 1:
+        raise ConfigError(f"--output: one folder for a report, and {folder} holds {len(experiments)} experiments")
+    for experiment in experiments:
         found = Report(experiment, baseline, margin / 100)
-        with folder_errors(experiment.folder / REPORT_FOLDER):
-            paths = write_report_of(found)
+        place = find_bundle(experiment.folder)
+        if tensorboard and place:
+            raise ConfigError("--tensorboard: its files go into the experiment's folder; a bundle is not written into")
+        target = output or (Path(f"{place.bundle.path.stem}-report") if place else experiment.folder / REPORT_FOLDER)
+        with folder_errors(target):
+            paths = write_report_of(found, folder=target)
             if tensorboard:
                 paths.append(write_tensorboard(found))
         written[str(experiment.folder)] = [str(path) for path in paths]

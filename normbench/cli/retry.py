@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import DataDirOption, DryRunOption, JsonOption, KeepOption, MaxRunsOption, TensorBoardOption
 from normbench.config.bounds import MAX_RUNS
 
 
 def retry(
-    folder: Annotated[Path, typer.Argument(help="An experiment's folder, such as runs/tutorial.")],
+    folder: Annotated[
+        Path, typer.Argument(help="An experiment's folder, such as runs/tutorial.", autocompletion=run_folders)
+    ],
     data_dir: DataDirOption = None,
     max_runs: MaxRunsOption = MAX_RUNS,
     dry_run: DryRunOption = False,

@@ -14,7 +14,7 @@ def execute(
     settings: Sequence[str],
     flags: Mapping[str, Any],
     *,
-    default_name: str,
+    default_name: str | None,
     max_runs: int,
     dry_run: bool,
     json_output: bool,
@@ -33,7 +33,7 @@ def execute(
 
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         run_options = RunOptions(**options)
-        plans = plan_experiment(loaded, worker)
+        plans = plan_experiment(loaded, worker, run_options.data_dir)
         if dry_run:
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry
@@ -49,7 +49,7 @@ def execute(
 
 def _print(comparison: Any, *, json_output: bool) -> None:
     """Print the tables, and where everything is."""
-    from normbench.cli.console import note, print_comparison
+    from normbench.cli.console import note, print_comparison, print_sensitivities
     from normbench.tasks.style_transfer import MODEL_FILE
 
     if json_output:
@@ -57,8 +57,11 @@ def _print(comparison: Any, *, json_output: bool) -> None:
     else:
         for table in comparison.report.tables:
             print_comparison(table)
+        if comparison.report.sensitivities:
+            print()
+            print_sensitivities(comparison.report.sensitivities)
     say = note if json_output else print
     for run_id in comparison.run_ids:
         if (model := comparison.folder / run_id / MODEL_FILE).is_file():
             say(str(model))
-    say(f"\nFigures, tables and report.html are in {comparison.report_path.parent}/")
+    say(f"\nThe page: {comparison.report_path} (figures and tables are beside it)")

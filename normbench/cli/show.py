@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.completion import run_folders
 from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, or its name (or the name's beginning) under the runs folder.")
+        str,
+        typer.Argument(
+            help="A run's folder, or its name (or the name's beginning) under the runs folder.",
+            autocompletion=run_folders,
+        ),
     ],
     runs_dir: RunsDirOption = Path("runs"),
     json_output: JsonOption = False,
@@ -88,6 +94,14 @@ def _files(folder: Path) -> dict[str, int]:
     return found
 
 
+def _promise(environment: Mapping[str, Any]) -> str:
+    """Return on what another run of the config gives the same bits."""
+    from normbench.runs.provenance import same_bits_on
+
+    recorded = str(environment.get("same_bits", "no: not recorded"))
+    return f"bit-reproducible on {same_bits_on(environment)}" if recorded == "yes" else recorded
+
+
 def _print(record: RunRecord) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -97,7 +111,7 @@ def _print(record: RunRecord) -> None:
     from normbench.errors import shown
     from normbench.report.grouping import flatten
 
-    status = record.status.model_dump(exclude={"pid"})
+    status = record.status.model_dump(exclude={"pid"}) | {"same_bits": _promise(record.environment)}
     sections: dict[str, dict[str, Any]] = {
         "run": {"name": record.run_id, "folder": record.folder, **status},
         "results": flatten(record.summary.model_dump(mode="json")) if record.summary else {},

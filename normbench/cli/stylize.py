@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normbench.cli.completion import config_names, run_folders
 from normbench.cli.options import (
     BaselineOption,
     DataDirOption,
@@ -19,6 +20,7 @@ from normbench.cli.options import (
     KeepOption,
     MaxFailuresOption,
     MaxRunsOption,
+    NormOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
@@ -36,7 +38,7 @@ def train(
     style: Annotated[
         str | None, typer.Option(metavar="IMAGE", help="A file, or one of mosaic, waves and strokes.")
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="The norm, such as in or gn; see `normbench list norms`.")] = None,
+    norm: NormOption = None,
     norm_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the norm, such as groups=8.")
     ] = None,
@@ -48,9 +50,10 @@ def train(
         Path | None, typer.Option(help="torchvision's file of VGG-16, for --features vgg16.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialization and image order.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A config file to start from, such as a run's config.yaml.")
+        Path | None,
+        typer.Option(help="A config file to start from, such as a run's config.yaml.", autocompletion=config_names),
     ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,
@@ -109,7 +112,9 @@ def train(
 
 @app.command()
 def compare(
-    config: Annotated[str, typer.Argument(help="A config file, or the name of a built-in one: style.")],
+    config: Annotated[
+        str, typer.Argument(help="A config file, or the name of a built-in one: style.", autocompletion=config_names)
+    ],
     set_: SetOption = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.", min=1)] = None,
     baseline: BaselineOption = None,
@@ -165,7 +170,7 @@ def compare(
 
 @app.command()
 def apply(
-    model: Annotated[Path, typer.Argument(help="A run's folder, or its model.pt.")],
+    model: Annotated[Path, typer.Argument(help="A run's folder, or its model.pt.", autocompletion=run_folders)],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images of any kind and size.")],
     out: Annotated[Path, typer.Option(help="Folder for the results, NAME-stylized.png each.")] = Path(),
     device: DeviceOption = None,

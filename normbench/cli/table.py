@@ -8,16 +8,30 @@ from typing import Annotated
 
 import typer
 
+from normbench.cli.completion import one_of, run_folders
 from normbench.cli.options import BaselineOption, JsonOption, MarginOption
 
 
 def table(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Experiments' folders, or a folder of experiments.")
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER...", help="Experiments' folders, folders of those, or bundles.", autocompletion=run_folders
+        ),
     ],
-    format_: Annotated[str, typer.Option("--format", help="text, md, latex, csv, tsv or json.")] = "text",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, md, latex, csv, tsv or json.",
+            autocompletion=one_of("text", "md", "latex", "csv", "tsv", "json"),
+        ),
+    ] = "text",
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say below a table how each of its numbers is made.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Print the comparison tables of recorded experiments.
@@ -35,7 +49,7 @@ def table(
     format_ = "json" if json_output else format_
     if format_ == "text":
         for found in tables:
-            print_comparison(found)
+            print_comparison(found, explain=explain)
     else:
         sys.stdout.write(format_tables(tables, format_))
         if format_ in ("csv", "tsv"):  # which have no place for notes

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from normbench.cli.completion import config_names
 from normbench.cli.options import (
     BatchSizeOption,
     DataDirOption,
@@ -46,7 +47,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of initialization, image order and augmentation.")] = None,
     seeds: SeedsOption = None,
     config: Annotated[
-        Path | None, typer.Option(help="A config file to start from; a run's config.yaml reruns it.")
+        Path | None,
+        typer.Option(help="A config file to start from; a run's config.yaml reruns it.", autocompletion=config_names),
     ] = None,
     set_: SetOption = None,
     device: DeviceOption = None,

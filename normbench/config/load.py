@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from normbench.config.bounds import MAX_RUNS, first_problem
 from normbench.config.grid import cell_data
 from normbench.config.messages import Key, Sections, explain, located
+from normbench.config.naming import question_name
 from normbench.config.overrides import assign
 from normbench.config.schema import (
     BatchOneConfig,
@@ -65,6 +66,8 @@ class LoadedConfig:
     """Where in a grid the experiment is: ``batch size 4, lr 0.001``."""
     grid_cells: tuple[LoadedConfig, ...] = ()
     """The experiment at each point of its grid; empty where it has none."""
+    folder: Path | None = None
+    """The folder of the config file, if there is one: what a config names may stand beside it."""
 
     @property
     def cells(self) -> tuple[LoadedConfig, ...]:
@@ -87,12 +90,15 @@ def load_config(
     *,
     settings: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
-    default_name: str = "train",
+    default_name: str | None = "train",
     max_runs: int = MAX_RUNS,
 ) -> LoadedConfig:
     """Read `source`, lay `settings` (``train.lr=0.01``) and `flags` (dotted path -> value) over it, and validate.
 
     `source` is a YAML file, what one would hold as a mapping, or None where settings and flags say everything.
+
+    Where nothing names the experiment, a file does by its own name, and otherwise `default_name`, or where that is None
+    the question itself (`normbench.config.naming`).
 
     A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
 
@@ -101,13 +107,14 @@ def load_config(
             asks for more than `max_runs` runs.
     """
     data, origins = _settings(source, settings, flags or {}, default_name)
-    base = _validated(data, origins)
+    folder = source.parent if isinstance(source, Path) else None
+    base = replace(_validated(data, origins), folder=folder)
     _check_num_runs(base, max_runs)
     cells: list[LoadedConfig] = []
     problems: dict[str, None] = {}  # cells share most of their values, and so their problems
     for point, cell, cell_origins in cell_data(base.experiment, data, origins):
         try:
-            cells.append(replace(_validated(cell, cell_origins), point=point))
+            cells.append(replace(_validated(cell, cell_origins), point=point, folder=folder))
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).splitlines())
     if problems:
@@ -146,7 +153,7 @@ def _validated(data: Mapping[str, Any], origins: Mapping[Key, str]) -> LoadedCon
 
 
 def _settings(
-    source: Path | Mapping[str, Any] | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str
+    source: Path | Mapping[str, Any] | None, settings: Sequence[str], flags: Mapping[str, Any], default_name: str | None
 ) -> tuple[dict[str, Any], dict[Key, str]]:
     """Return what `source`, `settings` and `flags` say together, not validated, and where each value was written.
 
@@ -168,8 +175,9 @@ def _settings(
         assign(data, origins, dotted.strip(), parse_value(text, f"--set {setting}"), f"--set {setting}")
     for dotted, value in flags.items():
         assign(data, origins, dotted, value, "--" + dotted.rpartition(".")[2].replace("_", "-"))
-    data.setdefault("name", default_name)
     _check_bounds(data, origins)
+    if "name" not in data:
+        data["name"] = default_name or question_name(data)
     return data, origins
 
 

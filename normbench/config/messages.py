@@ -79,7 +79,9 @@ def _message(problem: Any, path: Key, sections: Sections) -> str:
     if kind == "extra_forbidden":
         return f"unknown key{suggestion(path[-1], _allowed_keys(path[:-1], sections))}{_elsewhere(path, sections)}"
     if kind == "missing":
-        return "is required, for example `norms: [bn, gn]`" if path[-1:] == ("norms",) else "is required"
+        example = {"norms": "`norms: [bn, gn]`", "name": "`name: gn`"}.get(str(path[-1]))
+        missing = "name is required" if path[-1] == "name" else "is required"  # the path to a name ends before it
+        return f"{missing}, for example {example}" if example else missing
     if kind == "literal_error":
         allowed = re.findall(r"'([^']+)'", context["expected"])
         return f"{value!r} is not allowed{suggestion(value, allowed)}"

@@ -7,21 +7,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    model_serializer,
     model_validator,
 )
 
 from normbench.config.bounds import MAX_SEEDS
+from normbench.own_code import Source
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Options = Mapping[StrictStr, Value]
@@ -69,7 +74,55 @@ def flat_grid(value: object) -> object:
     return flat
 
 
-class NormConfig(Frozen):
+class Code(Frozen):
+    """Which file of a user's own a norm or network is made of; its text travels with it, and is not written with it."""
+
+    file: StrictStr = Field(pattern=r"^[^/\\]+\.py$")
+    """The name of the file, and of its copy in the run's folder."""
+    sha256: StrictStr = Field(pattern="^[0-9a-f]{64}$")
+    """Of its text; so a changed file makes another run."""
+    _source: Source | None = PrivateAttr(None)
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """Return the code that `source` is, with its text."""
+        code = cls(file=source.file, sha256=source.sha256)
+        code._source = source
+        return code
+
+    @property
+    def source(self) -> Source | None:
+        """The text; None in a config that was read from a file."""
+        return self._source
+
+
+class Named(Frozen):
+    """Something by its key in a registry, or of a user's own as ``file.py:name`` or ``package.module:name``."""
+
+    name: StrictStr
+    options: Options = {}
+    code: Code | None = None
+    """Which file it is made of; of a user's own only."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_code(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write nothing of code where there is none: run ids are hashes of what is written."""
+        data: dict[str, Any] = handler(self)
+        if data.get("code") is None:
+            data.pop("code", None)
+        return data
+
+    def portable(self) -> dict[str, Any]:
+        """Return it as a mapping that still has the text of its code, as `model_dump` has not."""
+        return self.model_dump() | ({} if self.code is None else {"code": self.code})
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What it computes: name, options and code."""
+        return self.model_dump(mode="json", include={"name", "options", "code"})
+
+
+class NormConfig(Named):
     """A norm to compare: its key in the registry, options, and how tables call it."""
 
     name: StrictStr
@@ -80,18 +133,54 @@ class NormConfig(Frozen):
     """Training settings of this norm alone (a learning rate tuned for it, say); they override the experiment's."""
 
 
-class ModelConfig(Frozen):
+class ModelConfig(Named):
     """The network that hosts the norms."""
 
     name: StrictStr = "norm_resnet"
     options: Options = {}
 
 
+class ImageFile(Frozen):
+    """What an ``.npz`` of a user's own holds; where it is is not written."""
+
+    sha256: StrictStr = Field(pattern="^[0-9a-f]{64}$")
+    """Of the file; so other images make another run."""
+    num_classes: int = Field(ge=1, le=100_000, strict=True)
+    image_size: int = Field(ge=8, le=96, strict=True)
+    """Height and width."""
+    _path: Path | None = PrivateAttr(None)
+
+    def at(self, path: Path) -> Self:
+        """Return it with the place where the file was found."""
+        found = self.model_copy()
+        found._path = path
+        return found
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file is; None in a config that was read from a file."""
+        return self._path
+
+
 class DatasetConfig(Frozen):
-    """The images: ``cifar10`` or the built-in ``synthetic``."""
+    """The images: ``cifar10``, ``cifar100``, the built-in ``synthetic``, or an ``.npz`` of a user's own."""
 
     name: StrictStr = "cifar10"
     options: Options = {}
+    images: ImageFile | None = None
+    """What the file holds; of a user's own only."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write nothing of a file where there is none: run ids are hashes of what is written."""
+        data: dict[str, Any] = handler(self)
+        if data.get("images") is None:
+            data.pop("images", None)
+        return data
+
+    def portable(self) -> dict[str, Any]:
+        """Return it as a mapping that still knows where the file is, as `model_dump` does not."""
+        return self.model_dump() | ({} if self.images is None else {"images": self.images})
 
 
 class TrainConfig(Frozen):
@@ -114,7 +203,7 @@ class TrainConfig(Frozen):
     augment: Literal["none", "crop_flip"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """`auto`: bf16 autocast on CUDA, fp32 elsewhere."""
+    """`auto`: bf16 autocast on CUDA and on a CPU with AMX, fp32 elsewhere."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
     """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
 
@@ -250,7 +339,8 @@ class BaseRunConfig(Frozen):
         """Return ``gn-norm_resnet-bs64-s0-3f2a9c1b``: at most 64 characters of ``[a-z0-9._+-]``."""
         digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
         tail = "".join(f"-{part}" for part in (*parts, f"s{self.seed}", digest))
-        head = re.sub(r"[^a-z0-9._+-]", "_", f"{self.norm.name}-{self.model_name}".lower())
+        names = (name.rpartition(":")[2] for name in (self.norm.name, self.model_name))
+        head = re.sub(r"[^a-z0-9._+-]", "_", "-".join(names).lower())
         return head[: 64 - len(tail)] + tail
 
 
@@ -315,7 +405,7 @@ class RunConfig(BaseRunConfig):
     def timing_fields(self) -> dict[str, Any]:
         """Everything that the time of a training step depends on, but for the machine: no learning rate, no seed."""
         return {
-            "norm": {"name": self.norm.name, "options": dict(self.norm.options)},
+            "norm": self.norm.identity,
             "model": self.model.model_dump(mode="json"),
             "dataset": self.dataset.model_dump(mode="json"),
             "train": self.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"}),

@@ -98,7 +98,7 @@ class StyleRunConfig(_Pictures, BaseRunConfig):
     def timing_fields(self) -> dict[str, Any]:
         """Everything that the time of a training step depends on, but for the machine: no learning rate, no seed."""
         return {
-            "norm": {"name": self.norm.name, "options": dict(self.norm.options)},
+            "norm": self.norm.identity,
             **self.model_dump(mode="json", include={"features", "image_size", "content", "num_content"}),
             "train": self.train.model_dump(include={"batch_size", "precision", "engine"}),
             "device": self.device,

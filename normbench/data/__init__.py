@@ -7,22 +7,31 @@ reads files) and add an entry to `DATASETS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
+from normbench.config.schema import DatasetConfig
 from normbench.registry import OptionValue, check_option_names, find, load
 
 if TYPE_CHECKING:
     from normbench.data.images import ImageDataset
 
-__all__ = ["DATASETS", "Dataset", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "ImageShape", "image_shape", "load_dataset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageShape:
+    """What a network must know of the images: the number of classes, and height and width."""
+
+    num_classes: int
+    image_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """One data set: ten classes of 32x32 colour images."""
+    """One data set of square colour images."""
 
     load: str
     """The function that loads it, as ``"package.module:function"``."""
@@ -30,8 +39,11 @@ class Dataset:
     description: str
     options: Mapping[str, OptionValue]
     """The options with their defaults."""
+    max_train: int
+    """The most training images that it has."""
     needs_files: bool
     """Whether it is read from disk, so that `load_dataset`'s `data_dir` matters."""
+    shape: ImageShape = field(default_factory=lambda: ImageShape(num_classes=10, image_size=32))
 
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
@@ -41,6 +53,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             label="CIFAR-10",
             description="50,000 training and 10,000 test photographs (Krizhevsky, 2009), read from disk",
             options=MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None}),
+            max_train=50_000,
             needs_files=True,
         ),
         "synthetic": Dataset(
@@ -48,10 +61,18 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             label="synthetic shapes",
             description="built-in drawings of ten shapes and textures, made on the spot; no files needed",
             options=MappingProxyType({"num_train": 10_000, "num_test": 2_000, "seed": 0}),
+            max_train=1_000_000,
             needs_files=False,
         ),
     }
 )
+
+
+def image_shape(config: DatasetConfig) -> ImageShape:
+    """Return number of classes and image size of the data set that a run's config names."""
+    if config.images is None:
+        return DATASETS[config.name].shape
+    return ImageShape(num_classes=config.images.num_classes, image_size=config.images.image_size)
 
 
 def load_dataset(name: str, *, data_dir: Path | None = None, **options: OptionValue) -> ImageDataset:

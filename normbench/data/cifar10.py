@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from normbench.data.formats import NUM_TEST, NUM_TRAIN, Arrays, format_name, read_arrays, write_npz
-from normbench.data.images import EvalSplit, ImageDataset, check_count, class_balanced_order
+from normbench.data.images import EvalSplit, ImageDataset, check_count, first_images, hold_out
 from normbench.data.locate import ACCEPTED, BATCHES_FOLDER, Place, find_cifar10
 from normbench.errors import DataError, UnknownNameError
 
@@ -61,8 +59,8 @@ def load_cifar10(
     path = find_cifar10(data_dir)
     arrays = read_arrays(path)
     if uses_val:
-        arrays = _hold_out(arrays)
-    arrays = _first(arrays, num_train, num_test)
+        arrays = Arrays(*hold_out(arrays.x_train, arrays.y_train, NUM_VAL))
+    arrays = Arrays(*first_images(*arrays, num_train, num_test))
     return ImageDataset(
         name="cifar10",
         **arrays._asdict(),
@@ -71,30 +69,6 @@ def load_cifar10(
         is_synthetic=False,
         eval_split=eval_split,
     )
-
-
-def _hold_out(arrays: Arrays) -> Arrays:
-    """Replace the test images by 5,000 of the training images, and leave those out of training."""
-    is_held_out = np.zeros(len(arrays.y_train), bool)
-    is_held_out[class_balanced_order(arrays.x_train, arrays.y_train)[:NUM_VAL]] = True
-    return Arrays(
-        x_train=arrays.x_train[~is_held_out],
-        y_train=arrays.y_train[~is_held_out],
-        x_test=arrays.x_train[is_held_out],
-        y_test=arrays.y_train[is_held_out],
-    )
-
-
-def _first(arrays: Arrays, num_train: int | None, num_test: int | None) -> Arrays:
-    """Keep the first images of a class-balanced shuffle."""
-    x_train, y_train, x_test, y_test = arrays
-    if num_train is not None:
-        order = class_balanced_order(x_train, y_train)[:num_train]
-        x_train, y_train = x_train[order], y_train[order]
-    if num_test is not None:
-        order = class_balanced_order(x_test, y_test)[:num_test]
-        x_test, y_test = x_test[order], y_test[order]
-    return Arrays(x_train, y_train, x_test, y_test)
 
 
 def import_cifar10(path: Path, folder: Path) -> Path:

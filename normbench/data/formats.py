@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from normbench.data.images import IMAGE_SHAPE, image_digests
 from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
 from normbench.errors import DataError, FolderError
-from normbench.runs.untrusted import open_regular
+from normbench.runs.atomic import write_atomically
+from normbench.runs.regular_files import open_regular
 
 ARCHIVE_BYTES = 170_498_071
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -84,17 +85,10 @@ def write_npz(arrays: Arrays, folder: Path) -> Path:
         FolderError: the folder cannot be written.
     """
     target = folder / NPZ_FILE
-    partial = folder / f".{NPZ_FILE}.{os.getpid()}.partial"
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays._asdict())  # uncompressed: 184 MB, but read in a fraction of a second
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        # Uncompressed: 184 MB, but read in a fraction of a second.
+        write_atomically(target, lambda file: np.savez(file, **arrays._asdict()))
     return target
 
 
@@ -131,27 +125,43 @@ def _damaged(path: Path, what: object) -> DataError:
 
 
 def _read_npz(path: Path) -> Arrays:
-    """Read the four arrays, each of which is checked by its header before memory is taken for it."""
+    """Read CIFAR-10 from an npz."""
+    arrays = read_npz_arrays(path, _check_header, f". {REMEDY}")
+    return Arrays(
+        np.ascontiguousarray(arrays["x_train"]),
+        _checked_labels(path, "y_train", arrays["y_train"], NUM_TRAIN),
+        np.ascontiguousarray(arrays["x_test"]),
+        _checked_labels(path, "y_test", arrays["y_test"], NUM_TEST),
+    )
+
+
+class NpzProblem(Exception):
+    """What is wrong with an array of an npz, in words."""
+
+
+CheckHeader = Callable[[str, "np.dtype[Any]", tuple[int, ...]], None]
+"""Takes name, dtype and shape of an array, and raises `NpzProblem` unless they are as they must be."""
+
+
+def read_npz_arrays(path: Path, check_header: CheckHeader, remedy: str = "") -> dict[str, NDArray[Any]]:
+    """Read the arrays of `Arrays` from an npz; each is checked by its header before memory is taken for it.
+
+    Raises:
+        DataError: it cannot be read, lacks one, or holds other arrays; the message ends in `remedy`.
+    """
     try:
         with open_regular(path) as file, zipfile.ZipFile(_ShortReads(file)) as archive:
             names = set(archive.namelist())
             if missing := [name for name in Arrays._fields if f"{name}.npy" not in names]:
-                raise _damaged(path, f"not CIFAR-10: no {', '.join(missing)} in it")
-            arrays = [_read_member(path, archive, name) for name in Arrays._fields]
-    except DataError:
-        raise
+                raise NpzProblem(f"no {', '.join(missing)} in it")
+            return {name: _read_member(archive, name, check_header) for name in Arrays._fields}
+    except NpzProblem as problem:
+        raise DataError(f"{path}: {problem}{remedy}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # NumPy's parser of headers lets through whatever Python's own raises
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise _damaged(path, f"damaged or not an npz of plain arrays ({reason})") from error
-    x_train, y_train, x_test, y_test = arrays
-    return Arrays(
-        np.ascontiguousarray(x_train),
-        _checked_labels(path, "y_train", y_train, NUM_TRAIN),
-        np.ascontiguousarray(x_test),
-        _checked_labels(path, "y_test", y_test, NUM_TEST),
-    )
+        raise DataError(f"{path}: damaged or not an npz of plain arrays ({reason}){remedy}") from error
 
 
 class _ShortReads(io.RawIOBase):
@@ -177,7 +187,7 @@ class _ShortReads(io.RawIOBase):
         return self._file.read(size if size >= 0 else self.MAX_BYTES)
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, name: str, check_header: CheckHeader) -> NDArray[Any]:
     """Read one array; its header is checked before memory is taken for its data."""
     member = archive.getinfo(f"{name}.npy")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # NumPy writes no others
@@ -185,7 +195,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[Any
     with archive.open(member) as file:
         head = io.BytesIO(file.read(4096))
         shape, is_fortran, dtype = _read_header(head)
-        _check_header(path, name, dtype, shape)
+        check_header(name, dtype, shape)
         array = np.empty(math.prod(shape), dtype)
         if member.file_size != head.tell() + array.nbytes:
             raise ValueError(f"{name} has {member.file_size:,} bytes, not {head.tell() + array.nbytes:,}")
@@ -210,14 +220,14 @@ def _read_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
         return readers[version](head)
 
 
-def _check_header(path: Path, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _check_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     num_images = NUM_TRAIN if name.endswith("train") else NUM_TEST
     if name.startswith("x"):
         wanted = (num_images, *IMAGE_SHAPE)
         if dtype != np.uint8 or shape != wanted:
-            raise _damaged(path, f"not CIFAR-10: {name} is {dtype} {shape}, not uint8 {wanted}")
+            raise NpzProblem(f"not CIFAR-10: {name} is {dtype} {shape}, not uint8 {wanted}")
     elif dtype.kind not in "iu" or shape not in ((num_images,), (num_images, 1)):
-        raise _damaged(path, f"not CIFAR-10: {name} is {dtype} {shape}, not integers ({num_images},)")
+        raise NpzProblem(f"not CIFAR-10: {name} is {dtype} {shape}, not integers ({num_images},)")
 
 
 def _checked_labels(path: Path, name: str, labels: NDArray[Any], num_images: int) -> NDArray[np.int64]:

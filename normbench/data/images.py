@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ IMAGE_SHAPE = (32, 32, 3)
 class ImageDataset:
     """Training and evaluation images with their labels.
 
-    Images are uint8 RGB, ``(N, 32, 32, 3)``; labels are int64 from 0, ``(N,)``.
+    Images are uint8 RGB, ``(N, 32, 32, 3)`` or another square; labels are int64 from 0, ``(N,)``.
     """
 
     name: str
@@ -34,6 +35,20 @@ class ImageDataset:
     """The origin of the images, in a line: a path and its format, or how they were drawn."""
     is_synthetic: bool
     eval_split: EvalSplit
+
+    @cached_property
+    def sha256(self) -> str:
+        """A SHA-256 of all images and labels in their order."""
+        return arrays_sha256(self.x_train, self.y_train, self.x_test, self.y_test)
+
+
+def arrays_sha256(*arrays: NDArray[Any]) -> str:
+    """Return a SHA-256 of the arrays' types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def class_balanced_order(images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -49,6 +64,35 @@ def class_balanced_order(images: NDArray[np.uint8], labels: NDArray[np.integer[A
     rank_in_class = np.empty(len(labels), np.int64)
     rank_in_class[by_class] = np.arange(len(labels)) - class_starts
     return np.lexsort((keys, rank_in_class))
+
+
+Split = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+"""Training images and labels, images and labels to evaluate on."""
+
+
+def hold_out(images: NDArray[np.uint8], labels: NDArray[np.int64], count: int) -> Split:
+    """Return training images without `count` of them, and these to evaluate on: spread over classes, always equal."""
+    is_held_out = np.zeros(len(labels), bool)
+    is_held_out[class_balanced_order(images, labels)[:count]] = True
+    return images[~is_held_out], labels[~is_held_out], images[is_held_out], labels[is_held_out]
+
+
+def first_images(
+    x_train: NDArray[np.uint8],
+    y_train: NDArray[np.int64],
+    x_test: NDArray[np.uint8],
+    y_test: NDArray[np.int64],
+    num_train: int | None,
+    num_test: int | None,
+) -> Split:
+    """Keep the first images of a class-balanced shuffle of each split; all of it where the number is None."""
+    if num_train is not None:
+        order = class_balanced_order(x_train, y_train)[:num_train]
+        x_train, y_train = x_train[order], y_train[order]
+    if num_test is not None:
+        order = class_balanced_order(x_test, y_test)[:num_test]
+        x_test, y_test = x_test[order], y_test[order]
+    return x_train, y_train, x_test, y_test
 
 
 def image_digests(images: NDArray[np.uint8]) -> list[bytes]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,15 +50,14 @@ def visible_gpus() -> list[str]:
 def resolve_precision(requested: str, device: DeviceName) -> Precision:
     """Return the precision for ``auto|fp32|tf32|bf16`` on `device`.
 
-    `auto` is bf16 on CUDA, where it is much faster, and fp32 elsewhere.
+    `auto` is bf16 where it is much faster, on CUDA and on a CPU with AMX, and fp32 elsewhere.
 
     Raises:
         ConfigError: tf32 away from CUDA.
     """
     if requested == "auto":
-        if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16"
-        return "fp32"
+        is_fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if is_fast or (device == "cpu" and has_amx()) else "fp32"
     if requested == "tf32" and device != "cuda":
         raise ConfigError(f"precision tf32 exists on cuda only, not on {device}. Allowed: auto, fp32, bf16")
     precisions: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -77,21 +78,41 @@ def resolve_engine(requested: str, device: DeviceName) -> Engine:
     return next(name for name in engines if name == requested)
 
 
-def set_precision(precision: Precision, device: DeviceName) -> None:
-    """Set the float32 arithmetic of matrix products and convolutions; bf16 comes from autocast on top."""
+def set_arithmetic(precision: Precision, device: DeviceName) -> None:
+    """Have CUDA compute in `precision`, and the same bits each time.
+
+    Sets the float32 arithmetic of matrix products and convolutions; bf16 comes from autocast on top. cuDNN takes the
+    algorithm that its own heuristics name, where timing them would let each process choose another, and torch takes
+    deterministic implementations where it has them (see `normbench.engine.same_bits`).
+    """
     if device == "cuda":
         mode = "ieee" if precision == "fp32" else "tf32"
         torch.backends.cuda.matmul.fp32_precision = mode
         torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def set_default_precision(device: DeviceName) -> None:
-    """Undo `set_precision`: torch's defaults allow TF32 in convolutions and not in matrix products."""
+def set_default_arithmetic(device: DeviceName) -> None:
+    """Undo `set_arithmetic`: torch's defaults allow TF32 in convolutions and not in matrix products."""
     if device == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = False
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+def is_usable() -> bool:
+    """Return whether this process can still use its GPU: a fault in a kernel (a bad index, say) ends that for good."""
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def synchronize(device: DeviceName) -> None:
@@ -133,6 +154,7 @@ def describe(device: DeviceName) -> dict[str, Any]:
         "device": device,
         "device_name": _cpu_name(),
         "cpu": _cpu_name(),
+        "cpu_capability": cpu_capability(),
         "num_threads": torch.get_num_threads(),
     }
     if device == "cuda":
@@ -142,9 +164,41 @@ def describe(device: DeviceName) -> dict[str, Any]:
             "device_memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "triton": _version_of("triton"),
+            "gpu_uuid": str(properties.uuid),
+            "driver": _nvidia_driver(),
             "num_devices": torch.cuda.device_count(),
         }
     return facts
+
+
+def has_amx() -> bool:
+    """Return whether this CPU multiplies bf16 matrices by AMX, and system and ``ONEDNN_MAX_CPU_ISA`` let it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not in every version of torch
+    return is_supported is not None and is_supported() and (limit in ("ALL", "DEFAULT", "") or "AMX" in limit)
+
+
+def cpu_capability() -> str:
+    """Return the vector instructions that torch uses on this CPU, as ``AVX512`` or ``AVX512, AMX``."""
+    return torch.backends.cpu.get_cpu_capability() + (", AMX" if has_amx() else "")
+
+
+def _version_of(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _nvidia_driver() -> str | None:
+    """Return the version of NVIDIA's driver, which torch does not know; None where the system does not say."""
+    with suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
+        return found[0] if found else None
+    return None
 
 
 def _cpu_name() -> str:

@@ -1,7 +1,6 @@
 """The optimizer of a captured step: all weights in one piece of memory, updated by one kernel.
 
-The kernel reads each gradient where autograd left it, from a table of addresses, which is uploaded whenever they have
-changed. A captured graph makes its gradients at the same addresses in every replay, and has a table of its own.
+The kernel reads each gradient where autograd left it (`gradient_addresses`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from normbench.config.schema import TrainConfig
-from normbench.engine.device import is_capturing
+from normbench.engine.gradient_addresses import GradientAddresses, readable
+from normbench.kernels.conv import GradientShares
 from normbench.kernels.train_step import UPDATE_BLOCK, Blocks, update_adam, update_sgd
 
-_ALIGNMENT = 16
-"""Bytes of the widest load."""
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
@@ -54,6 +52,7 @@ class FlatOptimizer:
         # Whose gradient each parameter takes: its own or its bf16 copy's. All tables are in this order.
         self._leaves: dict[nn.Parameter, Tensor] = {p: p for group in self.param_groups for p in group["params"]}
         self._copies: dict[nn.Parameter, Tensor] = {}
+        self._shares: dict[nn.Parameter, GradientShares] = {}
         self._rows: dict[nn.Parameter, slice] = {}
         places, settings, num_blocks = [], [], 0
         for group in self.param_groups:
@@ -69,10 +68,7 @@ class FlatOptimizer:
             places=torch.tensor(places, dtype=torch.int32, device=device),
             settings=torch.tensor(settings, dtype=torch.float32, device=device),
         )
-        self._uploaded: list[int] | None = None
-        self._captured: list[int] = []
-        self._addresses = torch.zeros_like(self._blocks.copies)
-        self._addresses_of_graphs: list[Tensor] = []
+        self._addresses = GradientAddresses([rows.stop - rows.start for rows in self._rows.values()], device)
 
         names = ("momentum_buffer",) if train.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
         self._weights, *self._moments = (torch.zeros(num_blocks * UPDATE_BLOCK, device=device) for _ in ("", *names))
@@ -88,6 +84,9 @@ class FlatOptimizer:
         copy = parameter.detach().to(torch.bfloat16, copy=True)
         self._blocks.copies[self._rows[parameter]] = copy.data_ptr()
         self._copies[parameter] = copy
+        if copy.ndim == 4:  # a convolution's, which need not sum what its programs have summed apart
+            shares = copy.gradient_shares = GradientShares()  # type: ignore[attr-defined]
+            self._shares[parameter] = shares
         self._leaves[parameter] = copy.requires_grad_()
         return copy
 
@@ -101,36 +100,36 @@ class FlatOptimizer:
         """Drop the gradients, whatever `set_to_none`."""
         for leaf in self._leaves.values():
             leaf.grad = None
+        for shares in self._shares.values():
+            shares.tensor = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the weights, their bf16 copies and the state; a parameter without a gradient has one of zeros."""
-        gradients = [_readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
-        self._locate([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
+        gradients = [readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
+        shares = [self._shares[p].tensor if p in self._shares else None for p in self._leaves]
+        self._addresses.locate(gradients, shares)
         self.update()
 
     def update(self) -> None:
         """Launch the update with the gradients located last."""
         if self.name == "sgd":
             update_sgd(
-                self._weights, self._moments[0], self._addresses, self._blocks, self._learning_rates, self._num_steps,
+                self._weights, self._moments[0], self._addresses.tensor, self._addresses.num_shares, self._blocks,
+                self._learning_rates, self._num_steps,
                 momentum=self._momentum,
             )  # fmt: skip
         else:
             first, second = self._moments
             update_adam(
-                self._weights, first, second, self._addresses, self._blocks,
+                self._weights, first, second, self._addresses.tensor, self._addresses.num_shares, self._blocks,
                 self._learning_rates, self._corrections, self._num_steps,
                 beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self.name == "adamw",
             )  # fmt: skip
 
     def finish_capture(self) -> None:
         """Give the graph whose capture has just ended, with one `step` in it, the addresses of its gradients."""
-        self._upload(self._captured)
-        self._addresses_of_graphs.append(self._addresses)
-        # Made outside of captures: in a graph's pool it could share its memory with what the graph has freed before.
-        self._addresses = torch.zeros_like(self._addresses)
-        self._uploaded = None
+        self._addresses.finish_capture()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parameters, by their position."""
@@ -143,31 +142,7 @@ class FlatOptimizer:
             for name, place in state.items():
                 place.copy_(state_dict["state"][position][name])
 
-    def _locate(self, addresses: list[int]) -> None:
-        """Make `addresses`, one of each parameter's gradient, those that the next update reads."""
-        if is_capturing(self._addresses.device):
-            self._captured = addresses  # an upload would become part of the graph
-        elif addresses != self._uploaded:
-            self._upload(addresses)
-            self._uploaded = addresses
-
-    def _upload(self, addresses: list[int]) -> None:
-        rows = self._rows.values()
-        of_blocks = [a for a, blocks in zip(addresses, rows, strict=True) for _ in range(blocks.start, blocks.stop)]
-        self._addresses.copy_(torch.tensor(of_blocks))
-
 
 def _view(flat: Tensor, parameter: Tensor, start: int) -> Tensor:
     """Return the part of `flat` from `start` on in the shape and memory format of `parameter`."""
     return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset() + start)
-
-
-def _readable(leaf: Tensor) -> Tensor | None:
-    """Return the gradient of `leaf`, copied if the kernel cannot read it where it is."""
-    gradient = leaf.grad
-    if gradient is None:
-        return None
-    strides = zip(leaf.shape, leaf.stride(), gradient.stride(), strict=True)
-    if all(size == 1 or ours == theirs for size, ours, theirs in strides) and gradient.data_ptr() % _ALIGNMENT == 0:
-        return gradient
-    return torch.empty_like(leaf).copy_(gradient)

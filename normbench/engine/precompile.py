@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench import kernels
 from normbench.engine.batches import normalize
 from normbench.engine.device import autocast
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import image_conv, pool_linear
+from normbench.kernels import conv, image_conv, pool_linear
 from normbench.kernels.launch import Compilation, Launches
-from normbench.kernels.operation import launch_all
-from normbench.kernels.spec import AnySpec
+from normbench.kernels.operation import AnySpec, launch_all, unsupported_reason
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.norm_act import FusedNormAct, kernel_arguments
@@ -77,13 +76,17 @@ class DryRun:
         for module, x in self.inputs:
             if isinstance(module, FusedNormAct):
                 spec = module.spec
-                if spec is not None and kernels.unsupported_reason(x, spec) is None:
+                if spec is not None and unsupported_reason(x, spec) is None:
                     _add(launches, _norm_act, x, sizes, spec, *_settings(module[0]))
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
                     _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
+                elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
+                    facts = (_like(module.weight, dtype), module.stride[0])
+                    _add(launches, _convolution, x.to(dtype), sizes, *facts)
+                    _add(launches, conv.forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -138,7 +141,11 @@ def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor)
 
     shape = step.images.images.shape[1:]
     facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
-    return {("batch and loss", *facts): batch_and_loss, ("update", step.optimizer.name): step.optimizer.update}
+    return {
+        ("batch and loss", *facts): batch_and_loss,
+        ("update", step.optimizer.name): step.optimizer.update,
+        **{("standardize", *weights.facts): weights.launch_all for weights in step.standardized},
+    }
 
 
 def _run_without_kernels(step: TrainStep) -> None:
@@ -187,6 +194,12 @@ def _settings(layer: nn.Module) -> Iterator[Any]:
 
 def _image_conv(images: Tensor, weight: Tensor) -> None:
     image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
+
+
+def _convolution(x: Tensor, weight: Tensor, stride: int) -> None:
+    y = conv.forward(x, weight, stride)
+    conv.input_gradient(y, weight, x, stride)
+    conv.total(conv.weight_gradient(y, x, weight, stride), weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

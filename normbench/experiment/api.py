@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from normbench.config.bounds import MAX_RUNS
 from normbench.config.built_in import find_config
-from normbench.config.load import LoadedConfig, load_config
+from normbench.config.load import load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
@@ -47,6 +49,8 @@ def compare(
     tensorboard: bool = False,
     fail_fast: bool = False,
     max_failures: int | None = None,
+    baseline_from: str | Path | None = None,
+    max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
@@ -68,9 +72,12 @@ def compare(
         tensorboard: also write TensorBoard files.
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
+        baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
-            `engine`, `device` and `name`; they win over `settings`, those over `config`.
+            `engine`, `device` and `name`; they win over `settings`, those over `config`. A norm, and the model, may be
+            a class or function of your own (docs/own.md).
 
     Raises:
         ConfigError: a value, name or argument is wrong; the message is the one that the command line prints.
@@ -83,11 +90,13 @@ def compare(
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     options = replace(options, max_failures=1 if fail_fast else max_failures)
-    return _execute(_source(config), settings, flags, options, listener, default_name="compare")
+    if baseline_from is not None:
+        options = replace(options, baseline_from=Path(baseline_from))
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
 
 
 def train(
-    norm: str | None = None,
+    norm: str | Callable[..., Any] | None = None,
     *more: object,
     norm_options: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -99,6 +108,7 @@ def train(
     retry: bool = False,
     keep_checkpoint: bool = False,
     tensorboard: bool = False,
+    max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
 ) -> Comparison:
@@ -108,7 +118,8 @@ def train(
         print(result.rows()[0]["test_accuracy"])
 
     Args:
-        norm: the norm, such as ``"gn"`` or ``"gn+ws"``; may be left out where `config` names it.
+        norm: the norm, such as ``"gn"``, ``"gn+ws"`` or ``"./mynorm.py:MyNorm"``, or a class or function of a number of
+            channels; may be left out where `config` names it.
         more: nothing: a run has one norm.
         norm_options: options of the norm.
         seed: the seed of initialisation, image order and augmentation.
@@ -120,6 +131,7 @@ def train(
         retry: see `compare`.
         keep_checkpoint: see `compare`.
         tensorboard: see `compare`.
+        max_runs: see `compare`.
         listener: see `compare`.
         arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
             `batch_size`, `lr`, `precision`, `engine`, `device` and `name`.
@@ -139,25 +151,27 @@ def train(
     allowed = {name: path for name, path in _EXPERIMENT_ARGUMENTS.items() if name not in ("norms", "baseline")}
     flags = _flags("train", arguments, allowed)
     if norm is not None:
-        flags["norm"] = {"name": norm, "options": dict(norm_options)} if norm_options else norm
+        options_given = {"options": dict(norm_options)} if norm_options else {}
+        flags["norm"] = with_own_objects({"norm": {"name": norm, **options_given} if norm_options else norm})["norm"]
     if seed is not None:
         if "seeds" in flags:
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
-    return _execute(_source(config), settings, flags, options, listener, default_name="train")
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="train")
 
 
 def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, str]) -> dict[str, Any]:
     for name in arguments:
         if name not in allowed:
             raise UnknownNameError(f"argument of {function}:", name, sorted([*allowed, *_OPTIONS, *_OWN[function]]))
-    return {allowed[name]: value for name, value in arguments.items() if value is not None}
+    given = with_own_objects({name: value for name, value in arguments.items() if value is not None})
+    return {allowed[name]: value for name, value in given.items()}
 
 
-_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {"max_failures"}), "listener")
-_OWN = {"compare": ("fail_fast", "max_failures"), "train": ("norm", "norm_options", "seed")}
+_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
+_OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 
 
 def _options(
@@ -169,11 +183,13 @@ def _options(
 def _source(config: ConfigLike | None) -> Path | Mapping[str, Any] | None:
     if isinstance(config, BaseExperimentConfig):
         return config.model_dump()
+    if isinstance(config, Mapping):
+        return with_own_objects(config)
     if isinstance(config, Path):
         return config
     if isinstance(config, str):
         return find_config(config)
-    if config is None or isinstance(config, Mapping):
+    if config is None:
         return config
     raise ConfigError(f"{config!r} is no config: give a file, a name, a mapping or an ExperimentConfig")
 
@@ -184,9 +200,10 @@ def _execute(
     flags: Mapping[str, Any],
     options: RunOptions,
     listener: Listener | None,
-    default_name: str,
+    max_runs: int,
+    default_name: str | None,
 ) -> Comparison:
     with start_worker() as worker:
-        loaded: LoadedConfig = load_config(source, settings=settings, flags=flags, default_name=default_name)
-        plans = plan_experiment(loaded, worker)
+        loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
+        plans = plan_experiment(loaded, worker, options.data_dir)
         return run_experiment(loaded, plans, options, worker, listener=listener)

@@ -13,8 +13,10 @@ import platformdirs
 from normbench.config.load import LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
+from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.interrupts import HeldSignals
+from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
@@ -46,16 +48,21 @@ class RunOptions:
     keep_checkpoint: bool = False
     tensorboard: bool = False
     max_failures: int | None = None
+    baseline_from: Path | None = None
+    """A folder or bundle whose runs of the baseline are taken over."""
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
+
+    Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
 
     Raises:
         ConfigError: a name is unknown, or a norm cannot be built or does not fit the network.
         DeviceError: the device is not there.
     """
-    drafts = draft_runs(loaded)
+    loaded, own = find_own(loaded, lambda wanted: worker.call(targets.describe_own, wanted), data_dir)
+    drafts = draft_runs(loaded, own)
     worker.submit(targets.resolve_runs, drafts)
     load_libraries()  # while the worker imports torch
     try:
@@ -63,7 +70,10 @@ def plan_experiment(loaded: LoadedConfig, worker: Worker) -> list[RunPlan]:
     except DraftError as error:
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
-        note(f"normbench: {len(drafts) - len(plans)} repeated runs left out")
+        note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
+    is_auto = any(draft.config["train"]["precision"] == "auto" for draft in drafts)
+    if is_auto and any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
+        note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
     return plans
 
 
@@ -82,6 +92,7 @@ def run_experiment(
     disk, also after an interrupt.
 
     Raises:
+        ConfigError: `options.baseline_from` holds no run of the baseline with the experiment's settings.
         DataError: a data set, image or feature network is missing or damaged.
         FolderError: the experiment's folder cannot be written.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
@@ -91,6 +102,9 @@ def run_experiment(
 
         require_tensorboard()
     folder = options.runs_dir / loaded.experiment.name
+    if options.baseline_from is not None:
+        adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
+        note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))

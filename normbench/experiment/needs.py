@@ -12,10 +12,8 @@ from normbench.data import DATASETS
 from normbench.errors import ConfigError
 
 _PIXELS = 3 * 32 * 32
-_NUM_IMAGES = 50_000
-"""Where the config does not limit them: those of CIFAR-10."""
-_BYTES_A_STEP = 100
-"""Learning rate and losses, as Python numbers."""
+_BYTES_A_STEP = 84
+"""Losses, as a tuple of Python numbers in a list, and the learning rate."""
 _BYTES_A_WEIGHT = 16
 """Weight, gradient and Adam's two averages, in fp32."""
 
@@ -35,7 +33,8 @@ def _classifier(config: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator
     for name in ("num_train", "num_test"):
         yield ("dataset", "options", name), f"{name}={options[name]}", _PIXELS * _number(options[name])
     yield ("train", "batch_size"), f"a batch of {batch_size} images", 4 * _PIXELS * batch_size
-    num_steps = epochs * -(-(_number(options["num_train"]) or _NUM_IMAGES) // batch_size)
+    num_images = _number(options["num_train"]) or DATASETS[config["dataset"]["name"]].max_train
+    num_steps = epochs * -(-num_images // batch_size)
     yield ("train", "epochs"), f"a record of {num_steps} steps", _BYTES_A_STEP * num_steps
     model = config["model"]["options"]
     if "depth" in model:

@@ -18,11 +18,16 @@ from normbench.config.schema import (
     Value,
     spell_out_lr,
 )
+from normbench.config.style import STYLENET
 from normbench.data import DATASETS
+from normbench.data.own import OPTIONS as OWN_IMAGES_OPTIONS
 from normbench.errors import UnknownNameError
 from normbench.experiment.needs import check_needs
-from normbench.models import MODELS
+from normbench.experiment.own import NOTHING_OWN, OwnEntries, missing_dataset, missing_norm
+from normbench.models import MODELS, Model
 from normbench.norms import NormFamily
+from normbench.own_code import missing_option, split_weight
+from normbench.registry import recorded_options
 from normbench.tasks import TASKS
 from normbench.worker.targets import RunDraft
 
@@ -38,14 +43,16 @@ class RunPlan:
     """What sets it apart from runs of the same norm and seed: the point of a grid, or a probe."""
 
 
-def draft_runs(loaded: LoadedConfig) -> list[RunDraft]:
+def draft_runs(loaded: LoadedConfig, own: OwnEntries = NOTHING_OWN) -> list[RunDraft]:
     """Return the runs, seed-major: all norms at all points of the grid come with the first seed first. Needs no torch.
+
+    `own` holds what is of the user's own (`experiment.own.find_own`).
 
     Raises:
         ConfigError: an unknown norm, model, dataset or option, or two norms with the same label.
     """
-    cells = [_draft_cell(cell) for cell in loaded.cells]
-    probes = _draft_probes(loaded, cells[0]) if getattr(loaded.experiment, "batch_one", None) is not None else []
+    cells = [_draft_cell(cell, own) for cell in loaded.cells]
+    probes = _draft_probes(loaded, cells[0], own) if getattr(loaded.experiment, "batch_one", None) is not None else []
     return [
         replace(draft, config={**draft.config, "seed": seed})
         for seed in loaded.experiment.seeds
@@ -54,41 +61,46 @@ def draft_runs(loaded: LoadedConfig) -> list[RunDraft]:
     ]
 
 
-def _draft_cell(loaded: LoadedConfig) -> list[RunDraft]:
+def _draft_cell(loaded: LoadedConfig, own: OwnEntries) -> list[RunDraft]:
     """Return the runs of one seed at one point of the grid."""
     experiment = loaded.experiment
     shared = experiment.model_dump(include=set(TASKS[experiment.task].run_config.model_fields))
-    for section, resolve in (("model", _resolve_model), ("dataset", _resolve_dataset)):
-        if section in shared:
-            shared[section] = resolve(loaded)
-    family = MODELS[experiment.model_name].family
-    norms = [_resolve_norm(loaded, position, norm, family) for position, norm in enumerate(experiment.norms)]
+    family = MODELS[STYLENET].family
+    if isinstance(experiment, ExperimentConfig):
+        model = _find_model(loaded, experiment.model, own)
+        shared["model"] = _resolve_model(loaded, experiment.model, model)
+        shared["dataset"] = _resolve_dataset(loaded, experiment.dataset)
+        family = model.family
+    norms = [_resolve_norm(loaded, position, norm, family, own) for position, norm in enumerate(experiment.norms)]
     for label, count in Counter(norm.label for norm in norms).items():
         if count > 1:
             position = [norm.label for norm in norms].index(label, [norm.label for norm in norms].index(label) + 1)
             raise loaded.error(("norms", position), f"two norms are called {label!r}; give each its own label")
     _check_baseline(loaded, norms)
+    _check_content(loaded)
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
-        own = spell_out_lr(norm.train)
-        if "learning_rate" in own:  # as scaled, so that the run's config says the same in both places
-            norm = norm.model_copy(update={"train": {**own, "learning_rate": train.learning_rate}})
-        config = {**shared, "norm": norm.model_dump(), "train": train.model_dump()}
+        overrides = spell_out_lr(norm.train)
+        if "learning_rate" in overrides:  # as scaled, so that the run's config says the same in both places
+            norm = norm.model_copy(update={"train": {**overrides, "learning_rate": train.learning_rate}})
+        config = {**shared, "norm": norm.portable(), "train": train.model_dump()}
+        _check_files(loaded, position, norm, getattr(experiment, "model", None))
         check_needs(loaded, config, config["train"])
         drafts.append(RunDraft(position, config, loaded.point))
     return drafts
 
 
-def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft]:
+def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries) -> list[RunDraft]:
     """Return one seed's runs at batch size 1, all trained alike: the experiment's norms and, as their measure, none."""
     experiment = loaded.experiment
     assert isinstance(experiment, ExperimentConfig)
     probe, train = experiment.batch_one, experiment.train
     assert probe is not None
     dataset = dict(drafts[0].config["dataset"])
-    available = dataset["options"].get("num_train")
-    if available is not None and probe.steps > available:
+    given = dataset["options"].get("num_train")
+    available = given if isinstance(given, int) and given > 0 else DATASETS[dataset["name"]].max_train
+    if probe.steps > available:
         raise loaded.error(
             ("batch_one", "steps"), f"{probe.steps} steps take as many images; the data set has {available} (num_train)"
         )
@@ -103,8 +115,8 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft]) -> list[RunDraft
     }
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):
-        none = MODELS[drafts[0].config["model"]["name"]].family.norms["none"]
-        options = {name: option.default for name, option in none.options.items()}
+        none = _find_model(loaded, experiment.model, own).family.norms["none"]
+        options = recorded_options(none.options, {})
         norms.append((len(norms), NormConfig(name="none", options=options, label=none.label).model_dump()))
     return [
         RunDraft(position, {**drafts[0].config, **changes, "norm": norm}, "at batch size 1") for position, norm in norms
@@ -119,41 +131,70 @@ def finish_plans(drafts: Sequence[RunDraft], configs: Sequence[BaseRunConfig]) -
     return list(plans.values())
 
 
-def _resolve_norm(loaded: LoadedConfig, position: int, norm: NormConfig, family: NormFamily) -> NormConfig:
-    base, plus, weight = norm.name.partition("+")
+def _resolve_norm(
+    loaded: LoadedConfig, position: int, norm: NormConfig, family: NormFamily, own: OwnEntries
+) -> NormConfig:
+    base, weight = split_weight(norm.name)
     path = ("norms", position, "name")
-    if base not in family.norms:
-        raise loaded.error(path, UnknownNameError(family.kind, norm.name, family.norms))
-    if plus and weight not in family.weights:
+    entry = own.norm(norm, base, family)
+    if entry is None:
+        raise loaded.error(path, missing_norm(norm, family))
+    if weight and weight not in family.weights:
         raise loaded.error(
             path, UnknownNameError("weight method", weight, family.weights or (f"({family.kind}s have none)",))
         )
-    entry = family.norms[base]
     for option in norm.options:
         if option not in entry.options:
             error = UnknownNameError(f"option of norm {base!r}:", option, entry.options or ("(it has none)",))
             raise loaded.error(("norms", position, "options", option), error)
-    label = entry.label + (f"+{family.weights[weight].label}" if plus else "")
+    for option in entry.required:
+        if option not in norm.options:
+            raise loaded.error(path, missing_option(base, option))
+    label = entry.label + (f"+{family.weights[weight].label}" if weight else "")
     if norm.options:
         label += f" ({', '.join(f'{name}={_text(value)}' for name, value in norm.options.items())})"
-    options = {name: option.default for name, option in entry.options.items()} | dict(norm.options)
-    return norm.model_copy(update={"label": norm.label or label[:40], "options": options})
+    label = norm.label or label[:40]
+    if norm.code is not None and any(label in (key, known.label) for key, known in family.norms.items()):
+        raise loaded.error(path, f"{norm.name} would be called {label!r} as a norm of NormBench is; give it a label")
+    return norm.model_copy(update={"label": label, "options": recorded_options(entry.options, norm.options)})
 
 
-def _resolve_model(loaded: LoadedConfig) -> dict[str, Any]:
-    model = loaded.experiment.model  # type: ignore[union-attr]
-    if model.name not in MODELS:
-        raise loaded.error(("model", "name"), UnknownNameError("model", model.name, MODELS))
-    if MODELS[model.name].task != loaded.experiment.task:
-        raise loaded.error(("model", "name"), f"{model.name} is no classifier: train it with `normbench stylize`")
-    return {**model.model_dump(), "options": _options(loaded, "model", model, MODELS[model.name].options)}
+def _check_files(loaded: LoadedConfig, position: int, norm: NormConfig, model: ModelConfig | None) -> None:
+    """Refuse a norm and a network whose files have one name: both are copied into the run's folder."""
+    if norm.code is None or model is None or model.code is None or norm.code.file != model.code.file:
+        return
+    if norm.code.sha256 != model.code.sha256:
+        message = f"norm and network are in two files that are both called {norm.code.file}; rename one of them"
+        raise loaded.error(("norms", position, "name"), message)
 
 
-def _resolve_dataset(loaded: LoadedConfig) -> dict[str, Any]:
-    dataset = loaded.experiment.dataset  # type: ignore[union-attr]
-    if dataset.name not in DATASETS:
-        raise loaded.error(("dataset", "name"), UnknownNameError("dataset", dataset.name, DATASETS))
-    return {**dataset.model_dump(), "options": _options(loaded, "dataset", dataset, DATASETS[dataset.name].options)}
+def _find_model(loaded: LoadedConfig, config: ModelConfig, own: OwnEntries) -> Model:
+    model = own.model(config)
+    if model is None:
+        raise loaded.error(("model", "name"), UnknownNameError("model", config.name, MODELS))
+    if model.task != loaded.experiment.task:
+        raise loaded.error(("model", "name"), f"{config.name} is no classifier: train it with `normbench stylize`")
+    return model
+
+
+def _resolve_model(loaded: LoadedConfig, config: ModelConfig, model: Model) -> dict[str, Any]:
+    options = _options(loaded, "model", config, model.options)
+    for option in model.required:
+        if option not in config.options:
+            raise loaded.error(("model", "name"), missing_option(config.name, option))
+    for name in model.unrecorded_at_default:
+        if options[name] == model.options[name]:
+            del options[name]
+    return {**config.portable(), "options": options}
+
+
+def _resolve_dataset(loaded: LoadedConfig, dataset: DatasetConfig) -> dict[str, Any]:
+    defaults = OWN_IMAGES_OPTIONS if dataset.images is not None else None
+    if defaults is None and dataset.name in DATASETS:
+        defaults = DATASETS[dataset.name].options
+    if defaults is None:
+        raise loaded.error(("dataset", "name"), missing_dataset(dataset))
+    return {**dataset.portable(), "options": _options(loaded, "dataset", dataset, defaults)}
 
 
 def _options(
@@ -171,6 +212,13 @@ def _check_baseline(loaded: LoadedConfig, norms: list[NormConfig]) -> None:
     if baseline is not None and not any(baseline in (norm.name, norm.label) for norm in norms):
         labels = [norm.label or norm.name for norm in norms]
         raise loaded.error(("baseline",), UnknownNameError("baseline", baseline, labels))
+
+
+def _check_content(loaded: LoadedConfig) -> None:
+    """Raise `ConfigError` if style transfer is to train on more images of a data set than it has."""
+    content, count = (getattr(loaded.experiment, name, None) for name in ("content", "num_content"))
+    if isinstance(content, str) and content in DATASETS and count is not None and count > DATASETS[content].max_train:
+        raise loaded.error(("num_content",), f"{count} images; {content} has at most {DATASETS[content].max_train:,}")
 
 
 def _text(value: Value) -> str:

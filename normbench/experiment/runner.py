@@ -14,9 +14,10 @@ from normbench.errors import DivergedError, FolderBusyError, FolderError, RunErr
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
-from normbench.runs.provenance import describe_program
+from normbench.runs.places import without_places
+from normbench.runs.provenance import describe_program, write_provenance
 from normbench.runs.records import STATUS_FILE, State, Status, read_run
-from normbench.runs.writer import RunFolder, is_due, planned_state
+from normbench.runs.writer import RunFolder, folder_errors, is_due, planned_state
 from normbench.tasks import TASKS
 from normbench.worker import targets
 from normbench.worker.targets import RunRequest
@@ -221,8 +222,10 @@ class ExperimentRunner:
         event = message.value
         if isinstance(event, Started):
             active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses)
-            active.facts = describe_program() | dict(event.facts)
+            active.facts = describe_program() | without_places(event.facts)
             active.folder.write_environment(active.facts)
+            with folder_errors(self.folder):
+                write_provenance(self.folder)
             self.listener(RunStarted(active.plan, len(event.rows), len(event.losses), event.problems))
         elif isinstance(event, TrainingDone):
             if event.samples:

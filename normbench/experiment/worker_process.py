@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
@@ -21,6 +21,8 @@ from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
+from normbench.own_code import describe, place_of
+from normbench.worker import targets
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ class Failed:
     """The traceback of a bug."""
     is_lost: bool = False
     """Whether the process died."""
+    is_last: bool = False
+    """Whether the process ends now, because its device is of no more use to it."""
 
 
 Message = Yielded | Finished | Failed
@@ -96,6 +100,9 @@ class Worker:
         """Return the next message, waiting for it."""
         try:
             message: Message = self.connection.recv()
+            if isinstance(message, Failed) and message.is_last:
+                self._process.kill()  # it is ending, and might take its time
+                self._process.join()
             return message
         except (EOFError, OSError):
             self._process.join(_JOIN_SECONDS)
@@ -199,8 +206,8 @@ def failure_from(error: Exception) -> Failed:
     """Return how `error` crosses the processes: a user's problem as it is, a bug as its first line and traceback."""
     if isinstance(error, NormBenchError):
         return Failed(error)
-    message = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {message[0] if message else ''}"
+    place = place_of(error)  # in code of a user's own, where it passed through some
+    text = f"{place}: {describe(error)}" if place else describe(error)
     return Failed(WorkerError(text), traceback.format_exc())
 
 
@@ -219,8 +226,9 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
         signal.signal(number, _do_nothing)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    wait_asleep()
+    set_library_defaults()
     os.environ.update(environment)
+    sys.stdout = sys.stderr  # stdout is for results, whatever code of a user's own prints
     if preload is not None:
         with suppress(Exception):  # the function that needs what is missing will say so
             preload()
@@ -232,19 +240,40 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
             return
         if request == _STOP:
             continue  # asked to stop what has just ended
-        function, arguments = request
         try:
-            connection.send(_run(connection, function, arguments))
+            if not _answer(connection, *request):
+                return
         except (EOFError, OSError):
             return
 
 
-def wait_asleep() -> None:
-    """Let OpenMP's threads wait asleep, not spinning; call before torch is imported, which reads it.
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    """Run a function and send how it ended; return whether the process can run another.
 
-    On a machine that others use too, spinning made a training step three times as long.
+    A message that cannot be pickled is a bug of the function, which the parent is told: nothing is sent of a message
+    before all of it is pickled.
+    """
+    message = _run(connection, function, arguments)
+    is_last = isinstance(message, Failed) and not targets.is_device_usable()
+    if isinstance(message, Failed):
+        message = replace(message, is_last=is_last)
+    try:
+        connection.send(message)
+    except OSError:
+        raise
+    except Exception as error:
+        connection.send(failure_from(error))
+    return not is_last
+
+
+def set_library_defaults() -> None:
+    """Set what OpenMP and cuBLAS read from the environment, unless it is set; call before torch is imported.
+
+    OpenMP's threads wait asleep, not spinning: on a machine that others use too, spinning made a training step three
+    times as long. cuBLAS gets the work space with which torch takes its products for deterministic.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:

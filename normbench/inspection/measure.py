@@ -10,6 +10,7 @@ from torch import nn
 
 from normbench.errors import ConfigError
 from normbench.norms import NormFactory
+from normbench.norms.entry import UNKNOWN
 
 Shape = tuple[int, int, int, int]
 EVERYTHING = "all values"
@@ -92,9 +93,10 @@ def inspect_norm(factory: NormFactory, shape: Shape, *, seed: int = 0) -> Inspec
     """
     layer = build_layer(factory, shape)
     x = uniform_input(shape, seed).requires_grad_()
+    may_differ = factory.norm.train_eval_differ or (factory.norm.axes == UNKNOWN and any(True for _ in layer.buffers()))
     try:
         output, kept_bytes = forward_counting_kept_bytes(layer, x)
-        evaluation = _evaluate(layer, x) if factory.norm.train_eval_differ else None
+        evaluation = _evaluate(layer, x) if may_differ else None
     except ValueError as error:
         raise ConfigError(f"{factory.name} on shape {shape}: {error}") from error
     partitions = [partition(axes, shape, layer) for axes in factory.norm.axis_sets] or [(EVERYTHING, shape)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from normbench.errors import ConfigError, FolderError
 from normbench.inspection.cubes import CubePanel, Extent, Extents, draw_cubes
 from normbench.norms import NORMS, Norm
+from normbench.norms.entry import UNKNOWN
 from normbench.report.figure_style import save_figure
 
 SUFFIXES = (".png", ".pdf")
@@ -19,8 +20,8 @@ UNUSUAL_CAPTIONS = {
 }
 
 
-def draw_norms(names: Iterable[str], path: Path) -> None:
-    """Draw the norms called `names` into `path`, a .png or .pdf file.
+def draw_norms(names: Iterable[str], path: Path, norms: Mapping[str, Norm] = NORMS) -> None:
+    """Draw the norms called `names` in `norms` into `path`, a .png or .pdf file.
 
     Raises:
         ConfigError: the file is of another kind.
@@ -28,7 +29,7 @@ def draw_norms(names: Iterable[str], path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--plot {path}: the name must end in {' or '.join(SUFFIXES)}")
-    figure = draw_cubes([panel(name, NORMS[name]) for name in names])
+    figure = draw_cubes([panel(name, norms[name]) for name in names])
     try:
         save_figure(figure, path.with_suffix(""), (path.suffix,))
     except OSError as error:
@@ -38,7 +39,8 @@ def draw_norms(names: Iterable[str], path: Path) -> None:
 def panel(name: str, norm: Norm) -> CubePanel:
     """Return what the picture shows of one norm."""
     sets = tuple(extents(axes) for axes in norm.axis_sets)
-    caption = UNUSUAL_CAPTIONS.get(name) or "  +  ".join(", ".join(axes) for axes in norm.axis_sets) or "no statistics"
+    axes_in_words = "  +  ".join(", ".join(axes) for axes in norm.axis_sets)
+    caption = UNUSUAL_CAPTIONS.get(name) or axes_in_words or ("not known" if norm.axes == UNKNOWN else "no statistics")
     return CubePanel(norm.label, caption, sets)
 
 

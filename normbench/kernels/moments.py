@@ -7,7 +7,6 @@ channel, and a second computes the input's gradient. Nothing is added by atomics
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -244,7 +243,7 @@ def moments_backward(
     return dx, _gradients_from(gradients, spec, parameters)
 
 
-def launch_all(x: Tensor, spec: MomentsSpec, arguments: Mapping[str, Any]) -> None:
+def launch_all(x: Tensor, spec: MomentsSpec, **arguments: Any) -> None:
     """Launch every kernel that `moments_norm_act` and its gradient launch with such arguments, in either mode."""
     parameters = MomentsParameters(*(arguments.get(name) for name in MomentsParameters._fields))
     running = _running(spec, **{name: arguments[name] for name in _RUNNING if name in arguments})

@@ -311,13 +311,14 @@ def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return sums
 
 
-def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
-    """Launch every kernel that `norm_act` and its gradient launch on such tensors; for use in a `Compilation`."""
+def launch_all(x: Tensor, spec: NormActSpec, **arguments: Any) -> None:
+    """Launch every kernel that `norm_act` and its gradient launch with such arguments; for use in a `Compilation`."""
+    parameters = Parameters(*(arguments.get(name) for name in Parameters._fields))
     if spec.scope == "position":
         position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return
     states: list[Running | None] = [None]
-    if running:
+    if arguments.get("running_mean") is not None:
         mean, var = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
         states = [Running(mean, var, x.new_empty((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
     for state in states:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 Scope = Literal["sample", "batch", "position"]
 Activation = Literal["none", "relu", "tlu", "swish"]
@@ -34,11 +34,6 @@ class NormActSpec:
     def num_groups(self, num_channels: int) -> int:
         """Return how many groups of channels have statistics of their own."""
         return {"sample": self.groups, "batch": num_channels, "position": 1}[self.scope]
-
-    @property
-    def differentiates_running(self) -> bool:
-        """Whether there is a gradient where running statistics take the place of the batch's."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +101,6 @@ class WindowSpec:
     k: float
     activation: Literal["none", "relu"] = "relu"
 
-    differentiates_running: ClassVar[bool] = False
-
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSpec:
@@ -117,8 +110,3 @@ class PixelSpec:
     """The (C, H, W) of the scale and the shift, and so of the input."""
     activation: Literal["none", "relu"] = "relu"
     eps: float = 1e-5
-
-    differentiates_running: ClassVar[bool] = False
-
-
-AnySpec = NormActSpec | MomentsSpec | WindowSpec | PixelSpec

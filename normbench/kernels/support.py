@@ -43,7 +43,7 @@ def unsupported_device_reason(device: torch.device) -> str | None:
 
 
 def unsupported_input_reason(x: Tensor) -> str | None:
-    """Return None where kernels can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    """Return None where kernels can work on `x`, ``(N, C, H, W)``, by itself, and otherwise why not, in one line."""
     reason = unsupported_device_reason(x.device)
     if reason is not None:
         return reason

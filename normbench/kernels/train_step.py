@@ -106,6 +106,7 @@ def update_adam(
     first: Tensor,
     second: Tensor,
     gradients: Tensor,
+    num_shares: Tensor,
     blocks: Blocks,
     learning_rates: Tensor,
     corrections: Tensor,
@@ -123,6 +124,8 @@ def update_adam(
         first: like `weights`: the mean of the gradients.
         second: like `weights`: the mean of their squares.
         gradients: int64, ``(blocks,)``: the address of the parameter's gradient, a multiple of 16; 0 stands for zeros.
+        num_shares: int32, ``(blocks,)``: where it is not 0, so many float32 shares of the gradient stand at its
+            address, one after the other, laid out as the parameter; their sum is rounded to the copy's dtype.
         blocks: the parameters' places.
         learning_rates: float32, ``(steps,)``.
         corrections: float32, ``(steps, 2)``: ``1 - beta1^t`` and ``sqrt(1 - beta2^t)`` of step t.
@@ -136,7 +139,7 @@ def update_adam(
 
     launch(
         train_step_kernels.update_adam, (len(gradients),),
-        weights, first, second, gradients, *blocks, learning_rates, corrections, num_steps,
+        weights, first, second, gradients, num_shares, *blocks, learning_rates, corrections, num_steps,
         BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip
@@ -146,6 +149,7 @@ def update_sgd(
     weights: Tensor,
     momenta: Tensor,
     gradients: Tensor,
+    num_shares: Tensor,
     blocks: Blocks,
     learning_rates: Tensor,
     num_steps: Tensor,
@@ -157,6 +161,6 @@ def update_sgd(
 
     launch(
         train_step_kernels.update_sgd, (len(gradients),),
-        weights, momenta, gradients, *blocks, learning_rates, num_steps, momentum,
+        weights, momenta, gradients, num_shares, *blocks, learning_rates, num_steps, momentum,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

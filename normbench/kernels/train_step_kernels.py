@@ -10,6 +10,10 @@ import triton
 import triton.language as tl
 
 
+SHARES_AT_ONCE = tl.constexpr(4)
+"""Shares of a gradient that are on their way at once."""
+
+
 @triton.jit
 def assemble(
     stored, labels, order, step_in_epoch, shift_x, shift_y, flip, images_out, labels_out, batch_size,
@@ -93,7 +97,7 @@ def cross_entropy(
 
 @triton.jit
 def update_adam(
-    weights, first, second, gradients, copies, places, settings, learning_rates, corrections, num_steps,
+    weights, first, second, gradients, num_shares, copies, places, settings, learning_rates, corrections, num_steps,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Make one step of Adam, or AdamW where DECOUPLED; `num_steps` counts it, `train_step.Blocks` has the tables.
@@ -111,7 +115,7 @@ def update_adam(
     root_correction = tl.load(corrections + 2 * step + 1)
     rate_factor = tl.load(settings + 2 * block)
     weight_decay = tl.load(settings + 2 * block + 1)
-    gradient = load_gradient(gradients, copies, places, BLOCK)  # all loads are under way before one is waited for
+    gradient = load_gradient(gradients, num_shares, copies, places, BLOCK)  # all loads are under way before one is waited for
     rate *= rate_factor
     step_size = rate / correction
     if DECOUPLED:
@@ -129,7 +133,7 @@ def update_adam(
 
 @triton.jit
 def update_sgd(
-    weights, momenta, gradients, copies, places, settings, learning_rates, num_steps, momentum, BLOCK: tl.constexpr
+    weights, momenta, gradients, num_shares, copies, places, settings, learning_rates, num_steps, momentum, BLOCK: tl.constexpr
 ):
     """Make one step of SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
     block = tl.program_id(0)
@@ -139,7 +143,7 @@ def update_sgd(
     rate = tl.load(learning_rates + tl.load(num_steps) - 1)
     rate_factor = tl.load(settings + 2 * block)
     weight_decay = tl.load(settings + 2 * block + 1)
-    gradient = load_gradient(gradients, copies, places, BLOCK) + weight_decay * weight
+    gradient = load_gradient(gradients, num_shares, copies, places, BLOCK) + weight_decay * weight
     rate *= rate_factor
     moving = momentum * moving + gradient
     weight -= rate * (gradient + momentum * moving)
@@ -149,18 +153,38 @@ def update_sgd(
 
 
 @triton.jit
-def load_gradient(gradients, copies, places, BLOCK: tl.constexpr):
-    """Load this program's block of a gradient, in float32: bf16 and laid out as the copy where there is one."""
+def load_gradient(gradients, num_shares, copies, places, BLOCK: tl.constexpr):
+    """Load this program's block of a gradient, in float32: bf16 and laid out as the copy where there is one.
+
+    Shares are summed in their order, and the sum is rounded as a gradient of the copy would be.
+    """
     block = tl.program_id(0)
     address = tl.load(gradients + block)
     copy = tl.load(copies + block)
     start = tl.load(places + 2 * block)
     count = tl.load(places + 2 * block + 1)
-    if copy == 0:
+    shares = tl.load(num_shares + block)
+    if shares > 0:
+        gradient = sum_shares(address, start, count, shares, BLOCK).to(tl.bfloat16).to(tl.float32)
+    elif copy == 0:
         gradient = load_block(address, start, count, tl.float32, BLOCK)
     else:
         gradient = load_block(address, start, count, tl.bfloat16, BLOCK)
     return gradient
+
+
+@triton.jit
+def sum_shares(address, start, count, shares, BLOCK: tl.constexpr):
+    """Sum a block of float32 shares, each of `count` elements, a multiple of 16; some are on their way at once."""
+    lane = tl.arange(0, BLOCK)
+    there = lane < tl.multiple_of(count - start, 16)
+    first = tl.multiple_of(address.to(tl.pointer_type(tl.float32)) + start, 16) + lane
+    total = tl.zeros([BLOCK], tl.float32)
+    for share in range(0, shares, SHARES_AT_ONCE):
+        for ahead in tl.static_range(SHARES_AT_ONCE):
+            at = first + (share + ahead) * tl.multiple_of(count, 16)
+            total += tl.load(at, mask=there & (share + ahead < shares), other=0.0)
+    return total
 
 
 @triton.jit

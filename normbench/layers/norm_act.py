@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import AnySpec
+from normbench.kernels import AnySpec, MomentsSpec
 from normbench.kernels.spec import Activation
 
 
@@ -59,13 +59,9 @@ class FusedNormAct(nn.Sequential):
             return f"no fused kernel for {type(layer).__name__}"
         if any(module._forward_hooks or module._forward_pre_hooks for module in self):
             return "a hook watches the layer"
-        frozen = kernel_arguments(layer).get("use_running", False)
-        if (
-            frozen
-            and not spec.differentiates_running
-            and torch.is_grad_enabled()
-            and any(t.requires_grad for t in (x, *layer.parameters()))
-        ):
+        by_moments = isinstance(spec, MomentsSpec) and spec.differentiates_running
+        frozen = kernel_arguments(layer).get("use_running", False) and not by_moments
+        if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
             return "no fused gradient through running statistics"
         return kernels.unsupported_reason(x, spec)
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 
 def widen(x: torch.Tensor) -> torch.Tensor:
     """Return `x` in float32, or as it is in float64: bf16 and fp16 squares lose digits or overflow."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def without_autocast(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Return a context in which products of tensors on the device of `x` keep their own precision."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def like_input(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ this one and add an entry to `MODELS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, cast
@@ -26,16 +26,20 @@ TaskName = Literal["classification", "style_transfer"]
 class Model:
     """One network, built by ``build(norm=factory, **options)``.
 
-    For classification it also takes ``num_classes=10`` and maps ``(N, 3, 32, 32)`` to ``(N, 10)``; for style transfer
-    it maps images to images.
+    For classification it also takes ``num_classes=10`` and ``image_size=32`` and maps ``(N, 3, 32, 32)`` to
+    ``(N, 10)``; for style transfer it maps images to images.
     """
 
-    build: str
-    """The class or function that builds it, as ``"package.module:attribute"``."""
+    build: str | Callable[..., nn.Module]
+    """The class or function that builds it, or where it is: ``"package.module:attribute"``."""
     label: str
     description: str
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """The options with their defaults."""
+    required: tuple[str, ...] = ()
+    """Options without a default; only networks of a user's own have such."""
+    unrecorded_at_default: Collection[str] = ()
+    """Options that were added when runs without them had been recorded; see `registry.Option.recorded_at_default`."""
     norm_family: FamilyName = "image"
     task: TaskName = "classification"
 
@@ -52,6 +56,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="NormResNet",
             description="the tutorial's net: four 3x3 convolutions (64, 128, 256, 512), pooling, a linear layer",
         ),
+        "norm_resnet_small": Model(
+            build="normbench.models.normresnet:small_norm_resnet",
+            label="NormResNet, small",
+            description="norm_resnet with a quarter of its channels: for demos, trains on a CPU in seconds",
+        ),
         "resnet18": Model(
             build="normbench.models.resnet:resnet18",
             label="ResNet-18",
@@ -67,11 +76,35 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="ResNet-9",
             description="the small residual net of fast CIFAR-10 training (DAWNBench)",
         ),
+        "vgg_a": Model(
+            build="normbench.models.vgg:VGGA",
+            label="VGG-A",
+            description="eight 3x3 convolutions with pooling, three linear layers; the host of smoothness studies",
+        ),
+        "wrn28_10": Model(
+            build="normbench.models.wide_resnet:WideResNet28x10",
+            label="WRN-28-10",
+            description="the wide residual net, 36 million parameters; meant for a GPU",
+        ),
+        "convnext": Model(
+            build="normbench.models.convnext:ConvNeXt",
+            label="ConvNeXt",
+            description="a small ConvNeXt, one norm a block; the fair host of ln2d and of norms between two 1x1s",
+        ),
         "vit": Model(
             build="normbench.models.transformer:VisionTransformer",
             label="ViT",
             description="a small vision transformer on 4x4 patches; takes sequence norms",
-            options={"pre_norm": True, "d_model": 192, "depth": 6, "n_head": 3},
+            options={
+                "pre_norm": True,
+                "d_model": 192,
+                "depth": 6,
+                "n_head": 3,
+                "placement": None,
+                "qk_norm": "none",
+                "scale_by_depth": False,
+            },
+            unrecorded_at_default=("placement", "qk_norm", "scale_by_depth"),
             norm_family="sequence",
         ),
         "stylenet": Model(
@@ -84,17 +117,25 @@ MODELS: Mapping[str, Model] = MappingProxyType(
 )
 
 
-def build_model(name: str, *, norm: AnyNormFactory | Callable[[int], nn.Module], **options: OptionValue) -> nn.Module:
-    """Build the model called `name` with `norm`, a factory or any function or class of a number of channels.
+def build_model(
+    model: str | Model, *, norm: AnyNormFactory | Callable[[int], nn.Module], **options: OptionValue
+) -> nn.Module:
+    """Build `model`, a key of `MODELS` or an entry like theirs, with `norm`, a factory or a function of a number.
+
+    `options` are the model's own; classifiers also take ``num_classes`` and ``image_size``, height and width of a
+    square image.
 
     Raises:
-        UnknownNameError: `name` is not a model, or an option is not one of its options.
+        UnknownNameError: the model is not a model, or an option is not one of its options.
         ConfigError: the norm is of another family, no norm at all, or cannot be built for the model's channels, or an
             option's value is not allowed.
     """
-    model = find("model", name, MODELS)
-    check_option_names(f"model {name!r}", options, model.options)
-    if isinstance(norm, AnyNormFactory) and not isinstance(norm, model.family.factory):
-        make = model.family.make.__name__
-        raise ConfigError(f"model {name!r} takes a {model.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
-    return cast("nn.Module", load(model.build)(norm=norm, **options))
+    entry = find("model", model, MODELS) if isinstance(model, str) else model
+    name = model if isinstance(model, str) else entry.label
+    images = ("num_classes", "image_size") if entry.task == "classification" else ()
+    check_option_names(f"model {name!r}", set(options) - set(images), entry.options)
+    if isinstance(norm, AnyNormFactory) and not isinstance(norm, entry.family.factory):
+        make = entry.family.make.__name__
+        raise ConfigError(f"model {name!r} takes a {entry.family.kind}: give it {make}({norm.name!r}), not {norm!r}")
+    build = load(entry.build) if isinstance(entry.build, str) else entry.build
+    return cast("nn.Module", build(norm=norm, **options))

@@ -28,7 +28,7 @@ class PreActBlock(nn.Module):
         super().__init__()
         self.norm1 = norm_act(norm, in_channels, size=size)
         self.conv1 = conv2d(norm, in_channels, out_channels, 3, stride=stride, padding=1)
-        self.norm2 = norm_act(norm, out_channels, size=size // stride)
+        self.norm2 = norm_act(norm, out_channels, size=-(-size // stride))
         self.conv2 = conv2d(norm, out_channels, out_channels, 3, padding=1)
         self.branch_scale = branch_scale(norm)
         same_shape = stride == 1 and in_channels == out_channels
@@ -45,18 +45,18 @@ class PreActBlock(nn.Module):
 class PreActResNet18(nn.Module):
     """A 3x3 stem, eight `PreActBlock`, norm and activation, mean over the image, a linear layer.
 
-    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 11,172,170 parameters.
+    ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``. With bn 11,172,170 parameters.
     """
 
-    def __init__(self, *, norm: NormLike, num_classes: int = 10) -> None:
+    def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> None:
         norm = usable_factory("preact_resnet18", norm)
         super().__init__()
         self.stem = norm.conv2d(3, STEM_CHANNELS, 3, padding=1, bias=False)
         blocks: list[PreActBlock] = []
-        channels, size = STEM_CHANNELS, 32
+        channels, size = STEM_CHANNELS, image_size
         for out_channels, stride in BLOCK_CHANNELS_AND_STRIDES:
             blocks.append(PreActBlock(channels, out_channels, stride, size=size, norm=norm))
-            channels, size = out_channels, size // stride
+            channels, size = out_channels, -(-size // stride)
         self.blocks = nn.Sequential(*blocks)
         self.norm = norm_act(norm, channels, size=size)
         self.classifier = PooledLinear(channels, num_classes)
@@ -65,6 +65,6 @@ class PreActResNet18(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits, ``(N, num_classes)``."""
-        features = self.norm(self.blocks(self.stem(images)))  # (N, 512, 4, 4)
+        features = self.norm(self.blocks(self.stem(images)))  # (N, 512, H/8, W/8)
         logits: torch.Tensor = self.classifier(features)
         return logits

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.layers.conv2d import Conv2d
 from normbench.layers.hooks import TrainingHooks
 from normbench.norms import NormFactory, NormLike, as_factory
 
@@ -103,6 +104,8 @@ def initialise(
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, Conv2d):
+                module.adopt_weight()
     if norm.residual_init != "fixup":
         return
     with torch.no_grad():

@@ -31,10 +31,10 @@ class _ResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
         return logits
 
 
-def resnet18(*, norm: NormLike, num_classes: int = 10) -> ResNet:
+def resnet18(*, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> ResNet:
     """Build torchvision's ResNet-18 with a CIFAR stem: a 3x3 convolution of stride 1 and no pooling.
 
-    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 11,173,962 parameters.
+    ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``. With bn 11,173,962 parameters.
 
     A norm that contains its activation takes the place of norm and ReLU in the stem and in the middle of each branch;
     at the end of a branch and on shortcuts it comes without its activation. The ReLU that follows each addition is the
@@ -42,7 +42,7 @@ def resnet18(*, norm: NormLike, num_classes: int = 10) -> ResNet:
     """
     norm = usable_factory("resnet18", norm)
     network = _ResNet(BasicBlock, [2, 2, 2, 2], num_classes=num_classes, norm_layer=_Place)
-    size = 32
+    size = image_size
     network.conv1 = norm.conv2d(3, 64, 3, padding=1, bias=False)
     network.bn1 = _before_relu(norm, 64, size)
     network.maxpool = network.avgpool = nn.Identity()
@@ -50,7 +50,7 @@ def resnet18(*, norm: NormLike, num_classes: int = 10) -> ResNet:
     branches = []
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         for position, block in enumerate(stage):
-            size //= block.stride
+            size = -(-size // block.stride)
             _fill(block, norm, size)
             branches.append((block.conv1, block.conv2))
             if norm.replaces_activation:

@@ -35,28 +35,28 @@ class Residual(nn.Module):
 class ResNet9(nn.Module):
     """Nine layers with weights: eight 3x3 convolutions without bias, each with norm and activation, and a linear layer.
 
-    conv 64; conv 128, pool, residual of two convs; conv 256, pool; conv 512, pool, residual of two convs; 4x4 max
-    pooling; a linear layer without bias, its result times 0.125. All pooling is by maximum, 2x2 but for the last.
-    ``(N, 3, 32, 32)`` -> ``(N, num_classes)``. With bn 6,573,120 parameters.
+    conv 64; conv 128, pool, residual of two convs; conv 256, pool; conv 512, pool, residual of two convs; pooling of
+    all that is left, 4x4; a linear layer without bias, its result times 0.125. All pooling is by maximum, 2x2 but for
+    the last. ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``. With bn 6,573,120 parameters.
 
     It differs from the original in its initialisation (He normal; the original had PyTorch's default, which lets an
     unnormalised signal fade) and in learning all norm scales and shifts.
     """
 
-    def __init__(self, *, norm: NormLike, num_classes: int = 10) -> None:
+    def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> None:
         norm = usable_factory("resnet9", norm, reason_against={"fixup": WHY_NOT_FIXUP})
         super().__init__()
         self.features = nn.Sequential(
-            _conv_norm_act(3, 64, size=32, norm=norm),
-            _conv_norm_act(64, 128, size=32, norm=norm),
+            _conv_norm_act(3, 64, size=image_size, norm=norm),
+            _conv_norm_act(64, 128, size=image_size, norm=norm),
             nn.MaxPool2d(2),
-            Residual(128, size=16, norm=norm),
-            _conv_norm_act(128, 256, size=16, norm=norm),
+            Residual(128, size=image_size // 2, norm=norm),
+            _conv_norm_act(128, 256, size=image_size // 2, norm=norm),
             nn.MaxPool2d(2),
-            _conv_norm_act(256, 512, size=8, norm=norm),
+            _conv_norm_act(256, 512, size=image_size // 4, norm=norm),
             nn.MaxPool2d(2),
-            Residual(512, size=4, norm=norm),
-            nn.MaxPool2d(4),
+            Residual(512, size=image_size // 8, norm=norm),
+            nn.MaxPool2d(image_size // 8),
         )
         self.classifier = nn.Linear(512, num_classes, bias=False)
         initialise(self, norm=norm, branches=[], classifier=self.classifier)

@@ -69,8 +69,7 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
     {
         # batch statistics
         "bn": Norm(
-            build="normbench.norms.batch_norm:BatchNorm",
-            fixed={"track_running_stats": True},
+            build="normbench.norms.batch_norm_parts:batch_norm",
             label="BN",
             full_name="Batch Normalization",
             axes="N, H, W",
@@ -81,7 +80,27 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             year=2015,
             paper="Ioffe & Szegedy, Batch Normalization",
             arxiv="1502.03167",
-            options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE},
+            options={
+                "eps": _EPS,
+                "momentum": _MOMENTUM,
+                "affine": _AFFINE,
+                "center": Option(
+                    type=bool, default=True, recorded_at_default=False, help="subtract the mean; false: 0 in its place"
+                ),
+                "deviation": Option(
+                    type=str,
+                    default="std",
+                    choices=("std", "l1", "none"),
+                    recorded_at_default=False,
+                    help="divide by the standard deviation, by the mean absolute deviation, or not at all",
+                ),
+                "learn_scale": Option(
+                    type=bool,
+                    default=True,
+                    recorded_at_default=False,
+                    help="with affine, learn a scale; false: a shift alone",
+                ),
+            },
         ),
         "bn_nostats": Norm(
             build="normbench.norms.batch_norm:BatchNorm",
@@ -175,6 +194,92 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             paper="Ioffe & Szegedy, Batch Normalization",
             arxiv="1502.03167",
             options={"eps": _EPS, "momentum": _MOMENTUM},
+        ),
+        "mabn": Norm(
+            build="normbench.norms.moving_average:MovingAverageBatchNorm",
+            label="MABN",
+            full_name="Moving Average Batch Normalization",
+            axes="N, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean square, and those of the last batches, forward and backward",
+            train_eval_differ=True,
+            batch_dependent=True,
+            has_surrogate_gradient=True,
+            year=2020,
+            paper="Yan et al., Towards Stabilizing Batch Statistics in Backward Propagation of Batch Normalization",
+            arxiv="2001.06838",
+            options={
+                "num_batches": Option(type=int, default=16, minimum=1, maximum=4096, help="batches averaged over"),
+                "warmup_steps": Option(
+                    type=int,
+                    default=100,
+                    minimum=0,
+                    help="steps with the batch's own statistics; ten times as many: r = 1",
+                ),
+                "eps": Option(type=float, default=1e-5, above=0, help="added to the mean square"),
+                "momentum": Option(
+                    type=float,
+                    default=0.02,
+                    minimum=0,
+                    maximum=1,
+                    help="weight of the newest in the running mean square",
+                ),
+                "affine": _AFFINE,
+            },
+        ),
+        "online": Norm(
+            build="normbench.norms.online_norm:OnlineNorm",
+            label="Online",
+            full_name="Online Normalization",
+            axes="N, H, W; C, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, variance, two controls of the gradient",
+            train_eval_differ=True,
+            batch_dependent=True,
+            has_surrogate_gradient=True,
+            year=2019,
+            paper="Chiley et al., Online Normalization for Training Neural Networks",
+            arxiv="1905.05894",
+            options={
+                "decay": Option(type=float, default=0.999, minimum=0, below=1, help="of the averages, per sample"),
+                "backward_decay": Option(
+                    type=float, default=0.99, minimum=0, below=1, help="of the gradient's controls, per sample"
+                ),
+                "layer_scaling": Option(
+                    type=bool, default=True, help="divide by the root mean square over C, H, W at the end"
+                ),
+                "eps": _EPS,
+                "affine": _AFFINE,
+            },
+        ),
+        "iternorm": Norm(
+            build="normbench.norms.iterative_norm:IterNorm",
+            label="IterNorm",
+            full_name="Iterative Normalization: whitening of groups of channels",
+            axes="N, C/G, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            running_state="mean, whitening matrix",
+            train_eval_differ=True,
+            batch_dependent=True,
+            year=2019,
+            paper="Huang, Zhou, Zhu, Liu & Shao, Iterative Normalization: Beyond Standardization towards Efficient "
+            "Whitening",
+            arxiv="1904.03441",
+            options={
+                "groups": Option(
+                    type=int,
+                    default=None,
+                    minimum=1,
+                    help="number of groups; must divide the channels; null: as few as have 64 channels at most",
+                ),
+                "group_size": _GROUP_SIZE,
+                "num_iterations": Option(
+                    type=int, default=5, minimum=1, maximum=100, help="steps of Newton's iteration"
+                ),
+                "eps": _EPS,
+                "momentum": _MOMENTUM,
+                "affine": _AFFINE,
+            },
         ),
         # layer normalization
         "ln": Norm(
@@ -411,6 +516,17 @@ NORMS: Mapping[str, Norm] = MappingProxyType(
             arxiv="2512.10938",
             options={"alpha": Option(type=float, default=0.5, above=0, help="first value of the learned alpha")},
         ),
+        "grn": Norm(
+            build="normbench.norms.global_response:GlobalResponseNorm",
+            label="GRN",
+            full_name="Global Response Normalization",
+            axes="C, H, W",
+            learnable_per_channel="2 (scale, shift)",
+            year=2023,
+            paper="Woo et al., ConvNeXt V2",
+            arxiv="2301.00808",
+            options={"eps": Option(type=float, default=1e-6, above=0, help="added to the mean energy")},
+        ),
         "lrn": Norm(
             build="normbench.norms.local_response:LocalResponseNorm",
             label="LRN",
@@ -472,6 +588,24 @@ WEIGHTS: Mapping[str, Weight] = MappingProxyType(
             "Unnormalized ResNets",
             arxiv="2101.08692",
         ),
+        "wn": Weight(
+            build="normbench.norms.weight_norm:WeightNormConv2d",
+            label="WN",
+            full_name="Weight Normalization",
+            learnable_per_channel="1 (gain)",
+            year=2016,
+            paper="Salimans & Kingma, Weight Normalization",
+            arxiv="1602.07868",
+        ),
+        "spectral": Weight(
+            build="normbench.norms.weight_norm:SpectralNormConv2d",
+            label="Spectral",
+            full_name="Spectral Normalization",
+            learnable_per_channel="none of its own",
+            year=2018,
+            paper="Miyato, Kataoka, Koyama & Yoshida, Spectral Normalization for Generative Adversarial Networks",
+            arxiv="1802.05957",
+        ),
     }
 )
 
@@ -507,6 +641,89 @@ SEQUENCE_NORMS: Mapping[str, Norm] = MappingProxyType(
             full_name="Batch Normalization over sequences and tokens",
             axes="N, T",
             options={"eps": _EPS, "momentum": _MOMENTUM, "affine": _AFFINE_PER_FEATURE},
+        ),
+        "power": replace(
+            NORMS["bn"],
+            build="normbench.norms.power_norm:PowerNorm",
+            label="PowerNorm",
+            full_name="PowerNorm",
+            axes="D; N, T",
+            running_state="mean square, a control of the gradient",
+            has_surrogate_gradient=True,
+            year=2020,
+            paper="Shen, Yao, Gholami, Mahoney & Keutzer, PowerNorm: Rethinking Batch Normalization in Transformers",
+            arxiv="2003.07845",
+            options={
+                "groups": Option(
+                    type=int, default=1, minimum=1, help="groups of features scaled first; must divide the features"
+                ),
+                "warmup": Option(
+                    type=float,
+                    default=0.1,
+                    minimum=0,
+                    maximum=1,
+                    help="share of training with the batch's own statistics",
+                ),
+                "eps": Option(type=float, default=1e-5, above=0, help="added to the mean square"),
+                "momentum": Option(
+                    type=float,
+                    default=0.1,
+                    minimum=0,
+                    maximum=1,
+                    help="weight of the newest batch, forward and backward",
+                ),
+                "affine": _AFFINE_PER_FEATURE,
+            },
+        ),
+        "scalenorm": replace(
+            NORMS["rms2d"],
+            build="normbench.norms.sequence:TokenScaleNorm",
+            label="ScaleNorm",
+            full_name="ScaleNorm: every token at one learned length",
+            axes="D",
+            learnable_per_channel="0, and 1 a layer (length)",
+            paper="Nguyen & Salazar, Transformers without Tears",
+            arxiv="1910.05895",
+            options={
+                "eps": Option(type=float, default=1e-5, above=0, help="the least length that a token is divided by")
+            },
+        ),
+        "seednorm": replace(
+            NORMS["rms2d"],
+            build="normbench.norms.sequence:TokenSeeDNorm",
+            label="SeeDNorm",
+            full_name="SeeDNorm: RMSNorm whose scale depends on the token",
+            axes="D",
+            learnable_per_channel="3 (scale, a, b)",
+            year=2025,
+            paper="Cai, Zhu, Liu & Min, SeeDNorm: Self-Rescaled Dynamic Normalization",
+            arxiv="2510.22777",
+            options={
+                "num_heads": Option(
+                    type=int,
+                    default=None,
+                    minimum=1,
+                    help="slices with a dot product of their own; null: the features' largest divisor up to 8",
+                ),
+                "eps": NORMS["rms2d"].options["eps"],
+            },
+        ),
+        "bhyt": replace(
+            NORMS["dyt"],
+            build="normbench.norms.sequence:TokenBoundedTanh",
+            label="BHyT",
+            full_name="Bounded hyperbolic tangent",
+            axes="D",
+            learnable_per_channel="1 (scale)",
+            year=2026,
+            paper="Byun, Choi, Kim, Park & Song, Bounded Hyperbolic Tangent: A Stable and Efficient Alternative to "
+            "Pre-Layer Normalization in Large Language Models",
+            arxiv="2601.09719",
+            options={
+                "strength": Option(type=float, default=1.0, above=0, help="c in tanh(c / (k std + |mean|) x)"),
+                "width": Option(type=float, default=10.0, above=0, help="k in tanh(c / (k std + |mean|) x)"),
+                "eps": NORMS["rms2d"].options["eps"],
+            },
         ),
         "dyt": replace(NORMS["dyt"], build="normbench.norms.sequence:TokenDynamicTanh"),
         "derf": replace(NORMS["derf"], build="normbench.norms.sequence:TokenDynamicErf"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from normbench.kernels.spec import Activation
+from normbench.kernels.squashing import SquashSpec
 from normbench.layers.precision import like_input
 from normbench.norms.base import per_channel
 
@@ -22,6 +26,14 @@ class DynamicTanh(nn.Module):
         """Return the squashed, scaled and shifted `x`."""
         squashed = torch.tanh(self.alpha * x)
         return like_input(torch.addcmul(per_channel(self.bias), squashed, per_channel(self.weight)), x)
+
+    def kernel_spec(self, activation: Activation) -> SquashSpec:
+        """Return which kernel computes the layer and the activation."""
+        return SquashSpec(function="tanh", activation="relu" if activation == "relu" else "none")
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha}
 
 
 class DynamicErf(nn.Module):
@@ -41,3 +53,11 @@ class DynamicErf(nn.Module):
         """Return the squashed, scaled and shifted `x`."""
         squashed = torch.erf(self.alpha * x + self.s)
         return like_input(torch.addcmul(per_channel(self.bias), squashed, per_channel(self.weight)), x)
+
+    def kernel_spec(self, activation: Activation) -> SquashSpec:
+        """Return which kernel computes the layer and the activation."""
+        return SquashSpec(function="erf", activation="relu" if activation == "relu" else "none")
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha, "s": self.s}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kind = Literal["norm", "norm_act", "none"]
+UNKNOWN = "unknown"
+"""Stands where nothing is known of a norm, because it is of a user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,15 @@ class Norm:
     train_eval_differ: bool = False
     batch_dependent: bool = False
     """Whether, in training, a sample's output depends on the other samples."""
+    has_surrogate_gradient: bool = False
+    """Whether its backward pass is, by its definition, not the derivative of its forward pass."""
     needs_size: bool = False
     year: int | None
     paper: str
     arxiv: str | None
     options: Mapping[str, Option] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    """Options without a default; only norms of a user's own have such."""
 
     @property
     def replaces_activation(self) -> bool:
@@ -53,7 +59,9 @@ class Norm:
     @property
     def axis_sets(self) -> tuple[tuple[str, ...], ...]:
         """The axes of each statistic: ``(("H", "W"), ("N", "H", "W"))``; empty without statistics."""
-        return () if self.axes == "none" else tuple(tuple(part.split(", ")) for part in self.axes.split("; "))
+        if self.axes in ("none", UNKNOWN):
+            return ()
+        return tuple(tuple(part.split(", ")) for part in self.axes.split("; "))
 
     @property
     def traits(self) -> tuple[str, ...]:

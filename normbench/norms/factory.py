@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.norms.catalog import NORMS, SEQUENCE_NORMS, WEIGHTS
-from normbench.norms.entry import Norm, Weight
+from normbench.norms.entry import UNKNOWN, Norm, Weight
 from normbench.registry import OptionValue, check_option_names, find, load
 
 if TYPE_CHECKING:
@@ -218,9 +218,8 @@ def _callable_name(norm: object, make: str) -> str:
 
 def _plain_entry(name: str, build: Callable[..., nn.Module]) -> Norm:
     """Return the entry of a norm of which no more is known than how it is built."""
-    unknown = "unknown"
     return Norm(
-        build=build, label=name, full_name=name, axes=unknown, learnable_per_channel=unknown, running_state=unknown,
+        build=build, label=name, full_name=name, axes=UNKNOWN, learnable_per_channel=UNKNOWN, running_state=UNKNOWN,
         year=None, paper="", arxiv=None,
     )  # fmt: skip
 

@@ -15,6 +15,9 @@ from normbench.layers.precision import (
 )
 from normbench.norms.base import AffineNorm, resolve_groups
 
+_MIN_WIDE_GROUP = 16
+"""Channels of a group from which on torch's loop over them fills vectors."""
+
 
 class GroupNorm(AffineNorm):
     """Group Normalization (Wu & He 2018, arXiv 1803.08494): mean and biased variance over (C/G, H, W).
@@ -33,10 +36,19 @@ class GroupNorm(AffineNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized `x`; raises `ValueError` where a group has a single value."""
         require_several_values(self.name, x[0].numel() // self.num_groups, x)
-        values = widen(x)
-        weight = None if self.weight is None else self.weight.to(values.dtype)
-        bias = None if self.bias is None else self.bias.to(values.dtype)
+        values = x if self._widens_itself(x) else widen(x)
+        dtype = widen(x[:0]).dtype
+        weight = None if self.weight is None else self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
         return like_input(F.group_norm(values, self.num_groups, weight, bias, self.eps), x)
+
+    def _widens_itself(self, x: torch.Tensor) -> bool:
+        """Return whether torch computes in float32 by itself, and faster: in bf16 with float32 parameters, on a CPU.
+
+        It took a third of the time (64 channels in 4 groups), but three times as long for groups of few channels.
+        """
+        is_wide = self.num_channels // self.num_groups >= _MIN_WIDE_GROUP
+        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.weight is not None and is_wide
 
     def kernel_spec(self, activation: Activation) -> NormActSpec:
         """Return which kernel computes the layer and the activation."""

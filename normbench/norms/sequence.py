@@ -1,6 +1,7 @@
 """Norms of token sequences, ``(N, T, D)`` in and out: N sequences of T tokens with D features each.
 
-They are the image norms of the same formula, with a token for a position and a feature for a channel.
+The first are the image norms of the same formula, with a token for a position and a feature for a channel; the others
+were made for transformers and have no image form here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from normbench.errors import ConfigError
 from normbench.layers.precision import require_several_values, widen
+from normbench.norms.base import largest_divisor
 
 
 class TokenLayerNorm(nn.LayerNorm):
@@ -88,3 +91,69 @@ class TokenDynamicErf(nn.Module):
 def no_norm(d_model: int) -> nn.Module:
     """No normalization: the identity."""
     return nn.Identity()
+
+
+class TokenScaleNorm(nn.Module):
+    """ScaleNorm (Nguyen & Salazar 2019, arXiv 1910.05895): ``y = g * x / |x|``, one learned length g a layer.
+
+    g is ``sqrt(D)`` at first, as in the paper. A token shorter than `eps` is divided by `eps`.
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.g = nn.Parameter(torch.full((1,), d_model**0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` with every token's length set to g."""
+        return (F.normalize(widen(x), dim=-1, eps=self.eps) * self.g).to(x.dtype)
+
+
+class TokenSeeDNorm(nn.Module):
+    """SeeDNorm (Cai et al. 2025, arXiv 2510.22777): RMSNorm whose scale depends on the token.
+
+    ``y = (tanh(x . b) * a + scale) * x / sqrt(mean square + eps)``, the mean over D. In `num_heads` slices of the
+    features, each has its own dot product ``x . b``. a and scale are 1 and b is 0 at first, which is RMSNorm.
+    """
+
+    def __init__(self, d_model: int, *, num_heads: int | None = None, eps: float = 1e-6) -> None:
+        super().__init__()
+        if num_heads is not None and d_model % num_heads:
+            allowed = ", ".join(str(heads) for heads in range(1, d_model + 1) if d_model % heads == 0)
+            raise ConfigError(f"seednorm: num_heads={num_heads} does not divide {d_model} features. Allowed: {allowed}")
+        self.num_heads = largest_divisor(d_model, at_most=8) if num_heads is None else num_heads
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.a = nn.Parameter(torch.ones(d_model))
+        self.b = nn.Parameter(torch.zeros(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` divided by its root mean square and rescaled."""
+        wide = widen(x)
+        slices = (wide * self.b).unflatten(-1, (self.num_heads, -1)).sum(-1, keepdim=True)  # (N, T, heads, 1)
+        a = self.a.unflatten(-1, (self.num_heads, -1))
+        scale = (torch.tanh(slices) * a).flatten(-2) + self.weight
+        y: torch.Tensor = scale * F.rms_norm(wide, x.shape[-1:], eps=self.eps)
+        return y.to(x.dtype)
+
+
+class TokenBoundedTanh(nn.Module):
+    """BHyT (Byun et al. 2026, arXiv 2601.09719): ``y = scale * tanh(c / (k * std + |mean|) * x)``.
+
+    Mean and biased standard deviation run over the features of each token: by Chebyshev's inequality they bound the
+    share of features that saturate. `strength` c and `width` k are fixed. This is the exact form; the paper's cheaper
+    estimate of the deviation at every second place is left out.
+    """
+
+    def __init__(self, d_model: int, *, strength: float = 1.0, width: float = 10.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.strength, self.width, self.eps = strength, width, eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the squashed and scaled `x`; raises `ValueError` on a single feature."""
+        require_several_values("bhyt", x.shape[-1], x)
+        wide = widen(x)
+        variance, mean = torch.var_mean(wide, dim=-1, correction=0, keepdim=True)
+        bound = self.width * torch.sqrt(variance + self.eps) + mean.abs()
+        return (torch.tanh(self.strength / bound * wide) * self.weight).to(x.dtype)

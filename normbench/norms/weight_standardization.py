@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.kernels.standardization import Standardization
 from normbench.layers.conv2d import Conv2d
 from normbench.layers.precision import widen
 
@@ -23,9 +24,15 @@ class StandardizedConv2d(Conv2d):
 
     Each output channel's weight is ``(w - mean) / (std + eps)`` over its inputs and kernel. `std` is the unbiased one
     and eps, 1e-5, stands outside the root, as in the authors' PyTorch code.
+
+    A training step may standardize the weights of all layers at once, and put them in the place of the buffer
+    `standardized` while the network runs (`torch.func.functional_call`); the layer then uses it as it is.
     """
 
     eps = 1e-5
+    standardization = Standardization(scaled=False, constant=eps)
+    gain: nn.Parameter | None
+    standardized: torch.Tensor | None
 
     def __init__(
         self,
@@ -42,6 +49,8 @@ class StandardizedConv2d(Conv2d):
                 "weight standardization: a 1x1 convolution of one channel has a single weight, of no variance"
             )
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+        self.register_parameter("gain", None)
+        self.register_buffer("standardized", None, persistent=False)
 
     def standardized_weight(self) -> torch.Tensor:
         """Return the weight that the convolution uses, ``(out, in, kernel, kernel)``, in float32 or wider."""
@@ -51,7 +60,9 @@ class StandardizedConv2d(Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution of `x` with the standardized weight."""
-        weight = self.standardized_weight().to(self.weight.dtype)
+        weight = self.standardized
+        if weight is None:
+            weight = self.standardized_weight().to(self.weight.dtype)
         y: torch.Tensor = self._conv_forward(x, weight, self.bias)
         return y
 
@@ -64,6 +75,8 @@ class ScaledStandardizedConv2d(StandardizedConv2d):
     """
 
     minimum_variance = 1e-4
+    standardization = Standardization(scaled=True, constant=minimum_variance, factor=RELU_GAIN)
+    gain: nn.Parameter
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from normbench.report.task_report import task_report
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
 
-__all__ = ["Report", "load_libraries", "write_report", "write_report_of", "write_run_report"]
+__all__ = ["Report", "load_libraries", "report_texts", "write_report", "write_report_of", "write_run_report"]
 
 _LIBRARIES = (
     "jinja2",
@@ -48,16 +48,15 @@ def write_report(experiment_folder: Path, *, baseline: str | None = None, margin
     return write_report_of(Report(read_experiment(experiment_folder), baseline, margin))
 
 
-def write_report_of(report: Report) -> list[Path]:
-    """Write the tables, figures and pages of `report` into its experiment's folder, and return their paths.
+def report_texts(report: Report) -> dict[str, str]:
+    """Return the pages and tables of `report` by the names of their files.
 
     Raises:
         UnknownNameError: the report's baseline is given and no run has that norm.
     """
     from normbench.report.html import report_to_html
 
-    folder = report.experiment.folder / REPORT_FOLDER
-    texts = {
+    return {
         "report.html": report_to_html(report),
         "report.md": report_to_markdown(report),
         "table.md": to_markdown(report.tables),
@@ -65,7 +64,19 @@ def write_report_of(report: Report) -> list[Path]:
         "table.tex": to_latex(report.tables),
         "table.json": to_json(report.tables),
     }
-    folder.mkdir(exist_ok=True)
+
+
+def write_report_of(report: Report, folder: Path | None = None) -> list[Path]:
+    """Write the tables, figures and pages of `report` into `folder`, and return their paths.
+
+    Without `folder`, it is one in that of the experiment.
+
+    Raises:
+        UnknownNameError: the report's baseline is given and no run has that norm.
+    """
+    folder = folder or report.experiment.folder / REPORT_FOLDER
+    texts = report_texts(report)
+    folder.mkdir(exist_ok=True, parents=True)
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     figures = [path for entry in report.figures for path in save_figure(entry.figure, folder / entry.name)]

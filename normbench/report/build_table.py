@@ -14,6 +14,7 @@ from normbench.report.captions import (
     is_failure,
     notes,
     probe_caption,
+    short_caption,
     timing_notes,
 )
 from normbench.report.comparison_table import TARGETS, Result, Row, Table
@@ -26,13 +27,18 @@ from normbench.tasks import Measure, Task
 
 
 def build_tables(
-    experiment: ExperimentRecord, sections: Sequence[Section], margin: float | None = None
+    experiment: ExperimentRecord,
+    sections: Sequence[Section],
+    margin: float | None = None,
+    result_id: str | None = None,
 ) -> tuple[Table, ...]:
     """Return a table for each section. `margin` replaces the margin of measures in which it is no share of a mean."""
-    return tuple(_table(experiment, section, len(sections), margin) for section in sections)
+    return tuple(_table(experiment, section, len(sections), margin, result_id) for section in sections)
 
 
-def _table(experiment: ExperimentRecord, section: Section, num_sections: int, margin: float | None) -> Table:
+def _table(
+    experiment: ExperimentRecord, section: Section, num_sections: int, margin: float | None, result_id: str | None
+) -> Table:
     probe = batch_one_probe(experiment, section)
     times = [epoch_times(groups, section, experiment.timing) for groups in section.by_setting]
     margins = _margins(section.task, margin)
@@ -46,6 +52,7 @@ def _table(experiment: ExperimentRecord, section: Section, num_sections: int, ma
         title += f" ({describe_environment(section.environment)})"
     return Table(
         title=title,
+        short_caption=short_caption(section, rows),
         caption=caption(section, rows, num_sections, margins) + (f" {probe_caption(probe)}" if probe else ""),
         cost_caption=cost_caption(section, rows),
         task=section.task,
@@ -56,6 +63,7 @@ def _table(experiment: ExperimentRecord, section: Section, num_sections: int, ma
         environment=section.environment,
         baseline=section.baseline,
         margins=margins,
+        result_id=result_id,
     )
 
 
@@ -80,6 +88,7 @@ def _rows(
     for group in groups:
         summaries = [run.summary for run in group.completed]
         time = times.get(group.label)
+        relative = time.relative if time else None
         memory = [summary.peak_memory_mib for summary in summaries if summary.peak_memory_mib is not None]
         rows.append(
             Row(
@@ -90,7 +99,8 @@ def _rows(
                 results={name: by_label[group.label] for name, by_label in results.items()},
                 epoch_seconds=time.seconds if time else None,
                 time_source=time.source if time else None,
-                relative_time=time.relative if time else None,
+                relative_time=relative.median if relative else None,
+                relative_time_mad=relative.mad if relative and relative.n > 1 else None,
                 seconds_to_reach=_seconds_to_targets(group, section.task, time),
                 num_parameters=summaries[0].num_parameters if summaries else None,
                 peak_memory_mib=max(memory, default=None),

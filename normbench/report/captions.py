@@ -29,6 +29,17 @@ FIRST_RUN_MEMORY = (
 _VERSION_OF_FIRST_RUN_MEMORY = "0.1.0"
 
 
+def short_caption(section: Section, rows: Sequence[Row]) -> str:
+    """Return what the numbers of a table are, in about two lines; `caption` and `cost_caption` say the rest."""
+    report = task_report(section.task)
+    compared = any(result.comparison for row in rows for result in row.results.values())
+    verdict = ", Holm-adjusted paired t test at 5 %" if compared else ""
+    return (
+        f"{capitalized(report.data(section).rstrip(','))}: mean ± 95 % interval over seeds{verdict}.\n"
+        f"{capitalized(report.time)}: training steps, median ± deviation. More: normbench table FOLDER --explain"
+    )
+
+
 def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: Mapping[str, float]) -> str:
     """Return the sentences on estimator, interval and test that stand below a table."""
     measures = section.task.measures
@@ -101,11 +112,14 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         device = section.environment.get("device_name", section.environment["device"])
         sentences.append(
             f"{capitalized(time)}: training steps only, norms interleaved in one process after training, median of "
-            f"{rounds} rounds ± median absolute deviation, on {device}; ratios are taken round by round."
+            f"{rounds} rounds ± median absolute deviation, on {device}; ratios are those of the medians, ± the median "
+            "absolute deviation of the rounds' own ratios, "
+            '"about 1x" where that spans 1.'
         )
     if "runs" in sources or not sentences:
         what = f"Where the notes say so, {time} comes from the runs" if sentences else capitalized(time)
         sentences.append(f"{what}: training steps only, median ± median absolute deviation over {over}{later}.")
+    sentences.append("A deviation that rounds to 0 is left out.")
     if reached := {row.time_source for row in rows if any(row.seconds_to_reach.values())}:
         times = {"interleaved": f"epochs times the {time}", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)

@@ -112,7 +112,7 @@ def cost_columns(table: Table) -> list[Column]:
     """Return the cost of a row: time, parameters, memory."""
     found = [Column(f"{task_report(table.task).time} (s)", lambda row: format_spread(row.epoch_seconds))]
     if any(row.relative_time and not row.is_baseline for row in table.rows):
-        found.append(Column(f"time / {table.baseline}", lambda row: _number(row.relative_time, "{:.2f}x")))
+        found.append(Column(f"time / {table.baseline}", format_ratio))
     for target in dict.fromkeys(target for row in table.rows for target in row.seconds_to_reach):
         if any(row.seconds_to_reach[target] for row in table.rows):
             found.append(Column(f"time to {100 * float(target):g} % (s)", _time_to(target)))
@@ -155,12 +155,24 @@ def format_estimate(estimate: Estimate | None, measure: Measure, *, sign: bool =
 
 
 def format_spread(spread: Spread | None) -> str:
-    """Write a median with its deviation, as many digits as the median deserves."""
+    """Write a median with as many digits as it deserves, and its deviation unless that rounds to nothing."""
     if spread is None:
         return NOTHING
     digits = max(0, min(4, 3 - _magnitude(spread.median)))
-    median = f"{spread.median:.{digits}f}"
-    return median if spread.n == 1 else f"{median} ± {spread.mad:.{digits}f}"
+    median, deviation = f"{spread.median:.{digits}f}", f"{spread.mad:.{digits}f}"
+    return f"{median} ± {deviation}" if spread.n > 1 and float(deviation) else median
+
+
+def format_ratio(row: Row) -> str:
+    """Write a time as a multiple of the baseline's: ``1.24 ± 0.02x``, and ``about 1x`` where the spread holds 1."""
+    ratio, mad = row.relative_time, row.relative_time_mad
+    if ratio is None:
+        return NOTHING
+    if row.is_baseline:
+        return "1x"
+    if mad is None or not float(f"{mad:.2f}"):
+        return f"{ratio:.2f}x"
+    return "about 1x" if abs(ratio - 1) <= mad else f"{ratio:.2f} ± {mad:.2f}x"
 
 
 def format_p(p: float | None) -> str:

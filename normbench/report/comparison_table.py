@@ -52,7 +52,9 @@ class Row:
     time_source: Source | None
     """Where it comes from: norms timed in turn, or each run by itself."""
     relative_time: float | None
-    """Epoch time as a multiple of the baseline's: the median over rounds, or the ratio of the runs' medians."""
+    """Epoch time as a multiple of the baseline's: the ratio of the medians."""
+    relative_time_mad: float | None
+    """The median distance of a round's own ratio from it; None where single times allow no spread."""
     seconds_to_reach: Mapping[str, float | None]
     """For each of `TARGETS`, the median training time to the first epoch there; None unless every run reached it.
 
@@ -81,6 +83,8 @@ class Table:
     """Rows that were measured under equal conditions, what the reader must know about them, and what went wrong."""
 
     title: str
+    short_caption: str
+    """What the numbers are, in two lines of a terminal."""
     caption: str
     """The estimator, interval and test behind the results, in sentences."""
     cost_caption: str
@@ -96,6 +100,8 @@ class Table:
     baseline: str | None
     margins: Mapping[str, float]
     """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
+    result_id: str | None = None
+    """The SHA-256 over the records of the experiment."""
 
     @property
     def measures(self) -> tuple[Measure, ...]:

@@ -22,8 +22,8 @@ class EpochTime:
     """The time of an epoch's training steps."""
 
     seconds: Spread
-    relative: float | None
-    """The time as a multiple of the baseline's."""
+    relative: Spread | None
+    """The time as a multiple of the baseline's: the ratio of both medians, and how far single ratios are from it."""
     source: Source
 
     @property
@@ -35,8 +35,8 @@ class EpochTime:
 def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> dict[str, EpochTime]:
     """Return the times of one setting's groups by label, without those that have no completed run.
 
-    Interleaved times have as ratio the median over rounds of the norm's time to the baseline's in the same round; all
-    others compare medians over the runs.
+    Ratios are those of the medians, so that the numbers of a row agree. Where norms were timed in turn, their spread is
+    that of the ratios within a round, and otherwise what both medians' own spreads make of it.
     """
     of_runs = {group.label: median_and_mad(run_seconds(group)) for group in groups}
     base = next((group for group in groups if group.label == section.baseline), None)
@@ -50,8 +50,7 @@ def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> di
             found[group.label] = EpochTime(_spread(timed), _paired_ratio(timed, session, base), "interleaved")
         else:
             reference = of_runs[base.label] if base else None
-            ratio = seconds.median / reference.median if reference and reference.median else None
-            found[group.label] = EpochTime(seconds, ratio, "runs")
+            found[group.label] = EpochTime(seconds, _ratio_of(seconds, reference, is_same=group is base), "runs")
     return found
 
 
@@ -83,11 +82,22 @@ def _timed_seconds(group: Group, session: TimingSession) -> list[float]:
     return [steps * seconds for seconds in timed.seconds_per_step]
 
 
-def _paired_ratio(timed: Sequence[float], session: TimingSession, base: Group | None) -> float | None:
+def _paired_ratio(timed: Sequence[float], session: TimingSession, base: Group | None) -> Spread | None:
     if base is None or _key(base) not in session.keys:
         return None
     reference = _timed_seconds(base, session)
-    return float(median(own / other for own, other in zip(timed, reference, strict=True)))
+    ratio = median(timed) / median(reference)
+    deviations = [abs(own / other - ratio) for own, other in zip(timed, reference, strict=True)]
+    return Spread(ratio, float(median(deviations)), len(timed))
+
+
+def _ratio_of(seconds: Spread, reference: Spread | None, *, is_same: bool) -> Spread | None:
+    """Return the ratio of two medians that were measured apart, with the sum of their relative spreads."""
+    if reference is None or not reference.median or not seconds.median:
+        return None
+    ratio = seconds.median / reference.median
+    relative = 0.0 if is_same else seconds.mad / seconds.median + reference.mad / reference.median
+    return Spread(ratio, ratio * relative, min(seconds.n, reference.n))
 
 
 def _spread(values: Sequence[float]) -> Spread:

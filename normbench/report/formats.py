@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     import rich.table
 
 SCHEMA_VERSION = 1
+ID_DIGITS = 16
+"""How much of a result's id stands where 64 digits would break the line."""
 _JSON_NAMES = {"test_accuracy": "accuracy"}
 """Measures that `to_json` calls otherwise than their name, as the schema's version 1 began with."""
 
 AnyColumn = TypeVar("AnyColumn")
 
 
-def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
+def render_terminal(table: Table, width: int | None = None, *, explain: bool = False) -> list[rich.table.Table]:
     """Return the table for a rich console: in several parts, each with the norms, where `width` does not hold one.
+
+    Below stands what the numbers are in two lines, or with `explain` in full.
 
     A console narrower than a part, or than `terminal_width` if `width` is None, wraps cells and cuts none.
     """
@@ -43,7 +47,8 @@ def render_terminal(table: Table, width: int | None = None) -> list[rich.table.T
     )
     shown = [_render(table, part) for part in parts]
     shown[0].title = Text(table.title, style="bold")
-    caption = "\n".join([f"{table.caption} {table.cost_caption}", *table.failures, *table.notes])
+    words = f"{table.caption} {table.cost_caption}" if explain else table.short_caption
+    caption = "\n".join([words, *table.failures, *table.notes])
     shown[-1].caption = Text(caption, style="dim")
     return shown
 
@@ -156,7 +161,7 @@ def _latex_table(table: Table) -> str:
             r"% needs \usepackage{booktabs}",
             r"\begin{table*}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{_latex(f'{table.caption} {table.cost_caption}')}}}",
+            rf"  \caption{{{_latex(' '.join([table.caption, table.cost_caption, *_id_sentence(table)]))}}}",
             r"  \vspace{4pt}",
             rf"  \begin{{tabular}}{{{''.join(column.align[0] for column in shown)}}}",
             r"    \toprule",
@@ -170,6 +175,11 @@ def _latex_table(table: Table) -> str:
             "",
         ]
     )
+
+
+def _id_sentence(table: Table) -> list[str]:
+    """Return the sentence that names the result, by as much of its id as a line of print holds."""
+    return [f"Result {table.result_id[:ID_DIGITS]}."] if table.result_id else []
 
 
 def _latex_header(column: Column, table: Table) -> str:
@@ -211,6 +221,7 @@ def _record(table: Table, row: Row, paths: Sequence[str]) -> dict[str, Any]:
         "epoch_seconds_mad": time.mad if time else None,
         "epoch_seconds_source": row.time_source,
         "relative_time": row.relative_time,
+        "relative_time_mad": row.relative_time_mad,
         **{f"seconds_to_{target}": seconds for target, seconds in row.seconds_to_reach.items()},
         **_batch_one(row.batch_one),
         "num_parameters": row.num_parameters,

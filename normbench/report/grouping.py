@@ -52,9 +52,9 @@ class Group:
         return tuple(run for run in self.runs if run.is_completed)
 
     def scores(self, measure: Measure) -> dict[int, float]:
-        """Return the raw measure by seed, of the completed runs in which it was measured."""
+        """Return the raw measure by seed, of the completed runs in which it was measured, and is a finite number."""
         values = {run.config.seed: measure.of(run.summary) for run in self.completed}
-        return {seed: value for seed, value in values.items() if value is not None}
+        return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
     def states(self) -> Counter[State]:

@@ -54,6 +54,8 @@ def report_to_markdown(report: Report) -> str:
     for part in report.parts:
         facts = [f"{name}: {value}" for name, value in part.measured]
         lines += [f"## How it was measured{_suffix(part, report)}", "", *_bullets(facts)]
+    if report.result_id:
+        lines += [f"Result id (SHA-256 over the records): `{report.result_id}`", ""]
     return "\n".join(lines)
 
 

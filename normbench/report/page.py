@@ -13,6 +13,7 @@ from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section, recorded, sections
 from normbench.report.sweeps import Sensitivity, learning_rate_sensitivities
 from normbench.report.task_report import PageFigure, task_report
+from normbench.runs.record_files import result_id
 from normbench.runs.records import ExperimentRecord
 
 _SAID_ELSEWHERE = ("norm.", "dataset.", "device", "probe")
@@ -58,9 +59,14 @@ class Report:
         return sections(self.experiment, self.baseline)
 
     @cached_property
+    def result_id(self) -> str | None:
+        """The SHA-256 over all records (`runs.record_files`); None where one cannot be read."""
+        return None if self.experiment.unreadable else result_id(self.experiment.folder)
+
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         """A comparison table for each section."""
-        return build_tables(self.experiment, self.sections, self.margin)
+        return build_tables(self.experiment, self.sections, self.margin, self.result_id)
 
     @cached_property
     def parts(self) -> tuple[PagePart, ...]:

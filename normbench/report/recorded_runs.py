@@ -16,6 +16,7 @@ from normbench.report.comparison_table import Table
 from normbench.report.formats import FORMATS
 from normbench.report.grouping import flatten
 from normbench.report.page import Report
+from normbench.runs.bundle_file import find_bundle
 from normbench.runs.records import ExperimentRecord, RunRecord, find_runs, is_run, read_experiment, read_run
 from normbench.tasks.task import EpochRow
 
@@ -24,7 +25,7 @@ Tell = Callable[[str], object]
 
 
 def load_experiments(path: Path | str, tell: Tell = warnings.warn) -> list[ExperimentRecord]:
-    """Read what is recorded at `path`: one run, one experiment, or a folder of experiments.
+    """Read what is recorded at `path`: one run, one experiment, a folder of experiments, or a bundle.
 
     Raises:
         RunError: there are no runs that can be read.
@@ -34,7 +35,9 @@ def load_experiments(path: Path | str, tell: Tell = warnings.warn) -> list[Exper
         return [ExperimentRecord(folder, (read_run(folder),))]
     experiments = sorted({run.parent for run in find_runs(folder, "**")})
     if not experiments:
-        raise RunError(f"{folder}: {'no runs there' if os.path.isdir(folder) else 'no such folder'}")
+        is_there = os.path.isdir(folder) or find_bundle(folder) is not None
+        what = "neither a folder nor a bundle" if os.path.isfile(folder) else "no such folder"
+        raise RunError(f"{folder}: {'no runs there' if is_there else what}")
     return _readable(experiments, lambda experiment: [read_experiment(experiment)], tell)
 
 
@@ -58,6 +61,8 @@ def _readable(
 
 def load_runs(path: Path | str) -> list[dict[str, Any]]:
     """Return a flat row for each run at `path`, the same keys in each, ready for ``pandas.DataFrame(rows)``.
+
+    `path` is a run's folder, an experiment's, a folder of experiments, or a bundle (``tutorial.nbz``).
 
     Keys: experiment, run, folder, norm, label, seed, state, reason; the summary (``test_accuracy``, ``style_loss``,
     ...), None where the run is not completed; the configuration by dotted path (``task``, ``train.batch_size``); and

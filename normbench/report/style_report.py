@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -130,7 +131,11 @@ def contrast_estimates(group: Group) -> dict[float, Estimate]:
     """Return the output's change by factor of contrast, over the group's seeds; 0 at the unchanged image."""
     changes = [run.summary.contrast_change for run in group.completed]
     factors = sorted({factor for change in changes for factor in change}, reverse=True)
-    found = {factor: summarize([change[factor] for change in changes if factor in change]) for factor in factors}
+
+    def values(factor: float) -> Iterator[float]:
+        return (change[factor] for change in changes if factor in change)
+
+    found = {factor: summarize(list(filter(math.isfinite, values(factor)))) for factor in factors}
     start = summarize([0.0 for _ in changes])
     return {factor: estimate for factor, estimate in {1.0: start, **found}.items() if estimate is not None}
 

@@ -1,16 +1,18 @@
-"""Whether a process still writes a run's folder."""
+"""Whether a process still writes a run's folder, or a file."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 
 def is_being_written(lock_file: Path, pid: int) -> bool:
-    """Return whether a run is written: its process `pid` lives on this machine, or its lock is held from another."""
+    """Return whether a run, or a file, is written: its process `pid` lives here, or another place's holds its lock."""
     return is_alive(pid) or _is_held(lock_file)
 
 
@@ -43,3 +45,13 @@ def _is_held(lock_file: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def hold(file: IO[bytes]) -> None:
+    """Lock a file that is being written, until it is closed or this process ends, where the file system has locks."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

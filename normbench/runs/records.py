@@ -35,15 +35,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from normbench.config.load import task_name
 from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
+from normbench.runs.bundle_file import exists, find_bundle, is_member
+from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import Timing, read_timing
-from normbench.runs.untrusted import (
-    damaged,
-    describe_problem,
-    read_bytes,
-    read_json,
-    read_pictures,
-    read_yaml,
-)
+from normbench.runs.untrusted import describe_problem, read_bytes, read_json, read_pictures, read_yaml
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import LARGEST_LOSS, SAMPLES_FILE, EpochRow, Row
 
@@ -167,12 +162,14 @@ class ExperimentRecord:
         return shown(self.folder.name)
 
 
-def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the run folders that match `pattern` under `folder`, by name.
+def find_runs(folder: Path, pattern: Literal["*", "**"] = "*") -> list[Path]:
+    """Return the run folders in `folder` (``*``) or anywhere below it (``**``), by name; it may be a bundle.
 
     Raises:
         RunError: the folder cannot be looked through.
     """
+    if place := find_bundle(folder):
+        return place.bundle.folders_with(STATUS_FILE, place.name, is_deep=pattern == "**")
     try:
         found = {path.parent for path in folder.glob(f"{pattern}/{STATUS_FILE}")}
     except (OSError, ValueError) as error:
@@ -182,7 +179,8 @@ def find_runs(folder: Path, pattern: str = "*") -> list[Path]:
 
 def is_run(folder: Path) -> bool:
     """Return whether `folder` is that of a run."""
-    return os.path.exists(folder / STATUS_FILE)
+    status = folder / STATUS_FILE
+    return os.path.exists(status) or is_member(status)
 
 
 def read_status(folder: Path) -> Status:
@@ -192,7 +190,8 @@ def read_status(folder: Path) -> Status:
         RunError: that cannot be understood.
     """
     status = _validated(Status, folder / STATUS_FILE)
-    if status.state != "running" or is_being_written(folder / LOCK_FILE, status.pid):
+    is_ended = status.state != "running"
+    if is_ended or (find_bundle(folder) is None and is_being_written(folder / LOCK_FILE, status.pid)):
         return status
     return status.model_copy(update={"state": "interrupted", "reason": "its process ended before the run"})
 
@@ -210,7 +209,7 @@ def read_run(folder: Path) -> RunRecord:
         task = TASKS[task_name(recorded)]
         config: Any = _checked(task.run_config, recorded, folder / CONFIG_FILE)
         status = read_status(folder)
-        summary = _validated(task.summary, folder / SUMMARY_FILE) if os.path.lexists(folder / SUMMARY_FILE) else None
+        summary = _validated(task.summary, folder / SUMMARY_FILE) if exists(folder / SUMMARY_FILE) else None
         if status.state == "completed" and summary is None:
             raise damaged(folder / SUMMARY_FILE, "missing, though the run is completed")
         environment = _read_environment(folder / ENVIRONMENT_FILE)
@@ -259,7 +258,7 @@ def read_settings(experiment_folder: Path) -> dict[str, Any]:
         RunError: they cannot be read.
     """
     path = experiment_folder / EXPERIMENT_FILE
-    if not os.path.lexists(path):
+    if not exists(path):
         return {}
     return _checked(_Settings, read_yaml(path), path).model_dump()
 
@@ -284,7 +283,7 @@ def _checked(model: type[Model], value: Any, path: Path) -> Model:
 
 def _read_environment(path: Path) -> Mapping[str, Any]:
     """Return what a run ran on; empty where it ended before it recorded that."""
-    if not os.path.lexists(path):
+    if not exists(path):
         return {}
     facts = read_json(path, _MAX_BYTES)
     if not isinstance(facts, dict) or len(facts) > _MAX_FACTS:
@@ -296,7 +295,7 @@ def _read_environment(path: Path) -> Mapping[str, Any]:
 
 def _complete_lines(path: Path) -> bytes:
     """Return the lines of a file, leaving out a last one that a killed process cut off; none where it is missing."""
-    content = read_bytes(path, _MAX_ROWS_BYTES) if os.path.lexists(path) else b""
+    content = read_bytes(path, _MAX_ROWS_BYTES) if exists(path) else b""
     return content[: content.rfind(b"\n") + 1]
 
 
@@ -316,7 +315,7 @@ def _read_epochs(path: Path) -> tuple[EpochRow, ...]:
 
 def _read_steps(folder: Path, num_losses: int) -> NDArray[np.float64]:
     """Read the losses, ``(steps, num_losses)``."""
-    path = folder / STEPS_FILE if os.path.lexists(folder / STEPS_FILE) else folder / OLD_STEPS_FILE
+    path = folder / STEPS_FILE if exists(folder / STEPS_FILE) else folder / OLD_STEPS_FILE
     rows = _complete_lines(path).partition(b"\n")[2]
     if not rows.strip():
         return np.empty((0, num_losses))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from normbench.config.schema import BaseRunConfig
-from normbench.runs.untrusted import damaged, describe_problem, read_json
+from normbench.runs.bundle_file import exists
+from normbench.runs.regular_files import damaged
+from normbench.runs.untrusted import describe_problem, read_json
 
 TIMING_FILE = "timing.json"
 
@@ -121,7 +122,7 @@ def read_timing(folder: Path) -> Timing:
         RunError: timing.json cannot be understood.
     """
     path = folder / TIMING_FILE
-    if not os.path.lexists(path):
+    if not exists(path):
         return Timing()
     recorded = read_json(path)
     try:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import zipfile
 from collections.abc import Mapping
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from normbench.config.bounds import MAX_DEPTH, MAX_INTEGER
-from normbench.errors import RunError, shown
+from normbench.errors import shown
+from normbench.runs.bundle_file import find_bundle
+from normbench.runs.regular_files import damaged, open_regular
 
 MAX_BYTES = 16 * 2**20
 """The most bytes of a JSON file, and of the pictures of a run."""
@@ -32,24 +33,8 @@ MAX_YAML_VALUES = 200_000
 MAX_PICTURE_BYTES = 256 * 2**20
 
 
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, without waiting for a writer as a named pipe would.
-
-    Raises:
-        OSError: it cannot be opened, or is a device, a pipe or a folder.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(None, "not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
+    """Return the content of a regular file, or of a bundle's member, of at most `limit` bytes.
 
     Raises:
         RunError: there is none that can be read.
@@ -59,6 +44,8 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             if os.fstat(file.fileno()).st_size <= limit and len(content := file.read(limit + 1)) <= limit:
                 return content
     except OSError as error:
+        if found := find_bundle(path):
+            return found.bundle.read(found.name, limit)
         raise damaged(path, error.strerror or str(error)) from None
     raise damaged(path, f"larger than the {limit:,} bytes that it may have")
 
@@ -122,6 +109,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return shown(" ".join(value.splitlines()))
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise ValueError("an integer of more than 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is not finite")  # records hold those as text, which all can read
     if isinstance(value, dict | list) and depth == MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
@@ -163,11 +152,6 @@ def _read_array(file: IO[bytes], limit: int) -> NDArray[np.uint8]:
     if dtype != np.uint8 or is_fortran or min(shape, default=1) < 0 or size > limit:
         raise ValueError(f"an array of type {dtype} and shape {shape}, not a picture")
     return np.frombuffer(file.read(size), np.uint8, size).reshape(shape)
-
-
-def damaged(path: Path, reason: str) -> RunError:
-    """Return the error that says what is wrong with a file, in a line."""
-    return RunError(f"{path}: cannot be read: {' '.join(reason.split())}")
 
 
 def _reason(error: Exception) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,9 +16,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, Code
 from normbench.errors import FolderBusyError, FolderError, RunError
-from normbench.runs.atomic import PARTIAL_FILES, write_atomically, write_text_atomically
+from normbench.runs.atomic import PARTIAL_FILES, remove_left, write_atomically, write_text_atomically
 from normbench.runs.events import StepLosses
 from normbench.runs.records import (
     CHECKPOINT_FILE,
@@ -51,7 +49,6 @@ overwritten.
 """
 _ASIDE = ".before"
 """The suffix of what an earlier try left, while a run is made again."""
-_SECONDS_UNTIL_SWEPT = 60.0
 
 
 class RunFolder:
@@ -94,6 +91,9 @@ class RunFolder:
         """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
         task = TASKS[config.task]
         self.write_config(config)
+        for code in own_code(config):
+            if code.source is not None:
+                self.write(code.file, code.source.text)
         self._num_steps = 0
         if task.has_epochs:
             self.write(METRICS_FILE, "".join(map(_line_of_epoch, rows)))
@@ -181,6 +181,12 @@ class RunFolder:
             file.write(text)
 
 
+def own_code(config: BaseRunConfig) -> list[Code]:
+    """Return the files of a user's own that a run's norm and network are made of."""
+    named = (config.norm, getattr(config, "model", None))
+    return [part.code for part in named if part is not None and part.code is not None]
+
+
 def planned_state(folder: Path) -> PlannedState:
     """Return what running a planned run would find in its folder."""
     if not is_run(folder):
@@ -217,10 +223,8 @@ def write_experiment(folder: Path, experiment: BaseModel) -> None:
 
 def sweep(experiment_folder: Path) -> None:
     """Remove what killed processes left half written, in the experiment's folder and those of its runs."""
-    for path in [path for depth in ("", "*/") for path in experiment_folder.glob(depth + PARTIAL_FILES)]:
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _SECONDS_UNTIL_SWEPT:
-                path.unlink()
+    for depth in ("", "*/"):
+        remove_left(experiment_folder, depth + PARTIAL_FILES)
 
 
 class folder_errors:

@@ -14,6 +14,8 @@ from normbench.engine.batches import normalize
 from normbench.engine.checkpoint import write_tensors
 from normbench.errors import DataError, first_line
 from normbench.models import MODELS, build_model
+from normbench.norms import AnyNormFactory
+from normbench.own_code import is_own
 from normbench.style.images import Pixels, crop_back, pad_image
 
 CONTRAST_FACTORS = (0.8, 0.6, 0.4, 0.2)
@@ -73,8 +75,10 @@ def save_style_model(network: nn.Module, norm: NormConfig, path: Path) -> None:
         raise DataError(f"{path}: the model cannot be written: {first_line(error)}") from error
 
 
-def load_style_model(path: Path) -> tuple[nn.Module, str]:
+def load_style_model(path: Path, norm: AnyNormFactory | None = None) -> tuple[nn.Module, str]:
     """Return the network in a file that `save_style_model` wrote, in evaluation mode, and its norm's name.
+
+    A norm of a user's own must be given, because the file names it and does not hold it.
 
     Raises:
         DataError: there is no such file, or it is another or a damaged one.
@@ -83,9 +87,14 @@ def load_style_model(path: Path) -> tuple[nn.Module, str]:
         raise DataError(f"{path}: no such model; `normbench stylize train` makes one")
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-        norm = MODELS[STYLENET].family.make(saved["norm"]["name"], **saved["norm"]["options"])
+        name = saved["norm"]["name"]
+        if norm is None and is_own(name):
+            raise DataError(f"{path}: its norm {name} is of its own: load it with normbench.load_model")
+        norm = norm or MODELS[STYLENET].family.make(name, **saved["norm"]["options"])
         network = build_model(STYLENET, norm=norm)
         network.load_state_dict(saved["model"])
+    except DataError:
+        raise
     except Exception as error:  # whatever a damaged file leads to; torch's own advice would be to trust it
         raise DataError(f"{path}: not a model of `normbench stylize` ({type(error).__name__})") from None
     return network.eval(), norm.name

@@ -13,7 +13,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError, DataError, RunError, first_line
 from normbench.models import MODELS, build_model
 from normbench.runs.records import CHECKPOINT_FILE, read_run
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 
 VGG16 = "vgg16"
 VGG16_STYLE_LAYERS = (3, 8, 15, 22)
@@ -152,6 +152,10 @@ def check_features_run(run_folder: Path) -> RunConfig:
     config = read_run(run_folder).config
     if not isinstance(config, RunConfig) or config.model.name != RESNET9:
         raise ConfigError(f"--features {run_folder}: that run trained {config.model_name}; it takes a {RESNET9}")
+    if config.norm.code is not None:
+        raise ConfigError(
+            f"--features {run_folder}: its norm {config.norm.name} is of its own; take a run with another"
+        )
     if MODELS[RESNET9].family.norms[config.norm.name.partition("+")[0]].needs_size:
         raise ConfigError(f"--features {run_folder}: its norm {config.norm.name} fits images of 32x32 only")
     if not (run_folder / CHECKPOINT_FILE).is_file():

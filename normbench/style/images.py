@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from normbench.errors import DataError, FolderError
 from normbench.runs.atomic import write_atomically
-from normbench.runs.untrusted import open_regular
+from normbench.runs.regular_files import open_regular
 from normbench.style.drawings import STYLE_IMAGES
 
 if TYPE_CHECKING:

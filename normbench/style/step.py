@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import Outcome
 from normbench.engine.step.state import StepSettings
 from normbench.engine.trainer import Totals
+from normbench.errors import DivergedError
 from normbench.runs.events import TrainingDone
 from normbench.style.apply import contrast_changes, stylize_all
 from normbench.style.features import FeatureNetwork, Features
@@ -137,12 +139,16 @@ class StyleTraining:
         network, place = self.step.model, self._content.labels.device
         samples = {"content": self._shown, "stylized": stylize_all(network, self._shown), "style": self._style}
         padded = torch.from_numpy(np.stack([pad_image(image) for image in self._shown])).to(place).permute(0, 3, 1, 2)
+        change = contrast_changes(network, normalize(padded), margin=MARGIN)
+        if not all(map(math.isfinite, change.values())):  # each loss was measured before its step was made
+            rate = f"learning rate {self._learning_rate:.3g}"
+            raise DivergedError(f"after the last step ({len(losses)}; {rate}) the network's output is not finite")
         summary = StyleSummary(
             total_loss=last[0],
             content_loss=last[1],
             style_loss=last[2],
             total_variation=last[3],
-            contrast_change=contrast_changes(network, normalize(padded), margin=MARGIN),
+            contrast_change=change,
             **asdict(totals),
         )
         return TrainingDone(summary, samples)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from normbench.config.schema import RunConfig, Value
-from normbench.data import load_dataset
+from normbench.config.schema import ImageFile, RunConfig, Value
+from normbench.data import image_shape, load_dataset
 from normbench.data.images import ImageDataset
+from normbench.data.own import load_own_images
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
 from normbench.engine.checkpoint import load_checkpoint
@@ -25,15 +26,20 @@ from normbench.engine.device import (
     resolve_device,
     resolve_engine,
     resolve_precision,
-    set_precision,
+    set_arithmetic,
 )
 from normbench.engine.evaluate import batch_statistics_accuracy
 from normbench.engine.trainer import Trainer
 from normbench.errors import RunError
-from normbench.models import MODELS, build_model
+from normbench.models import build_model
+from normbench.norms import AnyNormFactory
 from normbench.runs.events import TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE
 from normbench.worker.interface import STILL, LoadedRun, try_model
+from normbench.worker.own import check_logits, model_entry, norm_factory, watched
+
+_TRIED_IMAGES = 8
+"""Real images that what is of a user's own is tried with."""
 
 
 class Classification:
@@ -53,16 +59,34 @@ class Classification:
         On the meta device, for shapes without memory or arithmetic; but on CUDA where the run will be there, because
         that takes milliseconds and the meta device's operations import torch's compiler, which takes seconds.
 
+        What is of a user's own is tried with a few images of real numbers too: its output must be one of its kind, and
+        finite; and the meta device may lack what a norm of a user's own calls.
+
         Raises:
             ConfigError: an option does not fit, or the norm cannot work at one of the model's sizes.
         """
-        is_cuda = config.device == "cuda"
-        with torch.device("cuda" if is_cuda else "meta"):
-            model = build_run_model(config).to(memory_format=torch.channels_last)
-            images = torch.zeros(config.train.batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+        norm = norm_factory(config.norm, model_entry(config.model).family)
+        if config.norm.code is None:
+            self._try(config, norm, "cuda" if config.device == "cuda" else "meta", config.train.batch_size)
+        else:
+            norm = watched(norm, config.norm)
+        if config.norm.code is not None or config.model.code is not None:
+            self._try(config, norm, config.device, min(config.train.batch_size, _TRIED_IMAGES))
+
+    def _try(self, config: RunConfig, norm: AnyNormFactory, device: str, num_images: int) -> None:
+        """Build the model on `device` and push a batch through it."""
+        shape = image_shape(config.dataset)
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            model = _build(config, norm).to(memory_format=torch.channels_last)
+            images = torch.zeros(num_images, 3, shape.image_size, shape.image_size)
+            if config.norm.code is not None or config.model.code is not None:
+                images.normal_()
+            images = images.to(memory_format=torch.channels_last)
         where = f"{config.model.name} at batch size {config.train.batch_size}"
-        with autocast("cuda", _precision(config)) if is_cuda else nullcontext():
-            try_model(model, images, f"{config.norm.name} does not work in {where}")
+        with autocast("cuda", _precision(config)) if device == "cuda" else nullcontext():
+            logits = try_model(model, images, f"{config.norm.name} does not work in {where}")
+        if config.model.code is not None and logits is not None:
+            check_logits(logits, config.model, num_images, shape.num_classes)
 
     def check_data(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
         """Load the data set and move it to the device, where it stays for the run."""
@@ -71,6 +95,7 @@ class Classification:
     def load_run(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
         """Return the run's trainer on its images."""
         train_images, test_images, dataset = _load_images_of(config, data_dir)
+        sha256 = dataset.sha256  # which takes a moment, before the clock of the run's start runs
         trainer = build_trainer(config, train_images, test_images)
         facts = {
             "precision": config.train.precision,
@@ -78,6 +103,7 @@ class Classification:
             "memory_format": "channels_last",
             "dataset": dataset.name,
             "dataset_source": dataset.source,
+            "dataset_sha256": sha256,
             "eval_split": dataset.eval_split,
             "is_synthetic": dataset.is_synthetic,
         }
@@ -124,17 +150,28 @@ def build_run_model(config: RunConfig) -> nn.Module:
 
     Norms start from constants, so layers that two norms share start equal.
     """
-    norm = MODELS[config.model.name].family.make(config.norm.name, **config.norm.options)
+    norm = norm_factory(config.norm, model_entry(config.model).family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "initialization"))
-        return build_model(config.model.name, norm=norm, **config.model.options)
+        return _build(config, norm)
+
+
+def _build(config: RunConfig, norm: AnyNormFactory) -> nn.Module:
+    """Build the run's model with `norm` for the images of the run."""
+    shape = image_shape(config.dataset)
+    return build_model(
+        model_entry(config.model), norm=norm, num_classes=shape.num_classes, image_size=shape.image_size,
+        **config.model.options,
+    )  # fmt: skip
 
 
 def build_training(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> ClassifierTraining:
-    """Return the run's training on these images; its precision is set."""
+    """Return the run's training on these images; its arithmetic is set."""
     engine = config.train.engine
     assert engine != "auto"
-    set_precision(_precision(config), config.device)
+    set_arithmetic(_precision(config), config.device)
+    if config.norm.code is not None or config.model.code is not None:
+        torch.manual_seed(derive_seed(config.seed, "layers"))  # what draws random numbers draws those of its run
     return ClassifierTraining(
         build_run_model(config),
         train_images,
@@ -153,26 +190,39 @@ def build_trainer(config: RunConfig, train_images: DeviceImages, test_images: De
 
 
 def load_images(
-    name: str, options: Mapping[str, Value], data_dir: Path | None, device: DeviceName
+    name: str,
+    options: Mapping[str, Value],
+    data_dir: Path | None,
+    device: DeviceName,
+    file: ImageFile | None = None,
 ) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
     """Return the training and test images on the device; the last ones asked for stay there for the next run."""
-    return _move(name, tuple(sorted(options.items(), key=lambda item: item[0])), data_dir, device)
+    return _move(name, tuple(sorted(options.items(), key=lambda item: item[0])), data_dir, device, file)
 
 
 def _load_images_of(config: RunConfig, data_dir: Path | None) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
-    return load_images(config.dataset.name, config.dataset.options, data_dir, config.device)
+    dataset = config.dataset
+    return load_images(dataset.name, dataset.options, data_dir, config.device, dataset.images)
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None) -> ImageDataset:
+def _load(
+    name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None, file: ImageFile | None
+) -> ImageDataset:
+    if file is not None:
+        return load_own_images(file, name, **dict(options))  # type: ignore[arg-type]
     return load_dataset(name, data_dir=data_dir, **dict(options))
 
 
 @lru_cache(maxsize=1)
 def _move(
-    name: str, options: tuple[tuple[str, Value], ...], data_dir: Path | None, device: DeviceName
+    name: str,
+    options: tuple[tuple[str, Value], ...],
+    data_dir: Path | None,
+    device: DeviceName,
+    file: ImageFile | None,
 ) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
-    dataset = _load(name, options, data_dir)
+    dataset = _load(name, options, data_dir, file)
     target = torch.device(device)
     return (
         DeviceImages(dataset.x_train, dataset.y_train, target, channels_last=True),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from normbench.engine.trainer import Trainer, Training
-from normbench.errors import ConfigError
+from normbench.errors import ConfigError, NormBenchError
 from normbench.kernels.support import switched_off
+from normbench.own_code import describe, place_of
 from normbench.runs.events import TrainingDone
 
 STILL = 1e-12
@@ -71,16 +74,26 @@ class WorkerTask(Protocol):
         """Return a training on whole batches that leaves the weights as they are, and the steps of a real epoch."""
 
 
-def try_model(model: nn.Module, images: Tensor, subject: str) -> None:
-    """Push a batch through `model` in torch's own operations; the model may be on the meta device.
+def try_model(model: nn.Module, images: Tensor, subject: str) -> Any:
+    """Push a batch through `model` in torch's own operations, and return what comes out.
+
+    The model may be on the meta device. None where there is no memory for it.
 
     Raises:
-        ConfigError: the model refuses the batch; the message begins with `subject`.
+        ConfigError: the model refuses the batch; the message begins with `subject`, or with file and line where that
+            happened in code of a user's own.
     """
     try:
-        with torch.no_grad(), switched_off():
-            model.train()(images)
+        with torch.no_grad(), switched_off(), redirect_stdout(sys.stderr):
+            return model.train()(images)
     except torch.OutOfMemoryError:
-        return  # the norm works; whether there is memory for a run is for the run to say
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ConfigError(f"{subject}: {error}") from error
+        return None  # the norm works; whether there is memory for a run is for the run to say
+    except NormBenchError:
+        raise
+    except Exception as error:
+        place = place_of(error)
+        if place is not None:
+            raise ConfigError(f"{place}: {subject}: {describe(error)}") from error
+        if isinstance(error, (ValueError, RuntimeError, ZeroDivisionError)):
+            raise ConfigError(f"{subject}: {error}") from error
+        raise

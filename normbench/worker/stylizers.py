@@ -13,9 +13,10 @@ from torch import nn
 
 from normbench.config.style import STYLENET, StyleRunConfig
 from normbench.data import DATASETS, load_dataset
+from normbench.data.images import arrays_sha256
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
-from normbench.engine.device import resolve_device, resolve_engine, resolve_precision, set_precision
+from normbench.engine.device import Precision, resolve_device, resolve_engine, resolve_precision, set_arithmetic
 from normbench.engine.trainer import Trainer
 from normbench.errors import DataError
 from normbench.models import MODELS, build_model
@@ -26,6 +27,7 @@ from normbench.style.images import Pixels, cut_to_square, read_folder, read_styl
 from normbench.style.step import StyleTraining
 from normbench.tasks.style_transfer import MODEL_FILE
 from normbench.worker.interface import STILL, LoadedRun, try_model
+from normbench.worker.own import norm_factory, watched
 
 NUM_SAMPLES = 6
 """Images that are shown and never trained on."""
@@ -48,11 +50,14 @@ class StyleTransfer:
         """
         read_style(config.style)
         check_content(config.content)
-        resolve_precision(config.train.precision, config.device)
+        _precision(config)
         resolve_engine(config.train.engine, config.device)
-        with torch.device("meta"):
-            network = build_style_network(config)
-            images = torch.empty(config.train.batch_size, 3, config.image_size, config.image_size)
+        norm = norm_factory(config.norm, MODELS[STYLENET].family)
+        is_own = config.norm.code is not None  # tried with numbers, because the meta device may lack what it calls
+        with torch.device("cpu" if is_own else "meta"):
+            network = build_model(STYLENET, norm=watched(norm, config.norm) if is_own else norm)
+            num_images = 1 if is_own else config.train.batch_size
+            images = torch.rand(num_images, 3, config.image_size, config.image_size)
         try_model(network, images, f"{config.norm.name} does not work in {STYLENET}")
 
     def check_data(self, config: StyleRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
@@ -84,6 +89,8 @@ class StyleTransfer:
             "engine": settings.engine,
             "memory_format": "channels_last",
             "num_content": len(training_images),
+            "dataset_sha256": arrays_sha256(training_images, shown),
+            "style_sha256": arrays_sha256(read_style(config.style)),
             "features": str(feature_run_folder(config, prerequisite) or config.features),
         }
 
@@ -99,7 +106,8 @@ class StyleTransfer:
         Raises:
             DataError: its file is missing or damaged.
         """
-        network, _ = load_style_model(folder / MODEL_FILE)
+        norm = norm_factory(config.norm, MODELS[STYLENET].family) if config.norm.code is not None else None
+        network, _ = load_style_model(folder / MODEL_FILE, norm)
         return network
 
     def load_timed(
@@ -118,9 +126,9 @@ STYLE_TRANSFER = StyleTransfer()
 def build_training(
     config: StyleRunConfig, content: DeviceImages, shown: Pixels, prerequisite: Path | None
 ) -> StyleTraining:
-    """Return the run's training on these images; its precision is set."""
-    precision = resolve_precision(config.train.precision, config.device)
-    set_precision(precision, config.device)
+    """Return the run's training on these images; its arithmetic is set."""
+    precision = _precision(config)
+    set_arithmetic(precision, config.device)
     return StyleTraining(
         build_style_network(config),
         load_features(config, prerequisite),
@@ -136,7 +144,7 @@ def build_training(
 
 def build_style_network(config: StyleRunConfig) -> nn.Module:
     """Build the run's network, initialised from its seed; what norms share starts equal."""
-    norm = MODELS[STYLENET].family.make(config.norm.name, **config.norm.options)
+    norm = norm_factory(config.norm, MODELS[STYLENET].family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "initialization"))
         return build_model(STYLENET, norm=norm)
@@ -179,6 +187,12 @@ def feature_run_folder(config: StyleRunConfig, prerequisite: Path | None) -> Pat
     if config.features == VGG16:
         return None
     return prerequisite if config.features == RESNET9 else Path(config.features)
+
+
+def _precision(config: StyleRunConfig) -> Precision:
+    """Return the precision of the run; `auto` on a CPU is fp32 everywhere, as a run's id does not tell what it was."""
+    requested = config.train.precision
+    return resolve_precision("fp32" if (requested, config.device) == ("auto", "cpu") else requested, config.device)
 
 
 def _to_device(images: Pixels, config: StyleRunConfig) -> DeviceImages:

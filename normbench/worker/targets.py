@@ -6,15 +6,19 @@ The parent imports this module and has no torch; the functions import what they 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import ConfigError
+from normbench.models import Model
+from normbench.norms import Norm
+from normbench.own_code import Source, Target, module_source
 from normbench.registry import load
 from normbench.runs.events import RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
@@ -34,6 +38,25 @@ class RunDraft:
     """The run's config, as the task's run config takes it."""
     point: str
     """The point of a grid, or the probe, that sets it apart from runs of the same norm and seed."""
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Code of a user's own that is to be executed and described."""
+
+    kind: Literal["norm", "model"]
+    target: Target
+    source: Source | None
+    """The text of a file; None for an installed module."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What code of a user's own is."""
+
+    entry: Norm | Model
+    """As the catalogs have them, with the name of its code in place of the code."""
+    source: Source
 
 
 class DraftError(ConfigError):
@@ -93,6 +116,23 @@ class TimingResult:
     skipped: tuple[SkippedNorm, ...]
 
 
+def describe_own(wanted: Sequence[OwnCode]) -> list[Described]:
+    """Execute code of a user's own and return what it is.
+
+    Raises:
+        ConfigError: it cannot be executed, or is no norm or network.
+    """
+    from normbench.models.own import own_model
+    from normbench.norms.own import own_norm
+
+    described = []
+    for own in wanted:
+        source = own.source or module_source(own.target)
+        entry = (own_norm if own.kind == "norm" else own_model)(own.target, source)
+        described.append(Described(replace(entry, build=str(own.target)), source))
+    return described
+
+
 def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
     """Return the configs of `drafts` with nothing left to decide; every norm is built and tried once in its network.
 
@@ -107,7 +147,8 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
         config = task.resolve(draft.config)
         facts = [draft.config.get(name) for name in ("model", "image_size", "probe")]
         norm = {**draft.config["norm"], "label": None, "train": None}  # neither changes the network
-        key = json.dumps([norm, *facts, draft.config["train"]["batch_size"]])
+        facts += [draft.config.get("dataset", {}).get("images"), draft.config["train"]["batch_size"]]
+        key = json.dumps([norm, *facts], default=repr)
         if key not in checked:
             try:
                 task.check_model(config)
@@ -136,6 +177,15 @@ def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:
 
     others = visible_gpus()[1:] if devices == {"cuda"} else []
     return [{}, *({"CUDA_VISIBLE_DEVICES": name} for name in others)]
+
+
+def is_device_usable() -> bool:
+    """Return whether this process can still compute on its device: after a fault on a GPU it cannot, until it ends."""
+    if "torch" not in sys.modules:
+        return True
+    from normbench.engine.device import is_usable
+
+    return is_usable()
 
 
 def describe_device(device: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import torch
 from normbench.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from normbench.engine.device import OutOfMemoryError, describe, is_out_of_memory
 from normbench.engine.precompile import compile_for
+from normbench.engine.same_bits import promise
 from normbench.engine.step.base import TrainStep
 from normbench.errors import RunError
 from normbench.layers.norm_act import describe_paths
-from normbench.models import MODELS
+from normbench.norms import NORMS, SEQUENCE_NORMS
 from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
-from normbench.runs.records import CHECKPOINT_FILE, read_status
+from normbench.runs.provenance import describe_program, same_bits_on
+from normbench.runs.records import CHECKPOINT_FILE, read_run, read_status
 from normbench.worker import classifiers as classifiers  # what most processes need, imported while they start
 from normbench.worker.interface import LoadedRun
 from normbench.worker.targets import RunRequest, task_of
@@ -29,6 +31,7 @@ MIN_SECONDS_BETWEEN_CHECKPOINTS = 1.0
 MAX_CHECKPOINT_SHARE = 0.02
 """Checkpoints may take this share of a run's time: so much more rarely is one written as it takes longer."""
 SECONDS_AFTER_FAILED_CHECKPOINT = 30.0
+_MOVED = "no: it began on"
 
 
 def compile_ahead(requests: Sequence[RunRequest]) -> None:
@@ -61,8 +64,9 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
         run, problems = _resume(request)
         trainer = run.trainer
         facts = {**describe(config.device), **run.facts}
-        yield Started(trainer.rows, trainer.losses, facts, (*run.problems, *problems))
-        yield from _train(run, request)
+        moved = _moved(request.folder, facts) if trainer.losses else {}
+        yield Started(trainer.rows, trainer.losses, facts | moved, (*run.problems, *problems))
+        yield from _train(run, request, moved)
     except GeneratorExit:
         if _writer_of(request.folder) in writers:
             _save(run, request)
@@ -87,6 +91,19 @@ def _resume(request: RunRequest) -> tuple[LoadedRun, list[str]]:
     return run, []
 
 
+def _moved(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return that a run makes no promise of the same bits if it goes on elsewhere than where it began."""
+    try:
+        before = read_run(folder).environment
+    except RunError:
+        before = {}
+    if str(before.get("same_bits")).startswith(_MOVED):
+        return {"same_bits": before["same_bits"]}
+    began_on = same_bits_on(before)
+    here = same_bits_on(describe_program() | dict(facts))
+    return {} if began_on == here else {"same_bits": f"{_MOVED} {began_on or 'another machine'}"}
+
+
 def _writer_of(folder: Path) -> int | None:
     """Return which process records the run: another one than before, if it goes on with what this one's parent left."""
     try:
@@ -103,8 +120,8 @@ def _load(request: RunRequest) -> LoadedRun:
     return task_of(request.config.task).load_run(request.config, request.data_dir, request.prerequisite)
 
 
-def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
-    """Train to the end, with a checkpoint as often as its cost allows."""
+def _train(run: LoadedRun, request: RunRequest, known: dict[str, str]) -> Iterator[RunEvent]:
+    """Train to the end, with a checkpoint as often as its cost allows; `known` stands above what its steps show."""
     saved_at, pause = time.monotonic(), MIN_SECONDS_BETWEEN_CHECKPOINTS
     has_stepped = False
     for event in run.trainer.run():
@@ -113,7 +130,7 @@ def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
             continue
         if not has_stepped:
             has_stepped = True
-            yield FactsLearned(_how_steps_run(run, request))
+            yield FactsLearned(_how_steps_run(run, request) | known)
         began = time.monotonic()
         if began - saved_at >= pause:
             try:
@@ -126,10 +143,12 @@ def _train(run: LoadedRun, request: RunRequest) -> Iterator[RunEvent]:
 
 
 def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:
-    """Return what only a step shows: whether the norms run fused, and whether the engine is the one asked for."""
-    config = request.config
-    norm = MODELS[config.model_name].family.norms[config.norm.name.partition("+")[0]]
-    facts = {"norm_path": describe_paths(run.trainer.model) if norm.kind != "none" else "no norm layers"}
-    if reason := run.trainer.step.fallback_reason:
+    """Return what only a step shows: if norms run fused, by the engine asked for, and give the same bits again."""
+    config, step = request.config, run.trainer.step
+    norm = {**SEQUENCE_NORMS, **NORMS}.get(config.norm.name.partition("+")[0])
+    has_norms = norm is None or norm.kind != "none"
+    facts = {"norm_path": describe_paths(run.trainer.model) if has_norms else "no norm layers"}
+    facts["same_bits"] = promise(step.settings, step.nondeterministic)
+    if reason := step.fallback_reason:
         facts |= {"engine": "eager", "engine_fallback": reason}
     return facts

@@ -12,9 +12,11 @@ from normbench.errors import RunError
 from normbench.registry import load
 from normbench.report.recorded_runs import run_folder
 from normbench.runs.records import read_run
+from normbench.runs.writer import own_code
+from normbench.worker.own import with_code
 
 
-def load_model(run: Path | str | Mapping[str, Any]) -> nn.Module:
+def load_model(run: Path | str | Mapping[str, Any], *, trust_code: bool = False) -> nn.Module:
     """Return the network that a run trained, on the CPU and in evaluation mode.
 
     `run` is a run's folder, or its row of `load_runs`. A classifier is there if the run kept its checkpoint
@@ -23,12 +25,21 @@ def load_model(run: Path | str | Mapping[str, Any]) -> nn.Module:
         rows = normbench.compare("tutorial", keep_checkpoint=True).rows()
         net = normbench.load_model(rows[0])
 
+    A run with a norm or a network of a user's own has its file beside it. That file is executed only with `trust_code`:
+    say so of runs of your own, or of a file that you have read.
+
     Raises:
-        RunError: the run cannot be read, is not completed, or kept no network.
+        RunError: the run cannot be read, is not completed, or kept no network; or it has code that is not trusted.
         NormBenchError: the file of its network is damaged.
     """
     record = read_run(run_folder(run))
     if not record.is_completed:
         raise RunError(f"{record.folder}: no trained network there: the run is {record.status.state}")
-    network: nn.Module = load(record.task.trainer).load_model(record.config, record.folder)
+    config = record.config
+    if codes := own_code(config):
+        if not trust_code:
+            files = " and ".join(str(record.folder / code.file) for code in codes)
+            raise RunError(f"{record.folder}: its network is code of its own: read {files}, then give trust_code=True")
+        config = with_code(config, record.folder)
+    network: nn.Module = load(record.task.trainer).load_model(config, record.folder)
     return network.eval()

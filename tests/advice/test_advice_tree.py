@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from normbench.advice.evidence import EVIDENCE
-from normbench.advice.tree import Recommendation
+from normbench.advice.tree import Question, Recommendation
 from normbench.advice.walk import (
     Step,
     choose,
@@ -21,7 +21,7 @@ from normbench.advice.walk import (
     questions,
     walk,
 )
-from normbench.config.schema import NormConfig
+from normbench.config.schema import ExperimentConfig, NormConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.models import MODELS, build_model
 from normbench.norms import WEIGHTS
@@ -66,8 +66,11 @@ EXPECTED = {
     "classification/private": "gn",
     "classification/federated": "gn",
     "classification/unknown": "sn",
-    "detection/yes": "frozen_bn",
-    "detection/no": "gn",
+    "detection/yes/1-15/yes": "bn",
+    "detection/yes/1-15/no": "gn",
+    "detection/yes/16+": "bn",
+    "detection/no/1-15": "gn",
+    "detection/no/16+": "bn",
     "style": "in",
     "sequence": "ln",
     "generation/image": "in",
@@ -105,7 +108,8 @@ def test_every_norm_named_exists_and_every_result_is_known(path: tuple[Step, ...
 @pytest.mark.parametrize("path", PATHS, ids=name_of)
 def test_config_lines_are_valid_and_build(path: tuple[Step, ...]) -> None:
     recommendation = leaf(path)
-    config = yaml.safe_load(config_lines(recommendation))
+    config = yaml.safe_load(config_lines(recommendation, 2))
+    ExperimentConfig.model_validate({**config, "name": "tried"}) if "model" in config else None
     norms = [NormConfig.model_validate({"name": norm} if isinstance(norm, str) else norm) for norm in config["norms"]]
     assert "bn" in {norm.name for norm in norms}
     assert NormConfig(name=recommendation.norm, options=recommendation.options) == norms[-1]
@@ -120,6 +124,26 @@ def test_the_command_carries_norm_options_and_model() -> None:
     assert isinstance(recommendation, Recommendation)
     expected = "normbench train --norm evonorm_s0 --norm-option group_size=16 --model preact_resnet18"
     assert command(recommendation) == expected
+    assert command(recommendation, 2) == f"{expected} --batch-size 2 --set lr_scaling=sqrt"
+
+
+def test_what_evidence_says_for_two_images_of_a_detector() -> None:
+    """GN is ahead of frozen BN in every source; with several devices SyncBN keeps the BN backbone."""
+    asked = {"task": "detection", "pretrained": "yes", "batch-size": "2"}
+    assert isinstance(walk(asked).end, Question)
+    for distributed, norm in {"yes": "bn", "no": "gn"}.items():
+        result = walk({**asked, "distributed": distributed})
+        assert isinstance(result.end, Recommendation)
+        assert (result.end.norm, result.batch_size({**asked, "distributed": distributed})) == (norm, 2)
+        assert "SyncBN" in result.end.form or norm == "gn"
+        assert "frozen_bn" in dict(result.end.avoid)
+        assert result.end.model == "norm_resnet"  # of docs/results/batch_size.md, where BN loses at 2
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_our_own_records_come_first(path: tuple[Step, ...]) -> None:
+    own = [key.startswith("own_") for key in leaf(path).evidence]
+    assert own == sorted(own, reverse=True)
 
 
 def test_style_and_sequences_are_tried_on_their_own_networks() -> None:

@@ -40,7 +40,7 @@ def test_a_comparison_leaves_runs_a_report_and_a_table(normbench, tiny, tmp_path
     # stdout: the result alone
     assert "Batch" not in out
     assert "synthetic images, not CIFAR-10" in out
-    assert out.splitlines()[-1] == "Figures, tables and report.html are in runs/tiny/report/"
+    assert out.splitlines()[-1] == "The page: runs/tiny/report/report.html (figures and tables are beside it)"
 
     report = tmp_path / "runs" / "tiny" / "report"
     made = {path.name for path in report.iterdir()}
@@ -80,7 +80,10 @@ def plans(normbench: Any, *arguments: str) -> dict[str, Any]:
 
 def test_a_question_in_one_line_is_the_comparison_of_the_python_api(normbench, monkeypatch) -> None:
     planned = plans(normbench, *ONE_LINE)
-    assert planned["folder"] == "runs/compare"
+    assert planned["folder"] == "runs/bn_gn+ws-resnet9-synthetic-e1-bs16-lr0.01"
+    assert plans(normbench, *ONE_LINE, "--seeds", "5")["folder"] == planned["folder"]  # the same question
+    assert plans(normbench, *ONE_LINE, "--epochs", "2")["folder"] != planned["folder"]
+    assert plans(normbench, *ONE_LINE, "--set", "train.schedule=cosine")["folder"].startswith(f"{planned['folder']}-")
     assert plans(normbench, *ONE_LINE, "--name", "mine")["folder"] == "runs/mine"
     asked: list[Any] = []
 
@@ -92,7 +95,7 @@ def test_a_question_in_one_line_is_the_comparison_of_the_python_api(normbench, m
     train = {"epochs": 1, "lr": 0.01, "batch_size": 16}
     compare(norms=["bn", "gn+ws"], seeds=2, model="resnet9", dataset="synthetic", device="cpu", **train)
     loaded, planned_by_api = asked
-    assert loaded.experiment.name == "compare"
+    assert f"runs/{loaded.experiment.name}" == planned["folder"]
     assert [plan.run_id for plan in planned_by_api] == [plan["run"] for plan in planned["plans"]]
 
 
@@ -100,10 +103,10 @@ def test_a_question_in_one_line_is_recorded_as_a_config_that_repeats_it(quick, t
     images = "dataset={name: synthetic, options: {num_train: 32, num_test: 20}}"
     question = ("compare", "bn", "gn", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--set", images)
     assert quick(*question).code == 0
-    recorded = "runs/compare/experiment.yaml"
-    experiment = yaml.safe_load((tmp_path / recorded).read_text())
-    assert (experiment["name"], experiment["train"]["epochs"]) == ("compare", 1)
-    assert plans(quick, "compare", recorded)["states"] == {"completed": 2}
+    (recorded,) = tmp_path.glob("runs/bn_gn-e1-bs16-*/experiment.yaml")
+    experiment = yaml.safe_load(recorded.read_text())
+    assert (experiment["name"], experiment["train"]["epochs"]) == (recorded.parent.name, 1)
+    assert plans(quick, "compare", str(recorded))["states"] == {"completed": 2}
 
 
 def test_norms_of_the_command_line_replace_those_of_a_config(normbench, tiny) -> None:
@@ -121,7 +124,7 @@ def test_a_file_that_is_called_like_a_norm_is_ambiguous(normbench, tmp_path) -> 
     code, _, err = normbench("compare", "bn", "--dry-run")
     assert (code, "write --norms bn for the norm, ./bn for the file" in err) == (2, True)
     assert plans(normbench, "compare", "./bn")["runs"] == 2
-    assert plans(normbench, "compare", "bn", "gn")["folder"] == "runs/compare"
+    assert plans(normbench, "compare", "bn", "gn")["folder"] == "runs/bn_gn"
 
 
 def test_one_norm_is_trained_with_several_seeds(normbench) -> None:
@@ -386,7 +389,7 @@ def test_retry_runs_what_failed_once_more(quick, tiny, tmp_path, monkeypatch) ->
 def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
     code, _, err = quick("compare", tiny, "--set", "seeds=[0, 0]", "--set", "norms=[bn]")
     assert code == 0
-    assert err.startswith("normbench: 1 repeated runs left out\n")
+    assert err.startswith("normbench: runs left out because they repeat another: 1\n")
     assert err.count("Epoch 1/2 | Batch 0") == 1
 
 

@@ -59,6 +59,16 @@ def test_a_dry_run_prints_learning_rates_counts_and_states(tmp_path: Path) -> No
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_of_very_many_runs_shows_the_first_and_counts_all(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("normbench.cli.dry_run.MAX_ROWS", 2)
+    file = tmp_path / "exp.yaml"
+    file.write_text(CONFIG + "grid: {train.lr: [1, 2, 3, 4, 5]}\n")
+    result = CliRunner().invoke(app, ["compare", str(file), "--dry-run", "--runs-dir", str(tmp_path / "runs")])
+    rows = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("gn-")]
+    assert [row[-3] for row in rows] == ["1", "2"]
+    assert "... and 3 more, which --json lists\n5 runs (5 new); 5 to run;" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(45.2, "45 s"), (89.4, "89 s"), (90, "2 min"), (5000, "83 min"), (12000, "3 h 20 min")]
 )

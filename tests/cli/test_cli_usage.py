@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from normbench.norms import NORMS, SEQUENCE_NORMS
+
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
@@ -35,6 +37,9 @@ import pytest
         (("train", "--norm", "gn", "--batch-size", "1" + "0" * 19), "--batch-size: the number is too large"),
         (("compare",), "compare: give a config or norms, such as `normbench compare demo` or `normbench compare bn"),
         (("trian",), "No such command"),
+        (("list", "norms", "evonorm_s9"), "unknown norm 'evonorm_s9'; did you mean 'evonorm_s"),
+        (("list", "norms", "nosuch"), "unknown norm 'nosuch'. Allowed: bn, "),
+        (("list", "norms", "--model", "vitt"), "unknown model 'vitt'; did you mean 'vit'?"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
 )  # fmt: skip
@@ -88,14 +93,41 @@ def test_lists_as_json(normbench) -> None:
     assert {"demo", "tutorial", "all"} <= set(listed["configs"]["configs"])
 
 
-def test_a_table_in_a_pipe_is_never_cut(normbench, monkeypatch) -> None:
-    out = normbench("list", "norms").out
-    assert "…" not in out
-    line = next(line for line in out.splitlines() if line.strip().startswith("gn "))
-    assert "Group Normalization" in line
-    assert line.rstrip().endswith("affine=True")
+def test_a_list_in_a_pipe_is_tab_separated(normbench) -> None:
+    lines = [line.split("\t") for line in normbench("list", "norms").out.splitlines()]
+    assert lines[0] == ["key", "name", "statistics over", "batch-dependent", "year"]
+    assert ["gn", "Group Normalization", "C/G, H, W", "no", "2018"] in lines
+    assert [line[0] for line in lines[1:]] == [*NORMS, "+ws", "+sws"]
+    long = [line.split("\t") for line in normbench("list", "norms", "--long").out.splitlines()]
+    assert {len(line) for line in long} == {11}
+    assert next(line for line in long if line[0] == "gn")[-1].endswith("affine=True")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_norms_take_a_line_each_on_a_terminal(normbench, monkeypatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = normbench("list", "norms").out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[1 : lines.index("")]] == [*NORMS, "+ws", "+sws"]
     monkeypatch.setenv("COLUMNS", "100")
-    assert max(map(len, normbench("list", "norms").out.splitlines())) <= 100
+    assert max(map(len, normbench("list", "norms", "--long").out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (("gn",), ["gn"]),
+        (("gn+ws",), ["gn", "+ws"]),
+        (("*EVO*_s?", "frn"), ["frn", "evonorm_s0", "evonorm_s1", "evonorm_s2"]),
+        (("--model", "vit"), [*SEQUENCE_NORMS]),
+        (("--model", "vit", "rms"), ["rms"]),
+    ],
+)
+def test_norms_are_listed_by_name_pattern_and_model(normbench, arguments, keys) -> None:
+    result = normbench("list", "norms", *arguments)
+    assert [line.split("\t")[0] for line in result.out.splitlines()[1:]] == keys
+    content = json.loads(normbench("list", "norms", *arguments, "--json").out)
+    assert [*content["norms"], *content["weights"]] == keys
 
 
 def test_env_says_what_a_bug_report_needs(normbench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from normbench.config.bounds import first_problem, memory_bytes
 from normbench.config.built_in import find_config
 from normbench.config.load import load_config
+from normbench.data import DATASETS, load_dataset
 from normbench.errors import ConfigError, NormBenchError, UnknownNameError
 from normbench.experiment.plan import draft_runs
 from normbench.worker.targets import resolve_runs
@@ -124,7 +125,7 @@ STYLE = "task: style_transfer\nnorms: [in]\n"
         ("norms: [bn]\ndataset: {name: synthetic, options: {num_test: 1000000000000}}\n", "dataset.options.num_test: "),
         (STYLE + "image_size: 1000000\n", "exp.yaml:3: image_size: an image of 1000000 x 1000000 pixels"),
         (STYLE + "train: {batch_size: 100000000}\n", "exp.yaml:3: train.batch_size: a batch of 100000000 images"),
-        (STYLE + "num_content: 1000000000\n", "exp.yaml:3: num_content: 1000000000 images of 64 x 64 pixels"),
+        (STYLE + "image_size: 2048\nnum_content: 50000\n", "exp.yaml:4: num_content: 50000 images of 2048 x 2048"),
     ],
     ids=lambda value: value[:50],
 )  # fmt: skip
@@ -132,6 +133,35 @@ def test_what_cannot_fit_into_the_machine_is_refused(tmp_path: Path, text: str, 
     message = refusal(tmp_path, text)
     assert where in message
     assert message.endswith(f" GiB of memory; this machine has {memory_bytes() / 2**30:,.0f}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (STYLE + "num_content: 50001\n", "exp.yaml:3: num_content: 50001 images; cifar10 has at most 50,000"),
+        (
+            STYLE + "content: synthetic\nnum_content: 1000001\n",
+            "num_content: 1000001 images; synthetic has at most 1,0",
+        ),
+        ("norms: [bn]\nbatch_one: {steps: 50001}\n", "exp.yaml:2: batch_one.steps: 50001 steps take as many images; "),
+        ("norms: [bn]\nbatch_one: {}\ndataset: {name: synthetic, options: {num_train: 7}}\n", "the data set has 7 (n"),
+    ],
+    ids=lambda value: value[-40:],
+)
+def test_no_more_images_are_asked_for_than_a_data_set_has(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_has_as_many_images_as_it_says(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"to {DATASETS[name].max_train:,}, not"):
+        load_dataset(name, num_train=DATASETS[name].max_train + 1)
+
+
+def test_options_of_another_kind_are_no_number_of_images(tmp_path: Path) -> None:
+    text = "norms: [bn]\nbatch_one: {}\ndataset: {name: synthetic, options: {num_train: x}}\n"
+    (tmp_path / "exp.yaml").write_text(text)
+    assert draft_runs(load_config(tmp_path / "exp.yaml"))  # refused where the data set is loaded
 
 
 def test_the_memory_is_that_of_the_machine_or_less() -> None:

@@ -70,6 +70,7 @@ def test_a_duplicate_key_names_both_lines(tmp_path) -> None:
         ("norm: gn\nnorms: [bn]\n", "norm and norms say the same thing"),
         ("norm: gn\ntrain: {lr: 1, learning_rate: 1}\n", "lr and learning_rate are the same setting"),
         ("train: {}\n", "norms: is required"),
+        ("norms: [bn, {label: X}]\n", "exp.yaml:1: norms.1: name is required, for example `name: gn`"),
         ("norms: [bn, {name: gn, train: {epoch: 3}}]\n", "norms.1.train.epoch: unknown key; did you mean 'epochs'?"),
         ("norms:\n- bn\n- name: gn\n  train:\n    lr: -1\n", "exp.yaml:5: norms.1.train.lr: must be greater than 0"),
         ("- bn\n", "exp.yaml:1: must be a mapping"),

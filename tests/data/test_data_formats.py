@@ -53,6 +53,12 @@ def test_written_npz_reads_back(small, tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["cifar10.npz"]
 
 
+def test_a_written_npz_sweeps_what_killed_imports_left(small, tmp_path):
+    (tmp_path / f".cifar10.npz.{2**22 + 1}.partial").touch()  # more than Linux gives
+    write_npz(small, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cifar10.npz"]
+
+
 def test_failed_write_leaves_the_old_file_and_no_part(small, tmp_path, monkeypatch):
     path = write_npz(small, tmp_path)
     before = path.read_bytes()

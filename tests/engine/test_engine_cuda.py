@@ -90,7 +90,7 @@ def test_schedules_and_augmentation_are_captured_too(images: DeviceImages, train
     np.testing.assert_allclose(captured, eager, rtol=1e-3)
 
 
-@pytest.mark.parametrize("norm", ["none", "bn", "gn+ws", "evonorm_s0", "sn"])
+@pytest.mark.parametrize("norm", ["none", "bn", "gn+ws", "gn+sws", "derf", "evonorm_s0", "sn"])
 def test_in_bf16_too(images: DeviceImages, norm: str) -> None:
     eager, _ = losses(images, norm, "eager", "bf16")
     captured, trainer = losses(images, norm, "graph", "bf16")
@@ -136,7 +136,7 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["bn", "in", "gn+ws", "frn", "ln2d", "none"])
+@pytest.mark.parametrize("norm", ["bn", "in", "gn+ws", "bn+sws", "dyt", "frn", "ln2d", "none"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_is_compiled_in_the_first_steps(
     images: DeviceImages, norm: str, precision: Precision, monkeypatch: pytest.MonkeyPatch

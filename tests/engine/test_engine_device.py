@@ -32,10 +32,34 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(monkeypatch) -> 
     assert caught.value.exit_code == 3
 
 
-def test_on_a_cpu_precision_and_engine_are_fp32_and_eager() -> None:
+@pytest.mark.parametrize(
+    ("supported", "limit", "expected"),
+    [
+        (False, None, "fp32"),
+        (True, None, "bf16"),
+        (True, "avx512_core_amx", "bf16"),
+        (True, "AVX512_CORE_BF16", "fp32"),
+        (True, "AVX2", "fp32"),
+    ],
+)
+def test_on_a_cpu_auto_is_bf16_with_amx(monkeypatch, supported: bool, limit: str | None, expected: str) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: supported)  # a faked processor
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert resolve_precision("auto", "cpu") == expected
+    assert ("AMX" in describe("cpu")["cpu_capability"]) == (expected == "bf16")
+    assert {resolve_precision(precision, "cpu") for precision in ("fp32", "bf16")} == {"fp32", "bf16"}
+
+
+def test_a_torch_that_cannot_tell_of_amx_has_none(monkeypatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     assert resolve_precision("auto", "cpu") == "fp32"
-    assert resolve_precision("bf16", "cpu") == "bf16"
-    assert resolve_engine("auto", "cpu") == "eager"
+
+
+def test_elsewhere_auto_is_fp32_and_eager() -> None:
+    assert resolve_precision("auto", "mps") == "fp32"  # nothing of a device is asked
+    assert resolve_engine("auto", "mps") == resolve_engine("auto", "cpu") == "eager"
 
 
 def test_what_only_cuda_has_is_refused_elsewhere() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.config.schema import TrainConfig
-from normbench.engine import flat_optimizer
+from normbench.engine import flat_optimizer, gradient_addresses
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.kernels import train_step as step
 
@@ -124,15 +124,16 @@ def test_gradients_that_the_kernel_cannot_read_are_copied() -> None:
     gradients["images"] = draw(50, 3, 3, 3).bfloat16()  # not channels_last
     for _ in range(2):
         pair.step(gradients)
-        assert not (pair.flat._addresses % 16).any()
+        assert not (pair.flat._addresses.tensor % 16).any()
     pair.check()
 
 
 def test_addresses_are_uploaded_only_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair("adam")
     uploads = []
-    upload = pair.flat._upload
-    monkeypatch.setattr(pair.flat, "_upload", lambda addresses: (uploads.append(addresses), upload(addresses)))
+    table = pair.flat._addresses
+    upload = table._upload
+    monkeypatch.setattr(table, "_upload", lambda addresses: (uploads.append(addresses), upload(addresses)))
     first, second = pair.draw_gradients(), pair.draw_gradients()
     for gradients in (first, first, second, second, first):
         pair.step({**gradients})
@@ -149,7 +150,7 @@ def test_each_captured_step_keeps_the_addresses_of_its_own_gradients(monkeypatch
         # A capture: the launch is recorded instead of made, with the tensors it was given.
         recorded: list[Callable[[], None]] = []
         with monkeypatch.context() as capture:
-            capture.setattr(flat_optimizer, "is_capturing", lambda _: True)
+            capture.setattr(gradient_addresses, "is_capturing", lambda _: True)
             capture.setattr(
                 flat_optimizer, "update_adam", lambda *a, into=recorded, **k: into.append(partial(update_adam, *a, **k))
             )

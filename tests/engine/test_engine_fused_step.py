@@ -113,6 +113,28 @@ def test_layers_that_follow_training_do_so(train_images: DeviceImages) -> None:
     torch.testing.assert_close(gates[0], gates[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", ["ws", "sws"])
+def test_weights_standardized_all_at_once_train_like_each_layer_by_itself(
+    train_images: DeviceImages, weight: str
+) -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(3)
+        conv2d = make_norm(f"none+{weight}").conv2d
+        return nn.Sequential(
+            conv2d(3, 5, 4, stride=4, bias=True), nn.ReLU(), conv2d(5, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10)
+        )
+
+    ours = net()
+    fused = Run(train_images, ours, fused=True, optimizer="adam").train(0, 1)
+    plain = Run(train_images, net(), fused=False, optimizer="adam").train(0, 1)
+    assert len(fused.step.standardized) == 1
+    assert len(fused.step.standardized[0].leaves) == 2
+    assert fused.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert ours.state_dict().keys() == plain.net.state_dict().keys()
+    for (name, value), theirs in zip(ours.state_dict().items(), plain.net.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, theirs, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_bf16_copies_compute_what_autocast_does(train_images: DeviceImages) -> None:
     fused, plain = pair(train_images, "gn", bf16=True, optimizer="adam")
     exact = Run(train_images, TinyNet(make_norm("gn")(8)), fused=False, optimizer="adam").train()
@@ -189,7 +211,7 @@ def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages
     assert first.losses + second.train(1, 1).losses == straight.losses
 
 
-NORMS = {"bn": {}, "ghost_bn": {"norm_batch_size": 4}}  # the second takes no batch of two
+NORMS = {"bn+sws": {}, "ghost_bn": {"norm_batch_size": 4}}  # the second takes no batch of two
 
 
 @pytest.mark.parametrize("norm", NORMS)

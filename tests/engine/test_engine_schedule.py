@@ -1,5 +1,8 @@
 """Learning rates against PyTorch's schedulers and drawn lines."""
 
+import math
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +29,21 @@ def test_constant() -> None:
 def test_cosine_is_pytorchs() -> None:
     expected = by_scheduler(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=50), 50, 0.3)
     assert learning_rates("cosine", 0.3, 50).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_rates_are_rounded_once_from_double_precision() -> None:
+    """So fixed-seed losses keep their bits, however the rates are held."""
+    expected = [0.3 * (1 + math.cos(math.pi * step / 1000)) / 2 for step in range(1000)]
+    assert learning_rates("cosine", 0.3, 1000).tolist() == torch.tensor(expected, dtype=torch.float32).tolist()
+
+
+def test_a_million_rates_take_four_bytes_each() -> None:
+    tracemalloc.start()
+    rates = learning_rates("one_cycle", 0.3, 1_000_000)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rates.nbytes == 4_000_000
+    assert peak_bytes < 6_000_000
 
 
 def test_one_cycle_is_a_triangle() -> None:

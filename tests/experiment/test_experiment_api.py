@@ -90,7 +90,8 @@ def test_a_style_config_is_compared_by_the_same_call(trained: list[str]) -> None
 
 def test_without_a_config_the_arguments_say_everything(trained: list[str]) -> None:
     result = compare(norms=["bn", {"name": "gn", "options": {"groups": 8}}], dataset="synthetic", device="cpu")
-    assert result.folder == Path("runs/compare")
+    assert result.folder.parent == Path("runs")
+    assert result.folder.name.startswith("bn_gn-synthetic-")  # and a hash of the options
     assert [record.config.label for record in records(result)] == ["BN", "GN (groups=8)"]
     with pytest.raises(ConfigError, match="norms: is required"):
         compare()
@@ -259,6 +260,14 @@ def test_failures_end_a_comparison_where_they_are_to(trained: list[str], monkeyp
     for limit, count in (({"fail_fast": True}, 1), ({"max_failures": 2}, 2)):
         assert not compare(CONFIG, name=f"after{count}", norms=["bn", "gn", "in"], **limit).is_complete
         assert len(list(Path(f"runs/after{count}").glob("*/status.json"))) == count
+
+
+def test_so_many_runs_are_refused_before_any_is_planned(trained: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"norms \(2\) x seeds \(2\) .* = 4 runs; at most 3 unless"):
+        compare(CONFIG, norms=["bn", "gn"], seeds=2, max_runs=3)
+    with pytest.raises(ConfigError, match="= 2 runs; at most 1 unless"):
+        train("gn", seeds=2, max_runs=1)
+    assert compare(CONFIG, norms=["bn", "gn"], seeds=2, max_runs=4).is_complete
 
 
 # --- what they return --------------------------------------------------------------------------------------------

@@ -51,6 +51,19 @@ def test_runs_without_grid_and_probe_keep_the_ids_they_always_had(tmp_path: Path
     assert [plan.run_id for plan in plans] == ["bn-norm_resnet-bs64-s0-a5b711a0", "gn-norm_resnet-bs64-s0-2f808f17"]
 
 
+def test_options_that_were_added_later_do_not_change_the_ids_of_runs_without_them(tmp_path: Path) -> None:
+    def ids(text: str) -> list[str]:
+        file = tmp_path / "exp.yaml"
+        file.write_text(f"device: cpu\ndataset: synthetic\n{text}")
+        return [planned.run_id for planned in plan(load_config(file))]
+
+    # The ids are those of before vit and bn had these options.
+    assert ids("norms: [ln]\nmodel: {name: vit, options: {qk_norm: none}}\n") == ["ln-vit-bs64-s0-ce041c3e"]
+    bn, uncentered = ids("norms: [{name: bn, options: {center: true}}, {name: bn, options: {center: false}}]\n")
+    assert bn == "bn-norm_resnet-bs64-s0-a5b711a0"
+    assert uncentered != bn
+
+
 def test_a_scaled_run_is_the_run_that_its_own_config_describes(tmp_path: Path) -> None:
     text = "norms: [bn, {name: gn, train: {lr: 2e-3}}]\nlr_scaling: linear\ngrid: {train.batch_size: [16]}\n"
     for planned in plans_of(tmp_path, text):

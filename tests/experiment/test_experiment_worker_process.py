@@ -83,6 +83,26 @@ def test_a_bug_brings_its_traceback(worker) -> None:
     assert messages(worker, "count", 1) == [Yielded(0), Finished()]  # and the process lives on
 
 
+@pytest.mark.parametrize("function", ["return_unpicklable", "yield_unpicklable"])
+def test_a_value_that_cannot_be_sent_is_a_bug_with_a_traceback_and_the_process_lives_on(worker, function) -> None:
+    pid = worker.call(worker_targets.identity)[0]
+    (failure,) = messages(worker, function)
+    assert isinstance(failure, Failed)
+    assert "pickle" in str(failure.error)
+    assert "Traceback" in failure.traceback
+    assert not failure.is_lost
+    assert worker.call(worker_targets.identity)[0] == pid
+
+
+def test_a_process_whose_device_is_of_no_more_use_ends_and_can_be_revived(worker) -> None:
+    pid = worker.call(worker_targets.identity)[0]
+    (failure,) = messages(worker, "break_the_device")
+    assert (failure.is_last, failure.is_lost) == (True, False)
+    assert "Traceback" in failure.traceback
+    worker.revive()
+    assert worker.call(worker_targets.identity)[0] != pid
+
+
 def test_call_raises_what_failed(worker) -> None:
     with pytest.raises(DataError, match="no data there") as caught:
         worker.call(worker_targets.complain)

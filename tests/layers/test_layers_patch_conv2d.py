@@ -11,7 +11,8 @@ from normbench.layers import patch_conv2d
 from normbench.layers.conv2d import Conv2d
 
 CHANNELS_LAST = torch.channels_last
-OUT_CHANNELS = patch_conv2d.MIN_OUT_CHANNELS
+OUT_CHANNELS = patch_conv2d.LIMITS[torch.float32].min_channels
+DTYPES = [torch.float32, torch.bfloat16]
 
 
 @pytest.fixture
@@ -50,31 +51,70 @@ def summed(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
     return y
 
 
+def as_float64(x: torch.Tensor | None) -> np.ndarray:
+    assert x is not None
+    return x.detach().double().numpy()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("size", "stride"), [((8, 8), 2), ((7, 7), 2), ((4, 4), 1), ((9, 3), 1), ((1, 1), 2), ((5, 12), 3)]
+    ("size", "stride"), [((8, 8), 2), ((7, 7), 2), ((4, 4), 1), ((9, 3), 1), ((1, 1), 2), ((5, 12), 3), ((4, 16), 4)]
 )
-def test_output_and_gradients_are_those_of_the_sum(size: tuple[int, int], stride: int, calls: list[torch.Size]) -> None:
-    conv, x = layer(stride=stride), draw(3, 5, *size).requires_grad_()
+def test_output_and_gradients_are_those_of_the_sum(
+    size: tuple[int, int], stride: int, dtype: torch.dtype, calls: list[torch.Size]
+) -> None:
+    conv, x = layer(stride=stride).to(dtype), draw(3, 5, *size).to(dtype).requires_grad_()
     y = conv(x)
     assert calls == [x.shape]
-    weight = conv.weight.detach().double().numpy()
-    expected = summed(x.detach().double().numpy(), weight, stride)
-    np.testing.assert_allclose(y.detach().numpy(), expected, atol=2e-6)
+    weight = as_float64(conv.weight)
+    expected = summed(as_float64(x), weight, stride)
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 2e-6  # bf16 keeps 8 bits, and everything is rounded once
+    np.testing.assert_allclose(as_float64(y), expected, rtol=rounding, atol=2e-6)
     assert y.is_contiguous(memory_format=CHANNELS_LAST)
 
     # The sum is linear in x and in the weight: <grad, conv(dx, w)> = <grad_x, dx> for every dx, and likewise for dw.
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))  # contiguous: of any layout
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(dtype)  # contiguous: of any layout
     y.backward(grad)
-    assert x.grad is not None
-    assert conv.weight.grad is not None
+    grad_x, grad_w = as_float64(x.grad), as_float64(conv.weight.grad)
     generator = np.random.default_rng(3)
     for _ in range(3):
         dx, dw = generator.normal(size=x.shape), generator.normal(size=weight.shape)
-        by_x = (grad.double().numpy() * summed(dx, weight, stride)).sum()
-        by_w = (grad.double().numpy() * summed(x.detach().double().numpy(), dw, stride)).sum()
-        assert (x.grad.double().numpy() * dx).sum() == pytest.approx(by_x, rel=1e-4, abs=1e-3)
-        assert (conv.weight.grad.double().numpy() * dw).sum() == pytest.approx(by_w, rel=1e-4, abs=1e-3)
+        by_x = (as_float64(grad) * summed(dx, weight, stride)).sum()
+        by_w = (as_float64(grad) * summed(as_float64(x), dw, stride)).sum()
+        # What rounding leaves of <grad_x, dx> is a sum of independent errors: four standard deviations of it.
+        near_x, near_w = (4 * rounding * np.linalg.norm(g * d) + 1e-3 for g, d in ((grad_x, dx), (grad_w, dw)))
+        assert (grad_x * dx).sum() == pytest.approx(by_x, rel=1e-4, abs=near_x)
+        assert (grad_w * dw).sum() == pytest.approx(by_w, rel=1e-4, abs=near_w)
+    assert x.grad is not None
     assert x.grad.is_contiguous(memory_format=CHANNELS_LAST)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 16), (2, 8)])
+def test_in_bf16_every_gradient_is_that_of_float64_to_one_rounding(stride: int, size: int) -> None:
+    """Of an output 8 wide, whose input's gradient oneDNN computes, and of one 4 wide."""
+    conv, x = layer(32, 256, stride=stride), draw(2, 32, size, size).bfloat16().requires_grad_()
+    exact, z = nn.functional.conv2d, x.detach().double().requires_grad_()
+    weight = conv.weight.detach().bfloat16().double().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = conv(x)
+    assert type(y.grad_fn).__name__ == "_PatchConvolutionBackward"
+    expected = exact(z, weight, stride=stride, padding=1)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    y.backward(grad)
+    expected.backward(grad.double())
+    for ours, theirs in ((y, expected), (x.grad, z.grad), (conv.weight.grad, weight.grad)):
+        assert ours is not None
+        torch.testing.assert_close(ours.double(), theirs, rtol=2.0**-8, atol=1e-4)
+
+
+def test_under_autocast_the_weights_gradient_is_float32_and_the_output_bf16() -> None:
+    conv, x = layer(8), draw(2, 8, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = conv(x)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32
 
 
 def test_a_step_is_that_of_torchs_layers() -> None:
@@ -111,8 +151,10 @@ def test_other_inputs_are_torchs(monkeypatch: pytest.MonkeyPatch, calls: list[to
     conv(draw(2, 5, 4, 8))  # wide
     conv(x[:0])
     conv(x[0])  # one image, without a batch
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.float16):
         conv(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        conv(draw(2, 5, 4, 9))
     layer().double()(x.double())
     layer().to("meta")(x.to("meta"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

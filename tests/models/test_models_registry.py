@@ -58,7 +58,8 @@ def test_norm_resnet_has_the_tutorials_parameter_counts(norm: str, count: int) -
 
 
 @pytest.mark.parametrize(
-    ("model", "count"), [("resnet18", 11_173_962), ("preact_resnet18", 11_172_170), ("resnet9", 6_573_120)]
+    ("model", "count"),
+    [("norm_resnet_small", 98_970), ("resnet18", 11_173_962), ("preact_resnet18", 11_172_170), ("resnet9", 6_573_120)],
 )
 def test_parameter_counts_with_bn(model: str, count: int) -> None:
     with torch.device("meta"):
@@ -67,7 +68,8 @@ def test_parameter_counts_with_bn(model: str, count: int) -> None:
 
 @pytest.mark.parametrize("norm", NORM_ACTS)
 @pytest.mark.parametrize(
-    ("model", "num_relus"), [("norm_resnet", 0), ("resnet18", 8), ("preact_resnet18", 0), ("resnet9", 0)]
+    ("model", "num_relus"),
+    [("norm_resnet", 0), ("norm_resnet_small", 0), ("resnet18", 8), ("preact_resnet18", 0), ("resnet9", 0)],
 )
 def test_norms_with_their_own_activation_leave_no_relu_behind_them(norm: str, model: str, num_relus: int) -> None:
     """Only resnet18 keeps any: the one behind each of its eight additions."""

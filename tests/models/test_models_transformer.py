@@ -212,3 +212,85 @@ def test_without_norms_pre_and_post_norm_are_one_network() -> None:
         logits.append(model(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))))
     assert logits[0].std() > 0
     assert torch.equal(*logits)
+
+
+def test_a_block_without_a_norm_has_layer_norm() -> None:
+    block = TransformerBlock(32, 4)
+    assert sum(parameter.numel() for parameter in block.norm1.parameters()) == 64
+    assert type(block.norm1) is type(make_sequence_norm("ln")(32))
+
+
+def written_out(block: TransformerBlock, x: torch.Tensor, placement: str) -> torch.Tensor:
+    """The formulas of the placements, from their papers."""
+    n1, n2, attention, ffn = block.norm1, block.norm2, block.attention, block.ffn
+    if placement == "post":
+        x = n1(x + attention(x))
+        return n2(x + ffn(x))
+    if placement == "pre":
+        x = x + attention(n1(x))
+        return x + ffn(n2(x))
+    if placement == "reordered":
+        x = x + n1(attention(x))
+        return x + n2(ffn(x))
+    x = x + block.out_norm1(attention(n1(x)))
+    return x + block.out_norm2(ffn(n2(x)))
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "peri", "reordered"])
+def test_norms_stand_where_the_placement_says(placement: str) -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(16, 2, 32, placement=placement).double()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    torch.testing.assert_close(block(x), written_out(block, x, placement))
+    others = [other for other in ("pre", "post", "reordered") if other != placement]
+    assert all((block(x) - written_out(block, x, other)).abs().max() > 1e-3 for other in others)
+
+
+@pytest.mark.parametrize("kind", ["l2", "ln", "rms"])
+def test_attention_scores_are_those_of_normalized_queries_and_keys(kind: str) -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(16, 2, qk_norm=kind).double()
+    x = 30 * torch.randn(2, 5, 16, dtype=torch.float64)
+    query, key, value = attention.query_key_value(x).view(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    if kind == "l2":
+        scores = 10 * torch.nn.functional.cosine_similarity(query[:, :, :, None], key[:, :, None], dim=-1)
+    else:
+        if kind == "ln":
+            query, key = query - query.mean(-1, keepdim=True), key - key.mean(-1, keepdim=True)
+        query, key = (part / part.square().mean(-1, keepdim=True).sqrt() for part in (query, key))
+        scores = query @ key.mT / 8**0.5
+    expected = attention.output((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x), expected, rtol=1e-5, atol=1e-6)
+    attention(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in attention.parameters())
+
+
+def test_depth_scaling_multiplies_what_the_norms_of_a_block_return() -> None:
+    torch.manual_seed(0)
+    plain, scaled = (
+        build_model("vit", norm=make_sequence_norm("ln"), d_model=12, depth=3, n_head=2, scale_by_depth=scale)
+        for scale in (False, True)
+    )
+    plain.load_state_dict(scaled.state_dict())
+    for number, block in enumerate(plain.blocks, start=1):
+        for norm in (block.norm1, block.norm2):
+            norm.weight.data /= number**0.5
+            norm.bias.data /= number**0.5
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(scaled(images), plain(images))
+
+
+def test_options_of_placement_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"placement='mid' is not a choice.*Allowed: pre, post, peri, reordered"):
+        build_model("vit", norm=make_sequence_norm("ln"), placement="mid")
+    with pytest.raises(ConfigError, match="scale_by_depth needs the placement pre or peri, not post"):
+        build_model("vit", norm=make_sequence_norm("ln"), pre_norm=False, scale_by_depth=True)
+    with pytest.raises(ConfigError, match=r"qk_norm='l3' is not a choice; did you mean 'ln'"):
+        MultiHeadAttention(16, 2, qk_norm="l3")
+
+
+def test_peri_norm_normalizes_the_embedding_and_the_end_too() -> None:
+    network = build_model("vit", norm=make_sequence_norm("rms"), placement="peri", d_model=12, depth=2, n_head=2)
+    assert sum(type(module).__name__ == "TokenRMSNorm" for module in network.modules()) == 2 * 4 + 2

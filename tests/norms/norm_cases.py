@@ -14,6 +14,15 @@ SIZE = 6
 CASES: list[tuple[str, dict[str, object]]] = [
     *((name, {}) for name in NORMS),
     ("bn", {"affine": False}),
+    ("bn", {"center": False}),
+    ("bn", {"deviation": "l1"}),
+    ("bn", {"deviation": "none"}),
+    ("bn", {"learn_scale": False}),
+    ("bn", {"center": False, "deviation": "l1", "affine": False}),
+    ("mabn", {"num_batches": 2, "affine": False}),
+    ("online", {"layer_scaling": False, "decay": 0.9}),
+    ("iternorm", {"groups": 2}),
+    ("iternorm", {"group_size": 2, "num_iterations": 3}),
     ("ghost_bn", {"norm_batch_size": 2}),
     ("ghost_bn", {"norm_batch_size": 3, "momentum": 0.3}),
     ("brn", {"affine": False, "r_max": 1.5}),
@@ -37,6 +46,13 @@ CASES: list[tuple[str, dict[str, object]]] = [
 IDS = ["-".join([name, *(f"{key}={value}" for key, value in options.items())]) for name, options in CASES]
 
 
+MEAN_SQUARES = ("running_deviation", "running_mean_square", "mean_squares", "running_power")
+"""Buffers that hold no negative value."""
+EXACT = [(name, options) for name, options in CASES if not NORMS[name].has_surrogate_gradient]
+"""The cases whose backward pass is the derivative of their forward pass."""
+EXACT_IDS = [case_id for case_id, (name, _) in zip(IDS, CASES, strict=True) if not NORMS[name].has_surrogate_gradient]
+
+
 def build(name: str, options: dict[str, object], *, channels: int = CHANNELS, size: int = SIZE) -> nn.Module:
     """Build a norm for square images."""
     return make_norm(name, **options)(channels, size=size)  # type: ignore[arg-type]
@@ -51,7 +67,7 @@ def fill(layer: nn.Module, generator: torch.Generator) -> nn.Module:
     with torch.no_grad():
         for name, tensor in layer.state_dict().items():
             leaf = name.rpartition(".")[2]
-            if leaf in ("weight", "group_weight", "v1", "running_var", "running_std"):
+            if leaf in ("weight", "group_weight", "v1", "running_var", "running_std", *MEAN_SQUARES):
                 tensor.copy_(uniform(tensor, 0.5, 1.5))
             elif leaf in ("gate", "alpha"):
                 tensor.copy_(uniform(tensor, 0.2, 0.8))
@@ -61,7 +77,7 @@ def fill(layer: nn.Module, generator: torch.Generator) -> nn.Module:
                 tensor.fill_(0.5)
             elif leaf == "learned_eps":
                 tensor.fill_(-0.03)
-            elif leaf != "num_batches_tracked":
+            elif leaf not in ("num_batches_tracked", "num_steps"):
                 tensor.copy_(uniform(tensor, -0.5, 0.5))
     return layer
 

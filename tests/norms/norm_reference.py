@@ -66,6 +66,87 @@ def batch_norm(x: Array, state: State, options: dict[str, Any], trains: bool) ->
     return affine((x - mu) / np.sqrt(var + options["eps"]), state), after
 
 
+def partial_batch_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
+    """BN as its options leave it; the running averages are of what training subtracts and divides by."""
+    if options["center"] and options["deviation"] == "std" and options["learn_scale"]:
+        return batch_norm(x, state, options, trains)
+    after: State = {}
+    if options["center"]:
+        after["running_mean"] = mean(x, BATCH) if trains else channel(state["running_mean"])
+        x = x - after["running_mean"]
+    if options["deviation"] != "none":
+        spread = np.sqrt(mean(x**2, BATCH) + options["eps"])
+        if options["deviation"] == "l1":
+            spread = np.sqrt(np.pi / 2) * mean(np.abs(x), BATCH) + options["eps"]
+        after["running_deviation"] = spread if trains else channel(state["running_deviation"])
+        x = x / after["running_deviation"]
+    moved_to = {name: moved(state[name], value, options["momentum"]) for name, value in after.items()}
+    return affine(x, state), moved_to if trains else {}
+
+
+def moving_average_batch_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
+    """Of the first step, when the averages are the batch's own and r is 1."""
+    eps, place = options["eps"], 1 % options["num_batches"]
+    if not trains:
+        return affine(x / np.sqrt(channel(state["running_mean_square"]) + eps), state), {}
+    own = mean(x**2, BATCH)
+    memory = state["mean_squares"].copy()
+    memory[place] = own.ravel()
+    running = moved(state["running_mean_square"], own, options["momentum"])
+    after = {"running_mean_square": running, "mean_squares": memory, "num_steps": np.array(1.0)}
+    return affine(x / np.sqrt(own + eps), state), after
+
+
+def online_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
+    decay, eps = options["decay"], options["eps"]
+    mu, var = state["running_mean"], state["running_var"]
+    rows = []
+    for sample in x:
+        rows.append((sample - mu.reshape(-1, 1, 1)) / np.sqrt(var.reshape(-1, 1, 1) + eps))
+        if trains:
+            own_mean, own_variance = sample.mean((1, 2)), sample.var((1, 2))
+            var = decay * var + (1 - decay) * own_variance + decay * (1 - decay) * (own_mean - mu) ** 2
+            mu = decay * mu + (1 - decay) * own_mean
+    y = affine(np.stack(rows), state)
+    if options["layer_scaling"]:
+        y = y / np.sqrt(mean(y**2, LAYER) + eps)
+    return y, {"running_mean": mu, "running_var": var}
+
+
+def iterative_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
+    count, channels = x.size // x.shape[1], x.shape[1]
+    size = options["group_size"] or channels // (options["groups"] or 1)
+    y, means, matrices = np.empty_like(x), [], []
+    for group, start in enumerate(range(0, channels, size)):
+        values = x[:, start : start + size].swapaxes(0, 1).reshape(size, count)
+        mu, whitening = state["running_mean"][start : start + size], state["running_matrix"][group]
+        if trains:
+            mu = values.mean(1)
+            centered = values - mu[:, None]
+            covariance = options["eps"] * np.eye(size) + centered @ centered.T / count
+            whitening = np.eye(size)
+            for _ in range(options["num_iterations"]):
+                whitening = (
+                    1.5 * whitening - 0.5 * np.linalg.matrix_power(whitening, 3) @ covariance / covariance.trace()
+                )
+            whitening = whitening / np.sqrt(covariance.trace())
+        means.append(mu)
+        matrices.append(whitening)
+        whitened = (whitening @ (values - mu[:, None])).reshape(size, len(x), *x.shape[2:])
+        y[:, start : start + size] = whitened.swapaxes(0, 1)
+    after = {
+        "running_mean": moved(state["running_mean"], np.concatenate(means), options["momentum"]),
+        "running_matrix": moved(state["running_matrix"], np.stack(matrices), options["momentum"]),
+    }
+    return affine(y, state), after if trains else {}
+
+
+def global_response_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
+    energy = np.sqrt((x**2).sum(axis=INSTANCE, keepdims=True))
+    relative = energy / (energy.mean(axis=1, keepdims=True) + options["eps"])
+    return channel(state["weight"]) * x * relative + channel(state["bias"]) + x, {}
+
+
 def batch_norm_nostats(x: Array, state: State, options: dict[str, Any], trains: bool) -> tuple[Array, State]:
     return affine(standardize(x, BATCH, options["eps"]), state), {}
 
@@ -246,6 +327,16 @@ def no_norm(x: Array, state: State, options: dict[str, Any], trains: bool) -> tu
     return affine(x, state), {}
 
 
+def weight_normalization(weight: Array, gain: Array) -> Array:
+    """Of one convolution weight, ``(out, in, kernel, kernel)``."""
+    return np.stack([g * w / np.sqrt((w**2).sum()) for g, w in zip(gain, weight, strict=True)])
+
+
+def spectral_normalization(weight: Array) -> Array:
+    """Of one convolution weight, with the exact largest singular value."""
+    return weight / np.linalg.svd(weight.reshape(len(weight), -1), compute_uv=False)[0]
+
+
 def weight_standardization(weight: Array) -> Array:
     """Of one convolution weight, ``(out, in, kernel, kernel)``."""
     rows = []
@@ -271,12 +362,15 @@ def scaled_weight_standardization(weight: Array, gain: Array) -> Array:
 
 
 REFERENCES: dict[str, Reference] = {
-    "bn": batch_norm,
+    "bn": partial_batch_norm,
     "bn_nostats": batch_norm_nostats,
     "ghost_bn": ghost_batch_norm,
     "brn": batch_renorm,
     "frozen_bn": frozen_batch_norm,
     "custom_bn": batch_norm,
+    "mabn": moving_average_batch_norm,
+    "online": online_norm,
+    "iternorm": iterative_norm,
     "ln": layer_norm,
     "ln_chw": layer_norm_chw,
     "ln2d": layer_norm_2d,
@@ -298,6 +392,7 @@ REFERENCES: dict[str, Reference] = {
     "evonorm_s2": evonorm_s(2),
     "dyt": dynamic_tanh,
     "derf": dynamic_erf,
+    "grn": global_response_norm,
     "lrn": local_response_norm,
     "none": no_norm,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from norm_cases import images, relative_error
@@ -172,3 +174,26 @@ def test_invariances(name: str, change: str) -> None:
     changed = x * (scale.abs() + 0.5) + (shift if "shift" in change else 0)
     blind = relative_error(module(changed), module(x)) <= 1e-9
     assert blind is (name in BLIND[change])
+
+
+@pytest.mark.parametrize("groups", [1, 4, 64], ids=lambda groups: f"{64 // groups} channels a group")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_gn_in_bf16_is_that_of_float64_to_one_rounding(groups: int, layout: torch.memory_format) -> None:
+    """By whichever of torch's paths; the mean is far from 0, where statistics in bf16 would be worthless."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(4, 64, 6, 6, generator=generator) + 20).bfloat16().contiguous(memory_format=layout)
+    layer = make_norm("gn", groups=groups)(64)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn(64, generator=generator))
+    exact = copy.deepcopy(layer).double()
+    ours, theirs = x.requires_grad_(), x.detach().double().requires_grad_()
+    y, expected = layer(ours), exact(theirs)
+    grad = torch.randn(y.shape, generator=generator).bfloat16()
+    y.backward(grad)
+    expected.backward(grad.double())
+    pairs = [(y, expected), (ours.grad, theirs.grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(layer.parameters(), exact.parameters(), strict=True)]
+    for found, wanted in pairs:
+        assert found is not None
+        torch.testing.assert_close(found.double(), wanted, rtol=2.0**-8, atol=1e-3)

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,16 +13,18 @@ from typing import Any
 import pytest
 
 from normbench.report import write_report
+from normbench.report.columns import format_ratio, format_spread
 from normbench.report.comparison_table import Table
 from normbench.report.formats import FORMATS
 from normbench.report.page import Report
+from normbench.report.stats import Spread
 from normbench.runs.records import read_experiment, read_run
 from normbench.runs.timing_file import SkippedNorm, TimedNorm, Timing, TimingSession
 
 NewRun = Callable[..., Path]
 MACHINE = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "torch": "2.11.0", "cuda": "13.0"}
 
-# Seconds a step by round. BN slows down by half in the second round, and everything with it: the ratios do not.
+# Seconds per step, by round. All slows down by half in the second round, which medians do not mind.
 BN = (0.0010, 0.0015, 0.0010, 0.0010)
 GN = (0.0020, 0.0030, 0.0020, 0.0022)
 
@@ -54,12 +58,34 @@ def test_times_and_ratios_come_from_rounds(tmp_path: Path, runs: dict[str, Path]
     bn, gn = table.rows
     assert (bn.epoch_seconds.median, bn.epoch_seconds.mad, bn.epoch_seconds.n) == (1.0, 0.0, 4)
     assert gn.epoch_seconds.median == pytest.approx(2.1)
-    assert (bn.relative_time, gn.relative_time) == (1.0, 2.0)
+    assert gn.relative_time == pytest.approx(gn.epoch_seconds.median / bn.epoch_seconds.median)
+    assert (bn.relative_time, bn.relative_time_mad) == (1.0, 0.0)
+    assert gn.relative_time_mad == pytest.approx(0.1)  # of 2, 2, 2 and 2.2 from 2.1
     assert {row.time_source for row in table.rows} == {"interleaved"}
     assert "interleaved in one process after training, median of 4 rounds ±" in table.cost_caption
     assert "on NVIDIA H100 80GB HBM3" in table.cost_caption
     assert "over runs and epochs" not in table.cost_caption
-    assert table_of(tmp_path, "gn").rows[0].relative_time == pytest.approx((1 / 2 + 1 / 2.2) / 2, rel=0.05)
+    assert table_of(tmp_path, "gn").rows[0].relative_time == pytest.approx(1 / 2.1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "mad", "text"),
+    [(1.239, 0.021, "1.24 ± 0.02x"), (1.02, 0.05, "about 1x"), (0.9, 0.02, "0.90 ± 0.02x"), (1.3, None, "1.30x"),
+     (1.3, 0.001, "1.30x"), (None, None, "-")],
+)  # fmt: skip
+def test_a_ratio_is_written_with_its_spread(
+    tmp_path: Path, runs: dict[str, Path], ratio: float | None, mad: float | None, text: str
+) -> None:
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN))
+    bn, gn = table_of(tmp_path).rows
+    assert format_ratio(replace(gn, relative_time=ratio, relative_time_mad=mad)) == text
+    assert format_ratio(bn) == "1x"
+
+
+def test_a_deviation_that_rounds_to_nothing_is_not_written() -> None:
+    assert format_spread(Spread(0.1942, 0.0001, 10)) == "0.194"
+    assert format_spread(Spread(0.1942, 0.0006, 10)) == "0.194 ± 0.001"
+    assert format_spread(Spread(0.1942, 0.0, 1)) == "0.194"
 
 
 def test_every_format_shows_the_same_times(tmp_path: Path, runs: dict[str, Path]) -> None:
@@ -68,13 +94,13 @@ def test_every_format_shows_the_same_times(tmp_path: Path, runs: dict[str, Path]
     report = tmp_path / "report"
     for name in ("report.html", "report.md", "table.md", "table.tex"):
         text = (report / name).read_text()
-        assert "2.00x" in text, name
+        assert re.search(r"2\.10 (±|\$\\pm\$) 0\.10x", text), name
         assert "interleaved in one process after training" in text, name
     rows = list(csv.DictReader(io.StringIO((report / "table.csv").read_text())))
     assert [float(row["epoch_seconds_median"]) for row in rows] == pytest.approx([1.0, 2.1])
     assert [row["epoch_seconds_source"] for row in rows] == ["interleaved"] * 2
     (table,) = json.loads((report / "table.json").read_text())["tables"]
-    assert [row["relative_time"] for row in table["rows"]] == [1.0, 2.0]
+    assert [row["relative_time"] for row in table["rows"]] == pytest.approx([1.0, 2.1])
     assert "2.10 ± 0.10" in FORMATS["text"]([table_of(tmp_path)])
 
 
@@ -136,7 +162,7 @@ def test_norms_timed_in_parts_are_compared_within_their_part(
     sessions = tuple(TimingSession(environment=MACHINE, measured_at="2026-01-01", timed=part) for part in parts)
     (tmp_path / "timing.json").write_text(Timing(sessions=sessions).model_dump_json())
     rows = {row.label: row.relative_time for row in table_of(tmp_path).rows}
-    assert rows == {"bn": 1.0, "gn": 2.0, "in": pytest.approx(1.5)}
+    assert rows == {"bn": 1.0, "gn": pytest.approx(2.1), "in": pytest.approx(1.5)}
     assert {row.label: row.relative_time for row in table_of(tmp_path, "gn").rows}["in"] is None
 
 

@@ -124,6 +124,19 @@ def test_means_intervals_failures_and_answers_are_said(experiment: Path) -> None
     assert [answer.partition(":")[0] for answer in part.answers] == [measure.header for measure in table.measures]
 
 
+def test_measures_that_are_no_number_are_left_out(experiment: Path) -> None:
+    """As of runs recorded when a network that broke in its last step was still called completed."""
+    folder = experiment / style_run("bn", 1).run_id
+    summary = json.loads((folder / "summary.json").read_text())
+    broken = summary | {"total_loss": "NaN", "contrast_change": {**summary["contrast_change"], "0.4": None}}
+    (folder / "summary.json").write_text(json.dumps(broken))
+    table = table_of(experiment)
+    for measure in ("total_loss", "contrast_change"):
+        assert [result_of(table, label, measure).estimate.n for label in ("IN", "BN")] == [3, 2]
+    assert result_of(table, "BN", "content_loss").estimate.n == 3
+    assert report_of(experiment).figures
+
+
 def test_differences_are_paired_by_seed_and_less_is_better(experiment: Path) -> None:
     """IN minus BN is -0.3 less twice the shift: -0.28, -0.30, -0.32."""
     found = result_of(table_of(experiment), "IN", "content_loss")

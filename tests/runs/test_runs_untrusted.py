@@ -85,7 +85,9 @@ def test_yaml_that_is_none_or_too_much_is_told(tmp_path, text: str, problem: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 500 + "]" * 500, "9" * 5000, "1" + "0" * 30, "{", "\xff"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[" * 500 + "]" * 500, "9" * 5000, "1" + "0" * 30, "{", "\xff", "[NaN]", '{"a": 1e999}']
+)
 def test_json_that_is_none_or_too_much_is_told(tmp_path, text: str) -> None:
     path = tmp_path / "status.json"
     path.write_text(text, encoding="latin-1")
@@ -165,6 +167,7 @@ def test_a_loss_that_was_once_written_as_null_is_nan(tmp_path) -> None:
         ("summary.json", {"train_seconds": float("inf")}), ("summary.json", {"num_parameters": 10**30}),
         ("status.json", {"state": "done"}), ("status.json", {"started_at": "x"}), ("status.json", {"pid": 10**400}),
         ("status.json", {"started_at": "0001-01-01T00:00:00"}), ("environment.json", {"norm_path": True}),
+        ("environment.json", {"seconds": float("nan")}),
     ],
 )  # fmt: skip
 def test_a_value_out_of_its_range_is_told_with_file_and_field(tmp_path, name: str, values: dict[str, Any]) -> None:

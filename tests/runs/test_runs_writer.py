@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from run_events import SUMMARY, make_plan, make_row
 
 from normbench.config.load import load_config
 from normbench.errors import FolderBusyError, FolderError
+from normbench.runs.alive import hold, is_being_written
+from normbench.runs.atomic import write_atomically
 from normbench.runs.records import CHECKPOINT_FILE, read_run
 from normbench.runs.writer import RunFolder, sweep, write_experiment
 from normbench.tasks.classification import CLASSIFICATION
@@ -103,11 +106,29 @@ def test_a_path_that_is_a_file_is_told(tmp_path) -> None:
 
 def test_what_killed_processes_left_half_written_is_swept_and_what_is_being_written_is_not(tmp_path) -> None:
     (tmp_path / "run").mkdir()
-    old = [tmp_path / ".timing.json.1.partial", tmp_path / "run" / ".loss_curve.png.1.partial"]
-    others = [tmp_path / "run" / ".loss_curve.png.2.partial", tmp_path / "run" / "loss_curve.png"]
-    for path in (*old, *others):
+    gone = 2**22 + 1  # more than Linux gives
+    left = [tmp_path / f".timing.json.{gone}.partial", tmp_path / "run" / f".loss_curve.png.{gone}.partial"]
+    others = [tmp_path / "run" / f".loss_curve.png.{os.getppid()}.partial", tmp_path / "run" / "loss_curve.png"]
+    for path in (*left, *others):
         path.touch()
-    for path in (*old, others[1]):
-        os.utime(path, (0, 0))
+    elsewhere = tmp_path / f".experiment.yaml.{gone}.partial"  # of another machine or container, which holds it
+    with elsewhere.open("wb") as file:
+        hold(file)
+        sweep(tmp_path)
+        assert [path.exists() for path in (*left, *others, elsewhere)] == [False, False, True, True, True]
     sweep(tmp_path)
-    assert [path.exists() for path in (*old, *others)] == [False, False, True, True]
+    assert not elsewhere.exists()
+
+
+def test_a_file_is_held_while_it_is_written(tmp_path) -> None:
+    seen = []
+    pid = 2**22 + 1  # as seen from where the writer's process is not
+
+    def write(file: IO[bytes]) -> None:
+        (partial,) = tmp_path.iterdir()
+        seen.append(is_being_written(partial, pid))
+        file.write(b"x")
+
+    write_atomically(tmp_path / "a", write)
+    assert seen == [True]
+    assert not is_being_written(tmp_path / "a", pid)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from local_worker import LocalWorker
@@ -85,6 +86,16 @@ def test_a_killed_run_and_a_stopped_one_go_on(tmp_path: Path, features_run: Path
     assert resumed.step_losses.shape == (60, 4)
     assert resumed.step_losses[: len(stopped.step_losses)].tolist() == stopped.step_losses.tolist()
     assert not (run.folder / "checkpoint.pt").exists()
+
+
+def test_a_network_that_breaks_in_its_last_step_has_diverged(tmp_path: Path, features_run: Path) -> None:
+    """Every loss was finite: each is measured before its step."""
+    broken = plan(tiny_run("none", train={"steps": 1, "batch_size": 2, "learning_rate": 1e30}))
+    seen: list[Any] = []
+    assert not runner(tmp_path, LocalWorker(), seen.append, features_run).run([broken])
+    assert endings(seen) == [("none", "diverged", False)]
+    assert seen[-1].status.reason.startswith("after the last step (1; learning rate 1e+30) the")
+    assert np.isfinite(read_run(tmp_path / broken.run_id).step_losses).all()
 
 
 def test_failed_runs_wait_for_retry_and_completed_ones_are_kept(tmp_path: Path, features_run: Path) -> None:

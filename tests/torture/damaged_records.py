@@ -48,7 +48,7 @@ MEMORY_BYTES = 2 * 2**30
 SECONDS, DRAWING_SECONDS = 6, 40
 """Of processor time, so that what else the machine does is no fault; and so many seconds without any are one."""
 STILL_SECONDS = 5
-DRAWN = 50
+DRAWN = 200
 """After one of so many damages the figures are drawn too, which takes some seconds."""
 DRAWING = ("plots", "report")
 NUM_COMMANDS = 3
@@ -178,6 +178,7 @@ TEXTS = [
     b"!!timestamp x", b"norms: [true]", b"norms: xx", b"norms: [{name: 1}]", b"label: [1]", b"norms: 3\nseeds: x",
     b"norms: [bn]\ngrid: {a: 3}", b"grid: []\nnorms: [{name: bn, train: 3}]", b'{"state": "completed"}',
     b"9" * 10_000, b"1e999", b"NaN", b'"\\ud800"', b'{"device_name": "\\ud800", "norm_path": "\\u001b[31m"}',
+    b'{"loss": NaN}', b'{"loss": [-Infinity]}', b'{"loss": 1e999}',
     b'{"norm_path": true}', b'{"norm_path": []}', b'{"device_name": {"a": []}}', b'? "\\ud800"\n: 1',
     b"step,loss\n0,abc\n", b"step,loss\n0\n", b"step,loss\n0,1,2\n", b"step,loss\n0,1e400\n", b"step,loss\n0,-1e308\n",
     b"step,loss\n" + b"0,1\n" * 100_000, b"step,loss\n0," + b"9" * 100_000 + b"\n", b"\n\n\n", b"a,b\r\n1,2\r\n",
@@ -378,8 +379,25 @@ def faults_of(name: str, command: Callable[[], Any], untouched: set[str]) -> Ite
         yield "runs that were not touched are missing"
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f]", printed.getvalue()):
         yield "a control character on the terminal"
+    if not is_strict(printed.getvalue()):
+        yield "JSON that is none"
     if name == "table" and (cell := _formula(printed.getvalue())):
         yield f"a cell that a spreadsheet executes: {cell[:20]!r}"
+
+
+def is_strict(text: str) -> bool:
+    """Return whether a text that begins as JSON is JSON, which has no NaN and no Infinity."""
+    if not text.startswith("{"):
+        return True
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return False
+    return True
 
 
 def _formula(text: str) -> str | None:

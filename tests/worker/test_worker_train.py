@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -83,6 +84,17 @@ def test_how_the_norms_ran_is_recorded(tmp_path, norm: str, path: str) -> None:
     ExperimentRunner(tmp_path, [LocalWorker()], lambda _: None).run([plan])
     environment = read_run(tmp_path / plan.run_id).environment
     assert (environment["norm_path"], environment["engine"]) == (path, "eager")
+    assert environment["same_bits"] == "yes"
+
+
+def test_a_run_that_goes_on_elsewhere_promises_no_bits(tmp_path) -> None:
+    train(tmp_path, stop_after=2)
+    file = tmp_path / PLAN.run_id / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"torch": "1.13.1"}))
+    for stop_after in (2, None):  # nor does it later, where it goes on in one place
+        record = train(tmp_path, stop_after)
+        assert record.environment["same_bits"].startswith("no: it began on ")
+        assert "torch 1.13.1" in record.environment["same_bits"]
 
 
 def test_a_checkpoint_holds_nothing_that_unpickling_could_execute(tmp_path) -> None:
@@ -244,7 +256,7 @@ def test_checkpoints_take_about_a_fiftieth_of_the_time(tmp_path, monkeypatch) ->
     monkeypatch.setattr(module, "_save", save)
     monkeypatch.setattr(module, "_how_steps_run", lambda *_: {})
     request = RunRequest(PLAN.config, tmp_path, None, False, False)
-    for _ in module._train(Run, request):  # type: ignore[arg-type]
+    for _ in module._train(Run, request, {}):  # type: ignore[arg-type]
         pass
     assert saved_at[0] == 11
     assert saved_at[1:] == [11 + 510 * count for count in range(1, len(saved_at))]  # ten seconds of each 510

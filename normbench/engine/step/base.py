@@ -31,6 +31,8 @@ class TrainStep(ABC):
     state: StepState
     graphs: dict[int, torch.cuda.CUDAGraph] = field(default_factory=dict, init=False)
     """The captured steps, by batch size."""
+    nondeterministic: list[str] = field(default_factory=list, init=False)
+    """The operations that may give other bits each time (`normbench.engine.same_bits`)."""
     fallback_reason: str | None = field(default=None, init=False)
     """Why the steps run one by one although a graph was asked for."""
 

@@ -1,7 +1,8 @@
 """The training step of a classifier with few launches: batch, loss and optimizer are one kernel each.
 
 In bf16 the convolutions and linear layers read bf16 copies of the fp32 master weights, which the optimizer's kernel
-writes: what autocast would compute by casting every weight and every gradient in every step, bit for bit.
+writes: what autocast would compute by casting every weight and every gradient in every step, bit for bit. Weights that
+are standardized are so for all layers in one launch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.func import functional_call
 
 from normbench.engine.device import autocast
 from normbench.engine.flat_optimizer import FlatOptimizer
+from normbench.engine.standardized_weights import standardized_weights
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.objective import CrossEntropy
 from normbench.kernels.train_step import assemble, cross_entropy
@@ -35,15 +37,23 @@ class FusedStep(TrainStep):
         if self.settings.precision == "bf16":
             for name in autocast_parameters(self.model):
                 self._leaves[name] = self.optimizer.bf16_copy(parameters[name])
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        self.standardized = standardized_weights(self.model, dtype)
+        for weights in self.standardized:
+            self._leaves |= weights.leaves
 
     def run(self, batch_size: int) -> None:
         """Train on the next `batch_size` images of the epoch, and count the step."""
         self._before_step()
         images, labels = self.assemble(batch_size, self.state.order.device)
         self.optimizer.zero_grad()
+        for weights in self.standardized:
+            weights.compute()
         with autocast(self.settings.device, self.settings.precision):
             logits = functional_call(self.model, self._leaves, (images,))
         _backward(logits, self.loss_gradient(logits.detach(), labels))
+        for weights in self.standardized:
+            weights.backward()
         self.optimizer.step()  # which takes the rate from the schedule itself
         self._after_step()
 
@@ -74,6 +84,8 @@ class FusedStep(TrainStep):
     def finish_capture(self) -> None:
         """Make the graph whose capture has just ended ready to be replayed."""
         self.optimizer.finish_capture()
+        for weights in self.standardized:
+            weights.finish_capture()
 
 
 def _backward(logits: Tensor, gradient: Tensor) -> None:
@@ -93,7 +105,7 @@ def _backward(logits: Tensor, gradient: Tensor) -> None:
 def autocast_parameters(model: nn.Module) -> list[str]:
     """Return the names of the parameters that autocast would cast: those of plain convolutions and linear layers.
 
-    Subclasses (weight standardization) compute with their weights in float32 first.
+    Subclasses (weight standardization) compute with their weights in float32 first (`standardized_weights`).
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     plain = (nn.Conv2d, Conv2d, nn.Linear, PooledLinear)

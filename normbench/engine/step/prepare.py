@@ -11,11 +11,12 @@ from normbench.engine.device import synchronize
 from normbench.engine.memory import forget_warm_up
 from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.precompile import compile_for
+from normbench.engine.same_bits import nondeterministic_operations
 from normbench.engine.step.base import TrainStep
 from normbench.errors import first_line
 
 _WARMUP_STEPS = 3
-"""Enough for the allocator, cuDNN's choice of algorithms and the compiler to come to rest before a capture."""
+"""Enough for the allocator, cuDNN and the compiler to come to rest before a capture."""
 
 
 def prepare(step: TrainStep) -> None:
@@ -30,7 +31,16 @@ def prepare(step: TrainStep) -> None:
     snapshot = Snapshot(step.model, step.optimizer)
     compile_for([step])
     step.refresh()
-    sizes = step.batch_sizes()
+    with nondeterministic_operations() as step.nondeterministic:
+        _warm_up_or_capture(step)
+    synchronize(settings.device)
+    snapshot.restore()
+    step.refresh()
+    synchronize(settings.device)
+
+
+def _warm_up_or_capture(step: TrainStep) -> None:
+    settings, sizes = step.settings, step.batch_sizes()
     steps = [partial(step.run, size) for size in sizes]
     if settings.device == "cuda" and settings.engine in ("graph", "compile"):
         graphs, step.fallback_reason = warm_up_and_capture(
@@ -40,10 +50,6 @@ def prepare(step: TrainStep) -> None:
     else:
         warm_up(steps, step.state.rewind)
         forget_warm_up(settings.device)
-    synchronize(settings.device)
-    snapshot.restore()
-    step.refresh()
-    synchronize(settings.device)
 
 
 def warm_up(steps: Sequence[Callable[[], None]], rewind: Callable[[], object]) -> None:

@@ -1,0 +1,137 @@
+"""The convolution between layers, interpreted on the CPU, against torch's in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from interpreted_bf16 import widen_products
+from torch import Tensor
+from torch.nn import functional
+
+pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
+
+from normbench.kernels import can_convolve, conv, conv_plan, convolve
+
+Shape = tuple[int, int, int, int, int, int, int]
+SHAPES: list[Shape] = [  # N, C, H, W, C_out, kernel, stride
+    (2, 16, 8, 8, 32, 3, 2),
+    (1, 32, 7, 5, 16, 3, 2),  # odd: the last row and column of a parity do not exist
+    (3, 48, 5, 6, 16, 3, 1),
+    (2, 16, 5, 4, 48, 1, 2),
+    (1, 16, 1, 3, 16, 1, 1),
+]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill new memory with NaN, so that an element no program writes shows."""
+    widen_products(monkeypatch)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def draw(shape: Shape, dtype: torch.dtype, *, runs: int = 1, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw input, weight and output gradient of `runs` runs; `whole` numbers, so small that no sum is rounded."""
+    n, c, h, w, c_out, kernel, stride = shape
+    source = torch.Generator().manual_seed(sum(shape))
+    out = ((h - 1) // stride + 1, (w - 1) // stride + 1)
+    sizes = ((runs * n, c, h, w), (runs * c_out, c, kernel, kernel), (runs * n, c_out, *out))
+    drawn = [torch.randint(-1, 2, s, generator=source) if whole else torch.randn(s, generator=source) for s in sizes]
+    x, weight, grad = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in drawn)
+    return x, weight, grad
+
+
+def expected(x: Tensor, weight: Tensor, grad: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    leaves = [tensor.detach().double().contiguous().requires_grad_() for tensor in (x, weight)]
+    y = functional.conv2d(*leaves, stride=stride, padding=weight.shape[2] // 2)
+    return (y.detach(), *torch.autograd.grad(y, leaves, grad.double()))
+
+
+def outputs_and_gradients(x: Tensor, weight: Tensor, grad: Tensor, stride: int) -> list[Tensor]:
+    leaves = [tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_() for tensor in (x, weight)]
+    y = convolve(*leaves, stride)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+def assert_close(actual: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-2) -> None:
+    for name, a, w in zip(("y", "dx", "dw"), actual, wanted, strict=True):
+        assert ((a.double().cpu() - w).norm() / w.norm()).item() < tolerance, name
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_sum_is_exact_where_nothing_is_rounded(shape: Shape) -> None:
+    x, weight, grad = draw(shape, torch.float16, whole=True)  # whole numbers to 2048 are exact
+    actual = outputs_and_gradients(x, weight, grad, shape[-1])
+    for a, wanted in zip(actual, expected(x, weight, grad, shape[-1]), strict=True):
+        assert torch.equal(a.double(), wanted)
+        assert a.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bf16_matches_and_repeats() -> None:
+    shape = SHAPES[0]
+    x, weight, grad = draw(shape, torch.bfloat16)
+    first, second = (outputs_and_gradients(x, weight, grad.contiguous(), 2) for _ in range(2))
+    assert_close(first, expected(x, weight, grad, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], (1, 16, 3, 4, 32, 3, 1)], ids=str)
+def test_several_runs_in_a_launch_have_the_bits_of_each_alone(shape: Shape) -> None:
+    runs, stride = 3, shape[-1]
+    x, weight, grad = draw(shape, torch.float16, runs=runs)
+    y = conv.forward(x, weight, stride, runs=runs)
+    dx = conv.input_gradient(grad, weight, x, stride, runs=runs)
+    shares = conv.weight_gradient(grad, x, weight, stride, runs=runs)
+    alone = [
+        (
+            conv.forward(one, w, stride),
+            conv.input_gradient(g, w, one, stride),
+            conv.weight_gradient(g, one, w, stride),
+        )
+        for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
+    ]
+    for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each))
+
+
+def test_shares_of_a_weight_used_twice_are_kept_and_their_sum_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    tile, _ = conv_plan.weight_tile(conv_plan.ConvShape(9, 8, 8, 16, 16, 3, 2))
+    monkeypatch.setattr(conv, "weight_tile", lambda _: (replace(tile, k=16), 4))  # of 9 tiles: 3, 3, 3 and none
+    x, weight, grad = draw((9, 16, 8, 8, 16, 3, 2), torch.float16)
+    wanted = expected(x, weight, grad, 2)[2]
+    leaf = weight.requires_grad_()
+    sink = leaf.gradient_shares = conv.GradientShares()  # type: ignore[attr-defined]
+    for _ in range(2):
+        convolve(x, leaf, 2).backward(grad)
+    assert leaf.grad is None
+    assert sink.tensor is not None
+    assert sink.tensor.shape == (8, 16, 3, 3, 16)
+    error = (sink.tensor.double().sum(0).permute(0, 3, 1, 2) / 2 - wanted).norm() / wanted.norm()
+    assert error < 1e-5
+
+
+def test_what_the_kernels_do_not_take() -> None:
+    x, weight, _ = draw(SHAPES[0], torch.bfloat16)
+
+    def can(x: Tensor, weight: Tensor = weight, strides: tuple[int, int] = (2, 2), dtype=torch.bfloat16) -> bool:
+        return can_convolve(x, weight, strides, dtype)
+
+    assert can(x)
+    assert can(x.float(), weight.float())  # which are cast before
+    assert not can(x, dtype=torch.float32)  # its products would not be those of float32
+    assert not can(x, strides=(3, 3))
+    assert not can(x, strides=(1, 2))
+    assert not can(x.contiguous())
+    assert not can(x, weight.contiguous())
+    assert not can(x[:0])
+    assert not can(x[0])
+    assert not can(x, weight[:, :8])
+    assert not can(x[:, :8], weight[:, :8].contiguous(memory_format=torch.channels_last))
+    assert not can(x, weight[:24].contiguous(memory_format=torch.channels_last))
+    assert not can(x, weight[:, :, :2, :2].contiguous(memory_format=torch.channels_last))
+    with pytest.raises(ValueError, match="can_convolve"):
+        convolve(x.float(), weight, 2)

@@ -1,0 +1,111 @@
+"""Whatever bytes a bundle is made of: what it said, or a short error, in time, with little memory, and nothing written.
+
+`NORMBENCH_TORTURE=100000 pytest -m slow tests/torture/test_torture_bundles.py` tries so many; without it the slow test
+tries some thousands, from a fresh seed each time, which a failure names.
+"""
+
+import os
+import random
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+from torture_limits import cpu_seconds_limited, memory_limited
+from zipped_bundle import FILES, complete, write_zip
+
+from normbench.errors import RunError
+from normbench.report.recorded_runs import load_experiments
+from normbench.runs.bundle_file import open_bundle
+
+NUM_SLOW = int(os.environ.get("NORMBENCH_TORTURE", "4000"))
+MAX_SECONDS = 2.0
+MEMORY_BYTES = 1 << 30
+INTERESTING = [0, 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**27 + 1, 2**29 + 1]
+
+
+def damage(content: bytes, draw: random.Random) -> bytes:
+    """Return what a disk, a network or a stranger may make of a zip."""
+    made = bytearray(content)
+    kind = draw.choice(["bytes", "cut", "insert", "field", "field", "repeat", "swap"])
+    if kind == "bytes":
+        for _ in range(draw.choice([1, 1, 3, 30])):
+            made[draw.randrange(len(made))] = draw.randrange(256)
+    elif kind == "cut":
+        start = draw.randrange(len(made))
+        del made[start : draw.choice([len(made), start + draw.randrange(1, 50)])]
+    elif kind == "insert":
+        made[draw.randrange(len(made)) : 0] = draw.randbytes(draw.randrange(1, 50))
+    elif kind == "field":  # a number of some header: a size, an offset, a method, a flag
+        signature = draw.choice([b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"])
+        starts = [i for i in range(len(made) - 30) if made.startswith(signature, i)] or [0]
+        at = draw.choice(starts) + draw.randrange(4, 46)
+        made[at : at + 4] = struct.pack("<I", draw.choice(INTERESTING))
+    elif kind == "repeat":
+        start = draw.randrange(len(made))
+        made += made[start : start + draw.randrange(1, 500)]
+    else:
+        first, second = sorted(draw.sample(range(len(made)), 2))
+        made = made[second:] + made[first:second] + made[:first]
+    return bytes(made)
+
+
+def read_all(path: Path) -> dict[str, bytes]:
+    bundle = open_bundle(path)
+    return {name: bundle.read(name) for name in bundle.names}
+
+
+def check(folder: Path, content: bytes, good: dict[str, bytes], number: int) -> bool:
+    """Read a damaged bundle; return whether it was refused."""
+    path = folder / f"damaged{number}.nbz"
+    path.write_bytes(content)
+    refused = False
+    with cpu_seconds_limited(MAX_SECONDS), memory_limited(MEMORY_BYTES):
+        for read in (read_all, load_experiments):
+            try:
+                found = read(path)
+            except RunError as error:
+                refused = True
+                text = str(error)
+                assert len(text) < 1000, number
+                assert text.isprintable(), number
+            else:
+                assert read is load_experiments or found == good, number
+    path.unlink()
+    return refused
+
+
+def damage_many(folder: Path, first: int, count: int) -> int:
+    path = write_zip(folder / "good.nbz", complete({**FILES, "x/bn/steps.csv": b"step,loss\n0,2.5\n" * 50}))
+    good, content = read_all(path), path.read_bytes()
+    refused = sum(
+        check(folder, damage(content, random.Random(number)), good, number) for number in range(first, first + count)
+    )
+    assert os.listdir(folder) == ["good.nbz"]
+    return refused
+
+
+def test_damaged_bundles(tmp_path: Path) -> None:
+    assert damage_many(tmp_path, 0, 150) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(86_400)
+def test_many_damaged_bundles(tmp_path: Path) -> None:
+    damage_many(tmp_path, random.SystemRandom().randrange(10**9), NUM_SLOW)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_table_of_contents_of_a_hundred_thousand_members_is_refused_in_time(tmp_path: Path, method: int) -> None:
+    """Such a table has 65,535 entries by its own count, and goes on."""
+    header = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, method, 0, 0, 0, 2, 2, 6, 0, 0, 0, 0, 0, 0)
+    entries = b"".join(header + b"%06d" % number for number in range(100_000))
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 65_535, 65_535, len(entries), 4, 0)
+    path = tmp_path / "a.nbz"
+    path.write_bytes(b"PK\x03\x04" + entries + end)
+    with (
+        cpu_seconds_limited(10),
+        memory_limited(MEMORY_BYTES),
+        pytest.raises(RunError, match="more than 65,535 members"),
+    ):
+        open_bundle(path)
