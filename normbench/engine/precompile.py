@@ -26,7 +26,7 @@ from normbench.kernels.launch import Compilation, Launches
 from normbench.kernels.operation import AnySpec, launch_all, unsupported_reason
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import FusedNormAct, kernel_arguments
+from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_arguments, kernel_spec
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
@@ -75,18 +75,18 @@ class DryRun:
         sizes = tuple(batch_sizes) or (len(self.images),)
         for module, x in self.inputs:
             if isinstance(module, FusedNormAct):
-                spec = module.spec
-                if spec is not None and unsupported_reason(x, spec) is None:
-                    _add(launches, _norm_act, x, sizes, spec, *_settings(module[0]))
+                _add_norm(launches, module[0], module.spec, x, sizes)
+            elif isinstance(module, TokenNorm):
+                _add_norm(launches, module, kernel_spec(module, "none"), as_image(x), sizes)
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
-                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
+                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
-                    facts = (_like(module.weight, dtype), module.stride[0])
-                    _add(launches, _convolution, x.to(dtype), sizes, *facts)
-                    _add(launches, conv.forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
+                    facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
+                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
+                    _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -102,7 +102,7 @@ def dry_run(model: nn.Module, images: Tensor, *, backward: bool = False) -> DryR
     inputs: list[tuple[nn.Module, Tensor]] = []
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        if isinstance(module, FusedNormAct | Conv2d | PooledLinear):
+        if isinstance(module, FusedNormAct | TokenNorm | Conv2d | PooledLinear):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
     with torch.set_grad_enabled(backward), switched_off():
         output = copied(images)
@@ -160,7 +160,7 @@ def _first_images(step: TrainStep, count: int) -> Tensor:
 
 
 def _add(
-    launches: Launches, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object
+    launches: Launches, launch: Callable[..., object], x: Tensor, sizes: tuple[int, ...], *arguments: object
 ) -> None:
     """Add the launches of a layer that takes batches like `x`, of each size: together, as they share most kernels."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
@@ -172,6 +172,12 @@ def _add(
             launch(batch, *arguments)
 
     launches[launch.__name__, *facts] = run
+
+
+def _add_norm(launches: Launches, layer: nn.Module, spec: AnySpec | None, x: Tensor, sizes: tuple[int, ...]) -> None:
+    """Add the launches of a norm with its activation, if kernels compute it."""
+    if spec is not None and unsupported_reason(x, spec) is None:
+        _add(launches, _norm_act, x, sizes, spec, *_settings(layer))
 
 
 def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -192,14 +198,8 @@ def _settings(layer: nn.Module) -> Iterator[Any]:
         yield value if empty is None else empty.requires_grad_(value.requires_grad)
 
 
-def _image_conv(images: Tensor, weight: Tensor) -> None:
-    image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
-
-
-def _convolution(x: Tensor, weight: Tensor, stride: int) -> None:
-    y = conv.forward(x, weight, stride)
-    conv.input_gradient(y, weight, x, stride)
-    conv.total(conv.weight_gradient(y, x, weight, stride), weight)
+def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:
+    image_conv.weight_gradient(image_conv.convolve(images, weight, relu=relu), images, weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
