@@ -65,6 +65,12 @@ def test_batch_norm_evaluates_with_its_running_statistics() -> None:
     assert fused.path == "native: no fused gradient through running statistics"
 
 
+def test_the_catalog_says_which_norms_have_a_kernel() -> None:
+    for name, norm in NORMS.items():
+        if norm.kind != "none":
+            assert isinstance(make_norm(name).norm_act(12, size=4), FusedNormAct) is norm.has_kernel, name
+
+
 def test_frozen_batch_norm_has_a_gradient_through_its_statistics() -> None:
     fused = build("frozen_bn")
     native = nn.Sequential(*copy.deepcopy(fused))
