@@ -9,7 +9,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
 SHARES_AT_ONCE = tl.constexpr(4)
 """Shares of a gradient that are on their way at once."""
 

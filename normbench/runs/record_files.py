@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
+from normbench.config.schema import Code
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
 from normbench.runs.places import without_places
@@ -29,7 +32,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import TIMING_FILE
-from normbench.runs.untrusted import read_bytes
+from normbench.runs.untrusted import describe_problem, read_bytes, read_yaml
 from normbench.tasks.task import SAMPLES_FILE
 
 _OF_RUN = (
@@ -80,9 +83,21 @@ def run_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: as `experiment_records` does.
     """
-    for name in _OF_RUN:
+    for name in sorted({*_OF_RUN, *_own_code(folder)}):
         if exists(folder / name):
             yield _record(folder, name)
+
+
+def _own_code(folder: Path) -> Iterator[str]:
+    """Yield the names of the files of a user's own that a run's norm and network are made of."""
+    config = read_yaml(folder / CONFIG_FILE)
+    for part in ("norm", "model"):
+        section = config.get(part) if isinstance(config, dict) else None
+        if isinstance(section, dict) and section.get("code") is not None:
+            try:
+                yield Code.model_validate(section["code"]).file
+            except ValidationError as error:
+                raise damaged(folder / CONFIG_FILE, describe_problem(error)) from None
 
 
 def sums_of(files: Iterable[tuple[str, bytes]]) -> str:
