@@ -1,4 +1,4 @@
-"""The command line: one file a command, which parses, calls and prints. Nothing here imports torch at start."""
+"""The command line: one file per command, which parses, calls and prints. Nothing here imports torch at start."""
 
 from __future__ import annotations
 

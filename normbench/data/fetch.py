@@ -192,7 +192,7 @@ class _Pace:
             raise _TooSlow(f"not done within {self.limits.total_seconds:,.0f} s")
         if now >= self.window_end:
             slowest, seconds = self.limits.bytes_per_second, self.limits.window_seconds
-            raise _TooSlow(f"slower than {slowest:,.0f} bytes a second over {seconds:,.0f} s")
+            raise _TooSlow(f"slower than {slowest:,.0f} bytes per second over {seconds:,.0f} s")
         return min(at_most, self.end - now, self.window_end - now)
 
 

@@ -239,7 +239,7 @@ def _checked_labels(
     if (class_sizes != num_images // num_classes).any():
         raise _damaged(
             path,
-            f"not {label}: {name} has {class_sizes.min():,} to {class_sizes.max():,} images a class, "
+            f"not {label}: {name} has {class_sizes.min():,} to {class_sizes.max():,} images per class, "
             f"not {num_images // num_classes:,} of each",
         )
     return labels

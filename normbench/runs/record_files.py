@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from normbench.config.schema import Code
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
 from normbench.runs.places import without_places
@@ -32,7 +29,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import TIMING_FILE
-from normbench.runs.untrusted import describe_problem, read_bytes, read_yaml
+from normbench.runs.untrusted import read_bytes
 from normbench.tasks.task import SAMPLES_FILE
 
 _OF_RUN = (
@@ -65,14 +62,14 @@ def experiment_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: one cannot be read, or a config names an absolute path, which cannot be taken out of it.
     """
-    environments: list[bytes] = []
+    environments: list[Mapping[str, Any]] = []
     for name in _OF_EXPERIMENT:
         if exists(folder / name):
             yield _record(folder, name)
     for run in find_runs(folder):
         for record in run_records(run):
             if record.name == ENVIRONMENT_FILE:
-                environments.append(record.content)
+                environments.append(facts_in(record))
             yield RecordFile(f"{run.name}/{record.name}", record.content)
     yield from _provenance(folder, environments)
 
@@ -83,21 +80,17 @@ def run_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: as `experiment_records` does.
     """
-    for name in sorted({*_OF_RUN, *_own_code(folder)}):
+    for name in sorted({*_OF_RUN, *_code_files(folder)}):
         if exists(folder / name):
             yield _record(folder, name)
 
 
-def _own_code(folder: Path) -> Iterator[str]:
-    """Yield the names of the files of a user's own that a run's norm and network are made of."""
-    config = read_yaml(folder / CONFIG_FILE)
-    for part in ("norm", "model"):
-        section = config.get(part) if isinstance(config, dict) else None
-        if isinstance(section, dict) and section.get("code") is not None:
-            try:
-                yield Code.model_validate(section["code"]).file
-            except ValidationError as error:
-                raise damaged(folder / CONFIG_FILE, describe_problem(error)) from None
+def _code_files(folder: Path) -> list[str]:
+    """Return the names of the files of a user's own that a run was made of."""
+    if place := find_bundle(folder):
+        names = [name.removeprefix(f"{place.name}/") for name in place.bundle.names if name.endswith(".py")]
+        return [name for name in names if "/" not in name]
+    return [path.name for path in folder.glob("*.py")]
 
 
 def sums_of(files: Iterable[tuple[str, bytes]]) -> str:
@@ -123,11 +116,19 @@ def result_id(folder: Path) -> str | None:
     return id_of(sums) if sums else None
 
 
-def _provenance(folder: Path, environments: Iterable[bytes]) -> Iterator[RecordFile]:
+def facts_in(environment: RecordFile) -> Mapping[str, Any]:
+    """Return what the record of a run's environment says; nothing where that cannot be read."""
+    try:
+        facts = json.loads(environment.content)
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _provenance(folder: Path, environments: Iterable[Mapping[str, Any]]) -> Iterator[RecordFile]:
     """Yield the texts that the runs' environments name by their hash, as far as they were kept."""
-    facts = [found for content in environments if isinstance(found := json.loads(content), dict)]
     for text in (CHANGES, PACKAGES):
-        for digest in sorted({str(found[text.key]) for found in facts if found.get(text.key)}):
+        for digest in sorted({str(facts[text.key]) for facts in environments if facts.get(text.key)}):
             if digest.isalnum() and exists(folder / (name := text.path(digest))):
                 content = read_bytes(folder / name, MAX_MEMBER_BYTES)
                 if hashlib.sha256(content).hexdigest() != digest:

@@ -119,7 +119,7 @@ def altered(small: Arrays, **changes):
         ({"y_test": lambda y: y == 0}, "y_test is bool"),
         ({"y_train": lambda y: y + 1}, "labels 1 to 10, not 0 to 9"),
         ({"y_test": lambda y: y - 1}, "labels -1 to 8"),
-        ({"y_test": lambda y: y // 2}, "0 to 20 images a class, not 10 of each"),
+        ({"y_test": lambda y: y // 2}, "0 to 20 images per class, not 10 of each"),
     ],
 )
 def test_npz_that_is_not_cifar10(changes, message, small, tmp_path):
