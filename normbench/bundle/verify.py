@@ -24,7 +24,6 @@ from normbench.runs.record_files import id_of
 from normbench.runs.records import REPORT_FOLDER, read_experiment
 
 _TABLE_FILE = "table.json"
-_REPORT_TEXTS = ("report.html", "report.md", "table.md", "table.csv", "table.tex", _TABLE_FILE)
 _TOP_FILES = frozenset({README_FILE, CITATION_FILE, ZENODO_FILE, CRATE_FILE, MANIFEST_FILE, SUMS_FILE})
 _SAME_NUMBER = 1e-9
 """Relative: another version of NumPy or SciPy may differ in the last digits."""
@@ -157,9 +156,9 @@ def _tables(bundle: Bundle, experiment: Path, report: Report) -> Iterator[str]:
     version may say the same in other words.
     """
     folder = f"{experiment.name}/{REPORT_FOLDER}"
-    made = report_texts(report)
+    made = report_texts(report, is_beside_runs=True)
     if _is_same_program(bundle):
-        for name in _REPORT_TEXTS:
+        for name in made:
             recorded = bundle.read(f"{folder}/{name}").decode(errors="replace")
             if problem := _first_difference(_without_drawings(recorded), _without_drawings(made[name])):
                 yield f"{folder}/{name}: {problem}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from zipped_bundle import changed, contents
+from zipped_bundle import changed, contents, texts_in
 
 from normbench.bundle import verify as verify_module
 from normbench.bundle.rules import RULES
@@ -61,9 +61,7 @@ def test_a_table_that_was_changed_with_its_checksums_is_found(made: Path, tmp_pa
 @pytest.fixture
 def quick_pages(monkeypatch: pytest.MonkeyPatch, made: Path) -> Iterator[None]:
     """Take the texts of the good bundle for those that its records give, because drawing takes seconds."""
-    files = contents(made)
-    texts = {name: files[f"tiny/report/{name}"].decode() for name in verify_module._REPORT_TEXTS}
-    monkeypatch.setattr(verify_module, "report_texts", lambda _: texts)
+    monkeypatch.setattr(verify_module, "report_texts", lambda _, **__: texts_in(made))
     return
 
 
