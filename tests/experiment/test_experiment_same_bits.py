@@ -49,6 +49,7 @@ CONFIGS = {
 LONG = f"name: c\nnorms: [bn]\n{DATA}\ntrain: {{epochs: EPOCHS, batch_size: 32, precision: PRECISION}}"
 """It trains for longer than the second after which the first checkpoint is written."""
 
+pytestmark = pytest.mark.slow
 gpu = pytest.mark.gpu
 two_gpus = pytest.mark.two_gpus
 
@@ -116,8 +117,8 @@ def kill_and_continue(folder: Path, config: str, device: str, **environment: str
 @pytest.mark.parametrize(
     ("device", "precision", "epochs"),
     [
-        pytest.param("cpu", "fp32", 5, marks=pytest.mark.slow),
-        pytest.param("cpu", "bf16", 5, marks=pytest.mark.slow),
+        ("cpu", "fp32", 5),
+        ("cpu", "bf16", 5),
         pytest.param("cuda", "bf16", 400, marks=gpu),
         pytest.param("cuda", "fp32", 400, marks=gpu),
     ],
