@@ -139,7 +139,7 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
 
 
 def test_a_captured_step_outlives_the_meter_of_the_next_run(images: DeviceImages) -> None:
-    """Which gives cuBLAS's work space back, so that a graph's matrix products must have theirs in the graph's memory."""
+    """Which gives cuBLAS's work space back, so a graph's matrix products must have theirs in the graph's memory."""
     config = TrainConfig.model_validate({"epochs": 1, "batch_size": 64})
     model = VisionTransformer(norm=make_sequence_norm("ln"), d_model=192, depth=1)
     build = partial(
