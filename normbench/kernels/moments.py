@@ -47,7 +47,7 @@ class Kept(NamedTuple):
     """What the forward pass leaves for the backward pass beside the input."""
 
     moments: Tensor | None
-    """Mean and variance of each sample and channel, ``(N, 2, C)``."""
+    """Mean and variance of each sample and channel, ``(N, 2, C)``, where statistics of the sample take part."""
     columns: Tensor | None
     """Mean, variance and, with renormalization, r and d of each sub-batch, ``(sub-batches, 4, C)``."""
 
@@ -162,14 +162,14 @@ def moments_forward(
 
     tiles = _tiles(x, spec)
     source = _source(spec, running)
-    with_moments = spec.by_instance or source == "batch"
     shape, cut, tile = _shape(x, tiles), _cut(tiles), _tile(x, tiles)
     grid, channels = (tiles.programs,), x.shape[1]
     y = torch.empty_like(x)
     of_rows = of_parts = merged = columns = snapshot = None
     mean, var, num_batches, momentum = _running_arguments(running)
-    if with_moments:
-        of_rows = _float32(x, len(x) * tiles.row_chunks, 2, channels)
+    if spec.by_instance or source == "batch":
+        if spec.by_instance:
+            of_rows = _float32(x, len(x) * tiles.row_chunks, 2, channels)
         if source == "batch":
             of_parts = _float32(x, tiles.subs * tiles.parts, 2, channels)
             columns = _float32(x, tiles.subs, 4, channels)
@@ -187,7 +187,7 @@ def moments_forward(
             of_parts, merged, *shape, *cut,
             BLOCK_P=min(tiling.SUM_TILE // block_c, tiling.power_of_two(tiles.parts)), BLOCK_C=block_c,
         )  # fmt: skip
-    split = with_moments and tiles.row_chunks > 1
+    split = spec.by_instance and tiles.row_chunks > 1
     moments = _float32(x, len(x), 2, channels) if split else of_rows
     launch(
         moments_kernels.apply, grid,
@@ -219,11 +219,10 @@ def moments_backward(
     dy, dx = like(grad, x), torch.empty_like(x)
     mean, var, _, _ = _running_arguments(running)
     code = {"TERMS": _terms(spec), **_code(spec, source)}
-    statistics = spec.by_instance or source == "batch"
     sums = terms = gradients = None
     term_parts = tiles.parts
-    if statistics or learned:
-        sums = _float32(x, len(x) * tiles.row_chunks, 2, channels) if statistics else None
+    if spec.by_instance or source == "batch" or learned:
+        sums = _float32(x, len(x) * tiles.row_chunks, 2, channels) if spec.by_instance else None
         terms = _float32(x, tiles.subs * tiles.parts, _terms(spec), channels)
         launch(
             moments_kernels.sum_gradients, grid,
@@ -326,7 +325,6 @@ def _code(spec: MomentsSpec, source: str) -> dict[str, Any]:
         "BY_INSTANCE": spec.by_instance,
         "GATED": spec.gated,
         "RENORM": spec.renorm,
-        "MOMENTS": spec.by_instance or source == "batch",
     }
 
 

@@ -83,8 +83,8 @@ def moments(
 ):  # fmt: skip
     """Write mean and variance of each sample's rows in the part, ``(N * row_chunks, 2, C)``, and of the whole part.
 
-    The part's, ``(all parts, 2, C)``, are left out where no statistic of the batch is wanted. `snapshot`, ``(2, C)``,
-    gets the running statistics as they are before the update.
+    The former are left out where no statistic of the sample takes part, the part's, ``(all parts, 2, C)``, where none
+    of the batch does. `snapshot`, ``(2, C)``, gets the running statistics as they are before the update.
     """
     block = tl.program_id(0) % blocks
     part = tl.program_id(0) // blocks
@@ -125,9 +125,10 @@ def moments(
             mean = own + offset
             var = tl.maximum(tl.sum(squares, axis=1) / tall - offset * offset, 0.0)
         held = (sample < last)[:, None] & valid[None, :]
-        at_moments = (sample * row_chunks + part % parts % row_chunks)[:, None] * (2 * channels) + channel[None, :]
-        tl.store(sample_moments + at_moments, mean, mask=held)
-        tl.store(sample_moments + at_moments + channels, var, mask=held)
+        if sample_moments is not None:
+            at_moments = (sample * row_chunks + part % parts % row_chunks)[:, None] * (2 * channels) + channel[None, :]
+            tl.store(sample_moments + at_moments, mean, mask=held)
+            tl.store(sample_moments + at_moments + channels, var, mask=held)
         offset = tl.where(held, mean - pivot[None, :], 0.0)
         total += tl.sum(offset, axis=0)
         total2 += tl.sum(tl.where(held, var, 0.0) + offset * offset, axis=0)
@@ -306,7 +307,7 @@ def apply(
     weight, bias, extra, extra2, running_mean, running_var, num_batches, momentum, eps, skipped,
     samples, rows, channels, blocks, parts, samples_per, row_chunks, chunk_rows, sub,
     FORMULA: tl.constexpr, RELU: tl.constexpr, BATCH: tl.constexpr, BY_INSTANCE: tl.constexpr, GATED: tl.constexpr,
-    RENORM: tl.constexpr, MOMENTS: tl.constexpr, SPLIT_ROWS: tl.constexpr, ONE_SUB: tl.constexpr,
+    RENORM: tl.constexpr, SPLIT_ROWS: tl.constexpr, ONE_SUB: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
     ONE_TILE: tl.constexpr, STAGES: tl.constexpr,
@@ -369,7 +370,7 @@ def apply(
         at_moments = sample[:, None] * (2 * channels) + channel[None, :]
         center = tl.zeros([BLOCK_S, BLOCK_C], tl.float32) + mean
         spread = tl.zeros([BLOCK_S, BLOCK_C], tl.float32)
-        if MOMENTS:
+        if BY_INSTANCE:
             if SPLIT_ROWS:
                 # All parts of the one sample there is in the tile, as if it were a batch.
                 own_mean, own_var = merged_columns(
@@ -440,7 +441,7 @@ def sum_gradients(
     weight, bias, extra, extra2, running_mean, running_var, eps, skipped,
     samples, rows, channels, blocks, parts, samples_per, row_chunks, chunk_rows, sub,
     TERMS: tl.constexpr, FORMULA: tl.constexpr, RELU: tl.constexpr, BATCH: tl.constexpr, BY_INSTANCE: tl.constexpr,
-    GATED: tl.constexpr, RENORM: tl.constexpr, MOMENTS: tl.constexpr,
+    GATED: tl.constexpr, RENORM: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_TILE: tl.constexpr,
     STAGES: tl.constexpr,
@@ -477,7 +478,7 @@ def sum_gradients(
         held = (sample < last)[:, None] & valid[None, :]
         center = tl.zeros([BLOCK_S, BLOCK_C], tl.float32) + mean
         spread = tl.zeros([BLOCK_S, BLOCK_C], tl.float32)
-        if MOMENTS:
+        if BY_INSTANCE:
             at_moments = sample[:, None] * (2 * channels) + channel[None, :]
             center = tl.load(kept_moments + at_moments, mask=held, other=0.0)
             spread = tl.load(kept_moments + at_moments + channels, mask=held, other=0.0)
@@ -583,7 +584,7 @@ def input_gradient(
     weight, bias, extra, extra2, running_mean, running_var, eps, skipped, term_parts,
     samples, rows, channels, blocks, parts, samples_per, row_chunks, chunk_rows, sub,
     TERMS: tl.constexpr, FORMULA: tl.constexpr, RELU: tl.constexpr, BATCH: tl.constexpr, BY_INSTANCE: tl.constexpr,
-    GATED: tl.constexpr, RENORM: tl.constexpr, MOMENTS: tl.constexpr, SPLIT_ROWS: tl.constexpr,
+    GATED: tl.constexpr, RENORM: tl.constexpr, SPLIT_ROWS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, GROUP_SIZE: tl.constexpr, GROUP_PAD: tl.constexpr, BLOCK_P: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_TILE: tl.constexpr,
     STAGES: tl.constexpr,
@@ -635,7 +636,7 @@ def input_gradient(
         spread = tl.zeros([BLOCK_S, BLOCK_C], tl.float32)
         by_shift = tl.zeros([BLOCK_S, BLOCK_C], tl.float32)
         by_scale = tl.zeros([BLOCK_S, BLOCK_C], tl.float32)
-        if MOMENTS:
+        if BY_INSTANCE:
             at_moments = sample[:, None] * (2 * channels) + channel[None, :]
             center = tl.load(kept_moments + at_moments, mask=held, other=0.0)
             spread = tl.load(kept_moments + at_moments + channels, mask=held, other=0.0)

@@ -129,8 +129,10 @@ def assert_matches(
     formula = copy.deepcopy(fused).double()
     wide = x.detach().double()
     grad = _settled(copy.deepcopy(formula), wide, x.dtype)
+    torch.use_deterministic_algorithms(False)  # for which torch's local response normalization has no gradient
     with switched_off():
         expected = results(formula, wide, grad, differentiate=differentiate)
+    torch.use_deterministic_algorithms(True)
     actual = results(fused, x, grad.to(x), differentiate=differentiate)
     assert fused.path == "fused"
     assert actual["y"].dtype == x.dtype
