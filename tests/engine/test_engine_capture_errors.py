@@ -14,11 +14,15 @@ def end_capture() -> None:
 
 def failure(function: object) -> RuntimeError:
     """Fail in `function`, and then in ending the capture, as `torch.cuda.graph` does."""
-    with pytest.raises(RuntimeError) as caught:
+
+    def capture() -> None:
         try:
             function()  # type: ignore[operator]
         finally:
             end_capture()
+
+    with pytest.raises(RuntimeError) as caught:
+        capture()
     return caught.value
 
 
