@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all torture lint format typecheck compare plots data build clean
+.PHONY: help install demo test test-all torture lint format typecheck compare plots data docs build clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ plots: install  ## Redraw every plot and table from what is recorded under runs/
 
 data: install  ## Download CIFAR-10 (170 MB) into the user cache
 	$(BIN)/normbench data fetch
+
+docs: install  ## Write the API reference, from the docstrings, into build/api (no network needed)
+	$(BIN)/python docs/api_reference.py build/api
 
 build: install  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m pip install --quiet build

@@ -23,7 +23,7 @@ def fill_tables(page: str) -> str:
 
 
 def norms_table() -> str:
-    """Return one row a norm: what it is, what it averages over, what it learns and keeps."""
+    """Return one row per norm: what it is, what it averages over, what it learns and keeps."""
     header = (
         "key",
         "label",
@@ -64,7 +64,7 @@ def options_table() -> str:
 
 
 def weights_table() -> str:
-    """Return one row a method for convolution weights."""
+    """Return one row per method for convolution weights."""
     return _table(
         ("key", "label", "name", "year", "learned per output channel", "source"),
         (

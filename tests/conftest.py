@@ -18,6 +18,7 @@ import torch
 from local_worker import LocalWorker
 
 from normbench.cli import main
+from normbench.engine.device import set_default_arithmetic
 from normbench.experiment.interrupts import SIGNALS
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
@@ -50,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, skip in missing.items():
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic() -> Iterator[None]:
+    """Undo what a run in this process has set of CUDA's arithmetic."""
+    yield
+    if torch.cuda.is_available():
+        set_default_arithmetic("cuda")
 
 
 class Result(NamedTuple):

@@ -270,7 +270,8 @@ SEQUENCE = Recommendation(
     because="Each token is normalized by itself over its features, whatever the length and the padding.",
     also=("rms", "dyt", "derf"),
     avoid=(("bn", "its statistics mix sequences, and padding with them"),),
-    hint="Try it with `model.options.pre_norm` true and false: before or after attention changes what rate it bears.",
+    hint="Try it with `model.options.pre_norm` true and false: norms before attention tolerate other rates than norms "
+    "after it.",
     evidence=("dyt_vit", "derf_vit"),
 )
 

@@ -17,7 +17,7 @@ from normbench.errors import first_line
 from normbench.report.stats import median_and_mad
 
 PerRound = tuple[float, ...]
-"""One value a round, in the order of the rounds."""
+"""One value per round, in the order of the rounds."""
 
 TUTORIAL = "tutorial"
 """Name of the variant that runs the tutorial's own loop."""

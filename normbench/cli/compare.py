@@ -24,6 +24,7 @@ from normbench.cli.options import (
     LearningRateOption,
     MaxFailuresOption,
     MaxRunsOption,
+    MlflowOption,
     ModelOption,
     PrecisionOption,
     RetryOption,
@@ -31,6 +32,7 @@ from normbench.cli.options import (
     SeedsOption,
     SetOption,
     TensorBoardOption,
+    WandbOption,
     given,
 )
 from normbench.config.bounds import MAX_RUNS
@@ -79,6 +81,8 @@ def compare(
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    mlflow: MlflowOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Compare norms: train each with each seed, then draw curves and tables.
@@ -119,6 +123,8 @@ def compare(
         retry=retry,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
     )

@@ -61,8 +61,16 @@ BaselineOption = Annotated[
     str | None, typer.Option(help="The norm that others are compared with.", autocompletion=norm_names)
 ]
 MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]
+WandbOption = Annotated[
+    bool, typer.Option("--wandb", help="Also log to Weights & Biases (pip install 'normbench\\[wandb]').")
+]
+MlflowOption = Annotated[bool, typer.Option("--mlflow", help="Also log to MLflow (pip install 'normbench\\[mlflow]').")]
 TensorBoardOption = Annotated[
-    bool, typer.Option("--tensorboard", help="Also write TensorBoard files (pip install 'normbench\\[tensorboard]').")
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Also write TensorBoard files, as runs train (pip install 'normbench\\[tensorboard]').",
+    ),
 ]
 
 

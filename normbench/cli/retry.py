@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from normbench.cli.completion import run_folders
-from normbench.cli.options import DataDirOption, DryRunOption, JsonOption, KeepOption, MaxRunsOption, TensorBoardOption
+from normbench.cli.options import (
+    DataDirOption,
+    DryRunOption,
+    JsonOption,
+    KeepOption,
+    MaxRunsOption,
+    MlflowOption,
+    TensorBoardOption,
+    WandbOption,
+)
 from normbench.config.bounds import MAX_RUNS
 
 
@@ -21,6 +30,8 @@ def retry(
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    mlflow: MlflowOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Run a recorded experiment again: runs that failed or diverged anew, interrupted ones from where they stopped."""
@@ -44,4 +55,6 @@ def retry(
         retry=True,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
     )

@@ -20,12 +20,14 @@ from normbench.cli.options import (
     KeepOption,
     MaxFailuresOption,
     MaxRunsOption,
+    MlflowOption,
     NormOption,
     PrecisionOption,
     RetryOption,
     RunsDirOption,
     SetOption,
     TensorBoardOption,
+    WandbOption,
     given,
 )
 from normbench.config.bounds import MAX_RUNS
@@ -66,6 +68,8 @@ def train(
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    mlflow: MlflowOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train one network that gives any image the style of one.
@@ -107,6 +111,8 @@ def train(
         retry=retry,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
     )
 
 
@@ -132,6 +138,8 @@ def compare(
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    mlflow: MlflowOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Compare norms: train a network with each and each seed, then draw curves, pictures and the effect of contrast.
@@ -164,6 +172,8 @@ def compare(
         retry=retry,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
         max_failures=1 if fail_fast else max_failures,
     )
 

@@ -21,6 +21,7 @@ from normbench.cli.options import (
     KeepOption,
     LearningRateOption,
     MaxRunsOption,
+    MlflowOption,
     ModelOption,
     NormOption,
     PrecisionOption,
@@ -29,6 +30,7 @@ from normbench.cli.options import (
     SeedsOption,
     SetOption,
     TensorBoardOption,
+    WandbOption,
     given,
 )
 from normbench.config.bounds import MAX_RUNS
@@ -63,6 +65,8 @@ def train(
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
+    wandb: WandbOption = False,
+    mlflow: MlflowOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train a network with one norm and one or more seeds, by the tutorial's protocol unless told otherwise.
@@ -108,4 +112,6 @@ def train(
         retry=retry,
         keep_checkpoint=keep_checkpoint,
         tensorboard=tensorboard,
+        wandb=wandb,
+        mlflow=mlflow,
     )

@@ -103,8 +103,8 @@ def load_config(
     A flag is called like the last part of its path: errors say ``--batch-size`` for ``train.batch_size``.
 
     Raises:
-        ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one a line. Or it
-            asks for more than `max_runs` runs.
+        ConfigError: the file cannot be read or parsed, or a value is wrong; all problems are listed, one per line. Or
+            it asks for more than `max_runs` runs.
     """
     data, origins = _settings(source, settings, flags or {}, default_name)
     folder = source.parent if isinstance(source, Path) else None

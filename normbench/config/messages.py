@@ -53,7 +53,7 @@ def _spellings(path: Key) -> Iterable[Key]:
 
 
 def explain(error: ValidationError, origins: Mapping[Key, str], sections: Sections, prefix: Key = ()) -> Iterable[str]:
-    """Yield one line a problem; `prefix` is the path of what was validated, in a config made of `sections`."""
+    """Yield one line per problem; `prefix` is the path of what was validated, in a config made of `sections`."""
     seen: set[Key] = set()
     problems = error.errors()
     for problem in problems[:_MAX_PROBLEMS]:

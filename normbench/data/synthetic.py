@@ -100,7 +100,7 @@ def _grid(num_images: int) -> tuple[Floats, Floats]:
 
 
 def _palette(num_images: int, random: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats]:
-    """Draw four colours an image, each ``(N, 1, 1, 3)``; the foreground is lighter than the background."""
+    """Draw four colours per image, each ``(N, 1, 1, 3)``; the foreground is lighter than the background."""
     background = _uniform(random, 0.0, 0.5, num_images, 1, 1, 3)
     foreground = background + _uniform(random, 0.1, 0.8, num_images, 1, 1, 3)
     gradient = _uniform(random, -0.25, 0.25, num_images, 1, 1, 3)

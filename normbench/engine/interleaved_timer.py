@@ -35,7 +35,7 @@ class StepTimes:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The fastest and the slowest round, in seconds a step."""
+        """The fastest and the slowest round, in seconds per step."""
         return min(self.seconds_per_step), max(self.seconds_per_step)
 
 
@@ -43,8 +43,8 @@ class InterleavedTimer(Generic[Label]):
     """Times blocks of steps of several variants in turn; what `rounds` has measured so far can be read at any time.
 
     Every variant is warmed up with a step, and its steps per block chosen so that a block takes about `block_seconds`
-    (at least one step). Each round then times one block of every variant. Rounds come in pairs, forth and back, each
-    pair starting one variant later: a steady drift cancels, and no variant always follows the same one.
+    (at least one step). Each round then times one block of every variant. Rounds come in pairs, the second reversed,
+    each pair starting one variant later: a steady drift cancels, and no variant always follows the same one.
 
     Args:
         variants: functions that run n steps, by label.

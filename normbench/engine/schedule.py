@@ -32,6 +32,6 @@ def learning_rates(
             return peak * (1 + math.cos(math.pi * done)) / 2
         return peak * (1 - done) if schedule == "one_cycle" else peak
 
-    # Four bytes a step; as a list of Python's numbers it would be 32. Python's cosine, so that the bits stay what they
-    # were.
+    # Four bytes per step; as a list of Python's numbers it would be 32. Python's cosine, so that the bits stay what
+    # they were.
     return torch.from_numpy(np.fromiter(map(rate, range(num_steps)), np.float32, num_steps))

@@ -47,6 +47,8 @@ def compare(
     retry: bool = False,
     keep_checkpoint: bool = False,
     tensorboard: bool = False,
+    wandb: bool = False,
+    mlflow: bool = False,
     fail_fast: bool = False,
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
@@ -70,6 +72,8 @@ def compare(
         retry: train again what failed or diverged.
         keep_checkpoint: keep the trained networks, for `normbench.load_model`.
         tensorboard: also write TensorBoard files.
+        wandb: also log to Weights & Biases.
+        mlflow: also log to MLflow.
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
@@ -89,7 +93,7 @@ def compare(
         raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
-    options = replace(options, max_failures=1 if fail_fast else max_failures)
+    options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
@@ -108,6 +112,8 @@ def train(
     retry: bool = False,
     keep_checkpoint: bool = False,
     tensorboard: bool = False,
+    wandb: bool = False,
+    mlflow: bool = False,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -131,6 +137,8 @@ def train(
         retry: see `compare`.
         keep_checkpoint: see `compare`.
         tensorboard: see `compare`.
+        wandb: see `compare`.
+        mlflow: see `compare`.
         max_runs: see `compare`.
         listener: see `compare`.
         arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
@@ -157,7 +165,9 @@ def train(
         if "seeds" in flags:
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
-    options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    options = replace(
+        _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard), wandb=wandb, mlflow=mlflow
+    )
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="train")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
@@ -30,6 +31,9 @@ from normbench.tasks import TASKS
 from normbench.worker import targets
 from normbench.worker.targets import DraftError, RunRequest
 
+if TYPE_CHECKING:
+    from normbench.experiment.tracking import Tracking
+
 Listener = Callable[[ExperimentEvent | TimingEvent], None]
 
 _MAX_NORMS_COMPILED_TOGETHER = 12
@@ -47,6 +51,8 @@ class RunOptions:
     retry: bool = False
     keep_checkpoint: bool = False
     tensorboard: bool = False
+    wandb: bool = False
+    mlflow: bool = False
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
@@ -97,11 +103,12 @@ def run_experiment(
         FolderError: the experiment's folder cannot be written.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
-    if options.tensorboard:
-        from normbench.report.tensorboard import require_tensorboard
-
-        require_tensorboard()
     folder = options.runs_dir / loaded.experiment.name
+    trackers: list[Tracking] = []
+    if options.tensorboard or options.wandb or options.mlflow:
+        from normbench.experiment.tracking import open_trackers
+
+        trackers = open_trackers(folder, tensorboard=options.tensorboard, wandb=options.wandb, mlflow=options.mlflow)
     if options.baseline_from is not None:
         adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
         note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
@@ -126,7 +133,8 @@ def run_experiment(
             prerequisite,
             options.max_failures,
         )
-        return _run(runner, plans, options, loaded.experiment.baseline, listener or make_progress(plans), on_report)
+        shown = listener or make_progress(plans)
+        return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
 
 
 def _run(
@@ -135,16 +143,19 @@ def _run(
     options: RunOptions,
     baseline: str | None,
     listener: Listener | Progress,
+    trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
     folder, workers = runner.folder, runner.workers
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
+        for tracker in trackers:
+            tracker(event)
         if isinstance(event, RunEnded):
             run_folder = folder / event.plan.run_id
             if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
-                _report_run(run_folder, tensorboard=options.tensorboard)
+                _report_run(run_folder)
 
     runner.listener = listen
     comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
@@ -252,13 +263,9 @@ def _compile_kernels(
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
-def _report_run(run_folder: Path, *, tensorboard: bool) -> None:
-    from normbench.report.tensorboard import write_run_tensorboard
-
+def _report_run(run_folder: Path) -> None:
     try:
         write_run_report(run_folder)
-        if tensorboard:
-            write_run_tensorboard(run_folder)
     except Exception as error:  # nothing in a picture is worth the runs that are still to come
         note(f"normbench: {run_folder}: the loss curve cannot be written: {_reason(error)}")
 
@@ -276,7 +283,7 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
             on_report(comparison)
         write_report_of(report)
         if tensorboard:
-            write_tensorboard(report)
+            write_tensorboard(report, keep=True)
     except Exception as error:
         kind = FolderError if isinstance(error, OSError) else RunError
         problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {_reason(error)}")

@@ -32,7 +32,7 @@ from normbench.worker import targets
 from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedule
 
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
-"""Even, because rounds go forth and back in pairs."""
+"""Even, because rounds come in pairs, the second in reverse order."""
 
 _CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.03
 """There rounds differ by a thousandth, and a comparison may itself be over in seconds."""

@@ -1,4 +1,4 @@
-"""Long-lived local processes, one a device, that run functions for the parent and stream back what they yield.
+"""Long-lived local processes, one per device, that run functions for the parent and stream back what they yield.
 
 A function that raises, and a process that is killed, become messages: the parent goes on.
 """

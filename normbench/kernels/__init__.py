@@ -2,8 +2,8 @@
 
 Each operation comes with the question whether it can run: `norm_act` (`unsupported_reason` says in a line why not) is a
 normalization with the activation after it, `squash` (`unsupported_input_reason`) a squashing function in its place,
-`convolve_images` (`can_convolve_images`) the convolution of a batch of
-images, `convolve` (`can_convolve`) that between layers, `pooled_linear` (`can_pool_linear`) the mean over positions with a linear layer; all have gradients and can be
+`convolve_images` (`can_convolve_images`) the convolution of a batch of images, `convolve` (`can_convolve`) that between
+layers, `pooled_linear` (`can_pool_linear`) the mean over positions with a linear layer; all have gradients and can be
 captured in a CUDA graph. `train_step` holds what surrounds the network. `reference` has the formulas in plain torch.
 """
 

@@ -324,7 +324,9 @@ def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, i
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
-    tiling = tile_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    tiling = tile_groups(
+        samples, rows, channels, groups, across_samples=across, backward=backward, element_bytes=x.element_size()
+    )
     return samples, rows, channels, groups, tiling
 
 
@@ -337,7 +339,7 @@ def group_tile(x: Tensor, spec: NormActSpec, tiling: GroupTiling) -> dict[str, A
         "GROUP_PAD": tiling.group_pad,
         "BLOCK_R": tiling.block_r,
         "BLOCK_C": tiling.block_c,
-        "STAGES": stages(x.element_size()),
+        "STAGES": tiling.stages,
         "num_warps": tiling.num_warps,
     }
 

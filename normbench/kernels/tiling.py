@@ -8,6 +8,10 @@ FORWARD_TILE, BACKWARD_TILE = 32768, 16384
 """Elements of the largest tile a program holds in registers, all rows at once; backward it holds x and dy."""
 LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
+CACHED_TILE = 16384
+"""Elements of x, and of dy, that a program may read twice in 16 bits with the second time from the first-level cache,
+beside two other programs, whose registers then hold a tile of LOOP_TILE only; where there are CACHED_PROGRAMS."""
+CACHED_PROGRAMS = 1024
 WHOLE_TILE = 65536
 """Elements of a sample that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
@@ -78,6 +82,8 @@ class GroupTiling:
     block_p: int
     """Chunks merged at a time."""
     num_warps: int
+    stages: int
+    """Tiles on their way at once in a program's loop."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class SumTiling:
 
 
 def tile_groups(
-    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool
+    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool, element_bytes: int = 2
 ) -> GroupTiling:
     """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
     group_size = channels // groups
@@ -124,6 +130,16 @@ def tile_groups(
     one_tile = one_tile and not split
     if split:
         block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
+    cached = (
+        backward
+        and one_tile
+        and element_bytes == 2
+        and rows_pad * block_c > LOOP_TILE
+        and rows_pad * max(block_c, LINE_CHANNELS) <= CACHED_TILE
+        and samples * (lanes // LINE_CHANNELS) >= CACHED_PROGRAMS
+    )
+    if cached:
+        block_c, one_tile = max(block_c, LINE_CHANNELS), False
     blocks = ceil_div(lanes, block_c)
     block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
@@ -140,6 +156,7 @@ def tile_groups(
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
         num_warps=num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward)),
+        stages=1 if cached else stages(element_bytes),
     )
 
 

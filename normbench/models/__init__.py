@@ -89,7 +89,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
         "convnext": Model(
             build="normbench.models.convnext:ConvNeXt",
             label="ConvNeXt",
-            description="a small ConvNeXt, one norm a block; the fair host of ln2d and of norms between two 1x1s",
+            description="a small ConvNeXt, one norm per block; the fair host of ln2d and of norms between two 1x1s",
         ),
         "vit": Model(
             build="normbench.models.transformer:VisionTransformer",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from normbench.layers.conv_stack import ConvStack
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.models.residual import usable_factory
 from normbench.norms import NormLike
@@ -37,7 +38,7 @@ class NormResNet(nn.Module):
                 norm.norm_act(out_channels, size=size),
             ]
             in_channels = out_channels
-        self.features = nn.Sequential(*blocks)
+        self.features = ConvStack(*blocks)
         self.classifier = PooledLinear(in_channels, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -46,6 +47,7 @@ class NormResNet(nn.Module):
         return logits
 
 
-def small_norm_resnet(*, norm: NormLike, num_classes: int = 10) -> NormResNet:
+def small_norm_resnet(*, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> NormResNet:
     """Build `NormResNet` with a quarter of its channels: 98,970 parameters with bn; for demos on a CPU."""
-    return NormResNet(norm=norm, num_classes=num_classes, channels=[count // 4 for count in CHANNELS])
+    channels = [count // 4 for count in CHANNELS]
+    return NormResNet(norm=norm, num_classes=num_classes, image_size=image_size, channels=channels)

@@ -1,4 +1,4 @@
-"""The normalization layers, one file a method, with one catalog and one way to build them.
+"""The normalization layers, one file per method, with one catalog and one way to build them.
 
 `NORMS` is readable without torch, so that listing, completion and docs start at once; a norm's file is imported when
 its factory, from `make_norm`, builds the first layer. To add a norm: write ``build(num_channels, **options) ->

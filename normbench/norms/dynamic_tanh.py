@@ -39,7 +39,7 @@ class DynamicTanh(nn.Module):
 class DynamicErf(nn.Module):
     """Dynamic erf, "Derf" (Chen et al. 2025, arXiv 2512.10938): ``y = erf(alpha * x + s) * scale + shift``.
 
-    alpha and s are one number a layer, s 0 at first.
+    alpha and s are one number per layer, s 0 at first.
     """
 
     def __init__(self, num_channels: int, *, alpha: float = 0.5) -> None:

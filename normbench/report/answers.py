@@ -18,7 +18,7 @@ from normbench.tasks import Measure
 
 
 def answers(table: Table) -> list[str]:
-    """Return one answer a setting and measure, each naming its setting and measure where there are several."""
+    """Return one answer per setting and measure, each naming its setting and measure where there are several."""
     by_setting: dict[Setting, list[Row]] = {}
     for row in table.rows:
         by_setting.setdefault(row.setting, []).append(row)

@@ -1,4 +1,4 @@
-"""Comparison tables are made from runs here: one row a configuration; formats.py writes them out."""
+"""Comparison tables are made from runs here: one row per configuration; formats.py writes them out."""
 
 from __future__ import annotations
 

@@ -34,9 +34,11 @@ def short_caption(section: Section, rows: Sequence[Row]) -> str:
     report = task_report(section.task)
     compared = any(result.comparison for row in rows for result in row.results.values())
     verdict = ", Holm-adjusted paired t test at 5 %" if compared else ""
+    sources = {row.time_source for row in rows}
+    times = "steps of norms timed in turn" if "interleaved" in sources else "training steps of the runs"
     return (
-        f"{capitalized(report.data(section).rstrip(','))}: mean ± 95 % interval over seeds{verdict}.\n"
-        f"{capitalized(report.time)}: training steps, median ± deviation. More: normbench table FOLDER --explain"
+        f"On {report.data(section).rstrip(',')}: mean ± 95 % interval over seeds{verdict}.\n"
+        f"{capitalized(report.time)}: {times}, median ± deviation. More: normbench table FOLDER --explain"
     )
 
 

@@ -1,4 +1,4 @@
-"""A comparison table as plain data: a row a configuration."""
+"""A comparison table as plain data: a row per configuration."""
 
 from __future__ import annotations
 

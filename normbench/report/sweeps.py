@@ -1,4 +1,4 @@
-"""Figures and numbers over a swept field: a measure against batch size or learning rate, one line a norm."""
+"""Figures and numbers over a swept field: a measure against batch size or learning rate, one line per norm."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def sweep_figures(found: Sequence[Section], measure: Measure, suffix: str = "") 
     for sweep in sweeps(found):
         name, what = field_name(sweep.path), capitalized(measure.header)
         caption = (
-            f"{what} after the last {'epoch' if found[0].task.has_epochs else 'step'}, by {name}; one line a norm, set "
-            "slightly apart. Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given in "
-            "the legend."
+            f"{what} after the last {'epoch' if found[0].task.has_epochs else 'step'}, by {name}; one line per norm, "
+            "set slightly apart. Bands and bars are 95 % Student-t intervals of the mean over n completed runs, given "
+            "in the legend."
         )
         stem = name.replace(" ", "_") + suffix
         figures.append(PageFigure(stem, f"{what} against {name}", caption, sweep_figure(sweep, measure), is_sweep=True))
@@ -145,12 +145,32 @@ def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequen
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel("batch size (images)")
+        _add_steps(axes, panel, values)
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
     if axes.get_title() == "" and panel.title:
         axes.set_title(panel.title)
+
+
+def _add_steps(axes: Axes, panel: Panel, batch_sizes: Sequence[float]) -> None:
+    """Write above the axes how many steps a run of each batch size takes, which is what a large batch is short of."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    steps: dict[float, int] = {}
+    for group in panel.groups:
+        for run in group.completed:
+            if run.summary is not None and run.summary.num_steps is not None:
+                steps[_x(group, BATCH_SIZE)] = run.summary.num_steps
+    known = [size for size in batch_sizes if size in steps]
+    if not known:
+        return
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(known))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.set_xticks(known, [f"{steps[size]:,}" for size in known], fontsize=6)
+    above.set_xlabel("training steps", fontsize=6.5)
 
 
 def _x(group: Group, path: str) -> float:

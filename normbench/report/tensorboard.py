@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from normbench.report.figure_style import figure_bytes
 from normbench.report.page import Report
 from normbench.runs.atomic import write_atomically
 from normbench.runs.records import REPORT_FOLDER, RunRecord, read_run
+from normbench.tasks.task import EpochRow, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +43,11 @@ def require_tensorboard() -> None:
         ) from None
 
 
-def write_tensorboard(report: Report) -> Path:
+def write_tensorboard(report: Report, *, keep: bool = False) -> Path:
     """Write the scalars of all runs and the report's figures; return the folder for ``tensorboard --logdir``.
+
+    With `keep`, files of runs that are there stay as they are: they grew while the runs trained, and a TensorBoard that
+    has them open would lose its place in others.
 
     Raises:
         EnvironmentProblem: the ``tensorboard`` package is not there.
@@ -51,7 +56,8 @@ def write_tensorboard(report: Report) -> Path:
     experiment = report.experiment
     runs = (*experiment.runs, *experiment.probes)
     for run in runs:
-        _write_run(run)
+        if not (keep and (_folder_of(run.folder) / FILE_NAME).is_file()):
+            _write_run(run)
     last = max(_seconds_since_1970(run) + _clock(run)[1][-1] for run in runs)
     images = [(figure.title, 0, last, figure_bytes(figure.figure, "png")) for figure in report.figures]
     folder = experiment.folder / REPORT_FOLDER / FOLDER
@@ -69,29 +75,68 @@ def write_run_tensorboard(run_folder: Path) -> None:
 
 
 def _write_run(run: RunRecord) -> None:
-    _write(run.folder.parent / REPORT_FOLDER / FOLDER / run.run_id, _scalars(run))
+    _write(_folder_of(run.folder), _scalars(run))
+
+
+def _folder_of(run_folder: Path) -> Path:
+    return run_folder.parent / REPORT_FOLDER / FOLDER / run_folder.name
+
+
+def loss_tags(task: Task) -> list[str]:
+    """Return the tags of a step's losses, in the order of `Task.loss_columns`."""
+    columns = task.loss_columns
+    return [f"loss/{column}" for column in columns] if len(columns) > 1 else ["loss/step"]
+
+
+def epoch_values(epoch: EpochRow) -> dict[str, float]:
+    """Return what is measured after an epoch, by tag."""
+    return {
+        "loss/train": epoch.train_loss,
+        "loss/test": epoch.test_loss,
+        "accuracy/train": epoch.train_accuracy,
+        "accuracy/test": epoch.test_accuracy,
+        "time/train_seconds": epoch.train_seconds,
+        "learning_rate": epoch.learning_rate,
+    }
+
+
+class LiveFile:
+    """A run's event file that grows while it trains; it begins with what is recorded of a run that goes on."""
+
+    def __init__(self, run_folder: Path) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        write_run_tensorboard(run_folder)
+        self._file = (_folder_of(run_folder) / FILE_NAME).open("ab")
+        self._writer: Any = RecordWriter(self._file)
+
+    def append(self, scalars: Sequence[tuple[str, int, float]]) -> None:
+        """Append scalars, each a tag, a step and a value, so that a reader sees them at once."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        now = time.time()
+        for tag, step, value in scalars:
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            self._writer.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _scalars(run: RunRecord) -> Iterator[Point]:
     """Yield the losses of every step, by step, and what was measured after every epoch, by epoch."""
     begun, (num_steps, elapsed) = _seconds_since_1970(run), _clock(run)
     times = np.interp(np.arange(1, len(run.step_losses) + 1), num_steps, elapsed)
-    columns = run.task.loss_columns
-    tags = [f"loss/{column}" for column in columns] if len(columns) > 1 else ["loss/step"]
-    for step, (time, losses) in enumerate(zip(times.tolist(), run.step_losses.tolist(), strict=True), 1):
+    tags = loss_tags(run.task)
+    for step, (seconds, losses) in enumerate(zip(times.tolist(), run.step_losses.tolist(), strict=True), 1):
         for tag, loss in zip(tags, losses, strict=True):
-            yield tag, step, begun + time, loss
-    for epoch, time in zip(run.epochs, elapsed[1:].tolist(), strict=False):
-        values = {
-            "loss/train": epoch.train_loss,
-            "loss/test": epoch.test_loss,
-            "accuracy/train": epoch.train_accuracy,
-            "accuracy/test": epoch.test_accuracy,
-            "time/train_seconds": epoch.train_seconds,
-            "learning_rate": epoch.learning_rate,
-        }
-        for tag, value in values.items():
-            yield tag, epoch.epoch, begun + time, value
+            yield tag, step, begun + seconds, loss
+    for epoch, seconds in zip(run.epochs, elapsed[1:].tolist(), strict=False):
+        for tag, value in epoch_values(epoch).items():
+            yield tag, epoch.epoch, begun + seconds, value
 
 
 def _clock(run: RunRecord) -> tuple[list[int], NDArray[np.float64]]:
@@ -117,13 +162,13 @@ def _write(folder: Path, points: Iterator[Point]) -> None:
     buffer = io.BytesIO()
     writer: Any = RecordWriter(buffer)
     writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-    for tag, step, time, value in points:
+    for tag, step, seconds, value in points:
         if isinstance(value, bytes):
             width, height = (int.from_bytes(value[place : place + 4], "big") for place in (16, 20))  # PNG's header
             image = Summary.Image(encoded_image_string=value, width=width, height=height, colorspace=4)
             content = Summary.Value(tag=tag, image=image)
         else:
             content = Summary.Value(tag=tag, simple_value=value)
-        writer.write(Event(wall_time=time, step=step, summary=Summary(value=[content])).SerializeToString())
+        writer.write(Event(wall_time=seconds, step=step, summary=Summary(value=[content])).SerializeToString())
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FILE_NAME, lambda file: file.write(buffer.getvalue()))

@@ -46,7 +46,7 @@ class TimedNorm(_Row):
 
     @property
     def epoch_seconds(self) -> tuple[float, ...]:
-        """The time of an epoch's training steps, one a round."""
+        """The time of an epoch's training steps, one per round."""
         return tuple(self.steps_per_epoch * seconds for seconds in self.seconds_per_step)
 
 

@@ -41,7 +41,7 @@ def stylize_all(network: nn.Module, images: Pixels) -> Pixels:
 def contrast_changes(network: nn.Module, images: torch.Tensor, *, margin: int = 0) -> dict[float, float]:
     """Measure, for each factor c, how much the output changes when the contrast of the input is multiplied by c.
 
-    An image x ``(3, H, W)`` with mean m (one number a channel) becomes ``m + c (x - m)``; its change is
+    An image x ``(3, H, W)`` with mean m (one number per channel) becomes ``m + c (x - m)``; its change is
     ``|f(m + c (x - m)) - f(x)| / |f(x) - mean of f(x)|``, Euclidean norms over the image: 0 where the output stays the
     same, 1 where it moves as far as its own contrast goes. The mean over `images`, ``(N, 3, H, W)`` in [-1, 1], whose
     outermost `margin` pixels are padding and not looked at.

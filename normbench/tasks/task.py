@@ -35,7 +35,7 @@ Loss = Annotated[float, BeforeValidator(_nan_where_null), AfterValidator(_possib
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-"""Seconds, MiB, images a second."""
+"""Seconds, MiB, images per second."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 

@@ -171,7 +171,7 @@ def check_data(config: BaseRunConfig, data_dir: Path | None, prerequisite: Path 
 def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:
     """Return the environment variables of each worker that runs on `devices` can share.
 
-    One worker a GPU where all runs train on GPUs, the first being this process; else this process alone.
+    One worker per GPU where all runs train on GPUs, the first being this process; else this process alone.
     """
     from normbench.engine.device import visible_gpus
 

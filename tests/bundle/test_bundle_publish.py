@@ -191,9 +191,10 @@ def test_what_the_hub_answers_amiss_is_told_without_the_token(
     made: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    server.answers["/create"] = (403, {}, {"error": f"no rights for {TOKEN}"})
+    server.answers["/create"] = (401, {}, {"error": f"no rights for {TOKEN}"})
+    server.answers["/api/datasets/group/norms"] = (404, {}, {})
     place = place_of("hf:group/norms")
-    with pytest.raises(EnvironmentProblem, match=r"datasets/group/norms: .*403") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"datasets/group/norms: .*401") as caught:
         publish(plan_publication(made, place), place)
     assert TOKEN not in str(caught.value)
 

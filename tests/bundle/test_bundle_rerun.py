@@ -10,9 +10,11 @@ from local_worker import LocalWorker
 from scipy import stats
 from zipped_bundle import changed, contents
 
+from normbench.bundle import rerun as rerun_module
 from normbench.bundle.rerun import are_bits_promised, prediction_interval, rerun_some
 from normbench.bundle.verify import Verification
 from normbench.errors import ConfigError
+from normbench.runs.records import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +52,14 @@ def test_a_prediction_interval_is_the_t_distributions() -> None:
         prediction_interval([0.7])
 
 
-def test_bits_are_promised_on_the_same_cpu_only() -> None:
-    facts = {"device": "cpu", "torch": "2.11", "cpu": "x", "num_threads": 1, "source_sha256": "a"}
+def test_bits_are_promised_where_both_runs_recorded_it_alike() -> None:
+    facts = {"same_bits": "yes", "device": "cpu", "torch": "2.11", "num_threads": 1, "source_sha256": "a"}
     assert are_bits_promised(facts, facts)
-    for key, value in (("torch", "2.12"), ("cpu", "y"), ("num_threads", 2), ("source_sha256", "b")):
+    for key, value in (("torch", "2"), ("num_threads", 2), ("source_sha256", "b"), ("dataset_sha256", "c")):
         assert not are_bits_promised(facts, facts | {key: value})
-    assert not are_bits_promised(facts | {"device": "cuda"}, facts | {"device": "cuda"})
+    compiled = facts | {"same_bits": "no: not tried with compiled models"}
+    assert not are_bits_promised(compiled, compiled)
+    assert not are_bits_promised({}, {})
 
 
 def test_a_run_trained_again_has_the_same_bits_and_an_altered_one_not(made: Path, tmp_path: Path) -> None:
@@ -75,7 +79,10 @@ def test_a_run_trained_again_has_the_same_bits_and_an_altered_one_not(made: Path
     assert check.problems[0].endswith("and was 1.5")
 
 
-def test_elsewhere_the_accuracy_is_held_against_the_recorded_seeds(made: Path, tmp_path: Path) -> None:
+def test_elsewhere_the_accuracy_is_held_against_the_recorded_seeds(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rerun_module, "_train", lambda run, *_: read_run(made / "tiny" / run.run_id))
     (check,) = rerun_some(verified(elsewhere(made, tmp_path / "a.nbz")), 1, seed=1).checks
     assert check.passed
     assert "3 recorded seeds predict" in check.said

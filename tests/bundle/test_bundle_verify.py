@@ -43,6 +43,7 @@ def test_a_good_bundle_is_verified(made: Path) -> None:
     assert {check["name"] for check in as_json["checks"]} >= {"checksums", "tables", "equal seeds", "last epoch"}
 
 
+@pytest.mark.usefixtures("quick_pages")
 def test_a_table_that_was_changed_with_its_checksums_is_found(made: Path, tmp_path: Path) -> None:
     """The figure of a paper: one accuracy, prettier in every table, and all checksums right."""
     files = contents(made)
@@ -249,6 +250,7 @@ def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
     assert failed(tmp_path / "a.nbz").keys() == {"archive"}
 
 
+@pytest.mark.slow
 def test_verifying_imports_no_torch(made: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from normbench.bundle.verify import verify; "

@@ -183,13 +183,13 @@ def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
     assert "timing the steps of 2 norms against each other" in err
     (session,) = read_experiment(timing.parent).timing.sessions
     assert [norm.label for norm in session.timed] == ["BN", "GN"]
-    assert "interleaved in one process" in " ".join(out.split())
+    assert "steps of norms timed in turn" in out
     before = timing.stat().st_mtime_ns
 
     code, out, err = quick("compare", tiny)
     assert "timing" not in err
     assert timing.stat().st_mtime_ns == before
-    assert "interleaved in one process" in " ".join(out.split())
+    assert "steps of norms timed in turn" in out
 
     quick("compare", tiny, "--set", "norms=[bn, gn, none]")
     (session,) = read_experiment(timing.parent).timing.sessions
@@ -206,7 +206,7 @@ def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monk
     code, out, err = quick("compare", tiny)
     assert code == 143
     assert "tables take times from the runs instead: stopped" in err
-    assert "over runs and epochs" in " ".join(out.split())
+    assert "training steps of the runs" in out
     assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 
 
@@ -215,7 +215,7 @@ def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> N
     before = sorted(tmp_path.rglob("*"))
     code, out, err = quick("compare", tiny, "--dry-run", "--seeds", "2")
     assert code == 0
-    assert out.startswith("runs/tiny ")
+    assert out.startswith("runs/tiny\n")
     assert "4 runs (1 completed, 3 new); 3 to run" in out
     assert re.search(r"bn-norm_resnet-bs16-s0-[0-9a-f]{8} .* BN .* 0 .* completed", out)
     assert re.search(r"gn-norm_resnet-bs16-s1-[0-9a-f]{8} .* GN .* 1 .* new", out)

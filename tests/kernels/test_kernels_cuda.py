@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import test_kernels_conv as layer_conv
 import test_kernels_formulas as formulas
 import test_kernels_head as head
 import test_kernels_image_conv as image_conv
@@ -61,6 +62,30 @@ def test_convolution_of_images_matches_torch_and_repeats(shape: tuple[int, int, 
     gradients = [torch.autograd.grad(y, leaf, grad.cuda(), retain_graph=True)[0] for _ in range(2)]
     _assert_close([y, gradients[0]], image_conv.expected(images, weight, grad))
     assert torch.equal(*gradients)
+
+
+LAYER_CONVOLUTIONS: list[layer_conv.Shape] = [
+    *layer_conv.SHAPES,
+    *((n, c, size, size, 2 * c, 3, 2) for n in (64, 16) for c, size in ((64, 32), (128, 16), (256, 8))),
+    (8, 128, 32, 32, 128, 3, 1),
+    (64, 512, 4, 4, 512, 3, 1),
+    (64, 64, 32, 32, 128, 1, 2),
+    (5, 192, 17, 13, 80, 3, 2),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", LAYER_CONVOLUTIONS, ids=str)
+def test_convolution_between_layers_matches_torch_and_repeats(shape: layer_conv.Shape, dtype: torch.dtype) -> None:
+    x, weight, grad = (tensor.cuda() for tensor in layer_conv.draw(shape, dtype))
+    first, second = (layer_conv.outputs_and_gradients(x, weight, grad, shape[-1]) for _ in range(2))
+    layer_conv.assert_close(first, [e.cpu() for e in layer_conv.expected(x, weight, grad, shape[-1])], 4e-3)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 32, 32, 128, 3, 2), (16, 256, 8, 8, 512, 3, 2)], ids=str)
+def test_runs_that_share_a_launch_have_the_bits_of_each_alone(shape: layer_conv.Shape) -> None:
+    layer_conv.assert_runs_are_independent(shape, torch.bfloat16, "cuda")
 
 
 @pytest.mark.parametrize("shape", [*head.SHAPES, (1024, 512, 4, 4, 10), (131, 500, 5, 3, 20)], ids=str)

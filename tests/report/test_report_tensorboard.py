@@ -15,7 +15,13 @@ from PIL import Image
 
 from normbench.errors import EnvironmentProblem
 from normbench.report.page import Report
-from normbench.report.tensorboard import FILE_NAME, require_tensorboard, write_run_tensorboard, write_tensorboard
+from normbench.report.tensorboard import (
+    FILE_NAME,
+    LiveFile,
+    require_tensorboard,
+    write_run_tensorboard,
+    write_tensorboard,
+)
 from normbench.runs.records import read_experiment, read_run
 
 
@@ -66,6 +72,25 @@ def test_writing_again_replaces_the_file_and_leaves_its_bytes(tmp_path: Path, ne
     assert file.name == FILE_NAME
     assert written[0] == written[1]
     assert [entry.step for entry in read(file.parent).Scalars("loss/step")] == [1, 2, 3]
+
+
+def test_a_file_grows_under_a_reader_and_begins_with_what_is_recorded(
+    tmp_path: Path, new_run: Callable[..., Path]
+) -> None:
+    run = new_run(tmp_path, "bn", 0, steps_per_epoch=4)
+    recorded = read_run(run).total_losses.astype(np.float32).tolist()
+    live = LiveFile(run)
+    seen = read(tmp_path / "report" / "tensorboard" / run.name)
+    assert [entry.value for entry in seen.Scalars("loss/step")] == pytest.approx(recorded)
+    for step in range(1, 4):
+        live.append([("loss/step", len(recorded) + step, 0.5), ("accuracy/test", 9 + step, 0.25)])
+        seen.Reload()  # what TensorBoard does with the file that it has open
+        assert [entry.step for entry in seen.Scalars("loss/step")] == list(range(1, len(recorded) + step + 1))
+        assert seen.Scalars("accuracy/test")[-1].step == 9 + step
+    live.close()
+    before = {path: path.read_bytes() for path in (tmp_path / "report/tensorboard").rglob(FILE_NAME)}
+    write_tensorboard(Report(read_experiment(tmp_path)), keep=True)
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def _backward(logits: Tensor, gradient: Tensor) -> None:
     """Run the backward pass of `logits` without importing sympy.
 
     ``logits.backward(gradient)`` imports it to compare two shapes, which takes over a second. (A scalar loss, whose
-    gradient torch makes itself, costs a launch a step: 1 %.)
+    gradient torch makes itself, costs a launch per step: 1 %.)
     """
     engine = torch.autograd.Variable._execution_engine
     keep_graph = create_graph = False
