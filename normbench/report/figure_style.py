@@ -153,7 +153,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
     Labels keep the order of their lines and stand at least a line of text apart. Call when the limits are final.
     """
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     assert figure is not None
     gap = 1.25 * 7 / 72 / (axes.get_position().height * figure.get_size_inches()[1])  # of the axes' height
     to_axes = axes.transData + axes.transAxes.inverted()
