@@ -29,11 +29,14 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     import normbench.kernels.conv_kernels
     import normbench.kernels.group_kernels
     import normbench.kernels.image_conv_kernels
+    import normbench.kernels.moments_kernels
+    import normbench.kernels.pixel_affine_kernels
     import normbench.kernels.pool_linear_kernels
     import normbench.kernels.position_kernels
     import normbench.kernels.squashing_kernels
     import normbench.kernels.standardization_kernels
     import normbench.kernels.train_step_kernels
+    import normbench.kernels.window_kernels
 
     del os.environ["TRITON_INTERPRET"]
 

@@ -26,7 +26,7 @@ app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_he
 _SHORT_HEADER = ("key", "name", "statistics over", "batch-dependent", "year")
 _LONG_HEADER = (
     *_SHORT_HEADER, "paper (arXiv)", "learned per channel", "running state", "train/eval differ", "replaces ReLU",
-    "options",
+    "GPU kernel", "options",
 )  # fmt: skip
 
 
@@ -107,12 +107,13 @@ def _norm_cells(key: str, entry: Norm | Weight) -> tuple[str, ...]:
     paper = f"{entry.paper} ({entry.arxiv})" if entry.arxiv else entry.paper
     if isinstance(entry, Norm):
         axes, learned, state, differ, batch, activation = entry.traits
+        kernel = "-" if entry.kind == "none" else "yes" if entry.has_kernel else "no"
         options = _options({name: option.default for name, option in entry.options.items()})
     else:
         axes, learned, batch = "each filter's weights", entry.learnable_per_channel, "no"
-        state = differ = activation = options = "-"
+        state = differ = activation = kernel = options = "-"
     year = str(entry.year or "-")
-    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, options
+    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, kernel, options
 
 
 @app.command()

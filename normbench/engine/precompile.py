@@ -8,10 +8,10 @@ on CPU tensors inside a `Compilation`, which compiles what it is asked to launch
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +21,12 @@ from normbench.engine.device import autocast
 from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import SquashSpec, conv, image_conv, pool_linear, squashing
+from normbench.kernels import conv, image_conv, pool_linear
 from normbench.kernels.launch import Compilation, Launches
-from normbench.kernels.norm_activation import Parameters, launch_all
-from normbench.kernels.spec import NormActSpec
+from normbench.kernels.operation import AnySpec, launch_all, unsupported_reason
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import (
-    AnySpec,
-    FusableNorm,
-    FusedNormAct,
-    TokenNorm,
-    as_image,
-    kernel_spec,
-    parameters,
-    unsupported_reason,
-)
+from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_arguments, kernel_spec
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
@@ -95,7 +85,7 @@ class DryRun:
                     _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
                     facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
-                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
+                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts, module.with_statistics)
                     _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
@@ -186,14 +176,8 @@ def _add(
 
 def _add_norm(launches: Launches, layer: nn.Module, spec: AnySpec | None, x: Tensor, sizes: tuple[int, ...]) -> None:
     """Add the launches of a norm with its activation, if kernels compute it."""
-    if spec is None or unsupported_reason(x, spec) is not None:
-        return
-    if isinstance(spec, SquashSpec):
-        arguments = cast("FusableNorm", layer).kernel_arguments()
-        _add(launches, squashing.launch_all, x, sizes, spec, *(_like(p) for p in arguments.values()))
-    else:
-        running = getattr(layer, "running_mean", None) is not None
-        _add(launches, _norm_act, x, sizes, spec, *(_like(p) for p in parameters(layer)), running)
+    if spec is not None and unsupported_reason(x, spec) is None:
+        _add(launches, _norm_act, x, sizes, spec, *_settings(layer))
 
 
 def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -201,15 +185,17 @@ def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | N
     return None if tensor is None else torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="cpu")
 
 
-def _norm_act(
-    x: Tensor,
-    spec: NormActSpec,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    running: bool,
-) -> None:
-    launch_all(x, spec, Parameters(weight, bias, extra), running=running)
+def _norm_act(x: Tensor, spec: AnySpec, *settings: Any) -> None:
+    """Launch the kernels of a norm with such arguments, the names and values of `kernels.norm_act`, in turn."""
+    launch_all(x, spec, dict(zip(settings[::2], settings[1::2], strict=True)))
+
+
+def _settings(layer: nn.Module) -> Iterator[Any]:
+    """Return the arguments of `kernels.norm_act` for `layer`, each name followed by its value, without their data."""
+    for name, value in kernel_arguments(layer).items():
+        yield name
+        empty = _like(value) if isinstance(value, Tensor) else None
+        yield value if empty is None else empty.requires_grad_(value.requires_grad)
 
 
 def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -77,7 +78,7 @@ def check_norm(factory: AnyNormFactory, num_channels: int = 64) -> list[Check]:
             checks.append(Check(name, verdict, number, measured, if_it_fails))
         except Exception as error:  # whatever the user's layer raises is the finding
             place = place_of(error)
-            text = f"{place}: {describe(error)}" if place else describe(error)
+            text = shorten(f"{place}: {describe(error)}" if place else describe(error), 160)
             checks.append(Check(name, "fails", None, text, if_it_fails))
     return checks
 

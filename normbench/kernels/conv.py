@@ -13,6 +13,7 @@ from normbench.kernels.conv_plan import ConvShape, Tile, forward_tile, input_til
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
+from normbench.kernels.tile_statistics import TileStatistics
 from normbench.kernels.tiling import ceil_div
 
 CHANNELS_MULTIPLE = 16
@@ -65,7 +66,13 @@ def can_convolve(x: Tensor, weight: Tensor, stride: int, dtype: torch.dtype) -> 
 
 
 def convolve(
-    x: Tensor, weight: Tensor, stride: int = 1, *, relu: Relu | None = None, before: Relu | None = None
+    x: Tensor,
+    weight: Tensor,
+    stride: int = 1,
+    *,
+    relu: Relu | None = None,
+    before: Relu | None = None,
+    with_statistics: bool = False,
 ) -> Tensor:
     """Convolve `x` with zeros around it, half the kernel's size; products are summed in float32.
 
@@ -77,6 +84,7 @@ def convolve(
         stride: 1 or 2.
         relu: the ReLU to apply to the output, if any.
         before: the ReLU that gave `x`, if nothing else reads `x`.
+        with_statistics: leave the output with its `TileStatistics`.
 
     Returns:
         ``(N, C_out, H', W')``, channels_last, ``H' = (H - 1) // stride + 1``.
@@ -86,7 +94,10 @@ def convolve(
     """
     if x.dtype != weight.dtype or not can_convolve(x, weight, stride, x.dtype):
         raise ValueError("no kernel for this input and weight: see can_convolve")
-    y: Tensor = Convolution.apply(x, weight, stride, relu, before)
+    statistics = new_statistics(shape_of(x, weight, stride), x) if with_statistics else None
+    y: Tensor = Convolution.apply(x, weight, stride, relu, before, statistics)
+    if statistics is not None:
+        statistics.version, y.tile_statistics = y._version, statistics  # type: ignore[attr-defined]
     return y
 
 
@@ -94,13 +105,21 @@ class Convolution(torch.autograd.Function):
     """The convolution with the gradients of input and weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, relu: Relu | None, before: Relu | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        stride: int,
+        relu: Relu | None,
+        before: Relu | None,
+        statistics: TileStatistics | None,
+    ) -> Tensor:
         """Return the output, and keep input and weight, and the output of a ReLU."""
-        if is_faster(shape_of(x, weight, stride), "forward"):
-            y = forward(x, weight, stride, relu=relu is not None)
+        fused = relu is not None or statistics is not None
+        if is_faster(shape_of(x, weight, stride), "forward", fused=fused):
+            y = forward(x, weight, stride, relu=relu is not None, statistics=statistics)
         else:
             y = torch.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
-            y = y if relu is None else y.relu_()
         ctx.save_for_backward(x, weight, None if relu is None else y)
         ctx.stride, ctx.sink, ctx.relu, ctx.after_relu = stride, getattr(weight, "gradient_shares", None), relu, False
         if before is not None and ctx.needs_input_grad[0]:
@@ -117,17 +136,18 @@ class Convolution(torch.autograd.Function):
             grad = ctx.relu.backward(grad, y)
         shape = shape_of(x, weight, ctx.stride)
         needs_input, needs_weight = ctx.needs_input_grad[:2]
-        ours = (needs_input and is_faster(shape, "input"), needs_weight and is_faster(shape, "weight"))
+        ours = (
+            needs_input and is_faster(shape, "input", fused=ctx.after_relu),
+            needs_weight and is_faster(shape, "weight"),
+        )
         theirs = [needs_input and not ours[0], needs_weight and not ours[1], False]
         dx, dw, _ = _torch_gradients(grad, x, weight, ctx.stride, theirs)
-        if dx is not None and ctx.after_relu:
-            dx = torch.ops.aten.threshold_backward(dx, x, 0)
         our_dx, shares = gradients(grad, x, weight, ctx.stride, *ours, after_relu=ctx.after_relu)
         if shares is not None and ctx.sink is not None:
             ctx.sink.add(shares)
         elif shares is not None:
             dw = total(shares, weight)
-        return our_dx if ours[0] else dx, dw, None, None, None
+        return our_dx if ours[0] else dx, dw, None, None, None, None
 
 
 def _torch_gradients(
@@ -143,10 +163,22 @@ def _torch_gradients(
     return gradients_
 
 
-def forward(x: Tensor, weight: Tensor, stride: int, *, relu: bool = False, runs: int = 1) -> Tensor:
+def new_statistics(shape: ConvShape, x: Tensor) -> TileStatistics:
+    """Return room for the statistics of the output, on the device of `x`."""
+    rows = forward_tile(shape).m
+    parts = (shape.runs * ceil_div(shape.rows, rows), shape.channels_out)
+    mean, var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
+    return TileStatistics(mean, var, rows)
+
+
+def forward(
+    x: Tensor, weight: Tensor, stride: int, *,
+    relu: bool = False, statistics: TileStatistics | None = None, runs: int = 1,
+) -> Tensor:  # fmt: skip
     """Return the output of `runs` runs, ``(runs * N, C_out, H', W')``, channels_last, after a ReLU if there is one.
 
-    `x` is ``(runs * N, C, H, W)``, `weight` ``(runs * C_out, C, kernel, kernel)``; both channels_last.
+    Fills the `statistics`, of all runs, if they are given. `x` is ``(runs * N, C, H, W)``, `weight` is
+    ``(runs * C_out, C, kernel, kernel)``; both are channels_last.
     """
     from normbench.kernels import conv_kernels
 
@@ -155,7 +187,7 @@ def forward(x: Tensor, weight: Tensor, stride: int, *, relu: bool = False, runs:
     y = x.new_empty((len(x), *shape.out_size, shape.channels_out))
     launch(
         conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n), runs),
-        x, weight, y, shape.images,
+        x, weight, y, *((None, None) if statistics is None else (statistics.mean, statistics.var)), shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
@@ -251,18 +283,24 @@ def shape_of(x: Tensor, weight: Tensor, stride: int, runs: int = 1) -> ConvShape
     return ConvShape(images // runs, height, width, channels, len(weight) // runs, weight.shape[2], stride, runs)
 
 
-def launch_forward(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_forward(
+    x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool, with_statistics: bool = False
+) -> None:
     """Launch every kernel that `convolve` launches on such tensors; for use in a `Compilation`."""
-    if is_faster(shape_of(x, weight, stride), "forward"):
-        forward(x, weight, stride, relu=with_relu)
+    shape = shape_of(x, weight, stride)
+    if is_faster(shape, "forward", fused=with_relu or with_statistics):
+        statistics = new_statistics(shape, x) if with_statistics else None
+        forward(x, weight, stride, relu=with_relu, statistics=statistics)
 
 
-def launch_all(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_all(
+    x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool, with_statistics: bool
+) -> None:
     """Launch every kernel that `convolve` and its gradient launch on such tensors; for use in a `Compilation`."""
-    launch_forward(x, weight, stride, with_relu, after_relu)
+    launch_forward(x, weight, stride, with_relu, after_relu, with_statistics)
     shape = shape_of(x, weight, stride)
     grad = x.new_empty((shape.images, *shape.out_size, shape.channels_out)).permute(0, 3, 1, 2)
-    ours = (is_faster(shape, "input"), is_faster(shape, "weight"))
+    ours = (is_faster(shape, "input", fused=after_relu), is_faster(shape, "weight"))
     _, shares = gradients(grad, x, weight, stride, *ours, after_relu=after_relu)
     if shares is not None:
         total(shares, weight)

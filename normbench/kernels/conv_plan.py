@@ -73,9 +73,12 @@ class Tile:
     """Steps whose operands are on their way at once."""
 
 
-def is_faster(shape: ConvShape, which: Literal["forward", "input", "weight"]) -> bool:
-    """Return whether our kernel takes less time than cuDNN for the output, or the gradient of input or weight."""
-    return shape.work < MOST_WORK[which]
+def is_faster(shape: ConvShape, which: Literal["forward", "input", "weight"], *, fused: bool = False) -> bool:
+    """Return whether our kernel takes less time than cuDNN for the output, or the gradient of input or weight.
+
+    `fused` where it also runs a ReLU or sums statistics, for which cuDNN's output would be read once more.
+    """
+    return fused or shape.work < MOST_WORK[which]
 
 
 def forward_tile(shape: ConvShape) -> Tile:

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import NormActSpec, SquashSpec
+from normbench.kernels import AnySpec, MomentsSpec
 from normbench.kernels.spec import Activation
-
-AnySpec = NormActSpec | SquashSpec
 
 
 class FusableNorm(Protocol):
@@ -22,7 +20,7 @@ class FusableNorm(Protocol):
         """Return which kernel computes the layer and the ReLU after it, if any; None where no kernel does."""
 
     def kernel_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `kernels.norm_act`, or of `kernels.squash`, beside input and spec."""
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
 
 
 class Fusable(nn.Module):
@@ -46,7 +44,7 @@ class FusedNormAct(Fusable, nn.Sequential):
         self.path = "fused" if reason is None else f"native: {reason}"
         spec = None if reason is not None else self.spec
         if spec is not None:
-            return run_kernel(x, spec, cast("FusableNorm", self[0]).kernel_arguments())
+            return kernels.norm_act(x, spec, **kernel_arguments(self[0]))
         for module in self:
             x = module(x)
         return x
@@ -76,7 +74,7 @@ class TokenNorm(Fusable):
         self.path = "fused" if reason is None else f"native: {reason}"
         if reason is not None or spec is None:
             return self.native(x)
-        return run_kernel(image, spec, cast("FusableNorm", self).kernel_arguments()).squeeze(-1).transpose(1, 2)
+        return kernels.norm_act(image, spec, **kernel_arguments(self)).squeeze(-1).transpose(1, 2)
 
     def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized `x`, by torch's own operations."""
@@ -94,22 +92,11 @@ def native_reason(layer: nn.Module, spec: AnySpec | None, x: torch.Tensor) -> st
         return "torch.compile fuses the layers itself"
     if spec is None:
         return f"no fused kernel for {type(layer).__name__}"
-    frozen = cast("FusableNorm", layer).kernel_arguments().get("use_running", False)
+    by_moments = isinstance(spec, MomentsSpec) and spec.differentiates_running
+    frozen = kernel_arguments(layer).get("use_running", False) and not by_moments
     if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
         return "no fused gradient through running statistics"
-    return unsupported_reason(x, spec)
-
-
-def run_kernel(x: torch.Tensor, spec: AnySpec, arguments: dict[str, Any]) -> torch.Tensor:
-    """Return the kernels' result for `x`, ``(N, C, H, W)``."""
-    if isinstance(spec, SquashSpec):
-        return kernels.squash(x, spec, **arguments)
-    return kernels.norm_act(x, spec, **arguments)
-
-
-def unsupported_reason(x: torch.Tensor, spec: AnySpec) -> str | None:
-    """Return None where `run_kernel` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
-    return kernels.unsupported_input_reason(x) if isinstance(spec, SquashSpec) else kernels.unsupported_reason(x, spec)
+    return kernels.unsupported_reason(x, spec)
 
 
 def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
@@ -132,10 +119,9 @@ def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
     return None
 
 
-def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Return weight, bias and, of a norm that contains its activation, the activation's parameter."""
-    arguments = cast("FusableNorm", layer).kernel_arguments()
-    return arguments["weight"], arguments.get("bias"), arguments.get("extra")
+def kernel_arguments(layer: nn.Module) -> dict[str, Any]:
+    """Return the arguments of `kernels.norm_act` beside input and spec for a norm that has a `kernel_spec`."""
+    return cast("FusableNorm", layer).kernel_arguments()
 
 
 def norm_paths(model: nn.Module) -> dict[str, str]:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zipped_bundle import FILES, changed, complete, contents, write_zip
-
-from normbench.bundle import verify as verify_module
+from zipped_bundle import FILES, changed, complete, contents, texts_in, write_zip
 
 Command = Callable[..., Any]
 
@@ -24,9 +22,7 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(normbench: Command, made: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The program without what takes seconds to draw."""
-    files = contents(made)
-    texts = {name: files[f"tiny/report/{name}"].decode() for name in verify_module._REPORT_TEXTS}
-    monkeypatch.setattr(verify_module, "report_texts", lambda _: texts)
+    monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: texts_in(made))
     monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
     return normbench
 
@@ -81,7 +77,8 @@ def test_table_and_report_take_a_bundle(normbench: Command, bundle: Path, experi
     assert "tiny-report/report.html" in written
     assert bundle.read_bytes() == before
     page = (tmp_path / "tiny-report" / "report.html").read_text()
-    assert page == contents(bundle)["tiny/report/report.html"].decode()
+    without_links = re.sub(r'<a href="\.\./[^"]+">(.*?)</a>', r"\1", texts_in(bundle)["report.html"])
+    assert page.partition("<footer>")[0] == without_links.partition("<footer>")[0]
 
 
 def test_merge_makes_a_folder_or_a_bundle(quick: Command, bundle: Path, experiment: Path, tmp_path: Path) -> None:
@@ -109,11 +106,10 @@ def test_publish_without_a_token_ends_with_3(quick: Command, bundle: Path, monke
 
 def test_a_baseline_that_cannot_be_had_ends_the_comparison_before_it_begins(normbench: Command, tmp_path: Path) -> None:
     arguments = ("compare", "gn", "--dataset", "synthetic", "--device", "cpu", "--baseline-from")
-    for source, code in (("nothing.nbz", 1), ("other.nbz", 1)):
-        write_zip(tmp_path / "other.nbz", complete(FILES))
-        result = normbench(*arguments, source)
-        assert result.code == code
-        assert source in result.err
+    write_zip(tmp_path / "other.nbz", complete(FILES))
+    result = normbench(*arguments, "other.nbz")
+    assert result.code == 1
+    assert "other.nbz" in result.err
     assert not (tmp_path / "runs").exists()
 
 

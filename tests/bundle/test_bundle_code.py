@@ -2,11 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from local_worker import LocalWorker
 from zipped_bundle import changed, contents
 
 import normbench
@@ -34,24 +33,19 @@ class Halved(nn.Module):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
+def own(tmp_path: Path, training_here: None, config_of: Callable[..., dict[str, object]]) -> Path:
     """The bundle of one run of such a norm, made in a folder that is gone afterwards."""
-    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
-    monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
-    monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
-    monkeypatch.setattr("normbench.experiment.timing_pass.TimingPass.run", lambda *_: None)
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
     home = tmp_path / "home"
     home.mkdir()
     (home / "halved.py").write_text(NORM)
-    config = yaml.safe_load((trained / "experiment.yaml").read_text()) | {"seeds": [0], "name": "own"}
-    config["norms"] = [str(home / "halved.py") + ":Halved"]
+    config = config_of(norms=[f"{home / 'halved.py'}:Halved"], seeds=1, name="own")
     normbench.compare(config, runs_dir=tmp_path / "runs", listener=lambda _: None)
     (home / "halved.py").unlink()
     write_bundle(tmp_path / "runs" / "own", tmp_path / "own.nbz", Credit())
     return tmp_path / "own.nbz"
 
 
+@pytest.mark.slow  # it trains twice
 def test_own_code_is_a_record_that_runs_when_asked_for_only(own: Path, tmp_path: Path) -> None:
     files = contents(own)
     (name,) = [name for name in files if name.endswith("halved.py")]

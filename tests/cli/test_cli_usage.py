@@ -99,7 +99,7 @@ def test_a_list_in_a_pipe_is_tab_separated(normbench) -> None:
     assert ["gn", "Group Normalization", "C/G, H, W", "no", "2018"] in lines
     assert [line[0] for line in lines[1:]] == [*NORMS, "+ws", "+sws"]
     long = [line.split("\t") for line in normbench("list", "norms", "--long").out.splitlines()]
-    assert {len(line) for line in long} == {11}
+    assert {len(line) for line in long} == {12}
     assert next(line for line in long if line[0] == "gn")[-1].endswith("affine=True")
 
 

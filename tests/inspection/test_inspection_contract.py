@@ -173,8 +173,15 @@ def test_norms_of_the_catalog_keep_it(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 def test_every_norm_of_the_catalog_keeps_it(name: str) -> None:
-    # Evaluation with the batch's statistics, and the limits of BRN, are their definitions.
-    allowed = {"bn_nostats": {"other samples"}, "brn": {"gradient"}}.get(name, set())
+    # Evaluation with the batch's statistics, the limits of BRN, and Online Norm's backward pass are their definitions.
+    # MABN and Online Norm update in place what their backward pass reads, which the compiler's eager backend does not
+    # bear.
+    allowed = {
+        "bn_nostats": {"other samples"},
+        "brn": {"gradient"},
+        "mabn": {"torch.compile"},
+        "online": {"gradient", "torch.compile"},
+    }.get(name, set())
     assert failed(make_norm(name)) <= allowed
 
 

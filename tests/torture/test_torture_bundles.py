@@ -23,7 +23,7 @@ from zipped_bundle import FILES, changed, complete, contents, write_zip
 
 from normbench.bundle.description import Credit
 from normbench.bundle.merge import merge
-from normbench.bundle.verify import _REPORT_TEXTS, verify
+from normbench.bundle.verify import verify
 from normbench.bundle.write import write_bundle
 from normbench.errors import NormBenchError, RunError
 from normbench.report.recorded_runs import load_experiments
@@ -103,7 +103,7 @@ def damage_many(folder: Path, first: int, count: int) -> int:
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle of two norms with two seeds each; its tables, which take long to draw, are none."""
     monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
-    monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _: dict.fromkeys(_REPORT_TEXTS, "{}"))
+    monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: {"table.json": "{}", "report.html": ""})
     record(tmp_path / "recorded")
     write_bundle(tmp_path / "recorded" / "tiny", tmp_path / "good.nbz", Credit())
     return tmp_path / "good.nbz"
