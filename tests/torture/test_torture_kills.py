@@ -156,7 +156,7 @@ def check_killed(
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
     draw = random.Random(SEED)
     for number in range(3):
-        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 2):
+        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 1):
             return
     pytest.fail("nothing was killed")
 
