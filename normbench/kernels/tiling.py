@@ -50,6 +50,8 @@ MOMENTS_TILE = 4096
 MOMENTS_ELEMENTS = 16
 PIXEL_TILE = 2048
 """Elements of a tile for a layer normalization with parameters for each element, which its program keeps."""
+PIXEL_SAMPLES = 8
+"""Samples for which a program takes such a tile where there are programs enough; each leaves a share to be summed."""
 MERGED_BY_EACH = 16384
 """Partial results that every program merges by itself; more are merged by a launch of its own beforehand."""
 IMAGE_ROWS = 128
@@ -292,7 +294,8 @@ def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
     block_r = min(max(1, PIXEL_TILE // block_c), power_of_two(rows))
     blocks = ceil_div(channels, block_c)
     tiles = blocks * ceil_div(rows, block_r)
-    samples_per = ceil_div(samples, max(1, PROGRAMS // tiles))
+    programs = min(max(PROGRAMS, samples * tiles // PIXEL_SAMPLES), 4 * PROGRAMS)
+    samples_per = ceil_div(samples, max(1, programs // tiles))
     return PixelTiling(
         parts=ceil_div(values, chunk_tiles * chunk_block),
         chunk=chunk_tiles * chunk_block,
@@ -304,7 +307,7 @@ def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
         block_c=block_c,
         samples_per=samples_per,
         programs=tiles * ceil_div(samples, samples_per),
-        num_warps=num_warps(block_r * block_c),
+        num_warps=min(max(block_r * block_c // (32 * MOMENTS_ELEMENTS), 1), MAX_WARPS),
     )
 
 
