@@ -228,11 +228,11 @@ def group_backward(
     """Return the gradients of x and of the parameters."""
     from normbench.kernels import group_kernels
 
-    samples, rows, channels, groups, tiling = layout(x, spec, backward=True)
+    terms = 2 if parameters.extra is None else 3
+    samples, rows, channels, groups, tiling = layout(x, spec, backward=True, terms=terms)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
-    terms = 2 if parameters.extra is None else 3
     learnable = any(parameter is not None for parameter in parameters)
     shape = (rows, channels, groups, tiling.blocks)
     grid = (samples * tiling.chunks * tiling.blocks,)
@@ -331,15 +331,16 @@ def launch_all(x: Tensor, spec: NormActSpec, **arguments: Any) -> None:
     group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
-def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupTiling]:
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool, terms: int = 2) -> tuple[int, int, int, int, GroupTiling]:
     """Return samples, rows, channels, groups and the tiling. In channels_last a batch is one sample of N*H*W rows."""
     n, channels, h, w = x.shape
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
     tiling = tile_groups(
-        samples, rows, channels, groups, across_samples=across, backward=backward, element_bytes=x.element_size()
-    )
+        samples, rows, channels, groups,
+        across_samples=across, backward=backward, element_bytes=x.element_size(), terms=terms,
+    )  # fmt: skip
     return samples, rows, channels, groups, tiling
 
 

@@ -12,6 +12,7 @@ CACHED_TILE = 16384
 """Elements of x, and of dy, that a program may read twice in 16 bits with the second time from the first-level cache,
 beside two other programs, whose registers then hold a tile of LOOP_TILE only; where there are CACHED_PROGRAMS."""
 CACHED_PROGRAMS = 1024
+CACHED_WARPS = 4
 WHOLE_TILE = 65536
 """Elements of a sample that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
@@ -180,9 +181,20 @@ class SumTiling:
 
 
 def tile_groups(
-    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool, element_bytes: int = 2
+    samples: int,
+    rows: int,
+    channels: int,
+    groups: int,
+    *,
+    across_samples: bool,
+    backward: bool,
+    element_bytes: int = 2,
+    terms: int = 2,
 ) -> GroupTiling:
-    """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
+    """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics.
+
+    Backward, a program sums `terms` gradients of parameters per channel.
+    """
     group_size = channels // groups
     group_pad = power_of_two(group_size)
     lanes = groups * group_pad
@@ -212,9 +224,11 @@ def tile_groups(
     if cached:
         block_c, one_tile = max(block_c, LINE_CHANNELS), False
     blocks = ceil_div(lanes, block_c)
-    block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
+    loop_tile = LOOP_TILE // 2 if cached and terms == 3 else LOOP_TILE  # the third sum's registers
+    block_r = rows_pad if one_tile else min(max(1, loop_tile // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
+    warps = num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward))
     return GroupTiling(
         group_size=group_size,
         group_pad=group_pad,
@@ -226,7 +240,7 @@ def tile_groups(
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
-        num_warps=num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward)),
+        num_warps=CACHED_WARPS if cached else warps,
         stages=1 if cached else stages(element_bytes),
     )
 

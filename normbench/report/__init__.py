@@ -15,7 +15,7 @@ from normbench.report.page import Report
 from normbench.report.stats import summarize
 from normbench.report.task_report import task_report
 from normbench.runs.atomic import write_text_atomically
-from normbench.runs.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
+from normbench.runs.records import REPORT_FOLDER, RUN_TABLE_FILE, RunRecord, read_experiment, read_run
 
 __all__ = ["Report", "load_libraries", "report_texts", "write_report", "write_report_of", "write_run_report"]
 
@@ -94,12 +94,10 @@ def write_run_report(run_folder: Path) -> list[Path]:
     """
     run = read_run(run_folder)
     figures = task_report(run.task).run_figures(run)
-    table = run_folder / "table.md"
+    paths = [path for name, figure in figures.items() for path in save_figure(figure, run_folder / name, (".png",))]
+    table = run_folder / RUN_TABLE_FILE
     write_text_atomically(table, _run_table(run))
-    return [
-        *(path for name, figure in figures.items() for path in save_figure(figure, run_folder / name, (".png",))),
-        table,
-    ]
+    return [*paths, table]
 
 
 def _run_table(run: RunRecord) -> str:

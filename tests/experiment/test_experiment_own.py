@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,12 @@ def test_an_installed_package_offers_a_norm_by_name(folder: Path, monkeypatch: p
     plans({**TINY, "norms": ["bn"]})  # is NormBench's own, whatever a package offers
     with pytest.raises(ConfigError, match=r"package 'others-norms' offers a norm 'bn', which is a norm of NormBench's"):
         plans({**TINY, "norms": ["theirs"]})
+
+
+def test_the_folder_of_a_question_is_called_by_the_norms_own_name(folder: Path) -> None:
+    norms = ["bn", "./mynorm.py:MyNorm"]
+    loaded = load_config(None, flags={"norms": norms, "model": "./net.py:Net"}, default_name=None)
+    assert loaded.experiment.name == "bn_mynorm-net"
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
@@ -361,6 +368,15 @@ def test_reading_commands_never_execute_recorded_code(
     for command in (["table", "runs/a"], ["show", str(run)], ["ls"]):
         assert normbench(*command).code == 0, command
     assert "MyNorm" in normbench("table", "runs/a").out
+
+
+@pytest.mark.usefixtures("in_process")
+def test_runs_of_changed_code_are_told_apart_by_the_files_hash(folder: Path) -> None:
+    for text in (MYNORM, MYNORM + "# changed\n"):
+        (folder / "mynorm.py").write_text(text)
+        result = compare({**TINY, "norms": ["bn", "./mynorm.py:MyNorm"], "name": "a"})
+    ids = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in (MYNORM, MYNORM + "# changed\n")]
+    assert all(f"MyNorm (mynorm.py {digest})" in result.table("csv") for digest in ids)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -256,6 +256,7 @@ def test_many_programs_read_twice_what_the_cache_holds(monkeypatch: pytest.Monke
 
     cached = tile(1024)
     assert (cached.one_tile, cached.stages, cached.block_c, cached.block_r) == (False, 1, 64, 64)
+    assert (tile(1024, terms=3).block_r, tile(1024, terms=3).num_warps) == (32, cached.num_warps)
     for other in (tile(64), tile(1024, element_bytes=4), tile(1024, backward=False)):
         assert other.one_tile
     monkeypatch.setattr(tiling, "CACHED_PROGRAMS", 1)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from command import num_epochs, start, wait_for, worker_pids
+from forked_program import ForkedProgram, import_all
 from recorded_results import results
 
 from normbench.runs.records import read_status
@@ -47,10 +48,13 @@ CONFIGS = {
 }
 
 
-def finish(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    with start(folder, *arguments) as process:
-        out, err = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+def finish(begin: Callable[..., Any], folder: Path, arguments: list[str]) -> str:
+    """Run a command to its good end, and return what it says."""
+    with begin(folder, *arguments) as process:
+        err = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, f"seed {SEED}: {err}"
+    assert "Traceback" not in err
+    return err
 
 
 class Undisturbed(NamedTuple):
@@ -60,29 +64,28 @@ class Undisturbed(NamedTuple):
     seconds: float
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Undisturbed]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Undisturbed]:
     """Run a command to its end when it is first asked for."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    for name, text in CONFIGS.items():
-        (folder / name).write_text(text)
 
     @cache
-    def run(*arguments: str) -> Undisturbed:
+    def run(begin: Callable[..., Any], *arguments: str) -> Undisturbed:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        for name, text in CONFIGS.items():
+            (folder / name).write_text(text)
         if arguments == (*STYLE,):
-            assert finish(folder, ["train", "--config", "features.yaml", "--keep-checkpoint"]).returncode == 0
+            finish(begin, folder, ["train", "--config", "features.yaml", "--keep-checkpoint"])
             (features,) = (folder / "runs" / "f").glob("bn-*")
             (folder / "style.yaml").write_text(CONFIGS["style.yaml"].replace("FEATURES", str(features)))
         began = time.monotonic()
-        result = finish(folder, [*arguments])
-        assert result.returncode == 0, result.stderr
+        finish(begin, folder, [*arguments])
         return Undisturbed(folder, time.monotonic() - began)
 
-    return lambda arguments: run(*arguments)
+    return lambda begin, arguments: run(begin, *arguments)
 
 
 def kill_until_done(
-    folder: Path, arguments: list[str], draw: random.Random, max_kills: int, seconds: float
+    begin: Callable[..., Any], folder: Path, arguments: list[str], draw: random.Random, max_kills: int, seconds: float
 ) -> Counter[str]:
     """Start the command again and again, and within `seconds` kill it, its worker or both, until it ends.
 
@@ -90,7 +93,7 @@ def kill_until_done(
     """
     kills: Counter[str] = Counter()
     for _ in range(max_kills):
-        with start(folder, *arguments) as process:
+        with begin(folder, *arguments) as process:
             moment = time.monotonic() + draw.uniform(0.0, seconds)
             victim = draw.choice(["group", "parent", "worker"])
             while process.poll() is None and time.monotonic() < moment:
@@ -99,7 +102,7 @@ def kill_until_done(
             if not workers and victim == "worker":
                 victim = "parent"
             if process.poll() is not None:
-                err = process.communicate()[1]
+                err = process.communicate(timeout=200)[1]
                 if process.returncode == 0:
                     return kills
                 assert process.returncode == 1, err  # its worker was killed before
@@ -138,24 +141,22 @@ def is_running(pid: int) -> bool:
 
 
 def check_killed(
-    folder: Path, undisturbed: Undisturbed, arguments: list[str], draw: random.Random, max_kills: int
+    begin: Callable[..., Any], folder: Path, calm: Undisturbed, arguments: list[str], draw: random.Random, kills: int
 ) -> Counter[str]:
+    """Kill a command in `folder` so often, until it ends, and compare what it recorded with an undisturbed one's."""
     for name in CONFIGS:
-        (folder / name).write_text((undisturbed.folder / name).read_text())
+        (folder / name).write_text((calm.folder / name).read_text())
     name = {"train": "t", "compare": "c", "stylize": "s"}[arguments[0]]
-    kills = kill_until_done(folder, arguments, draw, max_kills, undisturbed.seconds)
-    end = finish(folder, arguments)
-    assert end.returncode == 0, f"seed {SEED}: {end.stderr}"
-    assert "Traceback" not in end.stderr
-    assert "cannot be used" not in end.stderr  # every checkpoint that a kill leaves is whole
-    assert results(folder / "runs" / name) == results(undisturbed.folder / "runs" / name), f"seed {SEED}"
-    return kills
+    killed = kill_until_done(begin, folder, arguments, draw, kills, calm.seconds)
+    assert "cannot be used" not in finish(begin, folder, arguments)  # every checkpoint that a kill leaves is whole
+    assert results(folder / "runs" / name) == results(calm.folder / "runs" / name), f"seed {SEED}"
+    return killed
 
 
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
     draw = random.Random(SEED)
     for number in range(3):
-        if check_killed(_made(tmp_path / str(number)), undisturbed(TRAIN), TRAIN, draw, 2):
+        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 2):
             return
     pytest.fail("nothing was killed")
 
@@ -164,18 +165,22 @@ def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, u
 @pytest.mark.skipif("NORMBENCH_TORTURE" not in os.environ, reason="NORMBENCH_TORTURE says how many kills")
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("arguments", [TRAIN, COMPARE, STYLE], ids=lambda arguments: arguments[0])
-def test_a_thousand_kills(tmp_path, undisturbed, arguments: list[str]) -> None:
+@pytest.mark.parametrize("kind", ["forked", "started"])
+def test_a_thousand_kills(tmp_path, undisturbed, arguments: list[str], kind: str) -> None:
+    """Nine of ten of programs that are forked, with nothing to import, the others as a user starts them."""
     draw = random.Random(SEED)
     kills: Counter[str] = Counter()
     num_rounds = 0
-    while num_killed(kills) < KILLS / 3:
+    begin, share = (ForkedProgram, 0.9) if kind == "forked" else (start, 0.1)
+    if kind == "forked":
+        import_all()
+    while num_killed(kills) < KILLS * share / 3:
         folder = _made(tmp_path / f"{num_rounds}")
-        kills += check_killed(folder, undisturbed(arguments), arguments, draw, 12)
+        kills += check_killed(begin, folder, undisturbed(begin, arguments), arguments, draw, 12)
         num_rounds += 1
         shutil.rmtree(folder)
-        print(
-            f"{arguments[0]}, seed {SEED}: {num_killed(kills)} kills in {num_rounds} rounds: {dict(kills)}", flush=True
-        )
+        told = f"{kind} {arguments[0]}, seed {SEED}: {num_killed(kills)} kills in {num_rounds} rounds: {dict(kills)}"
+        print(told, flush=True)
 
 
 def num_killed(kills: Counter[str]) -> int:
