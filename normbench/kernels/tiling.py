@@ -44,8 +44,6 @@ MERGE_TILE = 4096
 SUM_TILE = 4096
 """Elements that the kernel for sums merges at a time, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
-SUM_PROGRAMS = 4096
-"""Programs of that kernel beyond which each takes more columns."""
 MOMENTS_TILE = 4096
 """Elements of a tile for norms by several statistics, up to five sums of each, with MOMENTS_ELEMENTS for a thread."""
 MOMENTS_ELEMENTS = 16
@@ -327,8 +325,7 @@ def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
 
 def tile_sums(parts: int, columns: int) -> SumTiling:
     """Choose tiles to sum ``(parts, columns)`` over the parts."""
-    # Rows of a few cache lines each, and wider ones where there are programs enough.
-    block_c = min(max(SUM_COLUMNS, power_of_two(columns // SUM_PROGRAMS)), power_of_two(columns), SUM_TILE)
+    block_c = min(SUM_COLUMNS, power_of_two(columns))
     block_p = min(SUM_TILE // block_c, power_of_two(parts))
     return SumTiling(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
