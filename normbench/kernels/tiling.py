@@ -44,13 +44,13 @@ MERGE_TILE = 4096
 SUM_TILE = 4096
 """Elements that the kernel for sums merges at a time, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
-SUM_PROGRAMS = 4096
-"""Programs of that kernel beyond which each takes more columns."""
 MOMENTS_TILE = 4096
 """Elements of a tile for norms by several statistics, up to five sums of each, with MOMENTS_ELEMENTS for a thread."""
 MOMENTS_ELEMENTS = 16
 PIXEL_TILE = 2048
 """Elements of a tile for a layer normalization with parameters for each element, which its program keeps."""
+PIXEL_SAMPLES = 8
+"""Samples for which a program takes such a tile where there are programs enough; each leaves a share to be summed."""
 MERGED_BY_EACH = 16384
 """Partial results that every program merges by itself; more are merged by a launch of its own beforehand."""
 IMAGE_ROWS = 128
@@ -306,7 +306,8 @@ def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
     block_r = min(max(1, PIXEL_TILE // block_c), power_of_two(rows))
     blocks = ceil_div(channels, block_c)
     tiles = blocks * ceil_div(rows, block_r)
-    samples_per = ceil_div(samples, max(1, PROGRAMS // tiles))
+    programs = min(max(PROGRAMS, samples * tiles // PIXEL_SAMPLES), 4 * PROGRAMS)
+    samples_per = ceil_div(samples, max(1, programs // tiles))
     return PixelTiling(
         parts=ceil_div(values, chunk_tiles * chunk_block),
         chunk=chunk_tiles * chunk_block,
@@ -318,14 +319,13 @@ def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
         block_c=block_c,
         samples_per=samples_per,
         programs=tiles * ceil_div(samples, samples_per),
-        num_warps=num_warps(block_r * block_c),
+        num_warps=min(max(block_r * block_c // (32 * MOMENTS_ELEMENTS), 1), MAX_WARPS),
     )
 
 
 def tile_sums(parts: int, columns: int) -> SumTiling:
     """Choose tiles to sum ``(parts, columns)`` over the parts."""
-    # Rows of a few cache lines each, and wider ones where there are programs enough.
-    block_c = min(max(SUM_COLUMNS, power_of_two(columns // SUM_PROGRAMS)), power_of_two(columns), SUM_TILE)
+    block_c = min(SUM_COLUMNS, power_of_two(columns))
     block_p = min(SUM_TILE // block_c, power_of_two(parts))
     return SumTiling(block_c, block_p, ceil_div(columns, block_c), num_warps(block_p * block_c))
 
