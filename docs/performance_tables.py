@@ -1,0 +1,143 @@
+"""Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
+
+The records, docs/performance/steps.json and layers.json, are the `results.json` of ``normbench bench`` with what the page
+does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RECORDS = Path(__file__).parent / "performance"
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill_tables(page: str) -> str:
+    """Return the page with every table between markers written anew."""
+    tables = {"steps": steps_table, "tutorial": tutorial_table, "layers": layers_table}
+    return _BLOCK.sub(lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}", page)
+
+
+def steps_table() -> str:
+    """Return a row per norm: time of a step at both batch sizes, against the `none` of the same run."""
+    steps: dict[int, dict[str, tuple[float, float, float, float]]] = {64: {}, 1024: {}}
+    memory: dict[str, float] = {}
+    paths: dict[str, str] = {}
+    for run in _runs("steps"):
+        rows = {(row["norm"], row["batch_size"]): row for row in run["rows"] if row["variant"] == "auto"}
+        if any(row["variant"] == "tutorial" for row in run["rows"]):
+            continue
+        for (norm, batch_size), row in rows.items():
+            without = rows["none", batch_size]["seconds_per_step"]
+            steps[batch_size].setdefault(norm, _against(row["seconds_per_step"], without))
+            paths[norm] = row["norm_path"] or "-"
+            if batch_size == 64:
+                memory[norm] = row["peak_memory_mib"]
+    header = (
+        "norm", "batch 64 (ms/step)", "x none", "above none (µs)", "batch 1024 (ms/step)", "x none", "above none (µs)",
+        "peak at 64 (MiB)", "kernels",
+    )  # fmt: skip
+    order = sorted(steps[64], key=lambda norm: steps[64][norm][0])
+    return _table(
+        header,
+        (
+            (
+                norm,
+                *(cell for size in (64, 1024) for cell in _step_cells(steps[size][norm])),
+                f"{memory[norm]:.0f}",
+                paths[norm].partition(":")[0],
+            )
+            for norm in order
+        ),
+    )
+
+
+def tutorial_table() -> str:
+    """Return a row per norm: the tutorial's loop and NormBench's step, in turn in one process."""
+    (run,) = [run for run in _runs("steps") if any(row["variant"] == "tutorial" for row in run["rows"])]
+    times = {(row["norm"], row["variant"]): row["seconds_per_step"] for row in run["rows"]}
+    rows = []
+    for norm in dict.fromkeys(row["norm"] for row in run["rows"]):
+        loop, ours = times[norm, "tutorial"], times[norm, "auto"]
+        quotient = median(slow / fast for slow, fast in zip(loop, ours, strict=True))
+        rows.append((norm, f"{1e3 * median(loop):.2f} ± {1e3 * _mad(loop):.2f}", _ms(ours), f"{quotient:.0f}"))
+    return _table(("norm", "tutorial's loop (ms/step)", "`auto` (ms/step)", "tutorial / `auto`"), rows)
+
+
+def layers_table() -> str:
+    """Return a row per norm: both passes of its kernels as shares of the copy's bandwidth, on two shapes."""
+    (run,) = _runs("layers")
+    rows = {(row["norm"], row["way"], tuple(row["shape"])): row for row in run["rows"]}
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in run["rows"]))
+    norms = list(dict.fromkeys(row["norm"] for row in run["rows"] if row["way"] == "fused"))
+    sizes = [rows["bn", "fused", shape]["input_bytes"] / 2**20 for shape in shapes]
+    header = ["norm"]
+    for size in sizes:
+        header += [f"{size:.0f} MiB: forward (µs)", "share (%)", "backward (µs)", "share (%)", "native / fused"]
+    cells = []
+    for norm in norms:
+        line = [norm]
+        for shape in shapes:
+            fused, native = rows[norm, "fused", shape], rows[norm, "native", shape]
+            copy, num_bytes = median(fused["copy_seconds"]), fused["input_bytes"]
+            for part, moved in (("forward_seconds", 2), ("backward_seconds", 3)):
+                if not fused[part]:  # the case failed
+                    line += ["-", "-"]
+                    continue
+                seconds = median(fused[part])
+                bandwidth_share = moved * num_bytes / seconds / (2 * num_bytes / copy)
+                line += [f"{1e6 * seconds:.1f}", f"{100 * bandwidth_share:.0f}"]
+            line.append(_times_as_fast(native, fused))
+        cells.append(line)
+    return _table(header, cells)
+
+
+def _times_as_fast(native: Mapping[str, Any], fused: Mapping[str, Any]) -> str:
+    """Return both passes of torch's layers over both of the kernels; a dash where the former did not run."""
+    if not native["backward_seconds"]:
+        return "-"
+    layers, kernels = (median(row["forward_seconds"]) + median(row["backward_seconds"]) for row in (native, fused))
+    return f"{layers / kernels:.1f}"
+
+
+def _runs(name: str) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+    return found
+
+
+def _against(seconds: Sequence[float], without: Sequence[float]) -> tuple[float, float, float, float]:
+    """Return median and MAD in ms, and the medians over rounds of the quotient and of the difference in µs."""
+    pairs = list(zip(seconds, without, strict=True))
+    quotient = median(with_norm / none for with_norm, none in pairs)
+    above = median(with_norm - none for with_norm, none in pairs)
+    return 1e3 * median(seconds), 1e3 * _mad(seconds), quotient, 1e6 * above
+
+
+def _step_cells(found: tuple[float, float, float, float]) -> tuple[str, str, str]:
+    ms, _, quotient, above = found
+    return f"{ms:.3f}", f"{quotient:.2f}", f"{above:.0f}"
+
+
+def _mad(values: Sequence[float]) -> float:
+    middle = median(values)
+    return median(abs(value - middle) for value in values)
+
+
+def _ms(seconds: Sequence[float]) -> str:
+    return f"{1e3 * median(seconds):.3f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(fill_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
