@@ -1,7 +1,8 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
-The records, docs/performance/steps.json and layers.json, are the `results.json` of ``normbench bench`` with what the page
-does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+The records, docs/performance/steps.json and layers.json, are the `results.json` of ``normbench bench`` with what the
+page does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and
+``<!-- end -->``.
 """
 
 from __future__ import annotations
