@@ -129,7 +129,10 @@ def suggestion(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'gn'? Allowed: bn, gn, ..."`` for a name that is not among `allowed`."""
     names = tuple(allowed)
     by_lower_case = {known.lower(): known for known in names}
-    nearest = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.6)
+    word = str(name).lower()
+    nearest = difflib.get_close_matches(word, by_lower_case, n=1, cutoff=0.6)
+    if not nearest and len(word) > 3:
+        nearest = [known for known in by_lower_case if known.startswith(word)]
     hint = f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else "."
     return f"{hint} Allowed: {', '.join(names)}"
 

@@ -5,6 +5,7 @@ Nothing here is fast on purpose; it is what most tutorials do, and what `normben
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from normbench.layers.conv2d import Conv2d
+from normbench.layers.conv_stack import ConvStack
 from normbench.layers.norm_act import FusedNormAct
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.norms.group_norm import GroupNorm
@@ -93,6 +95,8 @@ def with_plain_layers(model: nn.Module) -> nn.Module:
         if isinstance(child, FusedNormAct):
             plain = _plain_norm(child[0])
             setattr(model, name, nn.Sequential(plain, nn.ReLU()) if len(child) == 2 else plain)
+        elif type(child) is ConvStack:
+            setattr(model, name, with_plain_layers(nn.Sequential(OrderedDict(child.named_children()))))
         elif type(child) is Conv2d:
             setattr(model, name, _plain_conv(child))
         elif isinstance(child, PooledLinear):

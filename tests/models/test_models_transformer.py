@@ -287,7 +287,7 @@ def test_options_of_placement_are_checked() -> None:
         build_model("vit", norm=make_sequence_norm("ln"), placement="mid")
     with pytest.raises(ConfigError, match="scale_by_depth needs the placement pre or peri, not post"):
         build_model("vit", norm=make_sequence_norm("ln"), pre_norm=False, scale_by_depth=True)
-    with pytest.raises(ConfigError, match=r"qk_norm='l3' is not a choice; did you mean 'ln'"):
+    with pytest.raises(ConfigError, match=r"qk_norm='l3' is not a choice. Allowed: none, l2, ln, rms"):
         MultiHeadAttention(16, 2, qk_norm="l3")
 
 
