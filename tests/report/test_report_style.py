@@ -201,9 +201,10 @@ def test_the_page_stands_alone_and_says_what_the_markdown_says(experiment: Path)
     page = (experiment / "report" / "report.html").read_text()
     assert not re.search(r'src="(?!data:image/png;base64,)', page)
     links = set(re.findall(r'href="([^"]*)"', page))
-    assert all(link.startswith(("#", "../", "data:image/png;base64,")) or (experiment / "report" / link).is_file() for link in links), (
-        "nothing afar"
-    )
+    assert all(
+        link.startswith(("#", "../", "data:image/png;base64,")) or (experiment / "report" / link).is_file()
+        for link in links
+    ), "nothing afar"
     assert page.count("data:image/png;base64,") >= 9  # the style, four content images, four of IN, four of BN
     assert page.count("<svg ") == 3
     markdown = (experiment / "report" / "report.md").read_text()
