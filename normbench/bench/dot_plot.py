@@ -155,7 +155,7 @@ def _set_scale(axes: Axes, dots: Sequence[Dot]) -> None:
 
 
 def _is_one_scale(shown: Sequence[DotPanel]) -> bool:
-    """Return whether one horizontal scale suits all panels: fractions always, times unless batch sizes part them."""
+    """Return whether one horizontal scale suits all panels: whether their medians are of about one size."""
     medians = [median_and_mad([dot.middle for dot in panel.dots]) for panel in shown]
     centers = [spread.median for spread in medians if spread is not None]
     return max(centers) <= _WIDE_RANGE / 2 * min(centers)

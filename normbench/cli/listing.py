@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _LEGEND = """
 batch: whether, in training, a sample's output depends on the other samples.
-+ws and +sws standardize weights beside any norm, as in gn+ws.
+Names with a plus change convolution weights beside any norm, as in gn+ws.
 More: `normbench list norms gn`, --long."""
 
 app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_help=True)

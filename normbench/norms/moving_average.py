@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch.autograd.function import once_differentiable
 
 from normbench.layers.precision import like_input, widen
 from normbench.norms.base import AffineNorm, per_channel
+from normbench.norms.surrogate import DivideByRoot
 
 MAX_CORRECTION = 5.0
 """The correction r lies between 1 / 5 and 5, as in the authors' code."""
-
-
-class _NormalizeByAverage(torch.autograd.Function):
-    """``y = x / root``, whose backward takes the mean of ``gradient * y`` from the layer's memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, root: torch.Tensor, layer: MovingAverageBatchNorm) -> torch.Tensor:
-        y = x / root
-        ctx.save_for_backward(y, root)
-        ctx.layer = layer
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        y, root = ctx.saved_tensors
-        layer: MovingAverageBatchNorm = ctx.layer
-        product = layer.remember(layer.gradient_products, (gradient * y).mean(dim=(0, 2, 3)))
-        return (gradient - y * per_channel(product)) / root, None, None
 
 
 class MovingAverageBatchNorm(AffineNorm):
@@ -82,8 +61,13 @@ class MovingAverageBatchNorm(AffineNorm):
             correction = (root / running_root).clamp(1 / MAX_CORRECTION, MAX_CORRECTION)
             correction = torch.where(self.num_steps > 10 * self.warmup_steps, correction, 1.0)
             self.running_mean_square.lerp_(mean_square.to(self.running_mean_square.dtype), self.momentum)
-        y: torch.Tensor = _NormalizeByAverage.apply(wide, per_channel(root), self)
+        y: torch.Tensor = DivideByRoot.apply(wide, per_channel(root), self)
         return like_input(self.rescale(y * per_channel(correction)), x)
+
+    def correct_gradient(self, gradient: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Take away what lies along `y`, by the average over the last batches of ``mean(gradient * y)``."""
+        product = self.remember(self.gradient_products, (gradient * y).mean(dim=(0, 2, 3)))
+        return gradient - y * per_channel(product)
 
     @torch.no_grad()
     def remember(self, memory: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

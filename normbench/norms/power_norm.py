@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from normbench.layers.hooks import TrainingHooks
 from normbench.layers.precision import widen
 from normbench.norms.base import resolve_groups
-
-
-class _NormalizeByPower(torch.autograd.Function):
-    """``y = x / root``; backward subtracts what the layer's average says of ``gradient * y``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, root: torch.Tensor, layer: PowerNorm) -> torch.Tensor:
-        y = x / root
-        ctx.save_for_backward(y, root)
-        ctx.layer = layer
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        y, root = ctx.saved_tensors
-        layer: PowerNorm = ctx.layer
-        projected = gradient - layer.momentum * layer.gradient_product.to(y.dtype) * y
-        layer.gradient_product.add_((projected * y).mean(dim=(0, 1)))
-        return projected / root, None, None
+from normbench.norms.surrogate import DivideByRoot
 
 
 class PowerNorm(TrainingHooks):
@@ -82,10 +60,16 @@ class PowerNorm(TrainingHooks):
         grouped = widen(x).unflatten(-1, (self.groups, -1))
         scaled = (grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)).flatten(-2)
         power = self._advance(scaled) if self.training else self.running_power.to(scaled.dtype)
-        y: torch.Tensor = _NormalizeByPower.apply(scaled, torch.sqrt(power + self.eps), self)
+        y: torch.Tensor = DivideByRoot.apply(scaled, torch.sqrt(power + self.eps), self)
         if self.weight is not None and self.bias is not None:
             y = torch.addcmul(self.bias, y, self.weight)
         return y.to(x.dtype)
+
+    def correct_gradient(self, gradient: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Take away what lies along `y`, by what was left of it in the batches before."""
+        projected = gradient - self.momentum * self.gradient_product.to(y.dtype) * y
+        self.gradient_product.add_((projected * y).mean(dim=(0, 1)))
+        return projected
 
     @torch.no_grad()
     def _advance(self, x: torch.Tensor) -> torch.Tensor:

@@ -154,16 +154,12 @@ def _many_losses(panel: _LossPanel) -> Figure:
         _draw_loss(axes, group, panel.loss, style, window, 0.0, few=True)
 
     def draw_behind(axes: Axes, group: Group, color: str) -> None:
-        losses = [_losses(run, panel.loss) for run in group.completed]
-        length = min((each.size for each in losses), default=0)
-        if length:
-            steps, mean = _every(smooth(np.mean([each[:length] for each in losses], axis=0), window))
-            axes.plot(steps, mean, color=color, linewidth=0.5, zorder=0.5)
+        mean = _mean([_losses(run, panel.loss) for run in group.completed])
+        if mean.size:
+            axes.plot(*_every(smooth(mean, window)), color=color, linewidth=0.5, zorder=0.5)
 
     explanation = "; ".join([_MOVING_AVERAGE, interval_text([panel], "band"), *_end_words([panel])])
-    return small_multiples(
-        panel.groups, draw, draw_behind, "iteration", panel.loss.label, explanation, lambda axes: _limit(axes, limits)
-    )
+    return small_multiples(panel.groups, draw, draw_behind, "iteration", panel.loss.label, explanation, limits)
 
 
 def _many_accuracies(panel: Panel) -> Figure:
@@ -171,20 +167,18 @@ def _many_accuracies(panel: Panel) -> Figure:
         _draw_accuracy(axes, group, style, few=True)
 
     def draw_behind(axes: Axes, group: Group, color: str) -> None:
-        accuracies = [[100 * epoch.test_accuracy for epoch in run.epochs] for run in group.completed]
-        length = min((len(each) for each in accuracies), default=0)
-        if length:
-            mean = np.mean([each[:length] for each in accuracies], axis=0)
-            axes.plot(np.arange(1, length + 1), mean, color=color, linewidth=0.5, zorder=0.5)
+        mean = _mean([np.array([100 * epoch.test_accuracy for epoch in run.epochs]) for run in group.completed])
+        if mean.size:
+            axes.plot(np.arange(1, mean.size + 1), mean, color=color, linewidth=0.5, zorder=0.5)
 
     explanation = "; ".join(["line: mean over seeds", interval_text([panel], "band"), *_end_words([panel])])
-    return small_multiples(
-        panel.groups, draw, draw_behind, "epoch", "test accuracy (%)", explanation, lambda axes: None
-    )
+    return small_multiples(panel.groups, draw, draw_behind, "epoch", "test accuracy (%)", explanation)
 
 
-def _limit(axes: Axes, limits: tuple[float, float]) -> None:
-    axes.set_ylim(*limits)
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Return the mean of `curves` as far as all go; empty without any."""
+    length = min((curve.size for curve in curves), default=0)
+    return np.mean([curve[:length] for curve in curves], axis=0) if length else np.empty(0)
 
 
 def _loss_ends(panel: _LossPanel) -> list[tuple[float, str, str]]:
@@ -192,11 +186,9 @@ def _loss_ends(panel: _LossPanel) -> list[tuple[float, str, str]]:
     chosen = styles((group.norm, group.label) for group in panel.groups)
     found = []
     for group in panel.groups:
-        losses = [_losses(run, panel.loss) for run in group.completed]
-        length = min((each.size for each in losses), default=0)
-        if length:
-            window = smoothing_window(length)
-            last = float(smooth(np.mean([each[:length] for each in losses], axis=0), window)[-1])
+        mean = _mean([_losses(run, panel.loss) for run in group.completed])
+        if mean.size:
+            last = float(smooth(mean, smoothing_window(mean.size))[-1])
             found.append((last, f"{group.label} {last:.3g}", chosen[group.norm, group.label].color))
     return found
 

@@ -25,7 +25,7 @@ def small_multiples(
     x: str,
     y: str,
     explanation: str,
-    finish: Callable[[Axes], None],
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Return a figure with one set of axes per group, in their order; all share both scales.
 
@@ -36,7 +36,7 @@ def small_multiples(
         x: the name of the horizontal axes.
         y: the name of the vertical axes.
         explanation: what lines and bands mean.
-        finish: sets the limits of axes, when all is drawn.
+        limits: the vertical axes' ends; what is drawn sets them where None.
     """
     from matplotlib.figure import Figure
 
@@ -53,7 +53,8 @@ def small_multiples(
             draw(axes, group, chosen[group.norm, group.label])
             axes.set_title(f"{group.label}, {count_text([group])}", fontsize=7, pad=2)
             axes.tick_params(labelsize=6.5)
-            finish(axes)
+            if limits is not None:
+                axes.set_ylim(*limits)
         for spare in grid.flatten()[len(groups) :]:
             spare.remove()
         for axes in grid.flatten()[len(groups) - num_columns : len(groups)]:
