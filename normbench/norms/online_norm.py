@@ -18,15 +18,15 @@ class _NormalizeStream(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor, layer: OnlineNorm
     ) -> torch.Tensor:
-        y = (x - mean) / deviation
-        ctx.save_for_backward(y, deviation)
+        ctx.save_for_backward(x, mean, deviation)  # not the result, which an activation in place overwrites
         ctx.layer = layer
-        return y
+        return (x - mean) / deviation
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        y, deviation = ctx.saved_tensors
+        x, mean, deviation = ctx.saved_tensors
+        y = (x - mean) / deviation
         layer: OnlineNorm = ctx.layer
         share = 1 - layer.backward_decay
         # Means over (H, W) are taken once; the recursion over samples then runs on (C,) values alone.
@@ -38,8 +38,8 @@ class _NormalizeStream(torch.autograd.Function):
         for sample in range(len(y)):
             along_errors.append(along_error)
             mean_errors.append(mean_error)
-            mean = (first[sample] - share * along_error * second[sample]) / deviation[sample, :, 0, 0]
-            mean_error = mean_error + (mean - share * mean_error)
+            corrected_mean = (first[sample] - share * along_error * second[sample]) / deviation[sample, :, 0, 0]
+            mean_error = mean_error + (corrected_mean - share * mean_error)
             along_error = along_error + (along[sample] - share * along_error * square[sample])
         projected = gradient - share * torch.stack(along_errors)[:, :, None, None] * y
         corrected = projected / deviation - share * torch.stack(mean_errors)[:, :, None, None]

@@ -21,14 +21,13 @@ class DivideByRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, root: torch.Tensor, layer: CorrectsGradient) -> torch.Tensor:
         """Return the quotient; `root` broadcasts against `x` and is constant to the gradient."""
-        y = x / root
-        ctx.save_for_backward(y, root)
+        ctx.save_for_backward(x, root)  # not the result, which an activation in place overwrites
         ctx.layer = layer
-        return y
+        return x / root
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """Return the gradient of x."""
-        y, root = ctx.saved_tensors
-        return ctx.layer.correct_gradient(gradient, y) / root, None, None
+        x, root = ctx.saved_tensors
+        return ctx.layer.correct_gradient(gradient, x / root) / root, None, None

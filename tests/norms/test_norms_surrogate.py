@@ -148,3 +148,15 @@ def test_every_norm_with_a_surrogate_gradient_is_here() -> None:
         "online",
         "sequence power",
     }
+
+
+def test_an_activation_in_place_leaves_the_backward_pass_alone() -> None:
+    """Without a scale and layer scaling the result itself goes into the ReLU."""
+    layer = make_norm("online", affine=False, layer_scaling=False, decay=0.9).norm_act(CHANNELS).double()
+    x = images(3, CHANNELS, 2, 3).requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    alone = make_norm("online", affine=False, layer_scaling=False, decay=0.9)(CHANNELS).double()
+    expected = images(3, CHANNELS, 2, 3).requires_grad_()
+    alone(expected).backward((y > 0).double())
+    assert torch.equal(x.grad, expected.grad)
