@@ -85,7 +85,7 @@ class DryRun:
                     _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
                     facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
-                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts, module.with_statistics)
+                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
                     _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)

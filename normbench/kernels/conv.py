@@ -13,7 +13,6 @@ from normbench.kernels.conv_plan import ConvShape, Tile, forward_tile, input_til
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
-from normbench.kernels.tile_statistics import TileStatistics
 from normbench.kernels.tiling import ceil_div
 
 CHANNELS_MULTIPLE = 16
@@ -72,7 +71,6 @@ def convolve(
     *,
     relu: Relu | None = None,
     before: Relu | None = None,
-    with_statistics: bool = False,
 ) -> Tensor:
     """Convolve `x` with zeros around it, half the kernel's size; products are summed in float32.
 
@@ -84,7 +82,6 @@ def convolve(
         stride: 1 or 2.
         relu: the ReLU to apply to the output, if any.
         before: the ReLU that gave `x`, if nothing else reads `x`.
-        with_statistics: leave the output with its `TileStatistics`.
 
     Returns:
         ``(N, C_out, H', W')``, channels_last, ``H' = (H - 1) // stride + 1``.
@@ -94,10 +91,7 @@ def convolve(
     """
     if x.dtype != weight.dtype or not can_convolve(x, weight, stride, x.dtype):
         raise ValueError("no kernel for this input and weight: see can_convolve")
-    statistics = new_statistics(shape_of(x, weight, stride), x) if with_statistics else None
-    y: Tensor = Convolution.apply(x, weight, stride, relu, before, statistics)
-    if statistics is not None:
-        statistics.version, y.tile_statistics = y._version, statistics  # type: ignore[attr-defined]
+    y: Tensor = Convolution.apply(x, weight, stride, relu, before)
     return y
 
 
@@ -112,12 +106,10 @@ class Convolution(torch.autograd.Function):
         stride: int,
         relu: Relu | None,
         before: Relu | None,
-        statistics: TileStatistics | None,
     ) -> Tensor:
         """Return the output, and keep input and weight, and the output of a ReLU."""
-        fused = relu is not None or statistics is not None
-        if is_faster(shape_of(x, weight, stride), "forward", fused=fused):
-            y = forward(x, weight, stride, relu=relu is not None, statistics=statistics)
+        if is_faster(shape_of(x, weight, stride), "forward", fused=relu is not None):
+            y = forward(x, weight, stride, relu=relu is not None)
         else:
             y = torch.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
         ctx.save_for_backward(x, weight, None if relu is None else y)
@@ -147,7 +139,7 @@ class Convolution(torch.autograd.Function):
             ctx.sink.add(shares)
         elif shares is not None:
             dw = total(shares, weight)
-        return our_dx if ours[0] else dx, dw, None, None, None, None
+        return our_dx if ours[0] else dx, dw, None, None, None
 
 
 def _torch_gradients(
@@ -163,21 +155,13 @@ def _torch_gradients(
     return gradients_
 
 
-def new_statistics(shape: ConvShape, x: Tensor) -> TileStatistics:
-    """Return room for the statistics of the output, on the device of `x`."""
-    rows = forward_tile(shape).m
-    parts = (shape.runs * ceil_div(shape.rows, rows), shape.channels_out)
-    mean, var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
-    return TileStatistics(mean, var, rows)
-
-
 def forward(
     x: Tensor, weight: Tensor, stride: int, *,
-    relu: bool = False, statistics: TileStatistics | None = None, runs: int = 1,
+    relu: bool = False, runs: int = 1,
 ) -> Tensor:  # fmt: skip
     """Return the output of `runs` runs, ``(runs * N, C_out, H', W')``, channels_last, after a ReLU if there is one.
 
-    Fills the `statistics`, of all runs, if they are given. `x` is ``(runs * N, C, H, W)``, `weight` is
+    `x` is ``(runs * N, C, H, W)``, `weight` is
     ``(runs * C_out, C, kernel, kernel)``; both are channels_last.
     """
     from normbench.kernels import conv_kernels
@@ -187,7 +171,7 @@ def forward(
     y = x.new_empty((len(x), *shape.out_size, shape.channels_out))
     launch(
         conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n), runs),
-        x, weight, y, *((None, None) if statistics is None else (statistics.mean, statistics.var)), shape.images,
+        x, weight, y, shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
@@ -283,21 +267,16 @@ def shape_of(x: Tensor, weight: Tensor, stride: int, runs: int = 1) -> ConvShape
     return ConvShape(images // runs, height, width, channels, len(weight) // runs, weight.shape[2], stride, runs)
 
 
-def launch_forward(
-    x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool, with_statistics: bool = False
-) -> None:
+def launch_forward(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
     """Launch every kernel that `convolve` launches on such tensors; for use in a `Compilation`."""
     shape = shape_of(x, weight, stride)
-    if is_faster(shape, "forward", fused=with_relu or with_statistics):
-        statistics = new_statistics(shape, x) if with_statistics else None
-        forward(x, weight, stride, relu=with_relu, statistics=statistics)
+    if is_faster(shape, "forward", fused=with_relu):
+        forward(x, weight, stride, relu=with_relu)
 
 
-def launch_all(
-    x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool, with_statistics: bool
-) -> None:
+def launch_all(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
     """Launch every kernel that `convolve` and its gradient launch on such tensors; for use in a `Compilation`."""
-    launch_forward(x, weight, stride, with_relu, after_relu, with_statistics)
+    launch_forward(x, weight, stride, with_relu, after_relu)
     shape = shape_of(x, weight, stride)
     grad = x.new_empty((shape.images, *shape.out_size, shape.channels_out)).permute(0, 3, 1, 2)
     ours = (is_faster(shape, "input", fused=after_relu), is_faster(shape, "weight"))

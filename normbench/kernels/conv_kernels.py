@@ -18,16 +18,12 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["images"])
 def forward(
-    x, weight, y, part_mean, part_var, images,
+    x, weight, y, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; program_id(1) is the run.
-
-    Unless they are None, `part_mean` and `part_var` get the statistics of each channel over the tile's positions, of
-    the rounded output: ``(runs, tiles of positions, channels_out)``.
-    """
+    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; program_id(1) is the run."""
     OUT_H: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_W: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     TAPS: tl.constexpr = KERNEL * KERNEL
@@ -59,17 +55,7 @@ def forward(
     if RELU:
         total = tl.maximum(total, 0.0)
     at = row[:, None] * CHANNELS_OUT + column[None, :]
-    rounded = total.to(y.dtype.element_ty)
-    tl.store(y + at, rounded, mask=(row < rows)[:, None])
-    if part_mean is not None:
-        tile = tl.program_id(0) // TILES_N
-        count = tl.minimum(rows - tile * BLOCK_M, BLOCK_M).to(tl.float32)
-        value = rounded.to(tl.float32)  # zero where there is no row
-        mean = tl.sum(value, axis=0) / count
-        distance = tl.where((row < rows)[:, None], value - mean[None, :], 0.0)
-        part = (run * tl.cdiv(rows, BLOCK_M) + tile) * CHANNELS_OUT + column
-        tl.store(part_mean + part, mean)
-        tl.store(part_var + part, tl.sum(distance * distance, axis=0) / count)
+    tl.store(y + at, total.to(y.dtype.element_ty), mask=(row < rows)[:, None])
 
 
 @triton.jit

@@ -76,7 +76,7 @@ class Tile:
 def is_faster(shape: ConvShape, which: Literal["forward", "input", "weight"], *, fused: bool = False) -> bool:
     """Return whether our kernel takes less time than cuDNN for the output, or the gradient of input or weight.
 
-    `fused` where it also runs a ReLU or sums statistics, for which cuDNN's output would be read once more.
+    `fused` where it also runs a ReLU, for which what cuDNN writes would be read and written once more.
     """
     return fused or shape.work < MOST_WORK[which]
 

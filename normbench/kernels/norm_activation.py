@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 from normbench.kernels.launch import launch
 from normbench.kernels.spec import MomentsSpec, NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_input_reason
-from normbench.kernels.tile_statistics import statistics_of
 from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
 MAX_CHANNELS = 4096
@@ -202,13 +201,9 @@ def group_forward(
         return y, mean, rstd
 
     chunking = (tiling.chunks, tiling.chunk_tiles)
-    ready = statistics_of(x) if across and samples == 1 and spec.centered else None
     if running is not None and frozen:
         part_mean, part_var = running.mean, running.var
         merged = (1, 1, rows)
-    elif ready is not None:  # by the convolution before
-        part_mean, part_var = ready.mean, ready.var
-        merged = (len(part_mean), len(part_mean), ready.rows)
     else:
         parts = (samples * tiling.chunks, groups)
         part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))

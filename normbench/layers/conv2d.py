@@ -23,8 +23,6 @@ class Conv2d(nn.Conv2d):
     """Whether a ReLU follows that a network may have run in the same kernel (`normbench.layers.conv_stack`)."""
     after_relu = False
     """Whether the input is such a ReLU's output."""
-    with_statistics = False
-    """Whether a norm over the batch follows, which in training can use the statistics of the kernel's tiles."""
 
     def adopt_weight(self) -> None:
         """Set what starts from the weight, after the weight was drawn anew; here there is nothing."""
@@ -64,9 +62,7 @@ class Conv2d(nn.Conv2d):
             return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
         stride = self.stride[0]
         if dtype is not None and self.has_layer_kernel(input, weight, dtype):
-            return kernels.convolve(
-                input.to(dtype), weight.to(dtype), stride, with_statistics=self.with_statistics and self.training
-            )
+            return kernels.convolve(input.to(dtype), weight.to(dtype), stride)
         is_square = self._is_plain(3) and self.stride == (stride, stride)
         if dtype is not None and is_square and can_convolve_patches(input, weight, stride, dtype):
             return convolve_patches(input.to(dtype), weight.to(dtype), stride)

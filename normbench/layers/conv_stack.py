@@ -6,18 +6,15 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from normbench.kernels import NormActSpec
 from normbench.kernels.conv import Relu
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import FusedNormAct
 
 
 class ConvStack(nn.Sequential):
     """``Sequential(conv, norm_act, conv, norm_act, ...)``, with the same parameters, keys and results.
 
     Without a norm, a ReLU runs inside the kernel of the convolution before it, and its gradient inside that of the
-    convolution after it, where both have kernels and no hook watches the layers. A norm over the batch gets the
-    statistics of the convolution's tiles.
+    convolution after it, where both have kernels and no hook watches the layers.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -26,7 +23,6 @@ class ConvStack(nn.Sequential):
         for conv, norm_act in self._pairs():
             if isinstance(conv, Conv2d):
                 conv.with_relu, conv.after_relu = _is_relu(norm_act), after_relu
-                conv.with_statistics = _is_over_batch(norm_act)
                 after_relu = conv.with_relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,12 +43,6 @@ class ConvStack(nn.Sequential):
 def _is_relu(norm_act: nn.Module) -> bool:
     """Return whether a norm with its activation is a ReLU and nothing else."""
     return type(norm_act) is nn.Sequential and [type(layer) for layer in norm_act] == [nn.Identity, nn.ReLU]
-
-
-def _is_over_batch(norm_act: nn.Module) -> bool:
-    """Return whether a kernel normalizes over the batch, each channel by itself."""
-    spec = norm_act.spec if isinstance(norm_act, FusedNormAct) else None
-    return isinstance(spec, NormActSpec) and spec.scope == "batch" and spec.centered
 
 
 def _is_watched(*layers: nn.Module) -> bool:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench import NormResNet, kernels, make_norm
-from normbench.kernels import conv, norm_activation, tiling
-from normbench.kernels.tile_statistics import statistics_of
+from normbench.kernels import conv
 from normbench.layers.conv_stack import ConvStack
 from normbench.norms import NormFactory
 
@@ -99,47 +98,6 @@ def test_norms_are_left_as_they_are(launches: list[tuple[bool, bool]]) -> None:
     plain = nn.Sequential(*copy.deepcopy(layers))
     assert torch.equal(layers(draw().half()), plain(draw().half()))
     assert not any(with_relu or after_relu for with_relu, after_relu in launches)
-
-
-def test_a_norm_over_the_batch_uses_the_statistics_of_the_tiles(
-    launches: list[tuple[bool, bool]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiling, "FORWARD_TILE", 64)  # so that even few rows would be split among programs
-    used = []
-    monkeypatch.setattr(norm_activation, "statistics_of", lambda x: used.append(statistics_of(x)) or used[-1])
-    norm = make_norm("bn")
-    layers = [norm.conv2d(32, 16, 3, stride=2, padding=1), norm.norm_act(16)]
-    plain = copy.deepcopy(layers)
-    x = (torch.randn(5, 32, 9, 8) + 2).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", dtype=torch.float16):
-        y = ConvStack(*layers).to(memory_format=torch.channels_last)(x)  # 100 rows: a tile of 64 and one of 36
-        expected = nn.Sequential(*plain).to(memory_format=torch.channels_last)(x)
-    assert layers[0].with_statistics
-    assert len(launches) == 2
-    assert [statistics is not None for statistics in used] == [True, False]
-    torch.testing.assert_close(y, expected, rtol=2e-3, atol=2e-3)
-    for name, buffer in layers[1].named_buffers():
-        torch.testing.assert_close(buffer, plain[1].get_buffer(name), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("is_changed", [False, True])
-def test_statistics_are_those_of_the_output_and_void_once_it_is_changed(
-    launches: list[tuple[bool, bool]], is_changed: bool
-) -> None:
-    x = torch.randn(5, 32, 9, 8).half().contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(16, 32, 3, 3).half().contiguous(memory_format=torch.channels_last)
-    y = conv.convolve(x, weight, 2, with_statistics=True)
-    if is_changed:
-        y.mul_(2)
-        assert statistics_of(y) is None
-        return
-    statistics = statistics_of(y)
-    assert statistics is not None
-    tiles = y.permute(0, 2, 3, 1).reshape(-1, 16).double().split(statistics.rows)
-    assert len(tiles) == 2
-    torch.testing.assert_close(statistics.mean.double(), torch.stack([t.mean(0) for t in tiles]), rtol=1e-5, atol=1e-5)
-    var = torch.stack([t.var(0, correction=0) for t in tiles])
-    torch.testing.assert_close(statistics.var.double(), var, rtol=1e-5, atol=1e-5)
 
 
 def test_keys_are_a_sequentials() -> None:
