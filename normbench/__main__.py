@@ -7,11 +7,13 @@ from normbench.experiment.interrupts import exit_on_signals, ignore_signals
 
 def main() -> None:
     """Run the command line; a signal ends it without a traceback, whatever is being imported."""
-    exit_on_signals()
-    from normbench.cli import main as run
-
     try:
+        exit_on_signals()
+        from normbench.cli import main as run
+
         run()
+    except KeyboardInterrupt:  # where the command line is still being put together, nothing else takes it
+        raise SystemExit(130) from None
     finally:
         ignore_signals()
 

@@ -128,8 +128,9 @@ def _cut_lines(lines: list[str]) -> str:
 def suggestion(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'gn'? Allowed: bn, gn, ..."`` for a name that is not among `allowed`."""
     names = tuple(allowed)
-    nearest = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    by_lower_case = {known.lower(): known for known in names}
+    nearest = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.6)
+    hint = f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else "."
     return f"{hint} Allowed: {', '.join(names)}"
 
 

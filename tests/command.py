@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TINY = """
 norms: [bn, gn]
@@ -71,13 +72,14 @@ def signal_group(process: subprocess.Popen[str], number: int) -> None:
     os.killpg(process.pid, number)
 
 
-def worker_pids(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that train, as Linux's /proc lists them."""
+def worker_pids(process: Any) -> list[int]:
+    """The processes that train, as Linux's /proc lists them: of a forked program, all that it has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int(re.findall(r"^PPid:\s*(\d+)", (folder / "status").read_text(), re.M)[0])
-            is_worker = b"spawn_main" in (folder / "cmdline").read_bytes()
+            is_forked = not isinstance(process, subprocess.Popen)
+            is_worker = is_forked or b"spawn_main" in (folder / "cmdline").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
         if parent == process.pid and is_worker:

@@ -18,6 +18,7 @@ import torch
 from local_worker import LocalWorker
 
 from normbench.cli import main
+from normbench.engine.device import set_default_arithmetic
 from normbench.experiment.interrupts import SIGNALS
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
@@ -28,11 +29,14 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     import normbench.kernels.conv_kernels
     import normbench.kernels.group_kernels
     import normbench.kernels.image_conv_kernels
+    import normbench.kernels.moments_kernels
+    import normbench.kernels.pixel_affine_kernels
     import normbench.kernels.pool_linear_kernels
     import normbench.kernels.position_kernels
     import normbench.kernels.squashing_kernels
     import normbench.kernels.standardization_kernels
     import normbench.kernels.train_step_kernels
+    import normbench.kernels.window_kernels
 
     del os.environ["TRITON_INTERPRET"]
 
@@ -50,6 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, skip in missing.items():
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic() -> Iterator[None]:
+    """Undo what a run in this process has set of CUDA's arithmetic."""
+    yield
+    if torch.cuda.is_available():
+        set_default_arithmetic("cuda")
 
 
 class Result(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Any
 
@@ -89,7 +90,8 @@ class LocalWorker:
 
     def dismiss(self) -> None:
         if self._generator is not None:
-            self._generator.close()
+            with suppress(Exception):  # as in a process, whose parent would not hear of it
+                self._generator.close()
         self.connection.close()
         self._bell.close()
 

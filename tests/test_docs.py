@@ -33,6 +33,7 @@ CLASS = re.compile(r"(?<!`)`([A-Z]\w*[a-z]\w*(?:\.\w+)*)(?:\(\))?`(?!`)")
 ELSEWHERE = {
     # What docs/norms.md tells its reader to write:
     *("normbench/norms/peak.py", "peak.py", "normbench.norms.peak:PeakNorm"),
+    *("mynorm.py", "mynet.py", "net.py", "file.py", "FILE.py"),  # a user's own
     *("bit_pytorch/models.py", "resnet_model.py"),  # other projects' files
     *("Normalize", "ToTensor", "Tensor.backward"),  # names of torch and torchvision
 }

@@ -88,5 +88,5 @@ def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
 
     taken = []
     if request.config.norm.name == "gn":
-        taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 64 * 2**20, dtype=torch.uint8, device="cuda"))
+        taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 2 * 2**20, dtype=torch.uint8, device="cuda"))
     yield from targets.train_run(request)

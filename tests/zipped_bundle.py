@@ -52,3 +52,11 @@ def changed(bundle: Path, path: Path, changes: Mapping[str, bytes | None], *, wi
         files["bundle.json"] = json.dumps(manifest).encode()
         files["SHA256SUMS"] = sums_of({name: content for name, content in files.items() if name != "SHA256SUMS"})
     return write_zip(path, files)
+
+
+def texts_in(bundle: Path) -> dict[str, str]:
+    """Return the texts of the report in a bundle, by the names of their files."""
+    files = {Path(name): content for name, content in contents(bundle).items()}
+    suffixes = (".html", ".md", ".csv", ".tex", ".json")
+    reports = {path: text for path, text in files.items() if path.parent.name == "report" and path.suffix in suffixes}
+    return {path.name: text.decode() for path, text in reports.items()}

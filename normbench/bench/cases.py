@@ -121,9 +121,9 @@ class TrainerCase:
         self._position = 0
 
     def _set_flags(self) -> None:
-        precision = self._config.train.precision
-        assert precision != "auto"
-        set_arithmetic(precision, self._device)
+        train = self._config.train
+        assert train.precision != "auto"
+        set_arithmetic(train.precision, self._device, reproducible=train.reproducible)
         keep_freed_memory(self._device)
 
 

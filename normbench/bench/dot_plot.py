@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from normbench.bench.results import LayerResults, PerRound, TrainResults
-from normbench.report.figure_style import INK, WIDTH, figure_style, fix_layout
+from normbench.report.figure_style import INK, RULE, WIDTH, add_heading, figure_style, fix_layout
 from normbench.report.palette import COLORS, MARKERS
 from normbench.report.stats import median_and_mad
 
@@ -54,7 +54,7 @@ def draw_train(results: TrainResults) -> Figure | None:
         )
         if dots:
             found.append(DotPanel(f"batch {batch_size}", "ms/step", dots))
-    return _draw(found, "dot: median over rounds\nline: fastest to slowest")
+    return _draw(found, "dot: median over rounds; line: fastest to slowest", _machine(results))
 
 
 def draw_layers(results: LayerResults) -> Figure | None:
@@ -74,7 +74,15 @@ def draw_layers(results: LayerResults) -> Figure | None:
             num_bytes = next(row.input_bytes for row in results.rows if row.shape == shape)
             title = f"{'x'.join(map(str, shape))} ({num_bytes / 2**20:.3g} MiB)"
             found.append(DotPanel(title, "fraction of copy bandwidth", tuple(dots), reference=1.0))
-    return _draw(found, "dot: median over rounds\nline: lowest to highest")
+    return _draw(found, "dot: median over rounds; line: lowest to highest", _machine(results))
+
+
+def _machine(results: TrainResults | LayerResults) -> str:
+    """Return on what it was measured, and the variant of a step where there is one only."""
+    variants = {row.variant for row in results.rows} if isinstance(results, TrainResults) else set()
+    only = f"variant {variants.pop()}" if len(variants) == 1 else ""
+    device = str(results.environment.get("device_name") or results.environment.get("device") or "")
+    return ", ".join(part for part in (device, only) if part)
 
 
 def _dot(row: str, series: str, values: PerRound) -> Dot:
@@ -83,7 +91,7 @@ def _dot(row: str, series: str, values: PerRound) -> Dot:
     return Dot(row, series, spread.median, min(values), max(values))
 
 
-def _draw(found: Sequence[DotPanel], explanation: str) -> Figure | None:
+def _draw(found: Sequence[DotPanel], explanation: str, heading: str) -> Figure | None:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -95,22 +103,26 @@ def _draw(found: Sequence[DotPanel], explanation: str) -> Figure | None:
     num_columns = min(2, len(shown))
     num_lines = ceil(len(shown) / num_columns)
     with figure_style():
-        figure = Figure(figsize=(WIDTH, num_lines * (0.7 + 0.2 * len(rows)) + 0.7))
-        grid = figure.subplots(num_lines, num_columns, sharey=True, squeeze=False).flatten()
+        is_one_scale = _is_one_scale(shown)
+        row_height = 0.13 + 0.05 * len(series)
+        figure = Figure(figsize=(WIDTH, num_lines * (0.7 + row_height * len(rows)) + 0.7))
+        grid = figure.subplots(num_lines, num_columns, sharex=is_one_scale, sharey=True, squeeze=False).flatten()
         for spare in grid[len(shown) :]:
             spare.remove()
         for axes, panel in zip(grid, shown, strict=False):
             _draw_panel(axes, panel, rows, series)
+            _set_scale(axes, [dot for each in (shown if is_one_scale else [panel]) for dot in each.dots])
         handles = [
             Line2D([], [], color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], linewidth=0.8, label=name)
             for i, name in enumerate(series)
         ]
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(4, len(handles)),
-            title=explanation.replace("\n", "; "), title_fontsize=7, alignment="left",
+            handles=handles if len(series) > 1 else [], loc="outside lower center", ncols=min(4, len(handles)),
+            title=explanation, title_fontsize=7, alignment="left",
         )  # fmt: skip
         if len(found) > MAX_PANELS:
-            figure.suptitle(f"the first {MAX_PANELS} of {len(found)}")
+            heading += f"; the first {MAX_PANELS} of {len(found)} panels"
+        add_heading(figure, heading)
         return fix_layout(figure)
 
 
@@ -120,7 +132,7 @@ def _draw_panel(axes: Axes, panel: DotPanel, rows: Sequence[str], series: Sequen
         place = series.index(dot.series)
         y = rows.index(dot.row) + (place - (len(series) - 1) / 2) * step
         color = COLORS[place % len(COLORS)]
-        axes.plot([dot.low, dot.high], [y, y], color=color, linewidth=0.8)
+        axes.plot([dot.low, dot.high], [y, y], color=color, linewidth=2.5, alpha=0.45, solid_capstyle="butt")
         axes.plot([dot.middle], [y], color=color, marker=MARKERS[place % len(MARKERS)], linestyle="none")
     if panel.reference is not None:
         axes.axvline(panel.reference, color=INK, linewidth=0.6)
@@ -128,11 +140,25 @@ def _draw_panel(axes: Axes, panel: DotPanel, rows: Sequence[str], series: Sequen
     axes.set_xlabel(panel.x_label)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    values = [dot.middle for dot in panel.dots]
+    for row in range(0, len(rows), 2):  # so that an eye finds back from a dot to its name
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.3, linewidth=0, zorder=0)
+    axes.grid(visible=False, axis="y")
+
+
+def _set_scale(axes: Axes, dots: Sequence[Dot]) -> None:
+    """Choose the horizontal scale by the dots of all axes that share it."""
+    values = [dot.middle for dot in dots]
     if max(values) > _WIDE_RANGE * min(values) > 0:
         _use_logarithmic(axes)
     else:
-        axes.set_xlim(0, 1.08 * max(dot.high for dot in panel.dots))  # no number at the edge, next to another panel's
+        axes.set_xlim(0, 1.08 * max(dot.high for dot in dots))  # no number at the edge, next to another panel's
+
+
+def _is_one_scale(shown: Sequence[DotPanel]) -> bool:
+    """Return whether one horizontal scale suits all panels: fractions always, times unless batch sizes part them."""
+    medians = [median_and_mad([dot.middle for dot in panel.dots]) for panel in shown]
+    centers = [spread.median for spread in medians if spread is not None]
+    return max(centers) <= _WIDE_RANGE / 2 * min(centers)
 
 
 def _use_logarithmic(axes: Axes) -> None:

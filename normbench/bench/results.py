@@ -55,6 +55,8 @@ class TrainRow(_Frozen):
     """The reason why it could not be measured, or not to the end."""
     note: str | None = None
     """A remark for the reader, such as why the steps ran eagerly."""
+    norm_path: str | None = None
+    """How the norm layers ran: ``fused``, or ``native: <why no kernel>``; None without such layers or where unknown."""
     startup_seconds: float | None = None
     """Seconds to the end of the first step: building, compilation, capture, warm-up."""
     peak_memory_mib: float | None = None

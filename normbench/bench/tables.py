@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -70,7 +70,8 @@ def train_tables(results: TrainResults) -> list[BenchTable]:
         title = f"Batch {batch_size}, {rows[0].steps_per_epoch} steps per epoch"
         tables.append(BenchTable(title, _train_columns(rows), tuple(failures(rows))))
     if tables:
-        tables[-1] = tables[-1].with_notes(_variants(results), *TRAIN_NOTES)
+        paths = ((row.norm, row.norm_path or "") for row in results.rows)
+        tables[-1] = tables[-1].with_notes(_variants(results), *TRAIN_NOTES, *_native(paths))
     profiled = [row for row in results.rows if row.breakdown is not None]
     if profiled:
         tables.append(BenchTable("Where a step's time goes (%)", _breakdown_columns(profiled), BREAKDOWN_NOTES))
@@ -81,6 +82,7 @@ def _train_columns(rows: Sequence[TrainRow]) -> tuple[BenchColumn, ...]:
     return _with_content(
         _key(rows, "norm", lambda row: row.norm),
         _key(rows, "variant", lambda row: row.variant),
+        _column(rows, "norms ran", lambda row: _path(row) if any(map(_is_fused, rows)) else NOTHING),
         _column(rows, "ms/step", lambda row: _number(row.ms_per_step)),
         _column(rows, "±", lambda row: _number(row.ms_mad, like=row.ms_per_step)),
         _column(rows, "images/s", lambda row: _count(row.images_per_second)),
@@ -91,6 +93,16 @@ def _train_columns(rows: Sequence[TrainRow]) -> tuple[BenchColumn, ...]:
         _column(rows, "peak MiB", lambda row: _count(row.peak_memory_mib)),
         _column(rows, "start s", lambda row: _write(row.startup_seconds, "{:.1f}")),
     )
+
+
+def _is_fused(row: TrainRow) -> bool:
+    return (row.norm_path or "").startswith("fused")
+
+
+def _path(row: TrainRow) -> str:
+    """Say in a word whether kernels computed the norms: those without lose time, which is not the method's fault."""
+    path = row.norm_path
+    return NOTHING if path is None else "fused" if path == "fused" else "partly" if _is_fused(row) else "native"
 
 
 def _variants(results: TrainResults) -> str:
@@ -120,7 +132,7 @@ def layer_tables(results: LayerResults) -> list[BenchTable]:
         size = f"{'x'.join(map(str, shape))} {rows[0].dtype}, {_mib(rows[0].input_bytes)} MiB"
         tables.append(BenchTable(f"{size}; copy {_count(copy)} GB/s", _layer_columns(rows), tuple(failures(rows))))
     if tables:
-        tables[-1] = tables[-1].with_notes(*LAYER_NOTES, *_paths(results))
+        tables[-1] = tables[-1].with_notes(*LAYER_NOTES, *_native((row.norm, row.path) for row in results.rows))
     return tables
 
 
@@ -141,12 +153,12 @@ def _layer_columns(rows: Sequence[LayerRow]) -> tuple[BenchColumn, ...]:
     )
 
 
-def _paths(results: LayerResults) -> list[str]:
-    """Return a note for each reason why layers ran natively, with their norms."""
+def _native(paths: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a note for each reason why layers ran natively, with their norms, given each norm and its path."""
     norms_by_path: dict[str, dict[str, None]] = {}
-    for row in results.rows:
-        if row.path.startswith("native"):
-            norms_by_path.setdefault(row.path, {})[row.norm] = None
+    for norm, path in paths:
+        if "native" in path:
+            norms_by_path.setdefault(path, {})[norm] = None
     return [f"{path} ({', '.join(norms)})" for path, norms in norms_by_path.items()]
 
 

@@ -19,6 +19,7 @@ from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, StepTimes, round_order
 from normbench.errors import ConfigError, DivergedError
+from normbench.layers.norm_act import describe_paths
 from normbench.worker.classifiers import load_images
 
 _LEAD_STEPS = 2
@@ -47,6 +48,7 @@ class _Measured:
     steps_per_epoch: int
     failure: str | None = None
     note: str | None = None
+    norm_path: str | None = None
     startup_seconds: float | None = None
     peak_memory_mib: float | None = None
     epoch_seconds: list[float] = field(default_factory=list)
@@ -60,6 +62,8 @@ class _Measured:
                 self.case.start()
                 self.startup_seconds, self.peak_memory_mib = self.case.startup_seconds, self.case.peak_memory_mib
                 self.note = self.case.note
+                if self.variant != TUTORIAL and self.config.norm.name != "none":
+                    self.norm_path = describe_paths(self.case.model)
 
     def epoch(self) -> None:
         """Time a whole epoch; one that diverges has no time, and the steps can be timed all the same."""
@@ -109,6 +113,7 @@ class _Measured:
             steps_per_epoch=self.steps_per_epoch,
             failure=self.failure,
             note=self.note,
+            norm_path=self.norm_path,
             startup_seconds=self.startup_seconds,
             peak_memory_mib=self.peak_memory_mib,
             steps_per_block=timed.steps_per_block if timed else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from normbench.bundle.description import Description
@@ -34,11 +34,19 @@ _MEDIA_TYPES = {
 Entity = dict[str, Any]
 
 
-def crate(description: Description, sizes: Mapping[str, int]) -> str:
-    """Return the metadata of a bundle that holds the files named in `sizes`, with their bytes, and this one."""
+class FileFacts(NamedTuple):
+    """What is said of a file."""
+
+    size: int
+    """In bytes."""
+    sha256: str
+
+
+def crate(description: Description, files: Mapping[str, FileFacts]) -> str:
+    """Return the metadata of a bundle that holds `files`, and this one."""
     agents = [_agent(name) for name in description.credit.authors]
     software = _software(description)
-    actions = [_action(description.experiment, run, sizes, agents) for run in description.runs]
+    actions = [_action(description.experiment, run, files, agents) for run in description.runs]
     license_url = f"https://spdx.org/licenses/{description.credit.license}"
     graph = [
         {
@@ -56,7 +64,7 @@ def crate(description: Description, sizes: Mapping[str, int]) -> str:
             "identifier": f"sha256:{description.result_id}",
             "license": {"@id": license_url},
             "conformsTo": {"@id": PROFILE},
-            "hasPart": _references(sizes),
+            "hasPart": _references(files),
             "mentions": _references(action["@id"] for action in actions),
             **({"author": _references(agent["@id"] for agent in agents)} if agents else {}),
         },
@@ -65,7 +73,7 @@ def crate(description: Description, sizes: Mapping[str, int]) -> str:
         *software.values(),
         *agents,
         *actions,
-        *(_file(name, size) for name, size in sizes.items()),
+        *(_file(name, facts) for name, facts in files.items()),
     ]
     return json.dumps({"@context": _CONTEXT, "@graph": graph}, indent=1, ensure_ascii=False) + "\n"
 
@@ -97,20 +105,19 @@ def _software_id(run: RunRecord) -> str:
     return f"#normbench-{program.get('source_sha256') or program.get('commit') or program.get('normbench', 'unknown')}"
 
 
-def _action(folder: str, run: RunRecord, sizes: Mapping[str, int], agents: list[Entity]) -> Entity:
-    own = [name for name in sizes if name.startswith(f"{folder}/{run.folder.name}/")]
+def _action(folder: str, run: RunRecord, files: Mapping[str, FileFacts], agents: list[Entity]) -> Entity:
+    own = [name for name in files if name.startswith(f"{folder}/{run.folder.name}/")]
     config = f"{folder}/{run.folder.name}/{CONFIG_FILE}"
     action: Entity = {
         "@id": f"#{run.folder.name}",
         "@type": "CreateAction",
         "name": f"Training of a network with {run.config.label}, seed {run.config.seed}",
+        "description": " ".join(map(str, run.environment.get("argv", ()))) or "The command line was not recorded.",
         "instrument": {"@id": _software_id(run)},
-        "object": [{"@id": config}],
+        "object": {"@id": config},
         "result": _references(name for name in own if name != config),
         "startTime": run.status.started_at,
-        "actionStatus": {
-            "@id": f"http://schema.org/{'Completed' if run.is_completed else 'Failed'}ActionStatus",
-        },
+        "actionStatus": f"http://schema.org/{'Completed' if run.is_completed else 'Failed'}ActionStatus",
     }
     if run.status.ended_at:
         action["endTime"] = run.status.ended_at
@@ -129,11 +136,18 @@ def _agent(name: str) -> Entity:
     }
 
 
-def _file(name: str, size: int) -> Entity:
-    entity: Entity = {"@id": name, "@type": "File", "name": name, "contentSize": str(size)}
-    media_type = _MEDIA_TYPES.get(name.rpartition(".")[2])
-    return entity | ({"encodingFormat": media_type} if media_type else {})
+def _file(name: str, facts: FileFacts) -> Entity:
+    return {
+        "@id": name,
+        "@type": "File",
+        "name": name,
+        "contentSize": str(facts.size),
+        "sha256": facts.sha256,
+        "encodingFormat": _MEDIA_TYPES.get(name.rpartition(".")[2], "text/plain"),
+    }
 
 
-def _references(ids: Iterable[str]) -> list[dict[str, str]]:
-    return [{"@id": name} for name in ids]
+def _references(ids: Iterable[str]) -> list[dict[str, str]] | dict[str, str]:
+    """Return references as RO-Crate has them: a list, but a single one alone."""
+    found = [{"@id": name} for name in ids]
+    return found[0] if len(found) == 1 else found

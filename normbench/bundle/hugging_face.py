@@ -37,7 +37,7 @@ def upload(publication: Publication, repository: str, token: str, *, private: bo
     """
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError:
         raise EnvironmentProblem("publishing at the Hub needs `pip install 'normbench[publish]'`") from None
     disable_progress_bars()

@@ -28,7 +28,9 @@ class Publication:
     @property
     def authors(self) -> list[str]:
         """The result's authors; none where the bundle names none."""
-        return [str(creator["name"]) for creator in self.metadata.get("creators", ())]
+        creators = self.metadata.get("creators")
+        named = creators if isinstance(creators, list) else []
+        return [str(creator["name"]) for creator in named if isinstance(creator, dict) and "name" in creator]
 
     def bibtex(self, published: Published) -> str:
         """Return how the result is cited in LaTeX."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from normbench.bundle.publication import Publication, Published
 from normbench.bundle.verify import verify
 from normbench.errors import ConfigError, EnvironmentProblem, RunError
 from normbench.runs.bundle_file import open_bundle
+from normbench.runs.regular_files import damaged
+from normbench.runs.untrusted import read_json
 
 _HUB, _ZENODO = "hf:", "zenodo"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -65,9 +66,10 @@ def plan_publication(bundle: Path, place: Place) -> Publication:
     if not found.verified or found.result_id is None:
         first = next(problem for check in found.checks for problem in check.problems)
         raise RunError(f"{bundle}: not verified, so not published: {first}")
-    opened = open_bundle(bundle)
-    metadata = json.loads(opened.read(ZENODO_FILE))
-    readme = opened.read(README_FILE).decode(errors="replace")
+    metadata = read_json(bundle / ZENODO_FILE)
+    if not isinstance(metadata, dict):
+        raise damaged(bundle / ZENODO_FILE, "not the metadata of a deposit")
+    readme = open_bundle(bundle).read(README_FILE).decode(errors="replace")
     publication = Publication(bundle, found.result_id, place.address, readme, metadata)
     if place.needs_authors and not publication.authors:
         raise ConfigError(f"{bundle}: {place.address} asks for authors: bundle it with --author 'Family, Given'")

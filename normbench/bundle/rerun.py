@@ -23,18 +23,16 @@ from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report.grouping import Group, sections
 from normbench.report.stats import CONFIDENCE, summarize, t_quantile
 from normbench.runs.bundle_file import open_bundle
-from normbench.runs.records import RunRecord, read_experiment, read_run
+from normbench.runs.copies import read_records, write_run
+from normbench.runs.provenance import same_bits_on
+from normbench.runs.records import CONFIG_FILE, RunRecord, read_experiment, read_run
+from normbench.runs.writer import own_code
 from normbench.tasks.classification import TEST_ACCURACY
 from normbench.worker import targets
 
 MIN_SEEDS = 3
 """Fewer recorded results allow no interval worth the name."""
 
-_SAME_BITS_NEED = (
-    "source_sha256", "torch", "device", "device_name", "cpu", "num_threads", "cuda", "cudnn", "precision", "engine",
-    "dataset_sha256",
-)  # fmt: skip
-"""The facts of two environments that must be equal for the same bits to be promised."""
 _TIMES = {"train_seconds", "test_seconds"}
 
 
@@ -66,8 +64,9 @@ def prediction_interval(values: Sequence[float], confidence: float = CONFIDENCE)
 
 def are_bits_promised(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     """Return whether two runs of one config in these environments must have the same losses bit for bit."""
-    is_promised = recorded.get("device") == "cpu" or bool(recorded.get("bit_reproducible"))
-    return is_promised and all(recorded.get(key) == here.get(key) for key in _SAME_BITS_NEED)
+    is_promised = recorded.get("same_bits") == "yes" == here.get("same_bits")
+    has_same_images = recorded.get("dataset_sha256") == here.get("dataset_sha256")
+    return is_promised and has_same_images and same_bits_on(recorded) == same_bits_on(here)
 
 
 def rerun_some(
@@ -77,8 +76,11 @@ def rerun_some(
     seed: int | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
+    run_code: bool = False,
 ) -> Verification:
     """Train `num_runs` runs of a verified bundle again, drawn at random, and return `found` with a check for each.
+
+    Runs made of code of their author's take part with `run_code` only, because it is executed.
 
     Raises:
         ConfigError: the bundle has fewer completed runs of classifiers, or they cannot be planned here.
@@ -92,9 +94,11 @@ def rerun_some(
         if TEST_ACCURACY in section.task.measures
         for group in section.groups
         for run in group.completed
+        if run_code or not own_code(run.config)
     ]
     if len(pairs) < num_runs:
-        raise ConfigError(f"--rerun {num_runs}: {found.file} has {len(pairs)} completed runs of classifiers")
+        without = "" if run_code else " without code of their author's, which is executed with --run-code only"
+        raise ConfigError(f"--rerun {num_runs}: {found.file} has {len(pairs)} completed runs of classifiers{without}")
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     chosen = random.Random(seed).sample(pairs, num_runs)
     confidence = 1 - (1 - CONFIDENCE) / num_runs  # so that all of them together are wrongly doubted once in 20 times
@@ -108,12 +112,14 @@ def rerun_some(
 
 
 def _train(run: RunRecord, worker: Worker, folder: Path, device: str | None, data_dir: Path | None) -> RunRecord:
-    """Train a run's config again and return the record."""
+    """Train a run's config again and return the record; with it goes what it was made of."""
+    source = folder / "recorded"
+    write_run(read_records(run.folder), source)
     flags: dict[str, Any] = {}
     if device is not None and device != run.config.device:
         flags = {"device": device, "train.precision": "auto", "train.engine": "auto"}
-    loaded = load_config(run.config.model_dump(mode="json"), flags=flags, default_name="rerun")
-    (plan,) = plan_experiment(loaded, worker)
+    loaded = load_config(source / CONFIG_FILE, flags=flags, default_name="rerun")
+    (plan,) = plan_experiment(loaded, worker, data_dir)
     worker.call(targets.check_data, plan.config, data_dir, None)
     progress = make_progress([plan])
     runner = ExperimentRunner(folder, [worker], progress, data_dir)
@@ -139,7 +145,7 @@ def _judge(group: Group, run: RunRecord, again: RunRecord, confidence: float) ->
     accuracy = again.summary.test_accuracy
     said = (
         f"test accuracy {100 * accuracy:.2f} % on {where}; {len(accuracies)} recorded seeds predict "
-        f"{100 * interval.low:.2f} to {100 * interval.high:.2f} %"
+        f"{100 * max(0.0, interval.low):.2f} to {100 * min(1.0, interval.high):.2f} %"
     )
     return Check(name, () if accuracy in interval else (said,), said if accuracy in interval else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -19,6 +20,7 @@ from normbench.runs.record_files import experiment_records, sums_of
 from normbench.runs.records import RunRecord
 from normbench.runs.timing_file import MACHINE_KEYS, machine_of
 from normbench.runs.untrusted import read_bytes
+from normbench.runs.writer import own_code
 
 RULE_SET = "nb-1"
 
@@ -52,10 +54,13 @@ def check_records(report: Report) -> Iterator[str]:
 
 
 def check_run_ids(report: Report) -> Iterator[str]:
-    """Yield runs whose folder's name does not end in the hash of their config."""
+    """Yield runs whose folder's name does not end in the hash of their config, or whose code is not what that names."""
     for run in runs_of(report):
         if run.config.run_id != run.folder.name:
             yield f"{run.run_id}: its config is that of {run.config.run_id}"
+        for code in own_code(run.config):
+            if hashlib.sha256(read_bytes(run.folder / code.file)).hexdigest() != code.sha256:
+                yield f"{run.run_id}: {code.file} is not the code that its config names"
 
 
 def check_seeds(report: Report) -> Iterator[str]:

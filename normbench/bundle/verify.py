@@ -24,13 +24,13 @@ from normbench.runs.record_files import id_of
 from normbench.runs.records import REPORT_FOLDER, read_experiment
 
 _TABLE_FILE = "table.json"
-_REPORT_TEXTS = ("report.html", "report.md", "table.md", "table.csv", "table.tex", _TABLE_FILE)
 _TOP_FILES = frozenset({README_FILE, CITATION_FILE, ZENODO_FILE, CRATE_FILE, MANIFEST_FILE, SUMS_FILE})
 _SAME_NUMBER = 1e-9
 """Relative: another version of NumPy or SciPy may differ in the last digits."""
 _MAX_SHOWN = 20
 _WORDS = {"caption", "cost_caption", "notes", "failures", "schema_version"}
 """What a table holds beside numbers and names."""
+_DECIMAL = re.compile(r"-?\b\d+\.\d+(?:e[-+]\d{1,3})?\b")
 _DRAWING = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
 
@@ -156,12 +156,12 @@ def _tables(bundle: Bundle, experiment: Path, report: Report) -> Iterator[str]:
     version may say the same in other words.
     """
     folder = f"{experiment.name}/{REPORT_FOLDER}"
-    made = report_texts(report)
+    made = report_texts(report, is_beside_runs=True)
     if _is_same_program(bundle):
-        for name in _REPORT_TEXTS:
+        for name in made:
             recorded = bundle.read(f"{folder}/{name}").decode(errors="replace")
-            if _without_drawings(recorded) != _without_drawings(made[name]):
-                yield f"{folder}/{name}: {_first_difference(recorded, made[name])}"
+            if problem := _first_difference(_without_drawings(recorded), _without_drawings(made[name])):
+                yield f"{folder}/{name}: {problem}"
         if to_markdown(report.tables) not in bundle.read(README_FILE).decode(errors="replace"):
             yield f"{README_FILE}: its tables are not those that the records give"
     table = bundle.read(f"{folder}/{_TABLE_FILE}")
@@ -180,12 +180,22 @@ def _without_drawings(text: str) -> str:
     return _DRAWING.sub("", text)
 
 
-def _first_difference(recorded: str, made: str) -> str:
-    pairs = zip(_without_drawings(recorded).splitlines(), _without_drawings(made).splitlines(), strict=False)
-    number, line = next(
-        ((number, old) for number, (old, new) in enumerate(pairs, 1) if old != new), (0, "its number of lines")
-    )
-    return f"line {number} is not what the records give: {line.strip()[:120]}"
+def _first_difference(recorded: str, made: str) -> str | None:
+    """Return the first line in which two texts say different things; None if there is none."""
+    old_lines, new_lines = recorded.splitlines(), made.splitlines()
+    for number, (old, new) in enumerate(zip(old_lines, new_lines, strict=False), 1):
+        if not _says_the_same(old, new):
+            return f"line {number} is not what the records give: {old.strip()[:120]}"
+    return None if len(old_lines) == len(new_lines) else f"{len(old_lines)} lines; the records give {len(new_lines)}"
+
+
+def _says_the_same(old: str, new: str) -> bool:
+    """Return whether two lines are equal but for the last digits of numbers with a decimal point."""
+    if old == new:
+        return True
+    numbers = list(zip(_DECIMAL.findall(old), _DECIMAL.findall(new), strict=False))
+    same_words = _DECIMAL.sub("#", old) == _DECIMAL.sub("#", new)
+    return same_words and all(isclose(float(one), float(other), rel_tol=_SAME_NUMBER) for one, other in numbers)
 
 
 def _unequal_numbers(recorded: Any, made: Any, where: str = _TABLE_FILE) -> Iterator[str]:

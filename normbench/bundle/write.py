@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from normbench.bundle.crate import CRATE_FILE, crate
+from normbench.bundle.crate import CRATE_FILE, FileFacts, crate
 from normbench.bundle.description import (
     CITATION_FILE,
     README_FILE,
@@ -128,10 +129,14 @@ def _write_description(root: Path, description: Description) -> None:
     }
     for name, text in texts.items():
         (root / name).write_text(text, encoding="utf-8", newline="\n")
-    sizes = {name: (root / name).stat().st_size for name in _files(root)}
-    (root / CRATE_FILE).write_text(crate(description, sizes), encoding="utf-8", newline="\n")
+    facts = {name: _facts((root / name).read_bytes()) for name in _files(root)}
+    (root / CRATE_FILE).write_text(crate(description, facts), encoding="utf-8", newline="\n")
     sums = sums_of((name, (root / name).read_bytes()) for name in _files(root))
     (root / SUMS_FILE).write_text(sums, encoding="ascii", newline="\n")
+
+
+def _facts(content: bytes) -> FileFacts:
+    return FileFacts(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _files(root: Path) -> list[str]:

@@ -15,6 +15,7 @@ from normbench.cli import (
     bundle,
     check,
     compare,
+    configs,
     data,
     demo,
     env,
@@ -91,6 +92,7 @@ app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
 app.command(rich_help_panel=_CHOOSE)(check.check)
 app.command(rich_help_panel=_CHOOSE)(advise.advise)
 app.command(rich_help_panel=_SET_UP)(new.new)
+app.add_typer(configs.app, name="configs", rich_help_panel=_SET_UP)
 app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(env.env)
 

@@ -28,6 +28,9 @@ def check(
     against: Annotated[
         str | None, typer.Option(metavar="NORM", help="Compare outputs and gradients with this norm instead.")
     ] = None,
+    against_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the norm that it is compared with.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Check a norm of your own: shapes, dtypes, gradients, batches, checkpoints, compiler, CUDA graph.
@@ -47,8 +50,11 @@ def check(
     if against is not None:
         if sequence:
             raise ConfigError("--against compares norms of images; it does not go with --sequence")
-        _compare(factory, named_norm(against), channels, json_output)
+        other = named_norm(against, **parse_options("--against-option", against_option or []))
+        _compare(factory, other, channels, json_output)
         return
+    if against_option:
+        raise ConfigError("--against-option needs --against")
     checks = check_norm(factory, channels)
     failed = [entry for entry in checks if entry.verdict == "fails"]
     if json_output:

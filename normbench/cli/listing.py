@@ -26,7 +26,7 @@ app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_he
 _SHORT_HEADER = ("key", "name", "statistics over", "batch-dependent", "year")
 _LONG_HEADER = (
     *_SHORT_HEADER, "paper (arXiv)", "learned per channel", "running state", "train/eval differ", "replaces ReLU",
-    "options",
+    "GPU kernel", "options",
 )  # fmt: skip
 
 
@@ -52,9 +52,11 @@ def norms(
     Examples: normbench list norms gn; normbench list norms '*evo*'; normbench list norms --model vit
     """
     from normbench.models import MODELS
+    from normbench.norms.own import offered_norms
     from normbench.registry import find
 
     family = find("model", model or "norm_resnet", MODELS).family
+    offered = {name: entry.value for name, entry in offered_norms().items()}
     entries: dict[str, Norm | Weight] = {
         **family.norms,
         **{f"+{key}": weight for key, weight in family.weights.items()},
@@ -65,6 +67,7 @@ def norms(
             {
                 "norms": _plain({key: entry for key, entry in found.items() if key in family.norms}),
                 "weights": _plain({key: entry for key, entry in found.items() if key not in family.norms}),
+                "offered": {} if patterns else offered,
             }
         )
         return
@@ -73,6 +76,8 @@ def norms(
         _print(_LONG_HEADER, rows)
     else:
         _print_lines(_SHORT_HEADER, [row[: len(_SHORT_HEADER)] for row in rows])
+    if offered and not patterns:
+        print("\nOffered by installed packages:", ", ".join(f"{name} ({value})" for name, value in offered.items()))
 
 
 def _matching(patterns: Sequence[str], entries: Mapping[str, T]) -> dict[str, T]:
@@ -102,12 +107,13 @@ def _norm_cells(key: str, entry: Norm | Weight) -> tuple[str, ...]:
     paper = f"{entry.paper} ({entry.arxiv})" if entry.arxiv else entry.paper
     if isinstance(entry, Norm):
         axes, learned, state, differ, batch, activation = entry.traits
+        kernel = "-" if entry.kind == "none" else "yes" if entry.has_kernel else "no"
         options = _options({name: option.default for name, option in entry.options.items()})
     else:
         axes, learned, batch = "each filter's weights", entry.learnable_per_channel, "no"
-        state = differ = activation = options = "-"
+        state = differ = activation = kernel = options = "-"
     year = str(entry.year or "-")
-    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, options
+    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, kernel, options
 
 
 @app.command()

@@ -59,9 +59,9 @@ def report(
         place = find_bundle(experiment.folder)
         if tensorboard and place:
             raise ConfigError("--tensorboard: its files go into the experiment's folder; a bundle is not written into")
-        target = output or (Path(f"{place.bundle.path.stem}-report") if place else experiment.folder / REPORT_FOLDER)
-        with folder_errors(target):
-            paths = write_report_of(found, folder=target)
+        elsewhere = output or (Path(f"{place.bundle.path.stem}-report") if place else None)
+        with folder_errors(elsewhere or experiment.folder / REPORT_FOLDER):
+            paths = write_report_of(found, folder=elsewhere)
             if tensorboard:
                 paths.append(write_tensorboard(found))
         written[str(experiment.folder)] = [str(path) for path in paths]

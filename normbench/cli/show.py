@@ -111,7 +111,7 @@ def _print(record: RunRecord) -> None:
     from normbench.errors import shown
     from normbench.report.grouping import flatten
 
-    status = record.status.model_dump(exclude={"pid"}) | {"same_bits": _promise(record.environment)}
+    status = record.status.model_dump(exclude={"pid"}) | {"reproducible": _promise(record.environment)}
     sections: dict[str, dict[str, Any]] = {
         "run": {"name": record.run_id, "folder": record.folder, **status},
         "results": flatten(record.summary.model_dump(mode="json")) if record.summary else {},

@@ -23,8 +23,8 @@ def table(
         str,
         typer.Option(
             "--format",
-            help="text, md, latex, csv, tsv or json.",
-            autocompletion=one_of("text", "md", "latex", "csv", "tsv", "json"),
+            help="text, md, latex, latex-narrow, csv, tsv or json.",
+            autocompletion=one_of("text", "md", "latex", "latex-narrow", "csv", "tsv", "json"),
         ),
     ] = "text",
     baseline: BaselineOption = None,
@@ -36,8 +36,8 @@ def table(
 ) -> None:
     """Print the comparison tables of recorded experiments.
 
-    text, md and latex are for people (bold: resolved to be best); csv, tsv and json hold raw numbers, accuracies as
-    fractions.
+    text, md and latex (latex-narrow fits one column) are for people (bold: resolved to be best); csv, tsv and json hold
+    raw numbers, accuracies as fractions.
 
     Example: normbench table runs/tutorial --format latex > table.tex
     """

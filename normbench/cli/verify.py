@@ -20,6 +20,9 @@ def verify(
         int, typer.Option(metavar="N", min=0, help="Train N runs, drawn at random, again and compare them.")
     ] = 0,
     rerun_seed: Annotated[int | None, typer.Option(help="Draw the same runs again.", min=0)] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Also draw runs made of their author's own code, and execute it.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="Where to train again; if absent, as recorded.")] = None,
     data_dir: DataDirOption = None,
     json_output: JsonOption = False,
@@ -36,7 +39,7 @@ def verify(
     if rerun and found.verified:
         from normbench.bundle.rerun import rerun_some
 
-        found = rerun_some(found, rerun, seed=rerun_seed, device=device, data_dir=data_dir)
+        found = rerun_some(found, rerun, seed=rerun_seed, device=device, data_dir=data_dir, run_code=run_code)
     if json_output:
         print(json.dumps(found.as_json(), indent=2))
     else:

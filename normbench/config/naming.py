@@ -49,7 +49,8 @@ def _word(norm: Any) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.+]+", "_", text.lower()).strip("._")
+    attribute = text.rpartition(":")[2]  # of a file or package of a user's own
+    return re.sub(r"[^a-z0-9.+]+", "_", attribute.lower()).strip("._")
 
 
 def _has_options(data: Mapping[str, Any]) -> bool:

@@ -148,6 +148,8 @@ class ImageFile(Frozen):
     num_classes: int = Field(ge=1, le=100_000, strict=True)
     image_size: int = Field(ge=8, le=96, strict=True)
     """Height and width."""
+    num_train: int = Field(ge=1, strict=True)
+    """Training images."""
     _path: Path | None = PrivateAttr(None)
 
     def at(self, path: Path) -> Self:
@@ -206,6 +208,9 @@ class TrainConfig(Frozen):
     """`auto`: bf16 autocast on CUDA and on a CPU with AMX, fp32 elsewhere."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
     """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
+    reproducible: StrictBool = True
+    """Whether another run gives the same bits, on the same GPU and versions. Without, each process has cuDNN time its
+    algorithms and take the fastest (docs/performance.md). On a CPU it makes no difference."""
 
     @model_validator(mode="before")
     @classmethod
@@ -308,7 +313,7 @@ class BaseRunConfig(Frozen):
     seed: int = Field(ge=0)
     device: Device
     train: Any
-    """The task's training settings; all have batch_size, learning_rate, precision and engine."""
+    """The task's training settings; all have batch_size, learning_rate, precision, engine and reproducible."""
 
     @property
     def label(self) -> str:
@@ -334,6 +339,13 @@ class BaseRunConfig(Frozen):
     def timing_fields(self) -> dict[str, Any]:
         """Everything that the time of a training step depends on, but for the machine: no learning rate, no seed."""
         raise NotImplementedError
+
+    def _timed_of_train(self, *names: str) -> dict[str, Any]:
+        """Return the training settings of these names, and whether bits may differ if they may."""
+        if not self.train.reproducible:
+            names += ("reproducible",)
+        found: dict[str, Any] = self.train.model_dump(include=set(names))
+        return found
 
     def _named(self, parts: Sequence[str], hashed: Mapping[str, Any]) -> str:
         """Return ``gn-norm_resnet-bs64-s0-3f2a9c1b``: at most 64 characters of ``[a-z0-9._+-]``."""
@@ -399,6 +411,8 @@ class RunConfig(BaseRunConfig):
         del content["task"], content["norm"]["label"], content["norm"]["train"]  # the latter is in `train` already
         if self.probe is None:
             del content["probe"]
+        if self.train.reproducible:
+            del content["train"]["reproducible"]  # of before it could be chosen
         return self._named([f"bs{self.train.batch_size}"], content)
 
     @property
@@ -408,6 +422,6 @@ class RunConfig(BaseRunConfig):
             "norm": self.norm.identity,
             "model": self.model.model_dump(mode="json"),
             "dataset": self.dataset.model_dump(mode="json"),
-            "train": self.train.model_dump(include={"batch_size", "optimizer", "augment", "precision", "engine"}),
+            "train": self._timed_of_train("batch_size", "optimizer", "augment", "precision", "engine"),
             "device": self.device,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, StrictStr, model_validator
+from pydantic import Field, StrictBool, StrictStr, model_validator
 
 from normbench.config.schema import BaseExperimentConfig, BaseRunConfig, Frozen, NormConfig, spell_out_lr
 
@@ -26,6 +26,8 @@ class StyleTrainConfig(Frozen):
     """`auto`: bf16 autocast on CUDA, fp32 elsewhere. Losses are computed in fp32."""
     engine: Literal["auto", "eager", "graph"] = "auto"
     """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
+    reproducible: StrictBool = True
+    """As in the training of classifiers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +93,8 @@ class StyleRunConfig(_Pictures, BaseRunConfig):
         """The name of the run's folder; a label, and where a setting was written, do not enter its hash."""
         content = self.model_dump(mode="json")
         del content["task"], content["norm"]["label"]
+        if self.train.reproducible:
+            del content["train"]["reproducible"]  # of before it could be chosen
         content["norm"]["train"] = {}  # it is in `train` already; older runs were hashed with the empty section
         return self._named([], content)
 
@@ -100,6 +104,6 @@ class StyleRunConfig(_Pictures, BaseRunConfig):
         return {
             "norm": self.norm.identity,
             **self.model_dump(mode="json", include={"features", "image_size", "content", "num_content"}),
-            "train": self.train.model_dump(include={"batch_size", "precision", "engine"}),
+            "train": self._timed_of_train("batch_size", "precision", "engine"),
             "device": self.device,
         }

@@ -49,12 +49,21 @@ class Dataset:
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
         "cifar10": Dataset(
-            load="normbench.data.cifar10:load_cifar10",
+            load="normbench.data.cifar:load_cifar10",
             label="CIFAR-10",
             description="50,000 training and 10,000 test photographs (Krizhevsky, 2009), read from disk",
             options=MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None}),
             max_train=50_000,
             needs_files=True,
+        ),
+        "cifar100": Dataset(
+            load="normbench.data.cifar:load_cifar100",
+            label="CIFAR-100",
+            description="as many photographs in 100 classes, 500 and 100 of each (Krizhevsky, 2009), read from disk",
+            options=MappingProxyType({"eval_split": "test", "num_train": None, "num_test": None}),
+            max_train=50_000,
+            needs_files=True,
+            shape=ImageShape(num_classes=100, image_size=32),
         ),
         "synthetic": Dataset(
             load="normbench.data.synthetic:load_synthetic",

@@ -1,4 +1,4 @@
-"""Downloading the official CIFAR-10 archive: resumable, checked, bounded in time, and whole or not there at all."""
+"""Downloading the official CIFAR archives: resumable, checked, bounded in time, and whole or not there at all."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normbench.data.formats import ARCHIVE_BYTES, ARCHIVE_MD5, explain_write_errors, file_md5
-from normbench.data.locate import ARCHIVE_FILE
+from normbench.data.formats import explain_write_errors, file_md5
+from normbench.data.official import CIFAR10, Official
 from normbench.errors import ConfigError, DataError
-
-DEFAULT_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-URL_VARIABLE = "NORMBENCH_CIFAR10_URL"
 
 MAX_FRUITLESS_ATTEMPTS = 4
 """Connections in a row that may bring nothing new before the download is given up."""
 CHUNK_BYTES = 1 << 18
 
-WAYS_OUT = f"""
-  the host is down:    normbench data fetch --url URL   (or {URL_VARIABLE}=URL: any mirror of {ARCHIVE_FILE})
-  if you have a copy:  normbench data import PATH
+
+def _ways_out(official: Official) -> str:
+    mirror = f"(or {official.url_variable}=URL: any mirror of {official.archive_file})"
+    return f"""
+  the host is down:    normbench data fetch{official.flag} --url URL   {mirror}
+  if you have a copy:  normbench data import PATH{official.flag}
   without network:     dataset: synthetic"""
 
 
@@ -69,17 +69,20 @@ class _TooSlow(Exception):
     """The download has used up its time, or brings too little; another attempt would have no time left."""
 
 
+class _NotFetched(DataError):
+    """The download failed; the ways out are still to be named."""
+
+
 class _WrongContent(Exception):
     """The server sends something other than the archive; another attempt would not help."""
 
 
-def fetch_cifar10(
+def fetch_cifar(
     url: str,
     target_dir: Path,
     on_progress: Callable[[FetchProgress], None],
     *,
-    num_bytes: int = ARCHIVE_BYTES,
-    md5: str = ARCHIVE_MD5,
+    official: Official = CIFAR10,
     limits: TimeLimits = TimeLimits(),
 ) -> Path:
     """Download the archive into `target_dir` and return its path; an archive that is there and whole is kept.
@@ -91,8 +94,7 @@ def fetch_cifar10(
         url: an http or https address. It may redirect, but not from https to http, nor to any other scheme.
         target_dir: made if absent.
         on_progress: called as bytes arrive and when a connection broke.
-        num_bytes: size of the archive.
-        md5: its MD5 in hexadecimal.
+        official: the data set, with size and MD5 of its archive.
         limits: how long it may take; a download that another process is at is waited for without limit.
 
     Raises:
@@ -103,11 +105,12 @@ def fetch_cifar10(
     """
     if problem := _problem_with(url):
         raise ConfigError(f"--url {shown_url(url)!r}: {problem}")
-    target = target_dir / ARCHIVE_FILE
-    partial = target_dir / f"{ARCHIVE_FILE}.partial"
+    num_bytes, md5 = official.archive_bytes, official.archive_md5
+    target = target_dir / official.archive_file
+    partial = target_dir / f"{official.archive_file}.partial"
     with explain_write_errors(target_dir):
         target_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target_dir / f".{ARCHIVE_FILE}.lock")
+        lock = FileLock(target_dir / f".{official.archive_file}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -124,8 +127,10 @@ def fetch_cifar10(
     except _WrongContent as error:
         partial.unlink(missing_ok=True)
         raise DataError(
-            f"{shown_url(url)}: not the CIFAR-10 archive: {error}; what came was deleted.{WAYS_OUT}"
+            f"{shown_url(url)}: not the {official.label} archive: {error}; what came was deleted.{_ways_out(official)}"
         ) from error
+    except _NotFetched as error:
+        raise DataError(f"{error}{_ways_out(official)}") from error
     finally:
         lock.release()
     return target
@@ -218,7 +223,7 @@ def _download(
         done_bytes = _size(partial)
         before = f" ({problem})" if problem not in (None, error) else ""
         kept = f" {done_bytes:,} of {num_bytes:,} bytes are kept; run it again to go on." if done_bytes else ""
-        raise DataError(f"{shown_url(url)}: cannot be downloaded: {error}{before}.{kept}{WAYS_OUT}") from error
+        raise _NotFetched(f"{shown_url(url)}: cannot be downloaded: {error}{before}.{kept}") from error
 
 
 def _transfer(
@@ -315,7 +320,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if req.type == "https" and newurl[:6].lower() != "https:":
             problem = "https may redirect to https only"
         if problem:
-            raise DataError(f"{shown_url(req.full_url)}: redirects to {shown_url(newurl)!r}: {problem}.{WAYS_OUT}")
+            raise _NotFetched(f"{shown_url(req.full_url)}: redirects to {shown_url(newurl)!r}: {problem}.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -353,11 +358,11 @@ def _connect(url: str, partial: Path, pace: _Pace) -> http.client.HTTPResponse:
             raise _BrokenConnection(said) from error
         if error.code < http.HTTPStatus.BAD_REQUEST:
             said += ", which cannot be followed"
-        raise DataError(f"{shown_url(url)}: cannot be downloaded: {said}.{WAYS_OUT}") from error
+        raise _NotFetched(f"{shown_url(url)}: cannot be downloaded: {said}.") from error
     except urllib.error.URLError as error:
         raise _BrokenConnection(f"no connection ({_said(error.reason)})") from error
     except (ValueError, http.client.InvalidURL) as error:  # Location headers that urllib parses before it asks us
-        raise DataError(f"{shown_url(url)}: redirects to a malformed address.{WAYS_OUT}") from error
+        raise _NotFetched(f"{shown_url(url)}: redirects to a malformed address.") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenConnection(f"no answer ({_said(error)})") from error
 

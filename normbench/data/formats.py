@@ -1,4 +1,4 @@
-"""CIFAR-10 on disk: the three forms it comes in, each read and checked, and one of them written."""
+"""CIFAR on disk: the three forms it comes in, each read and checked, and one of them written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,24 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.data.images import IMAGE_SHAPE, image_digests
-from normbench.data.locate import BATCHES_FOLDER, NPZ_FILE
+from normbench.data.official import CIFAR10, Official
 from normbench.errors import DataError, FolderError
 from normbench.runs.atomic import write_atomically
 from normbench.runs.regular_files import open_regular
 
-ARCHIVE_BYTES = 170_498_071
-ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
-NUM_CLASSES = 10
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
-
-MAX_BATCH_BYTES = 1 << 26
-"""The most bytes of a file of the official folder; it has 31 MB."""
 
 REMEDY = "Delete it and run `normbench data fetch`, or `normbench data import PATH` from a good copy."
 
 
 class Arrays(NamedTuple):
-    """CIFAR-10: uint8 RGB images ``(N, 32, 32, 3)`` and int64 labels ``(N,)``."""
+    """A data set: uint8 RGB images ``(N, 32, 32, 3)``, or another square, and int64 labels ``(N,)``."""
 
     x_train: NDArray[np.uint8]
     y_train: NDArray[np.int64]
@@ -45,46 +40,47 @@ class Arrays(NamedTuple):
     y_test: NDArray[np.int64]
 
 
-def format_name(path: Path) -> str:
+def format_name(path: Path, official: Official = CIFAR10) -> str:
     """Return which of the accepted forms `path` has, by its name: ``npz``, ``tar.gz`` or ``batches``.
 
     Raises:
         DataError: none of them.
     """
     if os.path.isdir(path):
-        if path.name == BATCHES_FOLDER:
+        if path.name == official.batches_folder:
             return "batches"
     elif path.name.endswith((".tar.gz", ".tgz")):
         return "tar.gz"
     elif path.suffix == ".npz":
         return "npz"
     raise DataError(
-        f"{path}: not a form of CIFAR-10. Allowed: an .npz, the official .tar.gz, a folder {BATCHES_FOLDER}"
+        f"{path}: not a form of {official.label}. "
+        f"Allowed: an .npz, the official .tar.gz, a folder {official.batches_folder}"
     )
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Read CIFAR-10 from an npz, the official archive, or the folder inside it.
+def read_arrays(path: Path, official: Official = CIFAR10) -> Arrays:
+    """Read CIFAR-10, or CIFAR-100, from an npz, the official archive, or the folder inside it.
 
     Raises:
-        DataError: the file cannot be read, is damaged, or is not CIFAR-10.
+        DataError: the file cannot be read, is damaged, or is not this data set.
     """
-    readers: dict[str, Callable[[Path], Arrays]] = {
+    readers: dict[str, Callable[[Path, Official], Arrays]] = {
         "npz": _read_npz,
         "tar.gz": _read_archive,
         "batches": _read_batches,
     }
-    return readers[format_name(path)](path)
+    return readers[format_name(path, official)](path, official)
 
 
-def write_npz(arrays: Arrays, folder: Path) -> Path:
-    """Write ``cifar10.npz`` into `folder` (made if absent), whole or not at all, and return its path.
+def write_npz(arrays: Arrays, folder: Path, official: Official = CIFAR10) -> Path:
+    """Write ``cifar10.npz``, or ``cifar100.npz``, into `folder` (made if absent), whole or not at all; return its path.
 
     Raises:
         DataError: the disk is full.
         FolderError: the folder cannot be written.
     """
-    target = folder / NPZ_FILE
+    target = folder / official.npz_file
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Uncompressed: 184 MB, but read in a fraction of a second.
@@ -124,14 +120,14 @@ def _damaged(path: Path, what: object) -> DataError:
     return DataError(f"{path}: {what}. {REMEDY}")
 
 
-def _read_npz(path: Path) -> Arrays:
-    """Read CIFAR-10 from an npz."""
-    arrays = read_npz_arrays(path, _check_header, f". {REMEDY}")
+def _read_npz(path: Path, official: Official) -> Arrays:
+    """Read the data set from an npz."""
+    arrays = read_npz_arrays(path, partial(_check_header, official), f". {REMEDY}")
     return Arrays(
         np.ascontiguousarray(arrays["x_train"]),
-        _checked_labels(path, "y_train", arrays["y_train"], NUM_TRAIN),
+        _checked_labels(path, official, "y_train", arrays["y_train"], NUM_TRAIN),
         np.ascontiguousarray(arrays["x_test"]),
-        _checked_labels(path, "y_test", arrays["y_test"], NUM_TEST),
+        _checked_labels(path, official, "y_test", arrays["y_test"], NUM_TEST),
     )
 
 
@@ -220,52 +216,55 @@ def _read_header(head: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
         return readers[version](head)
 
 
-def _check_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _check_header(official: Official, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     num_images = NUM_TRAIN if name.endswith("train") else NUM_TEST
     if name.startswith("x"):
         wanted = (num_images, *IMAGE_SHAPE)
         if dtype != np.uint8 or shape != wanted:
-            raise NpzProblem(f"not CIFAR-10: {name} is {dtype} {shape}, not uint8 {wanted}")
+            raise NpzProblem(f"not {official.label}: {name} is {dtype} {shape}, not uint8 {wanted}")
     elif dtype.kind not in "iu" or shape not in ((num_images,), (num_images, 1)):
-        raise NpzProblem(f"not CIFAR-10: {name} is {dtype} {shape}, not integers ({num_images},)")
+        raise NpzProblem(f"not {official.label}: {name} is {dtype} {shape}, not integers ({num_images},)")
 
 
-def _checked_labels(path: Path, name: str, labels: NDArray[Any], num_images: int) -> NDArray[np.int64]:
-    if labels.min() < 0 or labels.max() >= NUM_CLASSES:
+def _checked_labels(
+    path: Path, official: Official, name: str, labels: NDArray[Any], num_images: int
+) -> NDArray[np.int64]:
+    label, num_classes = official.label, official.num_classes
+    if labels.min() < 0 or labels.max() >= num_classes:
         raise _damaged(
-            path, f"not CIFAR-10: {name} holds labels {labels.min()} to {labels.max()}, not 0 to {NUM_CLASSES - 1}"
+            path, f"not {label}: {name} holds labels {labels.min()} to {labels.max()}, not 0 to {num_classes - 1}"
         )
     labels = labels.reshape(-1).astype(np.int64)
-    class_sizes = np.bincount(labels, minlength=NUM_CLASSES)
-    if (class_sizes != num_images // NUM_CLASSES).any():
+    class_sizes = np.bincount(labels, minlength=num_classes)
+    if (class_sizes != num_images // num_classes).any():
         raise _damaged(
             path,
-            f"not CIFAR-10: {name} has {class_sizes.min():,} to {class_sizes.max():,} images per class, "
-            f"not {num_images // NUM_CLASSES:,} of each",
+            f"not {label}: {name} has {class_sizes.min():,} to {class_sizes.max():,} images per class, "
+            f"not {num_images // num_classes:,} of each",
         )
     return labels
 
 
-def _read_batches(folder: Path, archive: Path | None = None) -> Arrays:
+def _read_batches(folder: Path, official: Official, archive: Path | None = None) -> Arrays:
     """Read the official folder through torchvision, which unpickles nothing whose MD5 is not the official one.
 
     Errors name the archive that the folder comes from, if any.
     """
-    from torchvision.datasets import CIFAR10
+    from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
-    meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    files = (*CIFAR10.train_list, *CIFAR10.test_list, meta)
+    reader = getattr(datasets, official.torchvision_class)
+    files = (*reader.train_list, *reader.test_list, (reader.meta["filename"], reader.meta["md5"]))
     for name, _ in files:
         if not os.path.isfile(folder / name):
             raise _damaged(archive or folder, f"incomplete: {name} is missing")
-        if (num_bytes := os.path.getsize(folder / name)) > MAX_BATCH_BYTES:
+        if (num_bytes := os.path.getsize(folder / name)) > official.max_file_bytes:
             raise _damaged(archive or folder, f"damaged: {name} has {num_bytes:,} bytes")
     try:
         with warnings.catch_warnings():
             # The official pickles date from 2009; NumPy 2.4.0 to 2.4.4 complain about how they spell a dtype.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-            train, test = (CIFAR10(folder.parent, train=train) for train in (True, False))
+            train, test = (reader(folder.parent, train=train) for train in (True, False))
         return Arrays(
             np.ascontiguousarray(train.data),
             np.array(train.targets, np.int64),
@@ -280,16 +279,17 @@ def _read_batches(folder: Path, archive: Path | None = None) -> Arrays:
         raise _damaged(archive or folder, f"cannot be read ({error})") from error
 
 
-def _read_archive(path: Path) -> Arrays:
+def _read_archive(path: Path, official: Official) -> Arrays:
     """Unpack the official archive into a temporary folder and read that."""
     try:
         num_bytes = path.stat().st_size
-        if num_bytes != ARCHIVE_BYTES:
+        if num_bytes != official.archive_bytes:
             raise _damaged(
-                path, f"{num_bytes:,} bytes instead of {ARCHIVE_BYTES:,}: truncated, or not the official archive"
+                path,
+                f"{num_bytes:,} bytes instead of {official.archive_bytes:,}: truncated, or not the official archive",
             )
-        if (md5 := file_md5(path)) != ARCHIVE_MD5:
-            raise _damaged(path, f"damaged: its MD5 is {md5} instead of {ARCHIVE_MD5}")
+        if (md5 := file_md5(path)) != official.archive_md5:
+            raise _damaged(path, f"damaged: its MD5 is {md5} instead of {official.archive_md5}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     scratch_root = Path(tempfile.gettempdir())
@@ -297,25 +297,26 @@ def _read_archive(path: Path) -> Arrays:
         explain_write_errors(scratch_root, "set TMPDIR to another folder"),
         tempfile.TemporaryDirectory(prefix="normbench-") as scratch,
     ):
-        folder = Path(scratch, BATCHES_FOLDER)
+        folder = Path(scratch, official.batches_folder)
         folder.mkdir()
-        for name, content in _archived_files(path):
+        for name, content in _archived_files(path, official):
             (folder / name).write_bytes(content)
-        return _read_batches(folder, path)
+        return _read_batches(folder, official, path)
 
 
-def _archived_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def _archived_files(path: Path, official: Official) -> Iterator[tuple[str, bytes]]:
     """Yield the official files in an archive: plain ones of known names, so that no member can lead elsewhere."""
-    from torchvision.datasets import CIFAR10
+    from torchvision import datasets
 
-    wanted = {name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)} | {CIFAR10.meta["filename"]}
+    reader = getattr(datasets, official.torchvision_class)
+    wanted = {name for name, _ in (*reader.train_list, *reader.test_list)} | {reader.meta["filename"]}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 parent, _, name = member.name.rpartition("/")
-                if parent != BATCHES_FOLDER or name not in wanted or not member.isreg():
+                if parent != official.batches_folder or name not in wanted or not member.isreg():
                     continue
-                if member.size > MAX_BATCH_BYTES:
+                if member.size > official.max_file_bytes:
                     raise _damaged(path, f"damaged: {name} in it has {member.size:,} bytes")
                 content = archive.extractfile(member)
                 assert content is not None

@@ -1,4 +1,4 @@
-"""The search for CIFAR-10 on this machine: the folders that may hold it, in the order in which they are tried."""
+"""The search for CIFAR on this machine: the folders that may hold it, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -8,31 +8,26 @@ from pathlib import Path
 
 import platformdirs
 
+from normbench.data.official import CIFAR10, Official
 from normbench.errors import DataError
-
-BATCHES_FOLDER = "cifar-10-batches-py"
-NPZ_FILE = "cifar10.npz"
-ARCHIVE_FILE = "cifar-10-python.tar.gz"
-ACCEPTED = (BATCHES_FOLDER, NPZ_FILE, ARCHIVE_FILE)
-"""Names looked for in a folder, of which the first is taken. The archive is last: it has to be unpacked."""
 
 DATA_DIR_VARIABLE = "NORMBENCH_DATA_DIR"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that may hold CIFAR-10."""
+    """A folder that may hold CIFAR-10 or CIFAR-100."""
 
     named_by: str
     folder: Path
     is_explicit: bool
     """Whether the user named it: then no other place is looked at, so that a typo cannot go unnoticed."""
 
-    def find(self) -> Path | None:
+    def find(self, official: Official = CIFAR10) -> Path | None:
         """Return the accepted file or folder that is here, if any."""
-        for name in ACCEPTED:
+        for name in official.accepted:
             path = self.folder / name
-            if os.path.isdir(path) if name == BATCHES_FOLDER else os.path.isfile(path):
+            if os.path.isdir(path) if name == official.batches_folder else os.path.isfile(path):
                 return path
         return None
 
@@ -53,17 +48,17 @@ def searched(candidates: tuple[Place, ...]) -> tuple[Place, ...]:
     return candidates[:1] if candidates[0].is_explicit else candidates
 
 
-def find_cifar10(data_dir: Path | None = None) -> Path:
-    """Return the path of CIFAR-10, in one of the forms of `ACCEPTED`.
+def find_cifar(data_dir: Path | None = None, official: Official = CIFAR10) -> Path:
+    """Return the path of CIFAR-10, or of CIFAR-100, in one of the forms of `Official.accepted`.
 
     Raises:
         DataError: it is in none of the places searched.
     """
     candidates = searched(places(data_dir))
     for place in candidates:
-        if path := place.find():
+        if path := place.find(official):
             return path
-    raise DataError(_missing(candidates))
+    raise DataError(_missing(candidates, official))
 
 
 def folder_to_write(data_dir: Path | None = None) -> Path:
@@ -72,17 +67,19 @@ def folder_to_write(data_dir: Path | None = None) -> Path:
     return (candidates[0] if candidates[0].is_explicit else candidates[-1]).folder
 
 
-def _missing(candidates: tuple[Place, ...]) -> str:
-    """Say in five lines where CIFAR-10 is not, and every way out."""
+def _missing(candidates: tuple[Place, ...], official: Official) -> str:
+    """Say in five lines where the data set is not, and every way out."""
     folders = " and ".join(
         f"{place.folder} ({place.named_by}{'' if os.path.isdir(place.folder) else ': no such folder'})"
         for place in candidates
     )
     return "\n".join(
         (
-            f"CIFAR-10 not found in {folders}",
-            "  to download it:      normbench data fetch   (host slow or unreachable? --url URL takes a mirror)",
-            "  if you have a copy:  normbench data import PATH   (cifar10.npz, the tar.gz or cifar-10-batches-py)",
+            f"{official.label} not found in {folders}",
+            f"  to download it:      normbench data fetch{official.flag}   "
+            "(host slow or unreachable? --url URL takes a mirror)",
+            f"  if you have a copy:  normbench data import PATH{official.flag}   "
+            f"({official.npz_file}, the tar.gz or {official.batches_folder})",
             f"  if it is elsewhere:  --data-dir DIR or {DATA_DIR_VARIABLE}=DIR",
             "  without network:     dataset: synthetic   (built-in drawings; every table made from them says so)",
         )

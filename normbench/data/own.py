@@ -64,7 +64,10 @@ def _describe(path: Path) -> ImageFile:
     except DataError as error:
         raise ConfigError(str(error)) from error
     num_classes = int(max(arrays.y_train.max(), arrays.y_test.max())) + 1
-    return ImageFile(sha256=_sha256(path), num_classes=num_classes, image_size=arrays.x_train.shape[1])
+    return ImageFile(
+        sha256=_sha256(path), num_classes=num_classes,
+        image_size=arrays.x_train.shape[1], num_train=len(arrays.y_train),
+    )  # fmt: skip
 
 
 def _sha256(path: Path) -> str:

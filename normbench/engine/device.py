@@ -78,20 +78,20 @@ def resolve_engine(requested: str, device: DeviceName) -> Engine:
     return next(name for name in engines if name == requested)
 
 
-def set_arithmetic(precision: Precision, device: DeviceName) -> None:
-    """Have CUDA compute in `precision`, and the same bits each time.
+def set_arithmetic(precision: Precision, device: DeviceName, *, reproducible: bool = True) -> None:
+    """Have CUDA compute in `precision`, and the same bits each time unless not `reproducible`.
 
-    Sets the float32 arithmetic of matrix products and convolutions; bf16 comes from autocast on top. cuDNN takes the
-    algorithm that its own heuristics name, where timing them would let each process choose another, and torch takes
-    deterministic implementations where it has them (see `normbench.engine.same_bits`).
+    Sets the float32 arithmetic of matrix products and convolutions; bf16 comes from autocast on top. To be
+    reproducible, cuDNN takes the algorithm that its own heuristics name, because each process that times them may
+    choose another; and torch takes deterministic implementations where it has them (`normbench.engine.same_bits`).
     """
     if device == "cuda":
         mode = "ieee" if precision == "fp32" else "tf32"
         torch.backends.cuda.matmul.fp32_precision = mode
         torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = not reproducible
+        torch.backends.cudnn.deterministic = reproducible
+        torch.use_deterministic_algorithms(reproducible, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -100,7 +100,7 @@ def set_default_arithmetic(device: DeviceName) -> None:
     if device == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
-        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 

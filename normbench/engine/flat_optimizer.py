@@ -107,9 +107,17 @@ class FlatOptimizer:
     def step(self) -> None:
         """Update the weights, their bf16 copies and the state; a parameter without a gradient has one of zeros."""
         gradients = [readable(leaf) for leaf in self._leaves.values()]  # copies live until the kernel is launched
-        shares = [self._shares[p].tensor if p in self._shares else None for p in self._leaves]
-        self._addresses.locate(gradients, shares)
+        self._addresses.locate(gradients, [self._shares_of(parameter) for parameter in self._leaves])
         self.update()
+
+    def _shares_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """Return the shares in which a convolution left its weight's gradient, with that of another use as one more."""
+        sink, gradient = self._shares.get(parameter), self._leaves[parameter].grad
+        if sink is None or sink.tensor is None:
+            return None
+        if gradient is not None:
+            sink.add(gradient.float().permute(0, 2, 3, 1).unsqueeze(0))
+        return sink.tensor
 
     def update(self) -> None:
         """Launch the update with the gradients located last."""

@@ -99,9 +99,12 @@ def forget_warm_up(device: DeviceName) -> None:
     """Start the peak of a running meter anew, after a warm-up and before a capture.
 
     In the first run of a process cuDNN tries its algorithms in the warm-up, with work space that no other run needs.
+    And cuBLAS takes its own anew in the capture, in the graph's memory: the meter of a next run would give back that of
+    the warm-up (`MemoryMeter`), which a graph with matrix products would go on to use.
     """
     if device == "cuda":
         torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.reset_peak_memory_stats()
 
 

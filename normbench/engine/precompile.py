@@ -8,10 +8,10 @@ on CPU tensors inside a `Compilation`, which compiles what it is asked to launch
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,12 @@ from normbench.engine.device import autocast
 from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import SquashSpec, conv, image_conv, pool_linear, squashing
+from normbench.kernels import conv, image_conv, pool_linear
 from normbench.kernels.launch import Compilation, Launches
-from normbench.kernels.norm_activation import Parameters, launch_all
-from normbench.kernels.spec import NormActSpec
+from normbench.kernels.operation import AnySpec, launch_all, unsupported_reason
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
-from normbench.layers.norm_act import FusableNorm, FusedNormAct, parameters, unsupported_reason
+from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_arguments, kernel_spec
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 
@@ -76,24 +75,18 @@ class DryRun:
         sizes = tuple(batch_sizes) or (len(self.images),)
         for module, x in self.inputs:
             if isinstance(module, FusedNormAct):
-                spec = module.spec
-                if spec is None or unsupported_reason(x, spec) is not None:
-                    continue
-                if isinstance(spec, SquashSpec):
-                    arguments = cast("FusableNorm", module[0]).kernel_arguments()
-                    _add(launches, squashing.launch_all, x, sizes, spec, *(_like(p) for p in arguments.values()))
-                else:
-                    running = getattr(module[0], "running_mean", None) is not None
-                    _add(launches, _norm_act, x, sizes, spec, *(_like(p) for p in parameters(module[0])), running)
+                _add_norm(launches, module[0], module.spec, x, sizes)
+            elif isinstance(module, TokenNorm):
+                _add_norm(launches, module, kernel_spec(module, "none"), as_image(x), sizes)
             elif isinstance(module, Conv2d):
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
-                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype))
+                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
-                    facts = (_like(module.weight, dtype), module.stride[0])
-                    _add(launches, _convolution, x.to(dtype), sizes, *facts)
-                    _add(launches, conv.forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
+                    facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
+                    _add(launches, conv.launch_all, x.to(dtype), sizes, *facts, module.with_statistics)
+                    _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -109,7 +102,7 @@ def dry_run(model: nn.Module, images: Tensor, *, backward: bool = False) -> DryR
     inputs: list[tuple[nn.Module, Tensor]] = []
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        if isinstance(module, FusedNormAct | Conv2d | PooledLinear):
+        if isinstance(module, FusedNormAct | TokenNorm | Conv2d | PooledLinear):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
     with torch.set_grad_enabled(backward), switched_off():
         output = copied(images)
@@ -167,7 +160,7 @@ def _first_images(step: TrainStep, count: int) -> Tensor:
 
 
 def _add(
-    launches: Launches, launch: Callable[..., None], x: Tensor, sizes: tuple[int, ...], *arguments: object
+    launches: Launches, launch: Callable[..., object], x: Tensor, sizes: tuple[int, ...], *arguments: object
 ) -> None:
     """Add the launches of a layer that takes batches like `x`, of each size: together, as they share most kernels."""
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
@@ -181,30 +174,32 @@ def _add(
     launches[launch.__name__, *facts] = run
 
 
+def _add_norm(launches: Launches, layer: nn.Module, spec: AnySpec | None, x: Tensor, sizes: tuple[int, ...]) -> None:
+    """Add the launches of a norm with its activation, if kernels compute it."""
+    if spec is not None and unsupported_reason(x, spec) is None:
+        _add(launches, _norm_act, x, sizes, spec, *_settings(layer))
+
+
 def _like(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
     """Return an empty CPU tensor of the same form: no value is ever read from it."""
     return None if tensor is None else torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="cpu")
 
 
-def _norm_act(
-    x: Tensor,
-    spec: NormActSpec,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    extra: Tensor | None,
-    running: bool,
-) -> None:
-    launch_all(x, spec, Parameters(weight, bias, extra), running=running)
+def _norm_act(x: Tensor, spec: AnySpec, *settings: Any) -> None:
+    """Launch the kernels of a norm with such arguments, the names and values of `kernels.norm_act`, in turn."""
+    launch_all(x, spec, dict(zip(settings[::2], settings[1::2], strict=True)))
 
 
-def _image_conv(images: Tensor, weight: Tensor) -> None:
-    image_conv.weight_gradient(image_conv.convolve(images, weight), images, weight)
+def _settings(layer: nn.Module) -> Iterator[Any]:
+    """Return the arguments of `kernels.norm_act` for `layer`, each name followed by its value, without their data."""
+    for name, value in kernel_arguments(layer).items():
+        yield name
+        empty = _like(value) if isinstance(value, Tensor) else None
+        yield value if empty is None else empty.requires_grad_(value.requires_grad)
 
 
-def _convolution(x: Tensor, weight: Tensor, stride: int) -> None:
-    y = conv.forward(x, weight, stride)
-    conv.input_gradient(y, weight, x, stride)
-    conv.total(conv.weight_gradient(y, x, weight, stride), weight)
+def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:
+    image_conv.weight_gradient(image_conv.convolve(images, weight, relu=relu), images, weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -27,13 +27,15 @@ _ATTENTION = re.compile(r"(Flash|Memory Efficient) [Aa]ttention defaults to a no
 def nondeterministic_operations() -> Iterator[list[str]]:
     """Yield a list that names, after the ``with`` block, the operations in it that may give other bits each time.
 
-    Torch's warnings about them are not shown; all others are.
+    Torch's warnings about them are not shown, from now on; all others are.
     """
     found: dict[str, None] = {}
     names: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield names
+    for pattern in (_NONDETERMINISTIC, _ATTENTION):
+        warnings.filterwarnings("ignore", message=pattern.pattern)
     for warning in caught:
         text = str(warning.message)
         if named := _NONDETERMINISTIC.match(text):
@@ -43,8 +45,10 @@ def nondeterministic_operations() -> Iterator[list[str]]:
     names += [name for name in found if name not in _DETERMINISTIC_HERE]
 
 
-def promise(settings: StepSettings, nondeterministic: Sequence[str]) -> str:
+def promise(settings: StepSettings, nondeterministic: Sequence[str], *, reproducible: bool) -> str:
     """Return ``yes`` or ``no: <reason>``, as `environment.json` records it, after the steps have warmed up."""
+    if not reproducible:
+        return "no: train.reproducible is false"
     if nondeterministic:
         return f"no: no deterministic implementation of {', '.join(nondeterministic)}"
     if settings.engine == "compile":

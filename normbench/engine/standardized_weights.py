@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.engine.gradient_addresses import GradientAddresses, readable
+from normbench.kernels.conv import GradientShares
 from normbench.kernels.standardization import (
     MAX_FAN_IN,
     Filters,
@@ -58,6 +59,9 @@ class StandardizedWeights:
         outputs = [torch.empty_like(weight, dtype=dtype, requires_grad=True) for weight, _ in parameters]
         self.leaves: dict[str, Tensor] = dict(zip((f"{name}.standardized" for name in layers), outputs, strict=True))
         """The standardized weights by the names of the buffers that they stand in for."""
+        self._shares = [GradientShares() for _ in outputs]  # which the kernel sums, in place of a launch for each layer
+        for output, shares in zip(outputs, self._shares, strict=True):
+            output.gradient_shares = shares  # type: ignore[attr-defined]
         self._gradients = [
             (parameter, torch.empty_like(parameter))
             for pair in parameters
@@ -74,7 +78,7 @@ class StandardizedWeights:
             return of_layers.repeat_interleave(torch.tensor(counts)).to(device)
 
         fan_ins = [weight[0].numel() for weight, _ in parameters]
-        places = [(index, fan_in) for count, fan_in in zip(counts, fan_ins, strict=True) for index in range(count)]
+        places = [(index, f, count * f) for count, f in zip(counts, fan_ins, strict=True) for index in range(count)]
         self._filters = Filters(
             weights=addresses([weight for weight, _ in parameters]),
             outputs=addresses(outputs),
@@ -89,22 +93,26 @@ class StandardizedWeights:
 
     def compute(self) -> None:
         """Write the standardized weights, and drop the gradients of those before."""
-        for leaf in self.leaves.values():
-            leaf.grad = None
+        for leaf, shares in zip(self.leaves.values(), self._shares, strict=True):
+            leaf.grad = shares.tensor = None
         standardize(self._filters, self._standardization)
 
     def backward(self) -> None:
         """Give every weight and gain its gradient, in memory that is always the same."""
         gradients = [readable(leaf) for leaf in self.leaves.values()]  # copies live until the kernel is launched
-        self._addresses.locate(gradients)
-        standardize_backward(self._filters, self._addresses.tensor, self._standardization)
+        self._addresses.locate(gradients, [shares.tensor for shares in self._shares])
+        self._launch_backward()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
 
     def launch_all(self) -> None:
         """Launch both kernels; for use in a `Compilation`."""
         standardize(self._filters, self._standardization)
-        standardize_backward(self._filters, self._addresses.tensor, self._standardization)
+        self._launch_backward()
+
+    def _launch_backward(self) -> None:
+        addresses = self._addresses
+        standardize_backward(self._filters, addresses.tensor, addresses.num_shares, self._standardization)
 
     def finish_capture(self) -> None:
         """Make the graph whose capture has just ended ready to be replayed."""

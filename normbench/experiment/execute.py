@@ -24,7 +24,7 @@ from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEn
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
-from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, STATUS_FILE
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
@@ -152,8 +152,10 @@ def _run(
         listener(event)
         for tracker in trackers:
             tracker(event)
-        if isinstance(event, RunEnded) and not event.skipped:
-            _report_run(folder / event.plan.run_id)
+        if isinstance(event, RunEnded):
+            run_folder = folder / event.plan.run_id
+            if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
+                _report_run(run_folder)
 
     runner.listener = listen
     comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)

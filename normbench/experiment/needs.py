@@ -8,6 +8,7 @@ from typing import Any
 from normbench.config.bounds import check_memory
 from normbench.config.load import LoadedConfig
 from normbench.config.messages import Key
+from normbench.config.schema import ImageFile
 from normbench.data import DATASETS
 from normbench.errors import ConfigError
 
@@ -30,10 +31,13 @@ def check_needs(loaded: LoadedConfig, config: Mapping[str, Any], train: Mapping[
 
 def _classifier(config: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[tuple[Key, str, float]]:
     options, batch_size, epochs = config["dataset"]["options"], train["batch_size"], train["epochs"]
+    own: ImageFile | None = config["dataset"].get("images")
+    pixels = _PIXELS if own is None else 3 * own.image_size**2
     for name in ("num_train", "num_test"):
-        yield ("dataset", "options", name), f"{name}={options[name]}", _PIXELS * _number(options[name])
-    yield ("train", "batch_size"), f"a batch of {batch_size} images", 4 * _PIXELS * batch_size
-    num_images = _number(options["num_train"]) or DATASETS[config["dataset"]["name"]].max_train
+        yield ("dataset", "options", name), f"{name}={options[name]}", pixels * _number(options[name])
+    yield ("train", "batch_size"), f"a batch of {batch_size} images", 4 * pixels * batch_size
+    available = DATASETS[config["dataset"]["name"]].max_train if own is None else own.num_train
+    num_images = _number(options["num_train"]) or available
     num_steps = epochs * -(-num_images // batch_size)
     yield ("train", "epochs"), f"a record of {num_steps} steps", _BYTES_A_STEP * num_steps
     model = config["model"]["options"]

@@ -21,8 +21,6 @@ from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
-from normbench.own_code import describe, place_of
-from normbench.worker import targets
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
@@ -206,6 +204,8 @@ def failure_from(error: Exception) -> Failed:
     """Return how `error` crosses the processes: a user's problem as it is, a bug as its first line and traceback."""
     if isinstance(error, NormBenchError):
         return Failed(error)
+    from normbench.own_code import describe, place_of  # imported where it is needed, for a fast start
+
     place = place_of(error)  # in code of a user's own, where it passed through some
     text = f"{place}: {describe(error)}" if place else describe(error)
     return Failed(WorkerError(text), traceback.format_exc())
@@ -253,6 +253,8 @@ def _answer(connection: Connection, function: Callable[..., Any], arguments: tup
     A message that cannot be pickled is a bug of the function, which the parent is told: nothing is sent of a message
     before all of it is pickled.
     """
+    from normbench.worker import targets  # in the training process, where a fast start is not waited for
+
     message = _run(connection, function, arguments)
     is_last = isinstance(message, Failed) and not targets.is_device_usable()
     if isinstance(message, Failed):

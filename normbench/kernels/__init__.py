@@ -1,23 +1,26 @@
 """Triton kernels for CUDA, one file an operation; importable wherever torch is, as Triton loads at the first launch.
 
 Each operation comes with the question whether it can run: `norm_act` (`unsupported_reason` says in a line why not) is a
-normalization with the activation after it, `squash` (`unsupported_input_reason`) a squashing function in its place,
-`convolve_images` (`can_convolve_images`) the convolution of a batch of
-images, `convolve` (`can_convolve`) that between layers, `pooled_linear` (`can_pool_linear`) the mean over positions with a linear layer; all have gradients and can be
-captured in a CUDA graph. `train_step` holds what surrounds the network. `reference` has the formulas in plain torch.
+normalization with the activation after it, `convolve_images` (`can_convolve_images`) the convolution of a batch of
+images, `convolve` (`can_convolve`) that between layers, `pooled_linear` (`can_pool_linear`) the mean over positions
+with a linear layer; all have gradients and can be captured in a CUDA graph. `train_step` holds what surrounds the
+network. `reference` has the formulas of `NormActSpec` in plain torch.
 """
 
 from normbench.kernels.conv import can_convolve, convolve
 from normbench.kernels.image_conv import can_convolve_images, convolve_images
-from normbench.kernels.norm_activation import norm_act, unsupported_reason
+from normbench.kernels.operation import AnySpec, norm_act, unsupported_reason
 from normbench.kernels.pool_linear import can_pool_linear, pooled_linear
-from normbench.kernels.spec import NormActSpec
+from normbench.kernels.spec import MomentsSpec, NormActSpec, PixelSpec, WindowSpec
 from normbench.kernels.squashing import SquashSpec, squash
-from normbench.kernels.support import unsupported_input_reason
 
 __all__ = [
+    "AnySpec",
+    "MomentsSpec",
     "NormActSpec",
+    "PixelSpec",
     "SquashSpec",
+    "WindowSpec",
     "can_convolve",
     "can_convolve_images",
     "can_pool_linear",
@@ -26,6 +29,5 @@ __all__ = [
     "norm_act",
     "pooled_linear",
     "squash",
-    "unsupported_input_reason",
     "unsupported_reason",
 ]

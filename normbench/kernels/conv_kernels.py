@@ -18,12 +18,16 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["images"])
 def forward(
-    x, weight, y, images,
+    x, weight, y, part_mean, part_var, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; program_id(1) is the run."""
+    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; program_id(1) is the run.
+
+    Unless they are None, `part_mean` and `part_var` get the statistics of each channel over the tile's positions, of
+    the rounded output: ``(runs, tiles of positions, channels_out)``.
+    """
     OUT_H: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_W: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     TAPS: tl.constexpr = KERNEL * KERNEL
@@ -54,12 +58,23 @@ def forward(
         total = tl.dot(a, b, total)
     if RELU:
         total = tl.maximum(total, 0.0)
-    tl.store(y + row[:, None] * CHANNELS_OUT + column[None, :], total.to(y.dtype.element_ty), mask=(row < rows)[:, None])
+    at = row[:, None] * CHANNELS_OUT + column[None, :]
+    rounded = total.to(y.dtype.element_ty)
+    tl.store(y + at, rounded, mask=(row < rows)[:, None])
+    if part_mean is not None:
+        tile = tl.program_id(0) // TILES_N
+        count = tl.minimum(rows - tile * BLOCK_M, BLOCK_M).to(tl.float32)
+        value = rounded.to(tl.float32)  # zero where there is no row
+        mean = tl.sum(value, axis=0) / count
+        distance = tl.where((row < rows)[:, None], value - mean[None, :], 0.0)
+        part = (run * tl.cdiv(rows, BLOCK_M) + tile) * CHANNELS_OUT + column
+        tl.store(part_mean + part, mean)
+        tl.store(part_var + part, tl.sum(distance * distance, axis=0) / count)
 
 
 @triton.jit
 def taps_inside(top, left, exists, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr):
-    """Return for each row a bit for each tap: whether the row exists and the tap, counted from (top, left), is inside."""
+    """Return a bit for each tap of a row: whether the row exists and the tap, counted from (top, left), is inside."""
     bits = tl.zeros_like(top)
     for tap in tl.static_range(KERNEL * KERNEL):
         y = top + tap // KERNEL
@@ -76,7 +91,7 @@ def input_gradient(
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute the input's gradient; program_id(1) is the run. RELU: the input is a ReLU's output, whose slope applies."""
+    """Compute the input's gradient, where RELU that before the ReLU which gave the input; program_id(1) is the run."""
     run = tl.program_id(1).to(tl.int64)
     input_gradient_tile(
         tl.program_id(0), run, dy, weight, dx, x, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE, RELU,
@@ -101,6 +116,7 @@ def input_gradient_tile(
     BLOCKS: tl.constexpr = CHANNELS_OUT // BLOCK_K
     TILES_N: tl.constexpr = CHANNELS // BLOCK_N
     PAD: tl.constexpr = KERNEL // 2
+    MOST: tl.constexpr = (KERNEL - 1) // STRIDE + 1  # taps of a parity, in either direction
     rows = images * (OUT_H * OUT_W)  # positions of each parity, of odd images a few too many
     tiles_of_parity = tl.cdiv(rows, BLOCK_M) * TILES_N
     parity = STRIDE * STRIDE - 1 - tile // tiles_of_parity
@@ -123,19 +139,23 @@ def input_gradient_tile(
     meets_y = out_y + (odd_y + PAD) // STRIDE
     meets_x = out_x + (odd_x + PAD) // STRIDE
     first = ((image * OUT_H + meets_y) * OUT_W + meets_x) * CHANNELS_OUT
+    inside = tl.zeros_like(row)
+    for tap in tl.static_range(MOST * MOST):
+        y = meets_y - tap // MOST
+        x_ = meets_x - tap % MOST
+        there = (row < rows) & (y >= 0) & (y < OUT_H) & (x_ >= 0) & (x_ < OUT_W)
+        inside |= tl.where(there, 1 << tap, 0)
     filters = weight + k[:, None] * (KERNEL * KERNEL * CHANNELS) + column[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for step in tl.range(0, taps_y * taps_x * BLOCKS, num_stages=STAGES):
-        tap = step // BLOCKS
         block = step % BLOCKS
-        tap_y = tap // taps_x
-        tap_x = tap % taps_x
-        y = meets_y - tap_y
-        there = (row < rows) & (y >= 0) & (y < OUT_H) & (meets_x - tap_x >= 0) & (meets_x - tap_x < OUT_W)
-        at = tl.where(there, first - (tap_y * OUT_W + tap_x) * CHANNELS_OUT + block * BLOCK_K, 0)
+        tap_y = step // BLOCKS // taps_x
+        tap_x = step // BLOCKS % taps_x
+        there = (inside >> (tap_y * MOST + tap_x)) & 1 != 0
+        at = tl.where(there, first + (block * BLOCK_K - (tap_y * OUT_W + tap_x) * CHANNELS_OUT), 0)
         a = tl.load(dy + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         kernel_tap = (first_y + tap_y * STRIDE) * KERNEL + first_x + tap_x * STRIDE
-        b = tl.load(filters + block * BLOCK_K * (KERNEL * KERNEL * CHANNELS) + kernel_tap * CHANNELS)
+        b = tl.load(filters + (block * BLOCK_K * (KERNEL * KERNEL * CHANNELS) + kernel_tap * CHANNELS))
         total = tl.dot(a, b, total)
     in_y = out_y * STRIDE + odd_y
     in_x = out_x * STRIDE + odd_x
@@ -152,13 +172,14 @@ def weight_gradient(
     dy, x, shares, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, WHOLE_LINES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute shares of the weight's gradient, ``(runs, SPLIT, channels_out, kernel, kernel, channels)``, float32."""
     run = tl.program_id(1).to(tl.int64)
     weight_gradient_tile(
         tl.program_id(0), run, dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
-        BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, STAGES,
+        BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, WHOLE_LINES, STAGES,
     )  # fmt: skip
 
 
@@ -167,7 +188,8 @@ def weight_gradient_tile(
     tile, run, dy, x, shares, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, WHOLE_LINES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sum one of SPLIT shares of the positions, for BLOCK_M output channels, one tap and BLOCK_N input channels."""
     OUT_H: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
@@ -187,18 +209,38 @@ def weight_gradient_tile(
     x += run * images * (HEIGHT * WIDTH * CHANNELS)
     shares += (run * SPLIT + share) * (CHANNELS_OUT * TAPS * CHANNELS)
     steps = tl.cdiv(tl.cdiv(rows, BLOCK_K), SPLIT)
+    lane = tl.arange(0, BLOCK_K)
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for step in tl.range(share * steps, (share + 1) * steps, num_stages=STAGES):
-        row = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        y = row // OUT_W % OUT_H * STRIDE + (tap_y - KERNEL // 2)
-        left = row % OUT_W * STRIDE + (tap_x - KERNEL // 2)
-        exists = row < rows
-        there = exists & (y >= 0) & (y < HEIGHT) & (left >= 0) & (left < WIDTH)
-        at = tl.where(there, ((row // (OUT_H * OUT_W) * HEIGHT + y) * WIDTH + left) * CHANNELS, 0)
-        at_grad = tl.where(exists, row * CHANNELS_OUT, 0)
-        a = tl.load(dy + at_grad[None, :] + channel[:, None], mask=exists[None, :], other=0.0)
-        b = tl.load(x + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
-        total = tl.dot(a, b, total)
+    if WHOLE_LINES:
+        # A step is some lines of the output, so that nothing but the line within its image changes between steps.
+        LINES: tl.constexpr = BLOCK_K // OUT_W
+        left = lane % OUT_W * STRIDE + tap_x - KERNEL // 2
+        below = lane // OUT_W * STRIDE + tap_y - KERNEL // 2
+        offset = (below * WIDTH + left) * CHANNELS
+        a_at = dy + lane[None, :] * CHANNELS_OUT + channel[:, None]
+        for step in tl.range(share * steps, (share + 1) * steps, num_stages=STAGES):
+            if OUT_H % LINES == 0:
+                y = below + step % (OUT_H // LINES) * (LINES * STRIDE)
+            else:  # whole images
+                y = lane // OUT_W % OUT_H * STRIDE + tap_y - KERNEL // 2
+            there = (y >= 0) & (y < HEIGHT) & (left >= 0) & (left < WIDTH)
+            at = tl.where(there, offset, 0)
+            a = tl.load(a_at + step * (BLOCK_K * CHANNELS_OUT))
+            b_at = x + step * (LINES * STRIDE * WIDTH * CHANNELS)
+            b = tl.load(b_at + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
+            total = tl.dot(a, b, total)
+    else:
+        for step in tl.range(share * steps, (share + 1) * steps, num_stages=STAGES):
+            row = step * BLOCK_K + lane
+            y = row // OUT_W % OUT_H * STRIDE + (tap_y - KERNEL // 2)
+            left = row % OUT_W * STRIDE + (tap_x - KERNEL // 2)
+            exists = row < rows
+            there = exists & (y >= 0) & (y < HEIGHT) & (left >= 0) & (left < WIDTH)
+            at = tl.where(there, ((row // (OUT_H * OUT_W) * HEIGHT + y) * WIDTH + left) * CHANNELS, 0)
+            at_grad = tl.where(exists, row * CHANNELS_OUT, 0)
+            a = tl.load(dy + at_grad[None, :] + channel[:, None], mask=exists[None, :], other=0.0)
+            b = tl.load(x + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
+            total = tl.dot(a, b, total)
     tl.store(shares + channel[:, None] * (TAPS * CHANNELS) + tap * CHANNELS + column[None, :], total)
 
 
@@ -209,7 +251,7 @@ def backward(
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     INPUT_M: tl.constexpr, INPUT_N: tl.constexpr, INPUT_K: tl.constexpr, INPUT_STAGES: tl.constexpr,
     WEIGHT_M: tl.constexpr, WEIGHT_N: tl.constexpr, WEIGHT_K: tl.constexpr, SPLIT: tl.constexpr,
-    WEIGHT_STAGES: tl.constexpr,
+    WHOLE_LINES: tl.constexpr, WEIGHT_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute both gradients in one launch: the programs of one fill the processors that the other leaves idle."""
     run = tl.program_id(1).to(tl.int64)
@@ -222,5 +264,5 @@ def backward(
     else:
         weight_gradient_tile(
             tile - input_tiles, run, dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
-            WEIGHT_M, WEIGHT_N, WEIGHT_K, SPLIT, WEIGHT_STAGES,
+            WEIGHT_M, WEIGHT_N, WEIGHT_K, SPLIT, WHOLE_LINES, WEIGHT_STAGES,
         )  # fmt: skip

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from normbench.kernels.tiling import ceil_div
+from normbench.kernels.tiling import ceil_div, power_of_two
 
-PROGRAMS = 128
-"""Programs that about fill the device, one for each multiprocessor."""
+FORWARD_PROGRAMS, BACKWARD_PROGRAMS = 128, 256
+"""Programs that fill the device, about one or two for each multiprocessor."""
+SHARES_ELEMENTS = 1_200_000
+"""Elements of all shares of a weight's gradient together: each is written, and read by whoever sums them."""
 MAX_SHARES = 16
-"""Shares of a weight's gradient, at most: each is written and read once more."""
 SHARE_STEPS = 4
 """The fewest steps of a share: fewer would hardly begin before they end."""
+MOST_WORK = {"forward": 20e9, "input": 20e9, "weight": 10e9}
+"""Floating-point operations of a pass from which on cuDNN is faster, which loads its operands by other means."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class ConvShape:
         return self.images * height * width
 
     @property
+    def work(self) -> float:
+        """Floating-point operations of a pass of a run."""
+        return 2.0 * self.rows * self.channels_out * self.channels * self.kernel**2
+
+    @property
     def constants(self) -> dict[str, int]:
         """What all kernels know of the shape when they are compiled."""
         return {
@@ -64,32 +73,51 @@ class Tile:
     """Steps whose operands are on their way at once."""
 
 
+def is_faster(shape: ConvShape, which: Literal["forward", "input", "weight"], *, fused: bool = False) -> bool:
+    """Return whether our kernel takes less time than cuDNN for the output, or the gradient of input or weight.
+
+    `fused` where it also runs a ReLU or sums statistics, for which cuDNN's output would be read once more.
+    """
+    return fused or shape.work < MOST_WORK[which]
+
+
 def forward_tile(shape: ConvShape) -> Tile:
     """Choose for the output: M positions, N output channels, K input channels."""
-    return _largest(shape.rows, shape.channels_out, shape.channels)
+    tiles = (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(128, 64, 64, 4, 4), Tile(64, 64, 128, 4, 3))
+    return _largest(tiles, shape, shape.channels_out, shape.channels, FORWARD_PROGRAMS)
 
 
 def input_tile(shape: ConvShape) -> Tile:
     """Choose for the input's gradient: M positions of a parity, N input channels, K output channels."""
-    return _largest(shape.rows * shape.stride, shape.channels, shape.channels_out)
+    tiles = (Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3), Tile(128, 64, 64, 4, 3), Tile(64, 64, 128, 4, 3))
+    programs = BACKWARD_PROGRAMS // shape.stride**2
+    return _largest(tiles, shape, shape.channels, shape.channels_out, programs)
+
+
+def _largest(tiles: Sequence[Tile], shape: ConvShape, columns: int, products: int, programs: int) -> Tile:
+    """Return the first of `tiles` that gives enough programs, or the last."""
+    fitting = [tile for tile in tiles if columns % tile.n == 0 and products % tile.k == 0]
+    many = [tile for tile in fitting if ceil_div(shape.rows, tile.m) * (columns // tile.n) >= programs]
+    smallest = fitting[-1] if fitting else Tile(64, _divisor(columns, 64), _divisor(products, 64), 4, 4)
+    return (many or [smallest])[0]
 
 
 def weight_tile(shape: ConvShape) -> tuple[Tile, int]:
     """Choose for the weight's gradient: M output channels, N input channels, K positions; and the number of shares."""
-    m, n = _divisor(shape.channels_out, 64), _divisor(shape.channels, 64)
-    tile = Tile(m, n, 64, num_warps=4, stages=4)
+    m, n = _divisor(shape.channels_out, 64), _divisor(shape.channels, 128)
+    tile = Tile(m, n, 64, num_warps=4, stages=3 if n == 128 else 4)
     programs = shape.channels_out // m * shape.kernel**2 * (shape.channels // n)
-    steps = ceil_div(shape.rows, tile.k)
-    return tile, max(1, min(ceil_div(PROGRAMS, programs), MAX_SHARES, steps // SHARE_STEPS))
+    weights = shape.channels_out * shape.kernel**2 * shape.channels
+    most = min(SHARES_ELEMENTS // weights, MAX_SHARES, ceil_div(shape.rows, tile.k) // SHARE_STEPS)
+    return tile, max(1, min(power_of_two(ceil_div(BACKWARD_PROGRAMS, programs)), most))
 
 
-def _largest(rows: int, columns: int, products: int) -> Tile:
-    """Return the largest tile of which there are enough to fill the device."""
-    k = _divisor(products, 64)
-    for m, n, num_warps, stages in ((128, 128, 8, 3), (128, 64, 4, 3)):
-        if columns % n == 0 and ceil_div(rows, m) * (columns // n) >= PROGRAMS:
-            return Tile(m, n, k, num_warps, stages)
-    return Tile(64, _divisor(columns, 64), k, num_warps=4, stages=4)
+def whole_lines(shape: ConvShape, tile: Tile, num_shares: int) -> bool:
+    """Return whether each step of the weight's gradient takes whole lines, of one image or of whole images."""
+    height, width = shape.out_size
+    lines = max(tile.k // width, 1)
+    fits = tile.k % width == 0 and (height % lines == 0 or lines % height == 0)
+    return fits and shape.height == height * shape.stride and shape.rows % (tile.k * num_shares) == 0
 
 
 def _divisor(channels: int, most: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import tiling
+from normbench.kernels.conv import Relu
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import DTYPES, HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
@@ -31,7 +32,7 @@ def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.d
     return fits and unsupported_device_reason(images.device) is None
 
 
-def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
+def convolve_images(images: Tensor, weight: Tensor, *, relu: Relu | None = None) -> Tensor:
     """Convolve `images` 3x3 at stride 1 with zeros around them, with a gradient of the weight only.
 
     Images are rounded to the weight's dtype, products summed in float32. Captures in a CUDA graph.
@@ -39,6 +40,7 @@ def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
     Args:
         images: ``(N, C, H, W)``, C at most 4, channels_last, float32, bfloat16 or float16.
         weight: ``(C_out, C, 3, 3)``, of any strides, bfloat16 or float16.
+        relu: the ReLU to apply to the output, if any.
 
     Returns:
         ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`.
@@ -48,7 +50,7 @@ def convolve_images(images: Tensor, weight: Tensor) -> Tensor:
     """
     if not can_convolve_images(images, weight.shape, weight.dtype):
         raise ValueError("no kernel for these images and weights: see can_convolve_images")
-    y: Tensor = ImageConv.apply(images, weight)
+    y: Tensor = ImageConv.apply(images, weight, relu)
     return y
 
 
@@ -56,21 +58,25 @@ class ImageConv(torch.autograd.Function):
     """The convolution with the gradient of its weight."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
-        """Return the output and keep the images."""
-        ctx.save_for_backward(images, weight)
-        return convolve(images, weight)
+    def forward(ctx: Any, images: Tensor, weight: Tensor, relu: Relu | None) -> Tensor:
+        """Return the output and keep the images, and the output of a ReLU."""
+        y = convolve(images, weight, relu=relu is not None)
+        ctx.save_for_backward(images, weight, None if relu is None else y)
+        ctx.relu = relu
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         """Return the gradient of the weight."""
-        images, weight = ctx.saved_tensors
-        return None, weight_gradient(grad, images, weight)
+        images, weight, y = ctx.saved_tensors
+        if ctx.relu is not None:
+            grad = ctx.relu.backward(grad, y)
+        return None, weight_gradient(grad, images, weight), None
 
 
-def convolve(images: Tensor, weight: Tensor) -> Tensor:
-    """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`."""
+def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
+    """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`, after a ReLU if `relu`."""
     from normbench.kernels import image_conv_kernels
 
     num_images, _, height, width = images.shape
@@ -80,7 +86,7 @@ def convolve(images: Tensor, weight: Tensor) -> Tensor:
     programs = min(ceil_div(rows, tiling.IMAGE_ROWS), tiling.IMAGE_PROGRAMS)
     launch(
         image_conv_kernels.forward, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
-        images, weight, y, rows, *weight.stride(), **tile,
+        images, weight, y, rows, *weight.stride(), RELU=relu, **tile,
     )  # fmt: skip
     return y.permute(0, 3, 1, 2)
 

@@ -18,7 +18,7 @@ import triton.language as tl
 def forward(
     images, weight, y, rows, stride_out, stride_in, stride_y, stride_x,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Convolve tiles of rows, in turn with the other programs; program_id(1) counts the blocks of output channels."""
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -31,6 +31,8 @@ def forward(
         row = tile * BLOCK_R + tl.arange(0, BLOCK_R)
         patches = load_patches(images, row, rows, HEIGHT, WIDTH, CHANNELS, BLOCK_K).to(filters.dtype)
         value = tl.dot(patches, filters)
+        if RELU:
+            value = tl.maximum(value, 0.0)
         inside = (row < rows)[:, None] & (channel < CHANNELS_OUT)
         tl.store(y + row[:, None] * CHANNELS_OUT + channel, value.to(filters.dtype), mask=inside)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels.launch import launch
-from normbench.kernels.spec import NormActSpec
+from normbench.kernels.spec import MomentsSpec, NormActSpec
 from normbench.kernels.support import is_channels_last, unsupported_input_reason
+from normbench.kernels.tile_statistics import statistics_of
 from normbench.kernels.tiling import GroupTiling, PositionTiling, stages, tile_groups, tile_positions, tile_sums
 
 MAX_CHANNELS = 4096
@@ -83,20 +84,27 @@ def norm_act(
 
 def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
     """Return None where `norm_act` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
-    reason = unsupported_input_reason(x)
+    reason = unsupported_input_reason(x) or unsupported_groups_reason(x, spec)
     if reason is not None:
         return reason
     n, c, h, w = x.shape
     groups = spec.num_groups(c)
-    if c % groups:
-        return f"{groups} groups do not divide {c} channels"
-    if c // groups > MAX_CHANNELS:
-        return f"groups of {c // groups} channels exceed a tile's {MAX_CHANNELS}"
     if spec.scope == "position" and spec.activation not in ("none", "relu"):
         return f"no fused kernel for statistics by position with {spec.activation}"
     values = {"sample": c // groups * h * w, "batch": n * h * w, "position": c}[spec.scope]
     if values == 1 and spec.centered:
         return "statistics of a single value"
+    return None
+
+
+def unsupported_groups_reason(x: Tensor, spec: NormActSpec | MomentsSpec) -> str | None:
+    """Return None where the groups of `spec` fit the channels of `x` and a tile, and otherwise why not, in one line."""
+    channels = x.shape[1]
+    groups = spec.num_groups(channels)
+    if channels % groups:
+        return f"{groups} groups do not divide {channels} channels"
+    if channels // groups > MAX_CHANNELS:
+        return f"groups of {channels // groups} channels exceed a tile's {MAX_CHANNELS}"
     return None
 
 
@@ -194,9 +202,13 @@ def group_forward(
         return y, mean, rstd
 
     chunking = (tiling.chunks, tiling.chunk_tiles)
+    ready = statistics_of(x) if across and samples == 1 and spec.centered else None
     if running is not None and frozen:
         part_mean, part_var = running.mean, running.var
         merged = (1, 1, rows)
+    elif ready is not None:  # by the convolution before
+        part_mean, part_var = ready.mean, ready.var
+        merged = (len(part_mean), len(part_mean), ready.rows)
     else:
         parts = (samples * tiling.chunks, groups)
         part_mean, part_var = (x.new_empty(parts, dtype=torch.float32) for _ in range(2))
@@ -216,11 +228,11 @@ def group_backward(
     """Return the gradients of x and of the parameters."""
     from normbench.kernels import group_kernels
 
-    samples, rows, channels, groups, tiling = layout(x, spec, backward=True)
+    terms = 2 if parameters.extra is None else 3
+    samples, rows, channels, groups, tiling = layout(x, spec, backward=True, terms=terms)
     across = spec.scope == "batch"
     dy = like(grad, x)
     dx = torch.empty_like(x)
-    terms = 2 if parameters.extra is None else 3
     learnable = any(parameter is not None for parameter in parameters)
     shape = (rows, channels, groups, tiling.blocks)
     grid = (samples * tiling.chunks * tiling.blocks,)
@@ -304,13 +316,14 @@ def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return sums
 
 
-def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running: bool) -> None:
-    """Launch every kernel that `norm_act` and its gradient launch on such tensors; for use in a `Compilation`."""
+def launch_all(x: Tensor, spec: NormActSpec, **arguments: Any) -> None:
+    """Launch every kernel that `norm_act` and its gradient launch with such arguments; for use in a `Compilation`."""
+    parameters = Parameters(*(arguments.get(name) for name in Parameters._fields))
     if spec.scope == "position":
         position_backward(position_forward(x, spec, parameters), x, spec, parameters)
         return
     states: list[Running | None] = [None]
-    if running:
+    if arguments.get("running_mean") is not None:
         mean, var = (x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(2))
         states = [Running(mean, var, x.new_empty((), dtype=torch.int64), 0.1, frozen) for frozen in (True, False)]
     for state in states:
@@ -318,13 +331,16 @@ def launch_all(x: Tensor, spec: NormActSpec, parameters: Parameters, *, running:
     group_backward(y, x, mean_kept, rstd, spec, parameters)
 
 
-def layout(x: Tensor, spec: NormActSpec, *, backward: bool) -> tuple[int, int, int, int, GroupTiling]:
+def layout(x: Tensor, spec: NormActSpec, *, backward: bool, terms: int = 2) -> tuple[int, int, int, int, GroupTiling]:
     """Return samples, rows, channels, groups and the tiling. In channels_last a batch is one sample of N*H*W rows."""
     n, channels, h, w = x.shape
     across = spec.scope == "batch"
     samples, rows = (1, n * h * w) if across and is_channels_last(x) else (n, h * w)
     groups = spec.num_groups(channels)
-    tiling = tile_groups(samples, rows, channels, groups, across_samples=across, backward=backward)
+    tiling = tile_groups(
+        samples, rows, channels, groups,
+        across_samples=across, backward=backward, element_bytes=x.element_size(), terms=terms,
+    )  # fmt: skip
     return samples, rows, channels, groups, tiling
 
 
@@ -337,7 +353,7 @@ def group_tile(x: Tensor, spec: NormActSpec, tiling: GroupTiling) -> dict[str, A
         "GROUP_PAD": tiling.group_pad,
         "BLOCK_R": tiling.block_r,
         "BLOCK_C": tiling.block_c,
-        "STAGES": stages(x.element_size()),
+        "STAGES": tiling.stages,
         "num_warps": tiling.num_warps,
     }
 

@@ -67,6 +67,11 @@ def squash(x: Tensor, spec: SquashSpec, weight: Tensor, bias: Tensor, alpha: Ten
     return y
 
 
+def unsupported_squash_reason(x: Tensor, spec: SquashSpec) -> str | None:
+    """Return None where `squash` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
+    return unsupported_input_reason(x)
+
+
 class _Squash(torch.autograd.Function):
     @staticmethod
     def forward(

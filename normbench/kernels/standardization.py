@@ -47,7 +47,7 @@ class Filters(NamedTuple):
     dgains: Tensor
     """Of their gradients."""
     places: Tensor
-    """int32, ``(filters, 2)``: the filter's number within its layer; its elements."""
+    """int32, ``(filters, 3)``: the filter's number within its layer; its elements; the elements of its layer."""
     statistics: Tensor
     """float32, ``(filters, 3)``: what the first kernel keeps for the second."""
     max_fan_in: int
@@ -67,21 +67,25 @@ def standardize(filters: Filters, standardization: Standardization) -> None:
     )  # fmt: skip
 
 
-def standardize_backward(filters: Filters, gradients: Tensor, standardization: Standardization) -> None:
+def standardize_backward(
+    filters: Filters, gradients: Tensor, num_shares: Tensor, standardization: Standardization
+) -> None:
     """Write the gradients of all weights and gains.
 
     Args:
         filters: with the `statistics` that `standardize` has written.
         gradients: int64, ``(filters,)``: the addresses of the layers' gradients of the standardized weights, multiples
             of 16; 0 stands for zeros.
+        num_shares: int32, ``(filters,)``: how many float32 shares of that gradient stand there, one after the other, in
+            place of it; their filters have a multiple of 16 elements. 0 is a gradient.
         standardization: that of the forward pass.
     """
     from normbench.kernels import standardization_kernels
 
     launch(
         standardization_kernels.standardize_backward, (len(filters.places),),
-        filters.weights, gradients, filters.dweights, filters.gains, filters.dgains, filters.places, filters.statistics,
-        **_code(filters, standardization),
+        filters.weights, gradients, num_shares, filters.dweights, filters.gains, filters.dgains, filters.places,
+        filters.statistics, **_code(filters, standardization),
     )  # fmt: skip
 
 

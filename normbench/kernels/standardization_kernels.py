@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from normbench.kernels.train_step_kernels import SHARES_AT_ONCE
+
 
 @triton.jit
 def standardize(
@@ -40,13 +42,13 @@ def standardize(
 
 @triton.jit
 def standardize_backward(
-    weights, grads, dweights, gains, dgains, places, statistics,
+    weights, grads, num_shares, dweights, gains, dgains, places, statistics,
     SCALED: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of a filter's weights, and of its gain where SCALED, from that in TYPE of what convolved."""
     row, index, fan_in = filter_place(places)
     w = load_filter(weights, index, fan_in, tl.float32, BLOCK)
-    grad = load_filter(grads, index, fan_in, TYPE, BLOCK)
+    grad = load_gradient(grads, num_shares, places, index, fan_in, TYPE, BLOCK)
     mean = tl.load(statistics + 3 * row)
     scale = tl.load(statistics + 3 * row + 1)
     slope = tl.load(statistics + 3 * row + 2)
@@ -64,7 +66,7 @@ def standardize_backward(
 def filter_place(places):
     """Return this program's row in the tables, its filter's number within the layer, and the filter's elements."""
     row = tl.program_id(0)
-    return row, tl.load(places + 2 * row), tl.load(places + 2 * row + 1)
+    return row, tl.load(places + 3 * row), tl.load(places + 3 * row + 1)
 
 
 @triton.jit
@@ -77,28 +79,51 @@ def load_gain(gains, index, SCALED: tl.constexpr):
 
 
 @triton.jit
+def load_gradient(grads, num_shares, places, index, fan_in, TYPE: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the gradient of a standardized filter in float32: that in TYPE, or the sum of float32 shares, rounded."""
+    row = tl.program_id(0)
+    shares = tl.load(num_shares + row)
+    if shares > 0:
+        lane = tl.arange(0, BLOCK)
+        stride = tl.load(places + 3 * row + 2)
+        layer = tl.load(grads + row).to(tl.pointer_type(tl.float32))
+        grad = tl.zeros([BLOCK], tl.float32)
+        for share in range(0, shares, SHARES_AT_ONCE):
+            for ahead in tl.static_range(SHARES_AT_ONCE):
+                begin = tl.multiple_of(layer + (share + ahead) * stride + index * fan_in, 16)
+                count = tl.multiple_of(tl.where(share + ahead < shares, fan_in, 0), 16)
+                grad += tl.load(begin + lane, mask=lane < count, other=0.0)
+        grad = grad.to(TYPE).to(tl.float32)
+    else:
+        grad = load_filter(grads, index, fan_in, TYPE, BLOCK)
+    return grad
+
+
+@triton.jit
 def load_filter(layers, index, fan_in, TYPE: tl.constexpr, BLOCK: tl.constexpr):
     """Return a filter in float32, by the widest loads where it begins at a multiple of 16 bytes.
 
     Zero beyond its end, and all of it where the layer's address is 0.
     """
     address = tl.load(layers + tl.program_id(0))
-    filter_ = address.to(tl.pointer_type(TYPE)) + index * fan_in
+    layer = address.to(tl.pointer_type(TYPE))
     lane = tl.arange(0, BLOCK)
-    count = tl.where(address == 0, 0, fan_in)
+    # What `multiple_of` marks is made in its branch: the mark is on the value, wherever else it is used.
     if fan_in % 8 == 0:
-        value = tl.load(tl.multiple_of(filter_, 16) + lane, mask=lane < tl.multiple_of(count, 8), other=0.0)
+        count = tl.multiple_of(tl.where(address == 0, 0, fan_in), 8)
+        value = tl.load(tl.multiple_of(layer + index * fan_in, 16) + lane, mask=lane < count, other=0.0)
     else:
-        value = tl.load(filter_ + lane, mask=lane < count, other=0.0)
+        value = tl.load(layer + index * fan_in + lane, mask=(lane < fan_in) & (address != 0), other=0.0)
     return value.to(tl.float32)
 
 
 @triton.jit
 def store_filter(layers, index, fan_in, value, TYPE: tl.constexpr, BLOCK: tl.constexpr):
     """Write a filter, as `load_filter` reads it."""
-    filter_ = tl.load(layers + tl.program_id(0)).to(tl.pointer_type(TYPE)) + index * fan_in
+    layer = tl.load(layers + tl.program_id(0)).to(tl.pointer_type(TYPE))
     lane = tl.arange(0, BLOCK)
     if fan_in % 8 == 0:
-        tl.store(tl.multiple_of(filter_, 16) + lane, value, mask=lane < tl.multiple_of(fan_in, 8))
+        count = tl.multiple_of(fan_in // 8 * 8, 8)
+        tl.store(tl.multiple_of(layer + index * fan_in, 16) + lane, value, mask=lane < count)
     else:
-        tl.store(filter_ + lane, value, mask=lane < fan_in)
+        tl.store(layer + index * fan_in + lane, value, mask=lane < fan_in)

@@ -11,7 +11,7 @@ import triton.language as tl
 def output(x, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
     """Normalize and activate; all arguments broadcast to the tile, and ``scale = rstd * weight``."""
     if ACTIVATION == "swish":
-        y = x * tl.sigmoid(extra * x) * scale + bias
+        y = x * gate(x, extra) * scale + bias
     else:
         y = (x - mean) * scale + bias
         if ACTIVATION == "relu":
@@ -19,6 +19,12 @@ def output(x, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
         elif ACTIVATION == "tlu":
             y = tl.maximum(y, extra)
     return y
+
+
+@triton.jit
+def gate(x, extra):
+    """Return the sigmoid of ``extra * x``; the factor of the power of two is per channel, not for each element."""
+    return 1.0 / (1.0 + tl.exp2(x * (extra * -1.4426950408889634)))
 
 
 @triton.jit
@@ -30,12 +36,13 @@ def gradient_terms(x, dy, mean, scale, bias, extra, ACTIVATION: tl.constexpr):
     """
     distance = x - mean
     if ACTIVATION == "swish":
-        sigmoid = tl.sigmoid(extra * x)
-        slope = x * sigmoid * (1.0 - sigmoid)
-        direct = dy * (sigmoid + extra * slope)
+        sigmoid = gate(x, extra)
+        passed = dy * sigmoid
         to_bias = dy
-        to_weight = dy * x * sigmoid
-        to_extra = dy * x * slope
+        to_weight = passed * x
+        bent = to_weight * (1.0 - sigmoid)
+        direct = passed + extra * bent
+        to_extra = bent * x
     else:
         direct = dy
         if ACTIVATION == "relu":

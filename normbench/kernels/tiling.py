@@ -8,6 +8,11 @@ FORWARD_TILE, BACKWARD_TILE = 32768, 16384
 """Elements of the largest tile a program holds in registers, all rows at once; backward it holds x and dy."""
 LOOP_TILE = 4096
 """Elements of a tile that a program loops over, with accumulators of the same size."""
+CACHED_TILE = 16384
+"""Elements of x, and of dy, that a program may read twice in 16 bits with the second time from the first-level cache,
+beside two other programs, whose registers then hold a tile of LOOP_TILE only; where there are CACHED_PROGRAMS."""
+CACHED_PROGRAMS = 1024
+CACHED_WARPS = 4
 WHOLE_TILE = 65536
 """Elements of a sample that a program loops over rather than share them, however few programs there are."""
 POSITION_TILE = 4096
@@ -39,6 +44,15 @@ MERGE_TILE = 4096
 SUM_TILE = 4096
 """Elements that the kernel for sums merges at a time, with SUM_COLUMNS columns for each program."""
 SUM_COLUMNS = 16
+MOMENTS_TILE = 4096
+"""Elements of a tile for norms by several statistics, up to five sums of each, with MOMENTS_ELEMENTS for a thread."""
+MOMENTS_ELEMENTS = 16
+PIXEL_TILE = 2048
+"""Elements of a tile for a layer normalization with parameters for each element, which its program keeps."""
+PIXEL_SAMPLES = 8
+"""Samples for which a program takes such a tile where there are programs enough; each leaves a share to be summed."""
+MERGED_BY_EACH = 16384
+"""Partial results that every program merges by itself; more are merged by a launch of its own beforehand."""
 IMAGE_ROWS = 128
 """Pixels of a tile of the convolution of images, with IMAGE_WARPS warps and up to IMAGE_CHANNELS output channels."""
 IMAGE_CHANNELS = 64
@@ -78,6 +92,8 @@ class GroupTiling:
     block_p: int
     """Chunks merged at a time."""
     num_warps: int
+    stages: int
+    """Tiles on their way at once in a program's loop."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,66 @@ class PositionTiling:
 
 
 @dataclass(frozen=True)
+class MomentsTiling:
+    """Tiles and programs for norms by several statistics; a part is what one program takes of a block of channels."""
+
+    group_size: int
+    group_pad: int
+    blocks: int
+    """Programs side by side over the channels."""
+    block_c: int
+    block_s: int
+    """Samples of a tile; one where a program does not hold all rows of a sample."""
+    block_r: int
+    sub: int
+    """Consecutive samples that share their batch statistics."""
+    subs: int
+    parts: int
+    """Parts of each `sub` samples."""
+    samples_per: int
+    """Samples of a part; one where `row_chunks` parts of `chunk_rows` rows share a sample."""
+    row_chunks: int
+    chunk_rows: int
+    block_k: int
+    """Sub-batches merged at a time."""
+    block_p: int
+    """Parts of a sub-batch merged at a time; all of them where there are several sub-batches."""
+    block_q: int
+    """Parts of a sample merged at a time."""
+    num_warps: int
+
+    @property
+    def one_tile(self) -> bool:
+        """Whether a tile holds all of a part's rows."""
+        return self.chunk_rows <= self.block_r
+
+    @property
+    def programs(self) -> int:
+        """The programs of a launch."""
+        return self.blocks * self.subs * self.parts
+
+
+@dataclass(frozen=True)
+class PixelTiling:
+    """Tiles and programs for a layer normalization with parameters for each element."""
+
+    parts: int
+    """Programs that share a sample for its statistics, in chunks of `chunk` elements, `chunk_block` at a time."""
+    chunk: int
+    chunk_block: int
+    chunk_warps: int
+    tiles: int
+    """Tiles of a sample, `blocks` of them side by side over the channels."""
+    blocks: int
+    block_r: int
+    block_c: int
+    samples_per: int
+    """Samples whose tile a program takes, one after the other."""
+    programs: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
 class SumTiling:
     """Tiles and programs for sums of the programs' shares."""
 
@@ -103,9 +179,20 @@ class SumTiling:
 
 
 def tile_groups(
-    samples: int, rows: int, channels: int, groups: int, *, across_samples: bool, backward: bool
+    samples: int,
+    rows: int,
+    channels: int,
+    groups: int,
+    *,
+    across_samples: bool,
+    backward: bool,
+    element_bytes: int = 2,
+    terms: int = 2,
 ) -> GroupTiling:
-    """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics."""
+    """Choose tiles for `samples` x `rows` positions; `across_samples` where samples share their statistics.
+
+    Backward, a program sums `terms` gradients of parameters per channel.
+    """
     group_size = channels // groups
     group_pad = power_of_two(group_size)
     lanes = groups * group_pad
@@ -124,10 +211,22 @@ def tile_groups(
     one_tile = one_tile and not split
     if split:
         block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
+    cached = (
+        backward
+        and one_tile
+        and element_bytes == 2
+        and rows_pad * block_c > LOOP_TILE
+        and rows_pad * max(block_c, LINE_CHANNELS) <= CACHED_TILE
+        and samples * (lanes // LINE_CHANNELS) >= CACHED_PROGRAMS
+    )
+    if cached:
+        block_c, one_tile = max(block_c, LINE_CHANNELS), False
     blocks = ceil_div(lanes, block_c)
-    block_r = rows_pad if one_tile else min(max(1, LOOP_TILE // block_c), rows_pad)
+    loop_tile = LOOP_TILE // 2 if cached and terms == 3 else LOOP_TILE  # the third sum's registers
+    block_r = rows_pad if one_tile else min(max(1, loop_tile // block_c), rows_pad)
     tiles = ceil_div(rows, block_r)
     chunk_tiles = ceil_div(tiles, max(1, PROGRAMS // (samples * blocks))) if split else tiles
+    warps = num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward))
     return GroupTiling(
         group_size=group_size,
         group_pad=group_pad,
@@ -139,7 +238,8 @@ def tile_groups(
         chunks=ceil_div(tiles, chunk_tiles),
         chunk_tiles=chunk_tiles,
         block_p=max(1, MERGE_TILE // block_c),
-        num_warps=num_warps(block_r * block_c, many=one_tile and _takes_many(block_r, block_c, backward)),
+        num_warps=CACHED_WARPS if cached else warps,
+        stages=1 if cached else stages(element_bytes),
     )
 
 
@@ -154,6 +254,73 @@ def tile_positions(positions: int, channels: int) -> PositionTiling:
     block_r = min(max(1, POSITION_TILE // block_c), power_of_two(positions))
     tiles = ceil_div(positions, block_r)
     return PositionTiling(block_c, block_r, tiles, min(tiles, POSITION_PROGRAMS), num_warps(block_r * block_c))
+
+
+def tile_moments(samples: int, rows: int, channels: int, groups: int, sub_batch: int | None) -> MomentsTiling:
+    """Choose tiles for samples whose batch statistics `sub_batch` of them share, or all of them."""
+    group_size = channels // groups
+    group_pad = power_of_two(group_size)
+    lanes = groups * group_pad
+    block_c = min(max(group_pad, SPLIT_CHANNELS), power_of_two(lanes))
+    blocks = ceil_div(lanes, block_c)
+    block_r = min(max(1, MOMENTS_TILE // block_c), power_of_two(rows))
+    sub = min(sub_batch or samples, samples)
+    subs = ceil_div(samples, sub)
+    wanted = max(1, PROGRAMS // (blocks * subs))
+    samples_per = ceil_div(sub, wanted)
+    tiles = ceil_div(rows, block_r)
+    chunk_tiles = ceil_div(tiles, max(1, wanted // sub))
+    # A tile of several samples holds all their rows.
+    block_s = min(max(1, MOMENTS_TILE // (block_c * block_r)), power_of_two(samples_per)) if tiles == 1 else 1
+    samples_per = ceil_div(samples_per, block_s) * block_s
+    row_chunks = ceil_div(tiles, chunk_tiles)
+    parts = ceil_div(sub, samples_per) * row_chunks
+    merged = max(1, MERGE_TILE // block_c)
+    block_p = min(merged, power_of_two(parts)) if subs == 1 else power_of_two(parts)
+    return MomentsTiling(
+        group_size=group_size,
+        group_pad=group_pad,
+        blocks=blocks,
+        block_c=block_c,
+        block_s=block_s,
+        block_r=block_r,
+        sub=sub,
+        subs=subs,
+        parts=parts,
+        samples_per=samples_per,
+        row_chunks=row_chunks,
+        chunk_rows=chunk_tiles * block_r,
+        block_k=min(max(1, merged // block_p), power_of_two(subs)),
+        block_p=block_p,
+        block_q=min(merged, power_of_two(row_chunks)),
+        num_warps=min(max(block_s * block_r * block_c // (32 * MOMENTS_ELEMENTS), 1), MAX_WARPS),
+    )
+
+
+def tile_pixels(samples: int, rows: int, channels: int) -> PixelTiling:
+    """Choose tiles for `samples` of `rows` x `channels` elements with parameters of their own."""
+    values = rows * channels
+    chunk_block = min(LOOP_TILE, power_of_two(values))
+    chunk_tiles = ceil_div(ceil_div(values, chunk_block), max(1, PROGRAMS // samples))
+    block_c = min(LINE_CHANNELS, power_of_two(channels))
+    block_r = min(max(1, PIXEL_TILE // block_c), power_of_two(rows))
+    blocks = ceil_div(channels, block_c)
+    tiles = blocks * ceil_div(rows, block_r)
+    programs = min(max(PROGRAMS, samples * tiles // PIXEL_SAMPLES), 4 * PROGRAMS)
+    samples_per = ceil_div(samples, max(1, programs // tiles))
+    return PixelTiling(
+        parts=ceil_div(values, chunk_tiles * chunk_block),
+        chunk=chunk_tiles * chunk_block,
+        chunk_block=chunk_block,
+        chunk_warps=num_warps(chunk_block),
+        tiles=tiles,
+        blocks=blocks,
+        block_r=block_r,
+        block_c=block_c,
+        samples_per=samples_per,
+        programs=tiles * ceil_div(samples, samples_per),
+        num_warps=min(max(block_r * block_c // (32 * MOMENTS_ELEMENTS), 1), MAX_WARPS),
+    )
 
 
 def tile_sums(parts: int, columns: int) -> SumTiling:

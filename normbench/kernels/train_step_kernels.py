@@ -9,7 +9,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
 SHARES_AT_ONCE = tl.constexpr(4)
 """Shares of a gradient that are on their way at once."""
 
@@ -115,7 +114,9 @@ def update_adam(
     root_correction = tl.load(corrections + 2 * step + 1)
     rate_factor = tl.load(settings + 2 * block)
     weight_decay = tl.load(settings + 2 * block + 1)
-    gradient = load_gradient(gradients, num_shares, copies, places, BLOCK)  # all loads are under way before one is waited for
+    gradient = load_gradient(
+        gradients, num_shares, copies, places, BLOCK
+    )  # all loads are under way before one is waited for
     rate *= rate_factor
     step_size = rate / correction
     if DECOUPLED:
@@ -133,7 +134,17 @@ def update_adam(
 
 @triton.jit
 def update_sgd(
-    weights, momenta, gradients, num_shares, copies, places, settings, learning_rates, num_steps, momentum, BLOCK: tl.constexpr
+    weights,
+    momenta,
+    gradients,
+    num_shares,
+    copies,
+    places,
+    settings,
+    learning_rates,
+    num_steps,
+    momentum,
+    BLOCK: tl.constexpr,
 ):
     """Make one step of SGD with Nesterov's momentum, as torch writes it; plain SGD at momentum 0."""
     block = tl.program_id(0)
@@ -182,7 +193,7 @@ def sum_shares(address, start, count, shares, BLOCK: tl.constexpr):
     total = tl.zeros([BLOCK], tl.float32)
     for share in range(0, shares, SHARES_AT_ONCE):
         for ahead in tl.static_range(SHARES_AT_ONCE):
-            at = first + (share + ahead) * tl.multiple_of(count, 16)
+            at = first + tl.multiple_of((share + ahead) * count, 16)
             total += tl.load(at, mask=there & (share + ahead < shares), other=0.0)
     return total
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import kernels
+from normbench.kernels.conv import Relu
 from normbench.layers.patch_conv2d import can_convolve_patches, convolve_patches
 from normbench.layers.precision import kernel_dtype
 
@@ -18,6 +19,13 @@ class Conv2d(nn.Conv2d):
     whose output is a few positions wide is one matrix product over all images.
     """
 
+    with_relu = False
+    """Whether a ReLU follows that a network may have run in the same kernel (`normbench.layers.conv_stack`)."""
+    after_relu = False
+    """Whether the input is such a ReLU's output."""
+    with_statistics = False
+    """Whether a norm over the batch follows, which in training can use the statistics of the kernel's tiles."""
+
     def adopt_weight(self) -> None:
         """Set what starts from the weight, after the weight was drawn anew; here there is nothing."""
 
@@ -28,13 +36,27 @@ class Conv2d(nn.Conv2d):
 
     def has_layer_kernel(self, input: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
         """Return whether the kernels between layers compute this layer with `weight`, both cast to `dtype`."""
-        is_covered = self._is_plain(3) or self._is_plain(1)
-        return is_covered and kernels.can_convolve(input, weight, self.stride, dtype)
+        stride = self.stride[0]
+        is_covered = (self._is_plain(3) or self._is_plain(1)) and self.stride == (stride, stride)
+        return is_covered and kernels.can_convolve(input, weight, stride, dtype)
 
     def _is_plain(self, size: int) -> bool:
-        """Return whether the layer has no bias, a kernel of `size`, and an output as large as its input, at stride 1."""
+        """Return whether the layer has a kernel of `size`, padding by half of it, and no bias, groups or dilation."""
         form = (self.kernel_size, self.padding, self.dilation, self.groups, self.padding_mode, self.bias)
         return form == ((size, size), (size // 2, size // 2), (1, 1), 1, "zeros", None)
+
+    def relu_forward(self, input: Tensor, before: Relu | None) -> tuple[Tensor, Relu] | None:
+        """Return the layer's output after a ReLU, and that ReLU; None where no kernel computes both.
+
+        `before` is the ReLU that gave the input and, in the same way, came with it.
+        """
+        dtype, relu = kernel_dtype(input, self.weight), Relu()
+        if dtype is not None and self.has_kernel(input, dtype):
+            return kernels.convolve_images(input, self.weight.to(dtype), relu=relu), relu
+        if dtype is not None and self.has_layer_kernel(input, self.weight, dtype):
+            weight = self.weight.to(dtype)
+            return kernels.convolve(input.to(dtype), weight, self.stride[0], relu=relu, before=before), relu
+        return None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         dtype = kernel_dtype(input, weight)
@@ -42,7 +64,9 @@ class Conv2d(nn.Conv2d):
             return kernels.convolve_images(input, weight.to(dtype))  # which rounds the images itself
         stride = self.stride[0]
         if dtype is not None and self.has_layer_kernel(input, weight, dtype):
-            return kernels.convolve(input.to(dtype), weight.to(dtype), stride)
+            return kernels.convolve(
+                input.to(dtype), weight.to(dtype), stride, with_statistics=self.with_statistics and self.training
+            )
         is_square = self._is_plain(3) and self.stride == (stride, stride)
         if dtype is not None and is_square and can_convolve_patches(input, weight, stride, dtype):
             return convolve_patches(input.to(dtype), weight.to(dtype), stride)

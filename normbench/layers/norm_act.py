@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import NormActSpec, SquashSpec
+from normbench.kernels import AnySpec, MomentsSpec
 from normbench.kernels.spec import Activation
-
-AnySpec = NormActSpec | SquashSpec
 
 
 class FusableNorm(Protocol):
@@ -22,19 +20,23 @@ class FusableNorm(Protocol):
         """Return which kernel computes the layer and the ReLU after it, if any; None where no kernel does."""
 
     def kernel_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `kernels.norm_act`, or of `kernels.squash`, beside input and spec."""
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
 
 
-class FusedNormAct(nn.Sequential):
+class Fusable(nn.Module):
+    """A module that runs one kernel where there is one; `path` says what ran last: ``fused``, ``native: <reason>``."""
+
+    path = "native: not run yet"
+
+
+class FusedNormAct(Fusable, nn.Sequential):
     """A norm layer and the ReLU after it, if any: ``Sequential(layer, ReLU)``, with the same parameters and keys.
 
-    `forward` runs the fused kernel where there is one and the layers where there is none; `path` says which ran last,
-    ``"fused"`` or ``"native: <reason>"``.
+    `forward` runs the fused kernel where there is one and the layers where there is none.
     """
 
     def __init__(self, layer: nn.Module, activation: nn.ReLU | None = None) -> None:
         super().__init__(*(layer,) if activation is None else (layer, activation))
-        self.path = "native: not run yet"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized and activated `x`, ``(N, C, H, W)``."""
@@ -42,7 +44,7 @@ class FusedNormAct(nn.Sequential):
         self.path = "fused" if reason is None else f"native: {reason}"
         spec = None if reason is not None else self.spec
         if spec is not None:
-            return run_kernel(x, spec, cast("FusableNorm", self[0]).kernel_arguments())
+            return kernels.norm_act(x, spec, **kernel_arguments(self[0]))
         for module in self:
             x = module(x)
         return x
@@ -54,29 +56,47 @@ class FusedNormAct(nn.Sequential):
 
     def native_reason(self, x: torch.Tensor) -> str | None:
         """Return in a line why `x` takes the layers, or None where it takes the kernel."""
-        if torch.compiler.is_compiling():
-            return "torch.compile fuses the layers itself"
-        layer, spec = self[0], self.spec
-        if spec is None:
-            return f"no fused kernel for {type(layer).__name__}"
         if any(module._forward_hooks or module._forward_pre_hooks for module in self):
             return "a hook watches the layer"
-        frozen = cast("FusableNorm", layer).kernel_arguments().get("use_running", False)
-        if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
-            return "no fused gradient through running statistics"
-        return unsupported_reason(x, spec)
+        return native_reason(self[0], self.spec, x)
 
 
-def run_kernel(x: torch.Tensor, spec: AnySpec, arguments: dict[str, Any]) -> torch.Tensor:
-    """Return the kernels' result for `x`, ``(N, C, H, W)``."""
-    if isinstance(spec, SquashSpec):
-        return kernels.squash(x, spec, **arguments)
-    return kernels.norm_act(x, spec, **arguments)
+class TokenNorm(Fusable):
+    """A norm of token sequences, ``(N, T, D)``, that runs the kernel of the image norm of the same formula.
+
+    Subclasses have the two methods of `FusableNorm`, and `native` for where there is no such kernel.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized `x`."""
+        image, spec = as_image(x), cast("FusableNorm", self).kernel_spec("none")
+        reason = native_reason(self, spec, image)
+        self.path = "fused" if reason is None else f"native: {reason}"
+        if reason is not None or spec is None:
+            return self.native(x)
+        return kernels.norm_act(image, spec, **kernel_arguments(self)).squeeze(-1).transpose(1, 2)
+
+    def native(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalized `x`, by torch's own operations."""
+        raise NotImplementedError
 
 
-def unsupported_reason(x: torch.Tensor, spec: AnySpec) -> str | None:
-    """Return None where `run_kernel` can run on `x`, ``(N, C, H, W)``, and otherwise why not, in one line."""
-    return kernels.unsupported_input_reason(x) if isinstance(spec, SquashSpec) else kernels.unsupported_reason(x, spec)
+def as_image(x: torch.Tensor) -> torch.Tensor:
+    """View sequences, ``(N, T, D)``, as images of T x 1 positions and D channels, adjacent in memory."""
+    return x.transpose(1, 2).unsqueeze(-1)
+
+
+def native_reason(layer: nn.Module, spec: AnySpec | None, x: torch.Tensor) -> str | None:
+    """Return in a line why `x`, ``(N, C, H, W)``, takes torch's operations, or None where the kernel takes it."""
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the layers itself"
+    if spec is None:
+        return f"no fused kernel for {type(layer).__name__}"
+    by_moments = isinstance(spec, MomentsSpec) and spec.differentiates_running
+    frozen = kernel_arguments(layer).get("use_running", False) and not by_moments
+    if frozen and torch.is_grad_enabled() and any(t.requires_grad for t in (x, *layer.parameters())):
+        return "no fused gradient through running statistics"
+    return kernels.unsupported_reason(x, spec)
 
 
 def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
@@ -99,15 +119,14 @@ def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
     return None
 
 
-def parameters(layer: nn.Module) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Return weight, bias and, of a norm that contains its activation, the activation's parameter."""
-    arguments = cast("FusableNorm", layer).kernel_arguments()
-    return arguments["weight"], arguments["bias"], arguments.get("extra")
+def kernel_arguments(layer: nn.Module) -> dict[str, Any]:
+    """Return the arguments of `kernels.norm_act` beside input and spec for a norm that has a `kernel_spec`."""
+    return cast("FusableNorm", layer).kernel_arguments()
 
 
 def norm_paths(model: nn.Module) -> dict[str, str]:
     """Return for each fusable layer of `model`, by name, the path that its last forward took."""
-    return {name: module.path for name, module in model.named_modules() if isinstance(module, FusedNormAct)}
+    return {name: module.path for name, module in model.named_modules() if isinstance(module, Fusable)}
 
 
 def describe_paths(model: nn.Module) -> str:
@@ -115,9 +134,9 @@ def describe_paths(model: nn.Module) -> str:
 
     ``fused`` or ``native: <reason>``; where layers differ, each with its number of layers, the most frequent first.
     """
-    fusable = [module for module in model.modules() if isinstance(module, FusedNormAct)]
-    inside, kinds = {id(module[0]) for module in fusable}, {type(module[0]) for module in fusable}
-    counts = Counter(module.path for module in fusable)
+    counts = Counter(module.path for module in model.modules() if isinstance(module, Fusable))
+    pairs = [module for module in model.modules() if isinstance(module, FusedNormAct)]
+    inside, kinds = {id(module[0]) for module in pairs}, {type(module[0]) for module in pairs}
     for module in model.modules():  # of a kind that has a kernel, but in a form that has none
         if type(module) in kinds and id(module) not in inside:
             counts[f"native: no fused kernel for {type(module).__name__} without its activation"] += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from normbench.layers.conv_stack import ConvStack
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.models.residual import usable_factory
 from normbench.norms import NormLike
@@ -37,7 +38,7 @@ class NormResNet(nn.Module):
                 norm.norm_act(out_channels, size=size),
             ]
             in_channels = out_channels
-        self.features = nn.Sequential(*blocks)
+        self.features = ConvStack(*blocks)
         self.classifier = PooledLinear(in_channels, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.kernels.spec import Activation, MomentsSpec
 from normbench.layers.precision import like_input
 
 
@@ -51,6 +52,11 @@ class AffineNorm(nn.Module):
         return f"{self.num_channels}, eps={self.eps}, affine={self.weight is not None}"
 
 
+def moments_spec(activation: Activation, **facts: Any) -> MomentsSpec | None:
+    """Return the kernels' task with the activation, if any; None for an activation that they do not compute."""
+    return MomentsSpec(activation=activation, **facts) if activation in ("none", "relu") else None
+
+
 def per_channel(values: torch.Tensor) -> torch.Tensor:
     """View ``(C,)`` as ``(C, 1, 1)``, which broadcasts against ``(N, C, H, W)``."""
     return values[:, None, None]
@@ -83,6 +89,15 @@ class BatchMoments(nn.Module):
         self.momentum = momentum
         self.register_buffer("running_mean", torch.zeros(num_channels))
         self.register_buffer("running_var", torch.ones(num_channels))
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return those arguments of `kernels.norm_act` that say where and how the running averages are kept."""
+        return {
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "momentum": self.momentum,
+            "use_running": not self.training,
+        }
 
     def forward(self, mean: torch.Tensor, variance: torch.Tensor, pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and variance, ``(1, C, 1, 1)``, from those of each sample over its `pixels`, ``(N, C, 1, 1)``."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from normbench.kernels.spec import Activation, NormActSpec
+from normbench.kernels.spec import Activation, MomentsSpec, NormActSpec
 from normbench.layers.precision import like_input, require_several_values, widen
-from normbench.norms.base import AffineNorm, bessel, per_channel
+from normbench.norms.base import AffineNorm, bessel, moments_spec, per_channel
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -106,6 +106,20 @@ class GhostBatchNorm(AffineNorm):
         shares = self.momentum * (1 - self.momentum) ** newer_chunks  # (K,)
         average.mul_((1 - self.momentum) ** len(values)).add_((shares[:, None] * values).sum(0))
 
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_instance", eps=self.eps, sub_batch=self.norm_batch_size)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            **super().kernel_arguments(),
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "momentum": self.momentum,
+            "use_running": not self.training,
+        }
+
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, norm_batch_size={self.norm_batch_size}"
@@ -137,6 +151,15 @@ class FrozenBatchNorm(nn.Module):
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         centered = x - per_channel(self.running_mean)
         return like_input(torch.addcmul(per_channel(self.bias), centered, per_channel(scale)), x)
+
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_instance", eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        names = ("weight", "bias", "running_mean", "running_var")
+        return {**{name: getattr(self, name) for name in names}, "use_running": True}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(f"{prefix}num_batches_tracked", None)  # BatchNorm2d's counter, of no use here

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from normbench.errors import ConfigError
+from normbench.kernels.spec import Activation, MomentsSpec
 from normbench.layers.hooks import TrainingHooks
 from normbench.layers.precision import like_input, require_several_values, widen
-from normbench.norms.base import AffineNorm, per_channel, update_average
+from normbench.norms.base import AffineNorm, moments_spec, per_channel, update_average
 
 
 class BatchRenorm(AffineNorm, TrainingHooks):
@@ -80,6 +83,22 @@ class BatchRenorm(AffineNorm, TrainingHooks):
         r = torch.clamp(std / running_std, 1 / self.r_limit, self.r_limit)
         d = torch.clamp((mean - running_mean) / running_std, -self.d_limit, self.d_limit)
         return r, d
+
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_instance", renorm=True, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            **super().kernel_arguments(),
+            "extra": self.r_limit,
+            "extra2": self.d_limit,
+            "running_mean": self.running_mean,
+            "running_var": self.running_std,
+            "momentum": self.momentum,
+            "use_running": not self.training,
+        }
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""

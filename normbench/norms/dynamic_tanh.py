@@ -32,7 +32,7 @@ class DynamicTanh(nn.Module):
         return SquashSpec(function="tanh", activation="relu" if activation == "relu" else "none")
 
     def kernel_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `kernels.squash` beside input and spec."""
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
         return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha}
 
 
@@ -59,5 +59,5 @@ class DynamicErf(nn.Module):
         return SquashSpec(function="erf", activation="relu" if activation == "relu" else "none")
 
     def kernel_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `kernels.squash` beside input and spec."""
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
         return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha, "s": self.s}

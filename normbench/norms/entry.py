@@ -44,6 +44,9 @@ class Norm:
     has_surrogate_gradient: bool = False
     """Whether its backward pass is, by its definition, not the derivative of its forward pass."""
     needs_size: bool = False
+    has_kernel: bool = True
+    """Whether kernels compute it with its default options on a GPU; otherwise torch's operations do, which shows in its
+    times."""
     year: int | None
     paper: str
     arxiv: str | None

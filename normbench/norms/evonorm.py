@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from normbench.kernels.spec import Activation, NormActSpec
+from normbench.kernels.spec import Activation, Formula, MomentsSpec, NormActSpec
 from normbench.layers.precision import (
     group_channels,
     like_input,
@@ -69,6 +69,23 @@ class EvoNormB(AffineNorm):
             root_mean_square = torch.sqrt(variance + mean.square() + self.eps)
             other = (x + 1) * root_mean_square if self.version == 1 else root_mean_square - x
         return like_input(self.rescale(x / torch.maximum(batch_deviation, other)), x)
+
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer; none does without its own activation or with one of the model's."""
+        if activation != "none" or not self.activation:
+            return None
+        formulas: dict[int, Formula] = {0: "evonorm_b0", 1: "evonorm_b1", 2: "evonorm_b2"}
+        return MomentsSpec(formula=formulas[self.version], activation="none", eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            **super().kernel_arguments(),
+            "extra": self.v1,
+            "running_var": self.running_var,
+            "momentum": self.momentum,
+            "use_running": not self.training,
+        }
 
 
 class EvoNormS(AffineNorm):

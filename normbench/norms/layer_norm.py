@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from normbench.kernels.spec import Activation, NormActSpec
+from normbench.kernels.spec import Activation, NormActSpec, PixelSpec
 from normbench.layers.precision import like_input, require_several_values, widen
 from normbench.norms.base import AffineNorm
 
@@ -36,6 +38,16 @@ class LayerNormCHW(nn.Module):
         if self.weight is not None and self.bias is not None:
             y = torch.addcmul(self.bias, y, self.weight)
         return like_input(y, x)
+
+    def kernel_spec(self, activation: Activation) -> PixelSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        if activation not in ("none", "relu"):
+            return None
+        return PixelSpec(shape=self.shape, activation=activation, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias}
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""

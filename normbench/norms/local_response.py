@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from normbench.kernels.spec import Activation, WindowSpec
 from normbench.layers.precision import like_input, widen
 
 
@@ -26,6 +29,16 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` damped by its neighboring channels."""
         return like_input(F.local_response_norm(widen(x), self.size, self.alpha, self.beta, self.k), x)
+
+    def kernel_spec(self, activation: Activation) -> WindowSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        if activation not in ("none", "relu"):
+            return None
+        return WindowSpec(size=self.size, alpha=self.alpha, beta=self.beta, k=self.k, activation=activation)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec: none."""
+        return {}
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""

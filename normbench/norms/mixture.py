@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from normbench.errors import ConfigError
+from normbench.kernels.spec import Activation, MomentsSpec
 from normbench.layers.hooks import TrainingHooks
 from normbench.layers.precision import group_channels, like_input, require_several_values, widen
 from normbench.norms.base import (
     AffineNorm,
     BatchMoments,
     largest_divisor,
+    moments_spec,
     per_channel,
     pool_moments,
     resolve_groups,
@@ -57,6 +60,19 @@ class SwitchableNorm(AffineNorm):
         variance = _weighted_sum(torch.softmax(self.variance_logits, 0), [variance for _, variance in kinds])
         return self.normalize(x, mean, variance)
 
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="switch", batch=self.batch is not None, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            **super().kernel_arguments(),
+            **({} if self.batch is None else self.batch.kernel_arguments()),
+            "extra": self.mean_logits,
+            "extra2": self.variance_logits,
+        }
+
 
 def _weighted_sum(weights: torch.Tensor, values: list[torch.Tensor]) -> torch.Tensor:
     total = torch.zeros_like(weights[0])
@@ -89,6 +105,14 @@ class BatchInstanceNorm(AffineNorm, TrainingHooks):
         # BN and IN differ only in a scale and a shift per sample and channel, so that one pass over x applies both.
         shift = (instance_mean - batch_mean) * batch_scale
         return like_input(self.rescale((x - instance_mean) * (batch_scale + instance_scale) + shift), x)
+
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_instance", gated=True, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {**super().kernel_arguments(), **self.batch.kernel_arguments(), "extra": self.gate}
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -129,6 +153,14 @@ class IBNa(AffineNorm):
         variance = torch.cat((instance_variance, batch_variance.expand_as(rest_variance)), dim=1)
         return self.normalize(x, mean, variance)
 
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_instance", instance_channels=self.num_instance, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {**super().kernel_arguments(), **self.batch.kernel_arguments()}
+
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""
         return f"{super().extra_repr()}, num_instance={self.num_instance}"
@@ -167,6 +199,24 @@ class BatchChannelNorm(nn.Module):
         normalized = (grouped - mean) * torch.rsqrt(variance + self.eps)
         y = torch.addcmul(_per_group(self.group_bias), normalized, _per_group(self.group_weight))
         return like_input(y.flatten(1, 2), x)
+
+    def kernel_spec(self, activation: Activation) -> MomentsSpec | None:
+        """Return which kernel computes the layer and the activation."""
+        return moments_spec(activation, formula="batch_group", groups=self.num_groups, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            "weight": self.batch_norm.weight,
+            "bias": self.batch_norm.bias,
+            "extra": self.group_weight,
+            "extra2": self.group_bias,
+            "running_mean": self.batch_norm.running_mean,
+            "running_var": self.batch_norm.running_var,
+            "num_batches_tracked": self.batch_norm.num_batches_tracked,
+            "momentum": self.batch_norm.momentum,
+            "use_running": not self.training,
+        }
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows in the layer's parentheses."""

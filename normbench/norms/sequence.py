@@ -6,28 +6,41 @@ were made for transformers and have no image form here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from normbench.errors import ConfigError
+from normbench.kernels import NormActSpec, SquashSpec
+from normbench.kernels.spec import Activation
+from normbench.layers.norm_act import TokenNorm
 from normbench.layers.precision import require_several_values, widen
 from normbench.norms.base import largest_divisor
 
 
-class TokenLayerNorm(nn.LayerNorm):
+class TokenLayerNorm(TokenNorm, nn.LayerNorm):
     """Layer Normalization of each token over its features (Ba, Kiros & Hinton 2016, arXiv 1607.06450)."""
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__(d_model, eps=eps, elementwise_affine=affine)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized `x`; raises `ValueError` on a single feature."""
         require_several_values("ln", x.shape[-1], x)
         return F.layer_norm(widen(x), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="position", activation=activation, eps=self.eps)
 
-class TokenRMSNorm(nn.Module):
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+class TokenRMSNorm(TokenNorm):
     """RMSNorm of each token over its features (Zhang & Sennrich 2019, arXiv 1910.07467): a scale and no shift."""
 
     weight: nn.Parameter | None
@@ -37,12 +50,20 @@ class TokenRMSNorm(nn.Module):
         self.eps = eps
         self.register_parameter("weight", nn.Parameter(torch.ones(d_model)) if affine else None)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` divided by the root mean square over its features."""
         return F.rms_norm(widen(x), x.shape[-1:], self.weight, self.eps).to(x.dtype)
 
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="position", centered=False, activation=activation, eps=self.eps)
 
-class TokenBatchNorm(nn.BatchNorm1d):
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {"weight": self.weight}
+
+
+class TokenBatchNorm(TokenNorm, nn.BatchNorm1d):
     """Batch Normalization of each feature over all tokens of all sequences (Ioffe & Szegedy 2015, arXiv 1502.03167).
 
     The statistics know no padding: padded tokens count like any other, as in a transformer whose LayerNorm is replaced.
@@ -51,12 +72,28 @@ class TokenBatchNorm(nn.BatchNorm1d):
     def __init__(self, d_model: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         super().__init__(d_model, eps=eps, momentum=momentum, affine=affine)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return the normalized `x`; raises `ValueError` in training on a single token."""
-        return super().forward(widen(x).flatten(0, 1)).view(x.shape).to(x.dtype)
+        return nn.BatchNorm1d.forward(self, widen(x).flatten(0, 1)).view(x.shape).to(x.dtype)
+
+    def kernel_spec(self, activation: Activation) -> NormActSpec:
+        """Return which kernel computes the layer and the activation."""
+        return NormActSpec(scope="batch", activation=activation, eps=self.eps)
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.norm_act` beside input and spec."""
+        return {
+            "weight": self.weight,
+            "bias": self.bias,
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+            "num_batches_tracked": self.num_batches_tracked,
+            "momentum": self.momentum,
+            "use_running": not self.training,
+        }
 
 
-class TokenDynamicTanh(nn.Module):
+class TokenDynamicTanh(TokenNorm):
     """Dynamic Tanh (Zhu et al. 2025, arXiv 2503.10622): ``y = tanh(alpha * x) * scale + shift``, one alpha a layer."""
 
     def __init__(self, d_model: int, *, alpha: float = 0.5) -> None:
@@ -65,12 +102,20 @@ class TokenDynamicTanh(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return the squashed, scaled and shifted `x`."""
         return torch.addcmul(self.bias, torch.tanh(self.alpha * x), self.weight).to(x.dtype)
 
+    def kernel_spec(self, activation: Activation) -> SquashSpec:
+        """Return which kernel computes the layer and the activation."""
+        return SquashSpec(function="tanh", activation="relu" if activation == "relu" else "none")
 
-class TokenDynamicErf(nn.Module):
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.squash` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha}
+
+
+class TokenDynamicErf(TokenNorm):
     """Dynamic erf, "Derf" (Chen et al. 2025, arXiv 2512.10938): ``y = erf(alpha * x + s) * scale + shift``.
 
     alpha and s are one number per layer, s 0 at first.
@@ -83,9 +128,17 @@ class TokenDynamicErf(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def native(self, x: torch.Tensor) -> torch.Tensor:
         """Return the squashed, scaled and shifted `x`."""
         return torch.addcmul(self.bias, torch.erf(self.alpha * x + self.s), self.weight).to(x.dtype)
+
+    def kernel_spec(self, activation: Activation) -> SquashSpec:
+        """Return which kernel computes the layer and the activation."""
+        return SquashSpec(function="erf", activation="relu" if activation == "relu" else "none")
+
+    def kernel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `kernels.squash` beside input and spec."""
+        return {"weight": self.weight, "bias": self.bias, "alpha": self.alpha, "s": self.s}
 
 
 def no_norm(d_model: int) -> nn.Module:

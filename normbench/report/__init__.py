@@ -8,14 +8,14 @@ from pathlib import Path
 
 from normbench.report.columns import format_estimate
 from normbench.report.figure_style import save_figure
-from normbench.report.formats import markdown_grid, to_csv, to_json, to_latex, to_markdown
+from normbench.report.formats import markdown_grid, to_csv, to_json, to_latex, to_markdown, to_narrow_latex
 from normbench.report.grouping import flatten
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.stats import summarize
 from normbench.report.task_report import task_report
 from normbench.runs.atomic import write_text_atomically
-from normbench.runs.records import REPORT_FOLDER, RunRecord, read_experiment, read_run
+from normbench.runs.records import REPORT_FOLDER, RUN_TABLE_FILE, RunRecord, read_experiment, read_run
 
 __all__ = ["Report", "load_libraries", "report_texts", "write_report", "write_report_of", "write_run_report"]
 
@@ -48,8 +48,10 @@ def write_report(experiment_folder: Path, *, baseline: str | None = None, margin
     return write_report_of(Report(read_experiment(experiment_folder), baseline, margin))
 
 
-def report_texts(report: Report) -> dict[str, str]:
+def report_texts(report: Report, *, is_beside_runs: bool = False) -> dict[str, str]:
     """Return the pages and tables of `report` by the names of their files.
+
+    With `is_beside_runs`, for a folder in that of the experiment, the page links to the runs.
 
     Raises:
         UnknownNameError: the report's baseline is given and no run has that norm.
@@ -57,11 +59,12 @@ def report_texts(report: Report) -> dict[str, str]:
     from normbench.report.html import report_to_html
 
     return {
-        "report.html": report_to_html(report),
+        "report.html": report_to_html(report, ".." if is_beside_runs else None),
         "report.md": report_to_markdown(report),
         "table.md": to_markdown(report.tables),
         "table.csv": to_csv(report.tables),
         "table.tex": to_latex(report.tables),
+        "table_narrow.tex": to_narrow_latex(report.tables),
         "table.json": to_json(report.tables),
     }
 
@@ -74,8 +77,8 @@ def write_report_of(report: Report, folder: Path | None = None) -> list[Path]:
     Raises:
         UnknownNameError: the report's baseline is given and no run has that norm.
     """
+    texts = report_texts(report, is_beside_runs=folder is None)
     folder = folder or report.experiment.folder / REPORT_FOLDER
-    texts = report_texts(report)
     folder.mkdir(exist_ok=True, parents=True)
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
@@ -91,12 +94,10 @@ def write_run_report(run_folder: Path) -> list[Path]:
     """
     run = read_run(run_folder)
     figures = task_report(run.task).run_figures(run)
-    table = run_folder / "table.md"
+    paths = [path for name, figure in figures.items() for path in save_figure(figure, run_folder / name, (".png",))]
+    table = run_folder / RUN_TABLE_FILE
     write_text_atomically(table, _run_table(run))
-    return [
-        *(path for name, figure in figures.items() for path in save_figure(figure, run_folder / name, (".png",))),
-        table,
-    ]
+    return [*paths, table]
 
 
 def _run_table(run: RunRecord) -> str:

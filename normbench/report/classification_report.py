@@ -54,6 +54,7 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
     curves = interval if has_few_lines(shown) else means
     return [
         *sweep_figures(found, TEST_ERROR),
+        *_ranking(shown),
         PageFigure(
             "loss_curves", "Training loss", f"Training loss by iteration. {curves}{left_out}", loss_curves(shown)
         ),
@@ -68,6 +69,16 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
             accuracy_over_time(shown, _interleaved_seconds(found, tables)),
         ),
     ]
+
+
+def _ranking(shown: Sequence[Panel]) -> list[PageFigure]:
+    """Return the ranked norms where there are too many for one set of curves."""
+    from normbench.report.ranking import ranking
+
+    if has_few_lines(shown):
+        return []
+    caption = "Test accuracy after the last epoch, best first; bars are 95 % t intervals of the mean over seeds."
+    return [PageFigure("ranking", "Norms, ranked", caption, ranking(shown, TEST_ACCURACY), is_sweep=True)]
 
 
 def _interleaved_seconds(found: Sequence[Section], tables: Sequence[Table]) -> list[dict[str, float]]:

@@ -38,6 +38,13 @@ def columns(table: Table) -> list[Column]:
     return [*norm_columns(table), *result_columns(table), *cost_columns(table), RUNS]
 
 
+def narrow_columns(table: Table) -> list[Column]:
+    """Return the columns that a narrow page has room for: the norm, its results, the difference of one, the time."""
+    num_columns = 2 if len(table.measures) == 1 else 1
+    results = [column for measure in table.measures for column in _measure_columns(table, measure)[:num_columns]]
+    return [*norm_columns(table), *results, *cost_columns(table)[:1]]
+
+
 def norm_columns(table: Table) -> list[Column]:
     """Return what a row is: the norm and the fields that vary."""
     varied = [Column(field_name(path), _field(path)) for path in table.varied]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -19,11 +19,13 @@ from normbench.report.figure_style import (
     has_few_lines,
     interval_text,
     label_axes,
+    label_ends,
     line_style,
     say_empty,
 )
 from normbench.report.grouping import Group
-from normbench.report.palette import Style
+from normbench.report.palette import Style, styles
+from normbench.report.small_multiples import small_multiples
 from normbench.report.stats import mean_band, summarize
 from normbench.runs.records import RunRecord
 from normbench.tasks.classification import TEST_ACCURACY
@@ -61,6 +63,7 @@ class _TimePanel(Panel):
     epoch_seconds: Mapping[str, float]
 
 
+_MOVING_AVERAGE = f"thick: moving average over {100 * SMOOTHING:g} % of the steps"
 TRAINING_LOSS = Loss(0, "training loss (nats)")
 
 
@@ -68,6 +71,8 @@ def loss_curves(shown: Sequence[Panel], losses: Sequence[Loss] = (TRAINING_LOSS,
     """Draw losses against iteration: each step thin, the moving average thick, seeds combined."""
     panels = [_LossPanel(panel.title, panel.groups, loss) for panel in shown for loss in losses]
     few = has_few_lines(shown)
+    if len(panels) == 1 and not few:
+        return _many_losses(panels[0])
     limits = {
         loss: _loss_limits([panel for panel in panels[:MAX_PANELS] if panel.loss == loss], few) for loss in losses
     }
@@ -84,10 +89,14 @@ def loss_curves(shown: Sequence[Panel], losses: Sequence[Loss] = (TRAINING_LOSS,
         if not any(run.step_losses.size for run in _runs([panel])):
             say_empty(axes)
 
-    explanation = [f"thick: moving average over {100 * SMOOTHING:g} % of the steps"]
+    def finish(axes: Axes, panel: _LossPanel) -> None:
+        if len(panels) == 1:
+            label_ends(axes, _loss_ends(panel))
+
+    explanation = [_MOVING_AVERAGE]
     if few:
         explanation += ["thin: loss of each step, mean over seeds", interval_text(shown, "band")]
-    return draw_panels(panels, draw, explanation, extra=_end_marks(shown), share_y=len(losses) == 1)
+    return draw_panels(panels, draw, explanation, finish=finish, extra=_end_marks(shown), share_y=len(losses) == 1)
 
 
 def accuracy_curves(shown: Sequence[Panel]) -> Figure:
@@ -95,6 +104,8 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     few = has_few_lines(shown)
+    if len(shown) == 1 and not few:
+        return _many_accuracies(shown[0])
 
     def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
         for group in panel.groups:
@@ -112,7 +123,7 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
 
     bars = "bars at the right: 95 % t interval\nover n seeds, after the last epoch"
     explanation = ["line: mean over seeds", interval_text(shown, "band") if few else bars]
-    return draw_panels(shown, draw, explanation, extra=_end_marks(shown))
+    return draw_panels(shown, draw, explanation, finish=_label_accuracies(shown), extra=_end_marks(shown))
 
 
 def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[str, float]]) -> Figure:
@@ -131,7 +142,82 @@ def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[s
         label_axes(axes, "training time (s)", "test accuracy (%)")
 
     explanation = ["line: mean over seeds after each epoch", *([interval_text(shown, "bar")] if few else [])]
-    return draw_panels(panels, draw, explanation)
+    return draw_panels(panels, draw, explanation, finish=_label_accuracies(shown))
+
+
+def _many_losses(panel: _LossPanel) -> Figure:
+    limits = _loss_limits([panel], show_raw=False)
+    window = smoothing_window(max((len(run.step_losses) for run in _runs([panel])), default=0))
+
+    def draw(axes: Axes, group: Group, style: Style) -> None:
+        axes.set_ylim(*limits)
+        _draw_loss(axes, group, panel.loss, style, window, 0.0, few=True)
+
+    def draw_behind(axes: Axes, group: Group, color: str) -> None:
+        losses = [_losses(run, panel.loss) for run in group.completed]
+        length = min((each.size for each in losses), default=0)
+        if length:
+            steps, mean = _every(smooth(np.mean([each[:length] for each in losses], axis=0), window))
+            axes.plot(steps, mean, color=color, linewidth=0.5, zorder=0.5)
+
+    explanation = "; ".join([_MOVING_AVERAGE, interval_text([panel], "band"), *_end_words([panel])])
+    return small_multiples(
+        panel.groups, draw, draw_behind, "iteration", panel.loss.label, explanation, lambda axes: _limit(axes, limits)
+    )
+
+
+def _many_accuracies(panel: Panel) -> Figure:
+    def draw(axes: Axes, group: Group, style: Style) -> None:
+        _draw_accuracy(axes, group, style, few=True)
+
+    def draw_behind(axes: Axes, group: Group, color: str) -> None:
+        accuracies = [[100 * epoch.test_accuracy for epoch in run.epochs] for run in group.completed]
+        length = min((len(each) for each in accuracies), default=0)
+        if length:
+            mean = np.mean([each[:length] for each in accuracies], axis=0)
+            axes.plot(np.arange(1, length + 1), mean, color=color, linewidth=0.5, zorder=0.5)
+
+    explanation = "; ".join(["line: mean over seeds", interval_text([panel], "band"), *_end_words([panel])])
+    return small_multiples(
+        panel.groups, draw, draw_behind, "epoch", "test accuracy (%)", explanation, lambda axes: None
+    )
+
+
+def _limit(axes: Axes, limits: tuple[float, float]) -> None:
+    axes.set_ylim(*limits)
+
+
+def _loss_ends(panel: _LossPanel) -> list[tuple[float, str, str]]:
+    """Return the last smoothed loss of each norm with a completed run, the norm's name, and its color."""
+    chosen = styles((group.norm, group.label) for group in panel.groups)
+    found = []
+    for group in panel.groups:
+        losses = [_losses(run, panel.loss) for run in group.completed]
+        length = min((each.size for each in losses), default=0)
+        if length:
+            window = smoothing_window(length)
+            last = float(smooth(np.mean([each[:length] for each in losses], axis=0), window)[-1])
+            found.append((last, f"{group.label} {last:.3g}", chosen[group.norm, group.label].color))
+    return found
+
+
+def _label_accuracies(shown: Sequence[Panel]) -> Callable[[Axes, Panel], None]:
+    """Return what writes each norm's last accuracy beside its line, where there is one panel."""
+
+    def finish(axes: Axes, panel: Panel) -> None:
+        if len(shown) > 1:
+            return
+        chosen = styles((group.norm, group.label) for group in panel.groups)
+        ends = []
+        for group in panel.groups:
+            estimate = summarize(list(group.scores(TEST_ACCURACY).values()))
+            if estimate is not None:
+                spread = "" if estimate.half_width is None else f" ± {100 * estimate.half_width:.2f}"
+                text = f"{group.label} {100 * estimate.mean:.2f}{spread}"
+                ends.append((100 * estimate.mean, text, chosen[group.norm, group.label].color))
+        label_ends(axes, ends)
+
+    return finish
 
 
 def smoothing_window(num_steps: int) -> int:
@@ -311,6 +397,11 @@ def _every(values: Curve) -> tuple[Curve, Curve]:
     """Return steps and values of at most `MAX_POINTS` equally spaced points, for lines that are smooth already."""
     index = np.unique(np.linspace(0, values.size - 1, min(values.size, MAX_POINTS)).astype(int))
     return index + 1.0, values[index]
+
+
+def _end_words(shown: Sequence[Panel]) -> list[str]:
+    """Return what the marks at the ends of single lines mean, in words."""
+    return [f"{'cross' if mark.get_marker() == 'x' else 'ring'}: {mark.get_label()}" for mark in _end_marks(shown)]
 
 
 def _end_marks(shown: Sequence[Panel]) -> list[Line2D]:

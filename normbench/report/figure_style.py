@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from normbench.report.captions import describe_environment, describe_setting
 from normbench.report.grouping import Group, Section, Setting
+from normbench.report.heading import heading
 from normbench.report.palette import Style, styles
 from normbench.runs.atomic import write_atomically
 
@@ -65,6 +66,8 @@ _LOOK: Mapping[str, Any] = {
     "lines.linewidth": 1.5,
     "lines.markersize": MARKER_SIZE,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
     "pdf.fonttype": 42,  # TrueType: many venues reject the default Type 3
     "svg.fonttype": "none",
     "svg.hashsalt": "normbench",
@@ -127,7 +130,9 @@ def draw_panels(
     """
     with figure_style():
         figure, all_axes = _new_figure(shown, share_y)
-        chosen = styles((group.norm, group.label) for panel in shown for group in panel.groups)
+        groups = [group for panel in shown for group in panel.groups]
+        chosen = styles((group.norm, group.label) for group in groups)
+        add_heading(figure, heading(groups))
         for axes, panel in zip(all_axes, shown, strict=False):
             draw(axes, panel, chosen)
         for axes, panel in zip(all_axes, shown, strict=False):
@@ -135,6 +140,42 @@ def draw_panels(
                 finish(axes, panel)
         _add_legend(figure, shown, chosen, explanation, extra)
         return fix_layout(figure)
+
+
+def add_heading(figure: Figure, text: str) -> None:
+    """Write what was trained above the axes, behind what stands there already."""
+    above = figure.get_suptitle()
+    figure.suptitle("; ".join(filter(None, [text, above])), fontsize=7.5, x=0.01, ha="left")
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write at the right of the axes what each line ends in, beside its end: ``(y, text, color)``, y in data.
+
+    Labels keep the order of their lines and stand at least a line of text apart. Call when the limits are final.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    gap = 1.25 * 7 / 72 / (axes.get_position().height * figure.get_size_inches()[1])  # of the axes' height
+    to_axes = axes.transData + axes.transAxes.inverted()
+    wanted = sorted(((float(to_axes.transform((axes.get_xlim()[0], y))[1]), text, color) for y, text, color in ends))
+    places = spread([min(1.0, max(0.0, y)) for y, _, _ in wanted], gap)
+    for place, (_, text, color) in zip(places, wanted, strict=True):
+        axes.text(1.01, place, text, transform=axes.transAxes, color=color, fontsize=7, va="center", ha="left")
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Move ascending `places` until neighbors are `gap` apart; those that would touch are centered on their mean."""
+    clusters: list[list[float]] = []  # of the places wanted; each stands around its mean
+    for place in places:
+        clusters.append([place])
+        while len(clusters) > 1 and _start(clusters[-1], gap) < _start(clusters[-2], gap) + gap * len(clusters[-2]):
+            last = clusters.pop()
+            clusters[-1] += last
+    return [_start(cluster, gap) + gap * index for cluster in clusters for index in range(len(cluster))]
+
+
+def _start(cluster: Sequence[float], gap: float) -> float:
+    return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
 
 
 def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
@@ -168,7 +209,7 @@ def _new_figure(shown: Sequence[Panel], share_y: bool, height: float = 3.3) -> t
     num_panels = min(len(shown), MAX_PANELS)
     num_entries = len({(group.norm, group.label) for panel in shown for group in panel.groups})
     if num_panels <= 1:
-        figure = Figure(figsize=(WIDTH, max(height, 0.9 + 0.16 * num_entries)))
+        figure = Figure(figsize=(WIDTH, height + 0.16 * ceil(num_entries / 4)))
         return figure, [figure.add_subplot()]
     num_columns = 2 if num_panels in (2, 4) else 3
     num_rows = ceil(num_panels / num_columns)
@@ -187,23 +228,22 @@ def _new_figure(shown: Sequence[Panel], share_y: bool, height: float = 3.3) -> t
 def _add_legend(
     figure: Figure, shown: Sequence[Panel], chosen: Styles, explanation: Sequence[str], extra: Sequence[Line2D]
 ) -> None:
-    """Put one legend beside (or, for several panels, below) the axes: each norm with its n, and what the lines mean."""
+    """Put one legend below the axes: each norm with its n, and what the lines mean."""
     from matplotlib.lines import Line2D
 
     handles = []
     for (norm, label), style in chosen.items():
         groups = [group for panel in shown for group in panel.groups if (group.norm, group.label) == (norm, label)]
-        handle = Line2D([], [], color=style.color, marker=style.marker, label=f"{label}, {_count_text(groups)}")
+        handle = Line2D([], [], color=style.color, marker=style.marker, label=f"{label}, {count_text(groups)}")
         handle.set_linestyle(line_style(style))
         handles.append(handle)
-    several = len(shown) > 1
     entries = [*handles, *extra]
     longest = max((len(str(entry.get_label())) for entry in entries), default=0)
     figure.legend(
         handles=entries,
-        loc="outside lower center" if several else "outside right upper",
-        ncols=(4 if longest <= MAX_NARROW_LABEL else 3) if several else 1,
-        title="; ".join(explanation).replace("\n", " ") if several else "\n".join(explanation),
+        loc="outside lower center",
+        ncols=4 if longest <= MAX_NARROW_LABEL else 3,
+        title="; ".join(explanation).replace("\n", " "),
         title_fontsize=7,
         alignment="left",
     )
@@ -216,7 +256,7 @@ def fix_layout(figure: Figure) -> Figure:
     return figure
 
 
-def _count_text(groups: Sequence[Group]) -> str:
+def count_text(groups: Sequence[Group]) -> str:
     """Write how many completed runs stand behind a line, and how many diverged."""
     counts = sorted({len(group.completed) for group in groups})
     text = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]}-{counts[-1]}"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from normbench.report.batch_one import BatchOne
-from normbench.report.columns import NOTHING, Align, Column, columns, norm_columns
+from normbench.report.columns import NOTHING, Align, Column, columns, narrow_columns, norm_columns
 from normbench.report.comparison_table import Result, Row, Table
 from normbench.report.stats import Estimate
 from normbench.tasks import Measure
@@ -145,24 +145,38 @@ def markdown_grid(lines: Sequence[Sequence[str]], aligns: Sequence[Align]) -> st
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    r"""Return the tables for LaTeX; they need ``\usepackage{booktabs}``."""
-    return "\n".join(_latex_table(table) for table in tables)
+    r"""Return the tables for LaTeX, as wide as a page of two columns; they need ``\usepackage{booktabs}``."""
+    return "\n".join(
+        _latex_table(table, number, columns(table), "table*", [table.caption, table.cost_caption])
+        for number, table in enumerate(tables, 1)
+    )
 
 
-def _latex_table(table: Table) -> str:
-    shown = columns(table)
+def to_narrow_latex(tables: Sequence[Table]) -> str:
+    r"""Return results and times alone for LaTeX, within one column of ``article``; needs ``\usepackage{booktabs}``."""
+    return "\n".join(
+        _latex_table(table, number, narrow_columns(table), "table", []) for number, table in enumerate(tables, 1)
+    )
+
+
+def _latex_table(
+    table: Table, number: int, shown: Sequence[Column], environment: str, explanations: Sequence[str]
+) -> str:
     body = []
     for row in table.rows:
         texts = [(column, _latex(column.cell(row))) for column in shown]
         cells = [rf"\textbf{{{text}}}" if column.is_bold(row) else text for column, text in texts]
         body.append(" & ".join(cells) + r" \\")
-    notes = [_latex(f"{note}.") for note in (*table.failures, *table.notes)]
+    words = " ".join([*explanations, *_id_sentence(table)])
+    notes = [_latex(text) for text in (words, *(f"{note}." for note in (*table.failures, *table.notes))) if text]
+    caption = table.short_caption.partition("\n")[0]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            r"\begin{table*}",
+            rf"\begin{{{environment}}}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{_latex(' '.join([table.caption, table.cost_caption, *_id_sentence(table)]))}}}",
+            rf"  \caption{{{_latex(caption)}}}",
+            rf"  \label{{tab:normbench{'' if number == 1 else f'-{number}'}}}",
             r"  \vspace{4pt}",
             rf"  \begin{{tabular}}{{{''.join(column.align[0] for column in shown)}}}",
             r"    \toprule",
@@ -171,8 +185,9 @@ def _latex_table(table: Table) -> str:
             *(f"    {line}" for line in body),
             r"    \bottomrule",
             r"  \end{tabular}",
-            *([r"  \par\smallskip\raggedright", *(f"  {note}" for note in notes)] if notes else []),
-            r"\end{table*}",
+            r"  \par\smallskip\raggedright\scriptsize",
+            *(f"  {note}" for note in notes),
+            rf"\end{{{environment}}}",
             "",
         ]
     )
@@ -326,7 +341,15 @@ def _plain_row(table: Table, row: Row) -> dict[str, Any]:
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = MappingProxyType(
-    {"text": to_text, "md": to_markdown, "latex": to_latex, "csv": to_csv, "tsv": to_tsv, "json": to_json}
+    {
+        "text": to_text,
+        "md": to_markdown,
+        "latex": to_latex,
+        "latex-narrow": to_narrow_latex,
+        "csv": to_csv,
+        "tsv": to_tsv,
+        "json": to_json,
+    }
 )
 
 

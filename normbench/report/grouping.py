@@ -220,11 +220,13 @@ def _section(
 
 
 def _unique_labels(runs: Sequence[RunRecord], settings: Sequence[Hashable]) -> list[str]:
-    """Return the norms' labels; where two of a setting are the same, with options, then numbers."""
+    """Return the norms' labels; where two of a setting are the same, with options or the file's hash, then numbers."""
     labels = [run.config.label for run in runs]
     counts = Counter(zip(settings, labels, strict=True))
     for index, (run, setting) in enumerate(zip(runs, settings, strict=True)):
-        if counts[setting, labels[index]] > 1 and run.config.norm.options:
+        if counts[setting, labels[index]] > 1 and (code := run.config.norm.code) is not None:
+            labels[index] = f"{labels[index]} ({code.file} {code.sha256[:8]})"
+        elif counts[setting, labels[index]] > 1 and run.config.norm.options:
             options = ", ".join(f"{name}={value}" for name, value in run.config.norm.options.items())
             labels[index] = f"{labels[index]} ({options})"
     used: Counter[tuple[Hashable, str]] = Counter()

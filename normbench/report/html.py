@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.j2"
 
 
-def report_to_html(report: Report) -> str:
-    """Return the report as HTML; its figures are drawn into it as SVG."""
+def report_to_html(report: Report, runs_at: str | None = None) -> str:
+    """Return the report as HTML; its figures are drawn into it as SVG.
+
+    `runs_at` is where the experiment's folder is, seen from the page, for links to its runs; None for no links.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -44,6 +47,7 @@ def report_to_html(report: Report) -> str:
     )
     return environment.get_template(TEMPLATE).render(
         report=report,
+        runs_at=runs_at,
         drawings=[(entry, Markup(inline_svg(entry.figure, entry.name, entry.title))) for entry in report.figures],
         ink=INK.lower(),
         rule=RULE.lower(),

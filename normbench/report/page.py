@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import yaml
+
+from normbench.errors import shown
 from normbench.report.answers import answers, failing_rates, unfinished
 from normbench.report.build_table import build_tables
 from normbench.report.captions import field_name, format_scalar
 from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section, recorded, sections
+from normbench.report.per_seed import SeedTable, per_seed
 from normbench.report.sweeps import Sensitivity, learning_rate_sensitivities
 from normbench.report.task_report import PageFigure, task_report
 from normbench.runs.record_files import result_id
@@ -32,6 +37,8 @@ class PagePart:
     """How many runs have no result; empty if all have."""
     measured: tuple[tuple[str, str], ...]
     """Facts that all runs of the table share, by name."""
+    seeds: tuple[SeedTable, ...]
+    """Each run's own result, a table per measure."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,18 @@ class Report:
         return None if self.experiment.unreadable else result_id(self.experiment.folder)
 
     @cached_property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that made the runs, each once."""
+        recorded = (run.environment.get("argv") for section in self.sections for run in section.runs)
+        found = [shlex.join(map(str, argv)) for argv in recorded if isinstance(argv, list | tuple)]
+        return tuple(dict.fromkeys(shown(command) for command in found))
+
+    @cached_property
+    def config(self) -> str:
+        """The experiment's settings as YAML, which `normbench compare` takes; empty where they are not recorded."""
+        return yaml.safe_dump(dict(self.experiment.settings), sort_keys=False) if self.experiment.settings else ""
+
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         """A comparison table for each section."""
         return build_tables(self.experiment, self.sections, self.margin, self.result_id)
@@ -94,6 +113,7 @@ def _part(table: Table, section: Section) -> PagePart:
         answers=(*failing_rates(learning_rate_sensitivities([section])), *answers(table)),
         unfinished=unfinished(section),
         measured=tuple(_measured(section).items()),
+        seeds=tuple(per_seed(section)),
     )
 
 

@@ -145,12 +145,32 @@ def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequen
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel("batch size (images)")
+        _add_steps(axes, panel, values)
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
     if axes.get_title() == "" and panel.title:
         axes.set_title(panel.title)
+
+
+def _add_steps(axes: Axes, panel: Panel, batch_sizes: Sequence[float]) -> None:
+    """Write above the axes how many steps a run of each batch size takes, which is what a large batch is short of."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    steps: dict[float, int] = {}
+    for group in panel.groups:
+        for run in group.completed:
+            if run.summary is not None and run.summary.num_steps is not None:
+                steps[_x(group, BATCH_SIZE)] = run.summary.num_steps
+    known = [size for size in batch_sizes if size in steps]
+    if not known:
+        return
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(known))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.set_xticks(known, [f"{steps[size]:,}" for size in known], fontsize=6)
+    above.set_xlabel("training steps", fontsize=6.5)
 
 
 def _x(group: Group, path: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from normbench.errors import RunError
 from normbench.runs.atomic import write_atomically
 from normbench.runs.bundle_file import exists
 from normbench.runs.provenance import CHANGES, PACKAGES
-from normbench.runs.record_files import run_records
+from normbench.runs.record_files import RecordFile, facts_in, run_records
 from normbench.runs.records import ENVIRONMENT_FILE, STATUS_FILE
 from normbench.runs.untrusted import read_bytes
 
@@ -42,7 +41,7 @@ def copy_provenance(records: Mapping[str, bytes], source: Path, target: Path) ->
         OSError: it cannot be written.
         RunError: it cannot be read.
     """
-    environment = json.loads(records.get(ENVIRONMENT_FILE, b"{}"))
+    environment = facts_in(RecordFile(ENVIRONMENT_FILE, records.get(ENVIRONMENT_FILE, b"")))
     for text in (CHANGES, PACKAGES):
         digest = str(environment.get(text.key) or "")
         name = text.path(digest)

@@ -79,7 +79,7 @@ def source_sha256() -> str:
 def locked_packages() -> str:
     """Return all other installed packages with their versions, a line each, as a requirements file of pip has them."""
     found = {(package.metadata["Name"] or "").lower().replace("_", "-"): package.version for package in distributions()}
-    return "".join(f"{name}=={number}\n" for name, number in sorted(found.items()) if name not in ("", "normbench"))
+    return "".join(sorted(f"{name}=={number}\n" for name, number in found.items() if name not in ("", "normbench")))
 
 
 @cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,14 +62,14 @@ def experiment_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: one cannot be read, or a config names an absolute path, which cannot be taken out of it.
     """
-    environments: list[bytes] = []
+    environments: list[Mapping[str, Any]] = []
     for name in _OF_EXPERIMENT:
         if exists(folder / name):
             yield _record(folder, name)
     for run in find_runs(folder):
         for record in run_records(run):
             if record.name == ENVIRONMENT_FILE:
-                environments.append(record.content)
+                environments.append(facts_in(record))
             yield RecordFile(f"{run.name}/{record.name}", record.content)
     yield from _provenance(folder, environments)
 
@@ -80,9 +80,17 @@ def run_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: as `experiment_records` does.
     """
-    for name in _OF_RUN:
+    for name in sorted({*_OF_RUN, *_code_files(folder)}):
         if exists(folder / name):
             yield _record(folder, name)
+
+
+def _code_files(folder: Path) -> list[str]:
+    """Return the names of the files of a user's own that a run was made of."""
+    if place := find_bundle(folder):
+        names = [name.removeprefix(f"{place.name}/") for name in place.bundle.names if name.endswith(".py")]
+        return [name for name in names if "/" not in name]
+    return [path.name for path in folder.glob("*.py")]
 
 
 def sums_of(files: Iterable[tuple[str, bytes]]) -> str:
@@ -108,11 +116,19 @@ def result_id(folder: Path) -> str | None:
     return id_of(sums) if sums else None
 
 
-def _provenance(folder: Path, environments: Iterable[bytes]) -> Iterator[RecordFile]:
+def facts_in(environment: RecordFile) -> Mapping[str, Any]:
+    """Return what the record of a run's environment says; nothing where that cannot be read."""
+    try:
+        facts = json.loads(environment.content)
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _provenance(folder: Path, environments: Iterable[Mapping[str, Any]]) -> Iterator[RecordFile]:
     """Yield the texts that the runs' environments name by their hash, as far as they were kept."""
-    facts = [found for content in environments if isinstance(found := json.loads(content), dict)]
     for text in (CHANGES, PACKAGES):
-        for digest in sorted({str(found[text.key]) for found in facts if found.get(text.key)}):
+        for digest in sorted({str(facts[text.key]) for facts in environments if facts.get(text.key)}):
             if digest.isalnum() and exists(folder / (name := text.path(digest))):
                 content = read_bytes(folder / name, MAX_MEMBER_BYTES)
                 if hashlib.sha256(content).hexdigest() != digest:

@@ -29,6 +29,7 @@ from normbench.runs.records import (
     LOCK_FILE,
     METRICS_FILE,
     OLD_STEPS_FILE,
+    RUN_TABLE_FILE,
     STATUS_FILE,
     STEPS_FILE,
     SUMMARY_FILE,
@@ -106,7 +107,7 @@ class RunFolder:
         This comes before the training process is asked for anything, because that may write files of its own.
         """
         with folder_errors(self.path):
-            for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, *task.files):
+            for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, RUN_TABLE_FILE, *task.files):
                 for path in self.path.glob(pattern):
                     path.unlink()
 

@@ -169,7 +169,7 @@ def build_training(config: RunConfig, train_images: DeviceImages, test_images: D
     """Return the run's training on these images; its arithmetic is set."""
     engine = config.train.engine
     assert engine != "auto"
-    set_arithmetic(_precision(config), config.device)
+    set_arithmetic(_precision(config), config.device, reproducible=config.train.reproducible)
     if config.norm.code is not None or config.model.code is not None:
         torch.manual_seed(derive_seed(config.seed, "layers"))  # what draws random numbers draws those of its run
     return ClassifierTraining(

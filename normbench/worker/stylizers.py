@@ -128,7 +128,7 @@ def build_training(
 ) -> StyleTraining:
     """Return the run's training on these images; its arithmetic is set."""
     precision = _precision(config)
-    set_arithmetic(precision, config.device)
+    set_arithmetic(precision, config.device, reproducible=config.train.reproducible)
     return StyleTraining(
         build_style_network(config),
         load_features(config, prerequisite),

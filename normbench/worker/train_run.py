@@ -148,7 +148,7 @@ def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:
     norm = {**SEQUENCE_NORMS, **NORMS}.get(config.norm.name.partition("+")[0])
     has_norms = norm is None or norm.kind != "none"
     facts = {"norm_path": describe_paths(run.trainer.model) if has_norms else "no norm layers"}
-    facts["same_bits"] = promise(step.settings, step.nondeterministic)
+    facts["same_bits"] = promise(step.settings, step.nondeterministic, reproducible=config.train.reproducible)
     if reason := step.fallback_reason:
         facts |= {"engine": "eager", "engine_fallback": reason}
     return facts

@@ -145,3 +145,16 @@ def test_pictures_show_the_medians_and_are_left_out_where_nothing_was_measured()
     assert dots == pytest.approx([0.5, 0.5])
     failed = [row.model_copy(update={"seconds_per_step": ()}) for row in train_results().rows]
     assert draw_train(train_results().model_copy(update={"rows": tuple(failed)})) is None
+
+
+def test_a_table_of_steps_marks_norms_without_a_kernel_beside_fused_ones() -> None:
+    native = "native: no fused kernel for CustomBatchNorm"
+    rows = (train_row("bn", "auto", 10, norm_path="fused"), train_row("custom_bn", "auto", 20, norm_path=native))
+    rows += (train_row("evonorm_s0", "auto", 9, norm_path=f"fused (3 layers); {native} (1 layer)"),)
+    results = TrainResults(started_at=STARTED, settings={"rounds": 1}, environment=ENVIRONMENT, rows=rows)
+    (table,) = train_tables(results)
+    column = next(column for column in table.columns if column.header == "norms ran")
+    assert column.cells == ("fused", "native", "partly")
+    assert f"{native} (custom_bn)" in table.notes
+    unfused = results.model_copy(update={"rows": rows[1:2]})
+    assert "norms ran" not in [column.header for column in train_tables(unfused)[0].columns]

@@ -95,9 +95,10 @@ def test_fused_and_native_layers_on_cuda() -> None:
     factories = [make_norm(norm) for norm in ("bn", "gn", "frn", "lrn", "none")]
     bench = LayerBench(factories, [SHAPE, (4, 64, 32, 32)], settings, lambda _: None)
     bench.run()
-    assert [(row.norm, row.way, row.failure) for row in bench.rows[:8]] == [
+    assert [(row.norm, row.way, row.failure) for row in bench.rows[:9]] == [
         ("bn", "fused", None), ("bn", "native", None), ("gn", "fused", None), ("gn", "native", None),
-        ("frn", "fused", None), ("frn", "native", None), ("lrn", "native", None), ("none", "native", None),
+        ("frn", "fused", None), ("frn", "native", None), ("lrn", "fused", None), ("lrn", "native", None),
+        ("none", "native", None),
     ]  # fmt: skip
     assert all(len(row.forward_seconds) == len(row.backward_seconds) == 2 for row in bench.rows)
     by_way = {(row.norm, row.way): row for row in bench.rows if row.shape == SHAPE}

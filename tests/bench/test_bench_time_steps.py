@@ -26,7 +26,7 @@ class Scripted:
     """A case that notes what is asked of it, and fails where the test says so."""
 
     failing: dict[str, Any] = {}  # noqa: RUF012
-    startup_seconds, peak_memory_mib, note, model = 1.5, None, None, None
+    startup_seconds, peak_memory_mib, note, model = 1.5, None, None, torch.nn.Identity()
 
     def __init__(self, config: Any, *_: Any) -> None:
         self.norm, self.batch_size = config.norm.name, config.train.batch_size

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from zipped_bundle import contents
+from zipped_bundle import changed, contents
 
 from normbench.bundle import publish as publish_module
 from normbench.bundle import zenodo
@@ -191,11 +191,27 @@ def test_what_the_hub_answers_amiss_is_told_without_the_token(
     made: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    server.answers["/create"] = (403, {}, {"error": f"no rights for {TOKEN}"})
+    server.answers["/create"] = (401, {}, {"error": f"no rights for {TOKEN}"})
+    server.answers["/api/datasets/group/norms"] = (404, {}, {})
     place = place_of("hf:group/norms")
-    with pytest.raises(EnvironmentProblem, match=r"datasets/group/norms: .*403") as caught:
+    with pytest.raises(EnvironmentProblem, match=r"datasets/group/norms: .*401") as caught:
         publish(plan_publication(made, place), place)
     assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        (b"{", "cannot be read"), (b"[]", "not the metadata of a deposit"), (b'{"creators": 3}', "asks for authors"),
+        (b'{"creators": ["x", {}]}', "asks for authors"),
+    ],
+)  # fmt: skip
+def test_metadata_of_strangers_is_checked(
+    made: Path, tmp_path: Path, server: Server, metadata: bytes, problem: str
+) -> None:
+    path = changed(made, tmp_path / "a.nbz", {".zenodo.json": metadata}, with_sums=True)
+    with pytest.raises((RunError, ConfigError), match=problem):
+        plan_publication(path, place_of("zenodo"))
 
 
 def test_a_token_does_not_travel_in_the_clear(made: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

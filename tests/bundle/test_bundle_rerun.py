@@ -1,7 +1,6 @@
 """Runs of a bundle are trained again: the same bits on the same machine, within the seeds' prediction elsewhere."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,11 @@ from local_worker import LocalWorker
 from scipy import stats
 from zipped_bundle import changed, contents
 
+from normbench.bundle import rerun as rerun_module
 from normbench.bundle.rerun import are_bits_promised, prediction_interval, rerun_some
 from normbench.bundle.verify import Verification
 from normbench.errors import ConfigError
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Train in this process."""
-    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
-    return
+from normbench.runs.records import read_run
 
 
 def verified(path: Path) -> Verification:
@@ -50,32 +44,43 @@ def test_a_prediction_interval_is_the_t_distributions() -> None:
         prediction_interval([0.7])
 
 
-def test_bits_are_promised_on_the_same_cpu_only() -> None:
-    facts = {"device": "cpu", "torch": "2.11", "cpu": "x", "num_threads": 1, "source_sha256": "a"}
+def test_bits_are_promised_where_both_runs_recorded_it_alike() -> None:
+    facts = {"same_bits": "yes", "device": "cpu", "torch": "2.11", "num_threads": 1, "source_sha256": "a"}
     assert are_bits_promised(facts, facts)
-    for key, value in (("torch", "2.12"), ("cpu", "y"), ("num_threads", 2), ("source_sha256", "b")):
+    for key, value in (("torch", "2"), ("num_threads", 2), ("source_sha256", "b"), ("dataset_sha256", "c")):
         assert not are_bits_promised(facts, facts | {key: value})
-    assert not are_bits_promised(facts | {"device": "cuda"}, facts | {"device": "cuda"})
+    compiled = facts | {"same_bits": "no: not tried with compiled models"}
+    assert not are_bits_promised(compiled, compiled)
+    assert not are_bits_promised({}, {})
 
 
-def test_a_run_trained_again_has_the_same_bits_and_an_altered_one_not(made: Path, tmp_path: Path) -> None:
-    found = rerun_some(verified(made), 1, seed=1)
+@pytest.mark.slow  # it trains twice
+def test_a_run_trained_again_has_the_same_bits(
+    really_trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = rerun_some(verified(really_trained), 1, seed=1)
     (check,) = found.checks
     assert check.passed
     assert check.said.startswith("the same bits, on ")
     assert "runs drawn with --rerun-seed 1" in found.notes
     run = check.name.removeprefix("rerun of ")
-    name = f"tiny/{run}/steps.csv"
-    lines = contents(made)[name].decode().splitlines()
+    assert check.name == f"rerun of {next((tmp_path / 'real').glob('bn-*')).name}"
+    name = f"real/{run}/steps.csv"
+    lines = contents(really_trained)[name].decode().splitlines()
     lines[3] = "2,1.5"
-    altered = changed(made, tmp_path / "a.nbz", {name: "\n".join([*lines, ""]).encode()}, with_sums=True)
+    altered = changed(really_trained, tmp_path / "a.nbz", {name: "\n".join([*lines, ""]).encode()}, with_sums=True)
+    monkeypatch.setattr(rerun_module, "_train", lambda run, *_: read_run(tmp_path / "real" / run.run_id))
     (check,) = rerun_some(verified(altered), 1, seed=1).checks
     assert check.name == f"rerun of {run}"
     assert "not the same bits: the loss of step 2 is " in check.problems[0]
     assert check.problems[0].endswith("and was 1.5")
 
 
-def test_elsewhere_the_accuracy_is_held_against_the_recorded_seeds(made: Path, tmp_path: Path) -> None:
+def test_elsewhere_the_accuracy_is_held_against_the_recorded_seeds(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
+    monkeypatch.setattr(rerun_module, "_train", lambda run, *_: read_run(made / "tiny" / run.run_id))
     (check,) = rerun_some(verified(elsewhere(made, tmp_path / "a.nbz")), 1, seed=1).checks
     assert check.passed
     assert "3 recorded seeds predict" in check.said

@@ -184,14 +184,15 @@ def test_the_crate_is_a_process_run_crate(made: Path) -> None:
     for name in parts:
         assert entities[name]["@type"] == "File"
         assert int(entities[name]["contentSize"]) == len(files[name])
+        assert entities[name]["sha256"] == hashlib.sha256(files[name]).hexdigest()
     actions = [entity for entity in crate["@graph"] if entity["@type"] == "CreateAction"]
     assert [action["@id"] for action in actions] == [mention["@id"] for mention in root["mentions"]]
     assert len(actions) == 6
     for action in actions:
         assert entities[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
-        assert {reference["@id"] for reference in (*action["object"], *action["result"])} <= parts
+        assert {reference["@id"] for reference in (action["object"], *action["result"])} <= parts
         assert action["startTime"] <= action["endTime"]
-        assert action["actionStatus"] == {"@id": "http://schema.org/CompletedActionStatus"}
+        assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
         assert entities[action["agent"][0]["@id"]] == {
             "@id": "#Lovelace%2C%20Ada",
             "@type": "Person",

@@ -133,6 +133,17 @@ def test_show_prints_state_results_config_environment_and_files(runs: Path) -> N
     assert facts["train.learning_rate"] == "0.001"
     assert facts["device_name"] == "a GPU"
     assert facts["metrics.jsonl"].endswith(" B")
+    assert facts["reproducible"] == "no: not recorded"
+
+
+def test_show_says_on_what_a_run_is_bit_reproducible(runs: Path) -> None:
+    file = next(runs.glob("*/gn-norm_resnet-bs64-s2*/environment.json"))
+    versions = {"cudnn": 91900, "triton": "3.6.0", "source_sha256": "0123456789abcdef", "num_threads": 4}
+    holds_for = "a GPU, torch 2.11.0, cuda 13.0, cudnn 91900, triton 3.6.0, source 0123456789ab"
+    for said, expected in (("yes", f"bit-reproducible on {holds_for}"), ("no: it began on it", "no: it began on it")):
+        file.write_text(json.dumps({**ENVIRONMENT, **versions, "device": "cuda"} | {"same_bits": said}))
+        text = " ".join(call("show", "gn-norm_resnet-bs64-s2", "--runs-dir", runs).split())
+        assert f" reproducible {expected} " in text
 
 
 @pytest.mark.parametrize(

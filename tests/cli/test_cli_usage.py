@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from normbench.norms import NORMS, SEQUENCE_NORMS
+from normbench.norms import NORMS, SEQUENCE_NORMS, WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_lists_as_json(normbench) -> None:
     assert (gn["year"], gn["arxiv"], gn["batch_dependent"]) == (2018, "1803.08494", False)
     assert gn["options"]["groups"] == {
         "type": "int", "default": 4, "help": gn["options"]["groups"]["help"], "minimum": 1, "instead_of": None,
+        "recorded_at_default": True,
     }  # fmt: skip
     assert "+ws" in listed["norms"]["weights"]
     assert "synthetic" in listed["datasets"]["datasets"]
@@ -97,9 +98,9 @@ def test_a_list_in_a_pipe_is_tab_separated(normbench) -> None:
     lines = [line.split("\t") for line in normbench("list", "norms").out.splitlines()]
     assert lines[0] == ["key", "name", "statistics over", "batch-dependent", "year"]
     assert ["gn", "Group Normalization", "C/G, H, W", "no", "2018"] in lines
-    assert [line[0] for line in lines[1:]] == [*NORMS, "+ws", "+sws"]
+    assert [line[0] for line in lines[1:]] == [*NORMS, *(f"+{key}" for key in WEIGHTS)]
     long = [line.split("\t") for line in normbench("list", "norms", "--long").out.splitlines()]
-    assert {len(line) for line in long} == {11}
+    assert {len(line) for line in long} == {12}
     assert next(line for line in long if line[0] == "gn")[-1].endswith("affine=True")
 
 
@@ -108,7 +109,7 @@ def test_norms_take_a_line_each_on_a_terminal(normbench, monkeypatch, width: int
     monkeypatch.setenv("COLUMNS", str(width))
     lines = normbench("list", "norms").out.splitlines()
     assert max(map(len, lines)) <= width
-    assert [line.split()[0] for line in lines[1 : lines.index("")]] == [*NORMS, "+ws", "+sws"]
+    assert [line.split()[0] for line in lines[1 : lines.index("")]] == [*NORMS, *(f"+{key}" for key in WEIGHTS)]
     monkeypatch.setenv("COLUMNS", "100")
     assert max(map(len, normbench("list", "norms", "--long").out.splitlines())) <= 100
 

@@ -32,7 +32,7 @@ def refusal(folder: Path, text: str, *settings: str, **arguments: object) -> str
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("norms: [bn]\nint: 3\n", "exp.yaml:2: int: unknown key; did you mean"),
+        ("norms: [bn]\nint: 3\n", "exp.yaml:2: int: unknown key. Allowed: "),
         ("norms: [bn]\n'a]': 3\n", "exp.yaml:2: a]: unknown key"),
         ("norms: [bn]\ntrain: {none: 3}\n", "exp.yaml:2: train.none: unknown key"),
         ("norms: [{name: gn, options: {int: [1]}}]\n", "norms.0.options.int: [1] is not allowed: an option is"),

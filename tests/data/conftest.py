@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from normbench.data import formats, locate
+from normbench.data import formats, locate, official
 from normbench.data.formats import Arrays
 
 NUM_TRAIN, NUM_TEST = 500, 100
@@ -41,12 +41,12 @@ def random_arrays() -> Arrays:
 @pytest.fixture
 def small(monkeypatch) -> Arrays:
     """500 + 100 random images, with everything told to expect so many."""
-    from normbench.data import cifar10
+    from normbench.data import cifar
 
-    for module in (formats, cifar10):
+    for module in (formats, cifar):
         monkeypatch.setattr(module, "NUM_TRAIN", NUM_TRAIN)
         monkeypatch.setattr(module, "NUM_TEST", NUM_TEST)
-    monkeypatch.setattr(cifar10, "NUM_VAL", 50)
+    monkeypatch.setattr(cifar, "NUM_VAL", 50)
     return random_arrays()
 
 
@@ -101,6 +101,6 @@ def archive(batches, tmp_path, monkeypatch) -> Path:
         tar.add(batches, batches.name)
         evil = tarfile.TarInfo("../escaped.txt")
         tar.addfile(evil)
-    monkeypatch.setattr(formats, "ARCHIVE_BYTES", path.stat().st_size)
-    monkeypatch.setattr(formats, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(vars(official.CIFAR10), "archive_bytes", path.stat().st_size)
+    monkeypatch.setitem(vars(official.CIFAR10), "archive_md5", hashlib.md5(path.read_bytes()).hexdigest())
     return path

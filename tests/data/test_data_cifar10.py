@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from normbench.data import DATASETS, load_dataset
-from normbench.data.cifar10 import CHANNEL_MEAN, CHANNEL_STD, SHA256, import_cifar10
+from normbench.data.cifar import CHANNEL_MEAN, CHANNEL_STD, SHA256, import_cifar
 from normbench.data.formats import Arrays, fingerprint, read_arrays, write_npz
 from normbench.data.images import channel_mean_std
-from normbench.data.locate import find_cifar10, folder_to_write
+from normbench.data.locate import find_cifar, folder_to_write
 from normbench.errors import ConfigError, DataError, UnknownNameError
 
 REAL_DATA_DIR = os.environ.get("NORMBENCH_DATA_DIR", "")  # read before the fixtures empty the machine
@@ -29,12 +29,12 @@ def test_search_order(npz, empty_machine, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         shutil.copy(npz, folder)
     monkeypatch.setenv("NORMBENCH_DATA_DIR", str(variable))
-    assert find_cifar10(flag) == flag / "cifar10.npz"
-    assert find_cifar10() == variable / "cifar10.npz"
+    assert find_cifar(flag) == flag / "cifar10.npz"
+    assert find_cifar() == variable / "cifar10.npz"
     monkeypatch.setenv("NORMBENCH_DATA_DIR", "")
-    assert find_cifar10().resolve() == current / "cifar10.npz"
+    assert find_cifar().resolve() == current / "cifar10.npz"
     shutil.rmtree(current)
-    assert find_cifar10() == cache / "cifar10.npz"
+    assert find_cifar() == cache / "cifar10.npz"
 
 
 def test_a_named_folder_without_data_is_an_error_and_not_passed_over(npz, empty_machine, tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_wrong_option_values_are_refused_before_any_file_is_looked_for(options, 
 
 
 def test_unknown_names_list_what_there_is():
-    with pytest.raises(UnknownNameError, match=r"did you mean 'cifar10'.*Allowed: cifar10, synthetic"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'cifar10'.*Allowed: cifar10, cifar100, synthetic"):
         load_dataset("cifar")
     with pytest.raises(UnknownNameError, match=r"did you mean 'num_train'.*Allowed: eval_split, num_train, num_test"):
         load_dataset("cifar10", num_trian=5)
@@ -147,7 +147,7 @@ def test_registry_options_are_those_of_the_loader(name):
 def test_import_takes_a_copy_by_its_path_or_its_folder(form, small, request, tmp_path):
     path = request.getfixturevalue(form)
     for source in (path, path.parent):
-        target = import_cifar10(source, tmp_path / "target")
+        target = import_cifar(source, tmp_path / "target")
         assert target == tmp_path / "target" / "cifar10.npz"
         np.testing.assert_array_equal(read_arrays(target).x_train, small.x_train)
         target.unlink()
@@ -155,13 +155,13 @@ def test_import_takes_a_copy_by_its_path_or_its_folder(form, small, request, tmp
 
 def test_import_refuses_what_is_not_there_or_damaged(npz, tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        import_cifar10(tmp_path / "absent.npz", tmp_path / "target")
+        import_cifar(tmp_path / "absent.npz", tmp_path / "target")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no CIFAR-10 in this folder"):
-        import_cifar10(tmp_path / "empty", tmp_path / "target")
+        import_cifar(tmp_path / "empty", tmp_path / "target")
     npz.write_bytes(npz.read_bytes()[:5000])
     with pytest.raises(DataError, match="damaged"):
-        import_cifar10(npz, tmp_path / "target")
+        import_cifar(npz, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
@@ -181,7 +181,7 @@ def test_channel_mean_std_is_numpys(small):
 @pytest.mark.data
 def test_real_cifar10_has_the_documented_figures():
     assert REAL_DATA_DIR, "tests marked `data` need NORMBENCH_DATA_DIR"
-    arrays = read_arrays(find_cifar10(Path(REAL_DATA_DIR)))
+    arrays = read_arrays(find_cifar(Path(REAL_DATA_DIR)))
     assert np.bincount(arrays.y_train).tolist() == [5_000] * 10
     assert np.bincount(arrays.y_test).tolist() == [1_000] * 10
     mean, std = channel_mean_std(arrays.x_train)

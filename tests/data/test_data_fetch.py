@@ -7,13 +7,14 @@ import os
 import socket
 import threading
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 from normbench.data import fetch as fetch_module
-from normbench.data.fetch import TimeLimits, fetch_cifar10
+from normbench.data.fetch import TimeLimits, fetch_cifar
+from normbench.data.official import CIFAR10
 from normbench.errors import ConfigError, DataError, FolderError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -79,7 +80,8 @@ def server():
 def fetch(url, folder, on_progress=lambda progress: None, content=CONTENT, **options):
     limits = TimeLimits(**{"silence_seconds": 5, "pause_seconds": 0, **options})
     md5 = hashlib.md5(content).hexdigest()
-    return fetch_cifar10(url, folder, on_progress, num_bytes=len(content), md5=md5, limits=limits)
+    official = replace(CIFAR10, archive_bytes=len(content), archive_md5=md5)
+    return fetch_cifar(url, folder, on_progress, official=official, limits=limits)
 
 
 def visible(folder):

@@ -15,6 +15,7 @@ import pytest
 
 from normbench.data import formats
 from normbench.data.formats import Arrays, fingerprint, read_arrays, write_npz
+from normbench.data.official import CIFAR10
 from normbench.errors import DataError, FolderError
 
 
@@ -364,12 +365,12 @@ def test_a_member_of_an_archive_that_is_far_too_large_is_not_unpacked(archive, m
 
 
 def trust(archive, monkeypatch):
-    monkeypatch.setattr(formats, "ARCHIVE_BYTES", archive.stat().st_size)
-    monkeypatch.setattr(formats, "ARCHIVE_MD5", formats.file_md5(archive))
+    monkeypatch.setitem(vars(CIFAR10), "archive_bytes", archive.stat().st_size)
+    monkeypatch.setitem(vars(CIFAR10), "archive_md5", formats.file_md5(archive))
 
 
 def test_paths_too_long_for_the_system(tmp_path):
-    from normbench.data.cifar10 import import_cifar10
+    from normbench.data.cifar import import_cifar
 
     with pytest.raises(DataError, match="no such file"):
-        import_cifar10(tmp_path / ("x" * 5000), tmp_path)
+        import_cifar(tmp_path / ("x" * 5000), tmp_path)

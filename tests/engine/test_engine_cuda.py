@@ -13,11 +13,13 @@ from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
 from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.device import Engine, Precision
+from normbench.engine.memory import MemoryMeter
 from normbench.engine.precompile import compile_for
 from normbench.engine.step.fused import FusedStep
 from normbench.engine.step.prepare import prepare, warm_up
 from normbench.engine.trainer import Trainer
-from normbench.norms import NORMS
+from normbench.models.transformer import VisionTransformer
+from normbench.norms import NORMS, make_sequence_norm
 from normbench.runs.events import EpochDone, StepsDone
 
 pytestmark = pytest.mark.gpu
@@ -134,6 +136,25 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     second.load_state_dict(first.state_dict())
     tail = [loss for event in second.run() if isinstance(event, StepsDone) for (loss,) in event.losses]
     np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
+
+
+def test_a_captured_step_outlives_the_meter_of_the_next_run(images: DeviceImages) -> None:
+    """Which gives cuBLAS's work space back, so a graph's matrix products must have theirs in the graph's memory."""
+    config = TrainConfig.model_validate({"epochs": 1, "batch_size": 64})
+    model = VisionTransformer(norm=make_sequence_norm("ln"), d_model=192, depth=1)
+    build = partial(
+        ClassifierTraining, model, images, images, config, seed=3, device="cuda", precision="bf16", engine="graph"
+    )
+    trainer = Trainer(build, "cuda")
+    events = trainer.run()
+    while not isinstance(next(events), StepsDone):
+        pass
+    MemoryMeter("cuda")
+    for _ in range(3):
+        trainer.step.state.rewind()
+        trainer.step(0)
+    torch.cuda.synchronize()
+    assert trainer.step.fallback_reason is None
 
 
 @pytest.mark.parametrize("norm", ["bn", "in", "gn+ws", "bn+sws", "dyt", "frn", "ln2d", "none"])

@@ -116,6 +116,31 @@ def test_gradients_are_read_wherever_they_are(optimizer: str) -> None:
     pair.check()
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("has_gradient", [False, True], ids=["shares alone", "and a gradient of another use"])
+def test_shares_of_a_gradient_are_summed_and_rounded(optimizer: str, has_gradient: bool) -> None:
+    pair = Pair(optimizer)
+    for num_shares in (5, 1, 0):  # of which four are summed at once
+        gradients: dict[str, Tensor | None] = {**pair.draw_gradients()}
+        leaf, others = pair.leaves["convolution"], gradients["convolution"]
+        assert others is not None
+        others.copy_(torch.randint(-9, 10, others.shape))  # whole numbers, as the interpreter truncates to bf16
+        shares = torch.randint(-9, 10, (num_shares, 64, 1, 1, 32)).float()
+        total = shares.double().sum(0).permute(0, 3, 1, 2)
+        leaf.gradient_shares.tensor = shares if num_shares else None
+        if num_shares and not has_gradient:
+            gradients["convolution"] = None
+        launched = {**gradients}
+        if num_shares:
+            gradients["convolution"] = total.bfloat16() if not has_gradient else (total + others.double()).bfloat16()
+        pair.num_steps += 1
+        for name, each in pair.leaves.items():
+            each.grad = launched[name]
+        pair.flat.step()
+        pair.step_torch(gradients)
+    pair.check()
+
+
 def test_gradients_that_the_kernel_cannot_read_are_copied() -> None:
     pair = Pair("adam")
     gradients: dict[str, Tensor | None] = {**pair.draw_gradients()}

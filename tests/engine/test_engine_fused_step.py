@@ -28,7 +28,9 @@ from normbench.engine.step.eager import EagerStep
 from normbench.engine.step.fused import FusedStep, autocast_parameters
 from normbench.engine.step.objective import CrossEntropy
 from normbench.engine.step.state import StepSettings
+from normbench.kernels import conv_plan
 from normbench.layers.conv2d import Conv2d
+from normbench.layers.conv_stack import ConvStack
 from normbench.layers.pooled_linear import PooledLinear
 
 pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
@@ -211,7 +213,33 @@ def test_a_state_put_back_goes_on_as_if_never_stopped(train_images: DeviceImages
     assert first.losses + second.train(1, 1).losses == straight.losses
 
 
-NORMS = {"bn+sws": {}, "ghost_bn": {"norm_batch_size": 4}}  # the second takes no batch of two
+def test_gradients_of_layers_reach_the_optimizer_in_shares(
+    train_images: DeviceImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widen_products(monkeypatch)
+    monkeypatch.setattr(conv_plan, "SHARE_STEPS", 1)
+
+    def net(build: type[nn.Conv2d]) -> nn.Module:
+        torch.manual_seed(3)
+        first, second = nn.Conv2d(3, 16, 3, stride=4, padding=1), build(16, 16, 3, padding=1, bias=False)
+        return nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), nn.Linear(256, 10))
+
+    fused = Run(train_images, net(Conv2d), fused=True, bf16=True, optimizer="sgd").train(0, 1)
+    copy = fused.optimizer._copies[fused.net[2].weight]
+    assert copy.grad is None
+    assert len(copy.gradient_shares.tensor) == 2  # of the last batch, of 8 images
+    plain = Run(train_images, net(nn.Conv2d), fused=False, bf16=True, optimizer="sgd").train(0, 1)
+    assert fused.losses == pytest.approx(plain.losses, rel=5e-3)
+    weights = [run.net[2].weight.detach() for run in (fused, plain)]
+    start = net(nn.Conv2d)[2].weight.detach()
+    assert (weights[0] - weights[1]).norm() < 0.05 * (weights[1] - start).norm()
+
+
+NORMS: dict[str, dict[str, int]] = {
+    "none": {},
+    "bn+sws": {},
+    "ghost_bn": {"norm_batch_size": 4},
+}  # takes no two
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -233,15 +261,22 @@ def test_all_that_steps_launch_is_compiled_ahead(
     monkeypatch.setattr(InterpretedFunction, "run", record)
     factory = make_norm(norm, **NORMS[norm])
     net = nn.Sequential(
-        factory.conv2d(3, 8, 3, padding=1, bias=False), factory.norm_act(8), nn.Conv2d(8, 12, 3, stride=4),
-        factory.norm_act(12), PooledLinear(12, 10),
+        ConvStack(
+            factory.conv2d(3, 16, 3, padding=1, bias=False), factory.norm_act(16),
+            factory.conv2d(16, 32, 3, stride=2, padding=1, bias=False), factory.norm_act(32),
+            nn.Conv2d(32, 12, 3, stride=4), factory.norm_act(12),
+        ),
+        PooledLinear(12, 10),
     )  # fmt: skip
+    widen_products(monkeypatch)
     fused = Run(train_images, net, fused=True, bf16=True)
     compile_for([fused.step], max_workers=1)
     assert not seen[False]
     for size in (BATCH, BATCH // 2):
         fused.step.run(size)
-    assert {kernel for kernel, *_ in seen[False]} >= {"assemble", "cross_entropy", "update_adam", "weight_gradient"}
+    assert {kernel for kernel, *_ in seen[False]} >= {
+        "assemble", "cross_entropy", "update_adam", "forward", "backward", "weight_gradient",
+    }  # fmt: skip
     assert seen[False] <= seen[True]
 
 

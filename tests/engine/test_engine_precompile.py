@@ -27,16 +27,16 @@ def num_launches(model: nn.Module, images: torch.Tensor, dtype: torch.dtype | No
 def test_every_layer_with_a_kernel_has_launches_and_equal_ones_share_them() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 12, 3), make_norm("bn").norm_act(12), nn.Conv2d(12, 12, 3), make_norm("frn").norm_act(12),
-        make_norm("ghost_bn", norm_batch_size=2).norm_act(12),
+        make_norm("ghost_bn", norm_batch_size=2).norm_act(12), make_norm("custom_bn").norm_act(12),
     )  # fmt: skip
     images = torch.zeros(2, 3, 8, 8)
-    assert num_launches(model, images) == 2
+    assert num_launches(model, images) == 3
     twice = nn.Sequential(*(make_norm("gn").norm_act(12) for _ in range(2)))
     assert num_launches(twice, torch.zeros(2, 12, 4, 4)) == 1
     images = images.contiguous(memory_format=torch.channels_last)
     stem = make_norm("bn").conv2d(3, 3, 3, padding=1)
     # Of both convolutions one: the input of the second has a gradient.
-    assert num_launches(nn.Sequential(stem, stem, *model), images, torch.bfloat16) == 3
+    assert num_launches(nn.Sequential(stem, stem, *model), images, torch.bfloat16) == 4
     assert num_launches(nn.Sequential(stem, PooledLinear(3, 10)), images, torch.bfloat16) == 2
     assert num_launches(nn.Sequential(stem, PooledLinear(3, 10)), images) == 0  # those two need 16 bits
 

@@ -29,6 +29,7 @@ def test_operations_that_torch_warns_of_are_named_and_other_warnings_are_shown()
         with nondeterministic_operations() as found:
             for text in texts:
                 warnings.warn(text, stacklevel=1)
+        warnings.warn(texts[0], stacklevel=1)  # the step again, after it was prepared
     assert [str(warning.message) for warning in shown] == ["something else"]
     assert found == ["cumsum_cuda_kernel", "put_"]
 
@@ -55,9 +56,10 @@ def test_torch_still_words_the_warning_so() -> None:
     ],
 )
 def test_what_a_run_promises(changes, nondeterministic: list[str], expected: str) -> None:
-    assert promise(replace(SETTINGS, **changes), nondeterministic) == expected
+    assert promise(replace(SETTINGS, **changes), nondeterministic, reproducible=True) == expected
+    assert promise(replace(SETTINGS, **changes), [], reproducible=False) == "no: train.reproducible is false"
 
 
 def test_amd_gpus_make_no_promise(monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "hip", "6.0")  # a faked device
-    assert promise(SETTINGS, []).startswith("no: ")
+    assert promise(SETTINGS, [], reproducible=True).startswith("no: ")

@@ -110,6 +110,28 @@ def test_weights_and_gradients_match_the_formula(
 
 @DEVICES
 @METHODS
+def test_shares_of_a_gradient_are_summed(method: str, device: str) -> None:
+    """As a convolution's kernel leaves them, in a multiple of 16 elements a filter."""
+    layers = nn.ModuleDict({"convolution": make_norm(f"gn+{method}").conv2d(16, 5, 3)})
+    layers = layers.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    (weights,) = standardized_weights(layers, torch.bfloat16)
+    (leaf,) = weights.leaves.values()
+    shares = torch.randn(6, 5, 3, 3, 16, device=device)
+    results = []
+    for summed in (False, True):
+        weights.compute()
+        if summed:
+            leaf.grad = torch.empty_like(leaf).copy_(shares.sum(0).permute(0, 3, 1, 2))
+        else:
+            leaf.gradient_shares.add(shares)
+        weights.backward()
+        results.append(layers["convolution"].weight.grad.clone())
+    assert (results[0] - results[1]).norm() < 1e-2 * results[1].norm()  # the sum is rounded to bf16
+    assert results[0].any()
+
+
+@DEVICES
+@METHODS
 def test_they_are_the_same_in_every_run(method: str, device: str) -> None:
     results = []
     for _ in range(2):

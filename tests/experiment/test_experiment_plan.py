@@ -1,5 +1,7 @@
 """From a config to runs: order, identity, and all that is refused before any training."""
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -133,7 +135,7 @@ BASE = {
 OTHER_TRAIN = {
     "epochs": 6, "batch_size": 65, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.1,
     "schedule": "cosine", "warmup_fraction": 0.1, "label_smoothing": 0.1, "augment": "crop_flip", "precision": "bf16",
-    "engine": "compile",
+    "engine": "compile", "reproducible": False,
 }  # fmt: skip
 CHANGES = [
     {"norm": {"name": "bn"}},
@@ -157,6 +159,18 @@ def test_the_changes_below_cover_every_training_setting() -> None:
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_whatever_decides_the_outcome_changes_the_id(change: dict) -> None:
     assert RunConfig.model_validate({**BASE, **change}).run_id != RunConfig.model_validate(BASE).run_id
+
+
+def test_the_id_of_a_run_from_before_bits_could_be_given_up_stays() -> None:
+    """The id that such a run had: a hash of its config, which had no `reproducible`."""
+    config = RunConfig.model_validate(BASE)
+    content = config.model_dump(mode="json", exclude={"task", "probe"})
+    del content["norm"]["label"], content["norm"]["train"], content["train"]["reproducible"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    assert config.run_id == f"gn-norm_resnet-bs64-s0-{digest}"
+    assert "reproducible" not in config.timing_fields["train"]
+    other = RunConfig.model_validate({**BASE, "train": {**BASE["train"], "reproducible": False}})
+    assert other.timing_fields["train"]["reproducible"] is False
 
 
 def test_a_label_does_not_change_the_id() -> None:

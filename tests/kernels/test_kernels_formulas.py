@@ -248,6 +248,25 @@ def test_batch_statistics_have_many_programs(backward: bool) -> None:
     assert few_rows.blocks == 32
 
 
+def test_many_programs_read_twice_what_the_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 bits and backward alone; the result is that of other tiles."""
+
+    def tile(samples: int, **how: Any) -> tiling.GroupTiling:
+        return tiling.tile_groups(samples, 256, 128, 32, across_samples=False, **{"backward": True, **how})
+
+    cached = tile(1024)
+    assert (cached.one_tile, cached.stages, cached.block_c, cached.block_r) == (False, 1, 64, 64)
+    assert (tile(1024, terms=3).block_r, tile(1024, terms=3).num_warps) == (32, cached.num_warps)
+    for other in (tile(64), tile(1024, element_bytes=4), tile(1024, backward=False)):
+        assert other.one_tile
+    monkeypatch.setattr(tiling, "CACHED_PROGRAMS", 1)
+    monkeypatch.setattr(tiling, "LOOP_TILE", 512)
+    x, parameters, grad = random_case((2, 64, 5, 5), torch.bfloat16)
+    spec = NormActSpec(scope="sample", groups=16)
+    assert tiling.tile_groups(2, 25, 64, 16, across_samples=False, backward=True).stages == 1
+    assert_matches_formula(x, spec, parameters, grad)
+
+
 def test_a_tile_has_warps_by_its_elements() -> None:
     assert [tiling.num_warps(32 * tiling.THREAD_ELEMENTS * count) for count in (1, 4, 2 * tiling.MAX_WARPS)] == [
         1,

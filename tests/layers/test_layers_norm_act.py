@@ -14,7 +14,8 @@ from normbench.layers.norm_act import FusedNormAct, describe_paths, norm_paths
 from normbench.norms import NORMS, make_norm
 
 FUSED = ("bn", "bn_nostats", "ln", "in", "gn", "group_rms", "ln2d", "pono", "rms2d")
-FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2")
+FUSED_BY_MOMENTS = ("ghost_bn", "brn", "sn", "bin", "ibn", "bcn")
+FUSED_WITH_ACTIVATION = ("frn", "evonorm_s0", "evonorm_s1", "evonorm_s2", "evonorm_b0")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def images(requires_grad: bool = True) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last).requires_grad_(requires_grad)
 
 
-@pytest.mark.parametrize("name", FUSED + FUSED_WITH_ACTIVATION)
+@pytest.mark.parametrize("name", FUSED + FUSED_BY_MOMENTS + FUSED_WITH_ACTIVATION)
 def test_kernel_and_layers_agree(name: str) -> None:
     fused = build(name)
     native = nn.Sequential(*copy.deepcopy(fused))
@@ -64,12 +65,39 @@ def test_batch_norm_evaluates_with_its_running_statistics() -> None:
     assert fused.path == "native: no fused gradient through running statistics"
 
 
+def test_the_catalog_says_which_norms_have_a_kernel() -> None:
+    for name, norm in NORMS.items():
+        if norm.kind != "none":
+            assert isinstance(make_norm(name).norm_act(12, size=4), FusedNormAct) is norm.has_kernel, name
+
+
+def test_frozen_batch_norm_has_a_gradient_through_its_statistics() -> None:
+    fused = build("frozen_bn")
+    native = nn.Sequential(*copy.deepcopy(fused))
+    for x in (images(), images().to(torch.bfloat16)):
+        y, expected = fused(x), native(x.float())
+        assert fused.path == "fused"
+        torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
+        (actual,), (wanted,) = (torch.autograd.grad(out.float().square().sum(), x) for out in (y, expected))
+        torch.testing.assert_close(actual, wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["sn", "bin", "evonorm_b0"])
+def test_mixtures_with_running_statistics_leave_gradients_to_the_layers(name: str) -> None:
+    fused = build(name).eval()
+    fused(images())
+    assert fused.path == "native: no fused gradient through running statistics"
+    with torch.no_grad():
+        fused(images(False))
+    assert fused.path == "fused"
+
+
 def test_keys_are_those_of_a_sequential() -> None:
     layer = make_norm("bn")(4)
     assert FusedNormAct(layer, nn.ReLU()).state_dict().keys() == nn.Sequential(layer, nn.ReLU()).state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["ghost_bn", "evonorm_b0", "none"])
+@pytest.mark.parametrize("name", ["custom_bn", "none"])
 def test_norms_without_a_kernel_run_as_they_are(name: str) -> None:
     fused = build(name)
     expected = nn.Sequential(*copy.deepcopy(fused))(images())

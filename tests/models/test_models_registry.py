@@ -14,6 +14,7 @@ from normbench.norms import NORMS, WEIGHTS, make_norm
 IMAGE_MODELS = [
     name for name, model in MODELS.items() if model.norm_family == "image" and model.task == "classification"
 ]
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name == "wrn28_10" else name for name in IMAGE_MODELS]
 ALL_NORMS = [*NORMS, *(f"{base}+{weight}" for weight in WEIGHTS for base in ("bn", "gn"))]
 NORM_ACTS = [name for name, norm in NORMS.items() if norm.replaces_activation]
 
@@ -28,7 +29,7 @@ def test_every_model_is_covered() -> None:
 
 
 @pytest.mark.parametrize("norm", ALL_NORMS)
-@pytest.mark.parametrize("model", IMAGE_MODELS)
+@pytest.mark.parametrize("model", CASES)
 def test_every_model_takes_every_norm(model: str, norm: str) -> None:
     with torch.device("meta"):
         network = build_model(model, norm=make_norm(norm))
@@ -78,7 +79,7 @@ def test_norms_with_their_own_activation_leave_no_relu_behind_them(norm: str, mo
     assert sum(isinstance(module, nn.ReLU) for module in network.modules()) == num_relus
 
 
-@pytest.mark.parametrize("model", IMAGE_MODELS)
+@pytest.mark.parametrize("model", CASES)
 def test_same_seed_gives_all_norms_the_same_convolution_weights(model: str) -> None:
     def conv_weights(norm: str) -> list[torch.Tensor]:
         torch.manual_seed(3)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from normbench.report.formats import (
     to_json,
     to_latex,
     to_markdown,
+    to_narrow_latex,
     to_text,
     to_tsv,
 )
@@ -98,6 +100,17 @@ def test_latex_is_booktabs_escaped_and_bold_only_where_resolved(tables: tuple[Ta
     num_columns = latex.split(r"\begin{tabular}{")[1].split("}")[0]
     assert {line.replace(r"\&", "").count("&") + 1 for line in body} == {len(num_columns)}
     assert latex.isascii()
+    caption = re.search(r"\\caption\{(.*)\}\n", latex)[1]
+    assert len(caption) < 160, "two lines"
+    assert r"\label{tab:normbench}" in latex
+
+
+def test_the_narrow_latex_table_has_the_result_its_difference_and_the_time(tables: tuple[Table, ...]) -> None:
+    latex = to_narrow_latex(tables)
+    assert r"\begin{table}" in latex
+    assert r"\begin{tabular}{lrrr}" in latex
+    wide, narrow = (text.split(r"\midrule")[1].splitlines()[1].split(" & ") for text in (to_latex(tables), latex))
+    assert narrow[:3] == wide[:3]
 
 
 def test_every_format_takes_an_experiment_in_which_nothing_completed(

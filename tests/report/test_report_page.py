@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from normbench.report import write_report, write_report_of
 from normbench.report.answers import answers
 from normbench.report.captions import FIRST_RUN_MEMORY, FRESH_SEEDS
 from normbench.report.columns import format_verdict
@@ -180,3 +181,24 @@ def test_runs_of_a_grid_that_never_began_are_counted(tmp_path: Path, new_run: Ne
         new_run(tmp_path, norm, 0, train={"batch_size": 16}, steps_per_epoch=20)
     (part,) = Report(read_experiment(tmp_path)).parts
     assert part.unfinished == "10 of 12 runs have no result: 10 not started."
+
+
+def test_every_run_has_its_own_result_and_a_link_to_its_folder(tmp_path: Path, new_run: NewRun, new_settings) -> None:
+    folders = [
+        new_run(
+            tmp_path, "bn", seed, accuracy=0.7 + 0.01 * seed, environment={"argv": ["normbench", "compare", "x y.yaml"]}
+        )
+        for seed in (0, 2)
+    ]
+    folders.append(new_run(tmp_path, "gn", 2, state="failed", reason="disk full"))
+    new_settings(tmp_path, ["bn", "gn"], [0, 2])
+    paths = {path.name: path for path in write_report(tmp_path)}
+    html = paths["report.html"].read_text()
+    for folder, text in zip(folders, ("70.00", "72.00", "failed"), strict=True):
+        (href,) = re.findall(rf'<a href="([^"]+)">{text}</a>', html)
+        assert (paths["report.html"].parent / href).resolve() == folder.resolve()
+    assert "normbench compare &#39;x y.yaml&#39;" in html
+    config = re.search(r"<pre>(norms:.*?)</pre>", html, re.DOTALL)[1]
+    assert yaml.safe_load(config)["seeds"] == [0, 2]
+    elsewhere = write_report_of(Report(read_experiment(tmp_path)), tmp_path / "elsewhere")
+    assert "<a href" not in elsewhere[0].read_text(), "links would lead nowhere"

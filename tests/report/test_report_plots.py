@@ -9,10 +9,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from normbench.report.curves import accuracy_curves, finite_part, loss_curves, smooth, smoothing_window, thin_out
-from normbench.report.figure_style import Panel, figure_bytes, panels, save_figure
+from normbench.report.figure_style import Panel, figure_bytes, panels, save_figure, spread
 from normbench.report.grouping import sections
 from normbench.report.palette import COLORS, STYLES, style, styles
+from normbench.report.ranking import FAMILIES, family, ranking
 from normbench.runs.records import read_experiment
+from normbench.tasks.classification import TEST_ACCURACY
 
 NewRun = Callable[..., Path]
 
@@ -146,7 +148,15 @@ def test_thirty_norms_and_nothing_at_all_can_be_drawn(
         for seed in range(2):
             new_run(tmp_path / "many", norm, seed, steps_per_epoch=10)
     new_run(tmp_path / "none", "bn", 0, state="running", epochs_done=0)
-    assert len(legend_texts(draw(panels_of(tmp_path / "many")))) == 30
+    new_run(tmp_path / "many", "derf", 7, state="diverged", diverge_at=12, steps_per_epoch=10)
+    many = draw(panels_of(tmp_path / "many"))
+    titles = [axes.get_title() for axes in many.axes]
+    assert len(titles) == 30, "each norm has axes of its own"
+    assert sorted(title.partition(",")[0] for title in titles) == sorted(list(STYLES)[:30])
+    assert "derf, n=2, 1 diverged" in titles
+    assert "gray: the other norms" in many.get_suptitle()
+    assert "cross: diverged there" in many.get_suptitle()
+    assert len({axes.get_ylim() for axes in many.axes}) == 1
     figure = draw(panels_of(tmp_path / "none"))
     assert [text.get_text() for text in figure.axes[0].texts] == ["nothing recorded"]
     assert figure_bytes(draw([]), "png")
@@ -170,3 +180,52 @@ def test_no_global_state_is_touched(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "bn", 0, steps_per_epoch=10)
     figure_bytes(loss_curves(panels_of(tmp_path)), "png")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_say_what_was_trained(tmp_path: Path, new_run: NewRun) -> None:
+    for seed in range(2):
+        new_run(tmp_path, "bn", seed, steps_per_epoch=10, dataset="synthetic", train={"batch_size": 16})
+    figure = accuracy_curves(panels_of(tmp_path))
+    expected = "synthetic images, not CIFAR-10, norm_resnet, 5 epochs at batch size 16, n = 2 seeds"
+    assert figure.get_suptitle() == expected
+
+
+def test_a_line_ends_in_its_norm_and_its_result(tmp_path: Path, new_run: NewRun) -> None:
+    for norm, accuracy in (("bn", 0.9421), ("gn", 0.9420), ("ln", 0.9257)):
+        new_run(tmp_path, norm, 0, accuracy=accuracy, steps_per_epoch=10)
+    axes = accuracy_curves(panels_of(tmp_path)).axes[0]
+    texts = sorted(axes.texts, key=lambda text: -text.get_position()[1])
+    assert [text.get_text() for text in texts] == ["bn 94.21", "gn 94.20", "ln 92.57"]
+    places = [text.get_position()[1] for text in texts]
+    assert places[0] - places[1] > 0.03, "they do not write over each other"
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([], []),
+        ([0.2, 0.9], [0.2, 0.9]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.5, 0.52, 0.9], [0.46, 0.56, 0.9]),
+        ([0.5, 0.5, 0.58], [0.4267, 0.5267, 0.6267]),
+    ],
+)
+def test_labels_that_would_touch_are_spread_around_their_mean(places: list[float], expected: list[float]) -> None:
+    assert spread(places, 0.1) == pytest.approx(expected, abs=1e-4)
+
+
+def test_norms_are_ranked_by_their_mean_with_their_family(tmp_path: Path, new_run: NewRun) -> None:
+    for norm, accuracy in (("gn", 0.7), ("bn", 0.9), ("dyt", 0.8), ("my_norm", 0.5)):
+        for seed in range(3):
+            new_run(tmp_path, norm, seed, accuracy=accuracy + 0.001 * seed, steps_per_epoch=10)
+    new_run(tmp_path, "frn", 0, state="diverged", diverge_at=5, steps_per_epoch=10)
+    figure = ranking(panels_of(tmp_path), TEST_ACCURACY)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["bn", "dyt", "gn", "my_norm", "frn (1 diverged)"]
+    assert axes.yaxis_inverted(), "the best stands at the top"
+    means = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert means == pytest.approx([90.1, 80.1, 70.1, 50.1])
+    markers = [container.lines[0].get_marker() for container in axes.containers]
+    assert markers == [FAMILIES[family(norm)][1] for norm in ("bn", "dyt", "gn", "my_norm")]
+    families = [family(norm) for norm in ("bn+ws", "dyt", "gn", "my_norm")]
+    assert families == list(dict.fromkeys(families)), "four families"

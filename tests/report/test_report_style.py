@@ -194,7 +194,7 @@ def test_every_format_has_a_column_a_measure(experiment: Path) -> None:
 def test_the_page_stands_alone_and_says_what_the_markdown_says(experiment: Path) -> None:
     paths = write_report(experiment)
     assert {path.name for path in paths} == {
-        *("report.html", "report.md", "table.csv", "table.md", "table.tex", "table.json"),
+        *("report.html", "report.md", "table.csv", "table.md", "table.tex", "table_narrow.tex", "table.json"),
         *(f"style_{name}.{kind}" for name in ("losses", "contrast", "pictures") for kind in ("png", "pdf")),
     }
     assert all(path.stat().st_size > 500 for path in paths)

@@ -4,17 +4,28 @@
 tries some thousands, from a fresh seed each time, which a failure names.
 """
 
+import json
 import os
 import random
+import shutil
 import struct
+import warnings
 import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
+from damaged_records import TEXTS, change_structure, flip_bits, record
 from torture_limits import cpu_seconds_limited, memory_limited
-from zipped_bundle import FILES, complete, write_zip
+from zipped_bundle import FILES, changed, complete, contents, write_zip
 
-from normbench.errors import RunError
+from normbench.bundle.description import Credit
+from normbench.bundle.merge import merge
+from normbench.bundle.verify import verify
+from normbench.bundle.write import write_bundle
+from normbench.errors import NormBenchError, RunError
 from normbench.report.recorded_runs import load_experiments
 from normbench.runs.bundle_file import open_bundle
 
@@ -83,6 +94,68 @@ def damage_many(folder: Path, first: int, count: int) -> int:
     )
     assert os.listdir(folder) == ["good.nbz"]
     return refused
+
+
+# --- records whose checksums are right -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle of two norms with two seeds each; its tables, which take long to draw, are none."""
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: {"table.json": "{}", "report.html": ""})
+    record(tmp_path / "recorded")
+    write_bundle(tmp_path / "recorded" / "tiny", tmp_path / "good.nbz", Credit())
+    return tmp_path / "good.nbz"
+
+
+def worsen(files: Mapping[str, bytes], draw: random.Random) -> dict[str, bytes | None]:
+    """Return one file of a bundle as nobody would have written it."""
+    name = draw.choice([name for name in files if not name.endswith("ro-crate-metadata.json")])
+    how = draw.choice(["structure", "structure", "structure", "text", "flip", "gone", "swap", "name"])
+    if how == "structure" and name.endswith((".yaml", ".json", ".jsonl", ".csv")):
+        with suppress(yaml.YAMLError):  # which cannot write every text
+            return {name: change_structure(draw, name, files[name])}
+    if how == "gone":
+        return {name: None}
+    if how == "swap":
+        return {name: files[draw.choice(list(files))]}
+    if how == "name":
+        return {name: None, f"{name}{draw.choice(['.py', 'x', '/status.json'])}": files[name]}
+    return {name: flip_bits(draw, files[name]) if how == "flip" else draw.choice(TEXTS)}
+
+
+def worsen_many(packed: Path, first: int, count: int) -> int:
+    files, num_verified = contents(packed), 0
+    for number in range(first, first + count):
+        path = packed.with_name(f"worse{number}.nbz")
+        with suppress(KeyError, ValueError, RecursionError):  # no checksums can be made of it: then the old ones stay
+            changed(packed, path, worsen(files, random.Random(number)), with_sums=True)
+        if not path.exists():
+            changed(packed, path, worsen(files, random.Random(number)), with_sums=False)
+        with cpu_seconds_limited(10), memory_limited(2 * MEMORY_BYTES), warnings.catch_warnings():
+            found = verify(path)
+            text = json.dumps(found.as_json())
+            assert len(text) < 100_000, number
+            num_verified += all(check.passed for check in found.checks if check.name != "tables")
+            with suppress(NormBenchError):
+                merge([path], packed.with_name(f"merged{number}"))
+        path.unlink()
+        shutil.rmtree(packed.with_name(f"merged{number}"), ignore_errors=True)
+    return num_verified
+
+
+def test_whatever_records_say_verifying_ends(packed: Path) -> None:
+    assert worsen_many(packed, 0, 12) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(86_400)
+def test_whatever_many_records_say_verifying_ends(packed: Path) -> None:
+    worsen_many(packed, random.SystemRandom().randrange(10**9), max(1, NUM_SLOW // 10))
+
+
+# --- bytes ---------------------------------------------------------------------------------------------------------
 
 
 def test_damaged_bundles(tmp_path: Path) -> None:

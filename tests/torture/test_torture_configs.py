@@ -17,12 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torture_limits import TookTooLong, cpu_seconds_limited, memory_limited
 
+from normbench.config.bounds import MAX_RUNS
 from normbench.config.built_in import built_in_configs
 from normbench.config.load import load_config
 from normbench.errors import ConfigError
 from normbench.experiment.plan import draft_runs
 
 MAX_CPU_SECONDS = 2.0
+MAX_CPU_SECONDS_PER_RUN = 1e-4
+"""More, for each run that a valid config asks for: up to 100,000."""
 MAX_MESSAGE_BYTES = 2048
 MEMORY_BYTES = 1 << 30
 NUM_SLOW = int(os.environ.get("NORMBENCH_TORTURE", "4000"))
@@ -75,9 +78,10 @@ def little_memory() -> Iterator[None]:
 def failure(file: Path, text: str, assignments: list[str]) -> str | None:
     """Return what is wrong with how these are treated, or None."""
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    began, num_runs = time.process_time(), 0
     try:
-        with cpu_seconds_limited(MAX_CPU_SECONDS):
-            draft_runs(load_config(file, settings=assignments))
+        with cpu_seconds_limited(MAX_CPU_SECONDS + MAX_RUNS * MAX_CPU_SECONDS_PER_RUN):
+            num_runs = len(draft_runs(load_config(file, settings=assignments)))
     except ConfigError as error:
         message = str(error)
         size = len(message.encode("utf-8", "surrogatepass"))
@@ -87,10 +91,12 @@ def failure(file: Path, text: str, assignments: list[str]) -> str | None:
             character for character in message if character != "\n" and category(character) in ("Cc", "Cs", "Zl", "Zp")
         }:
             return f"control characters in a message: {unseen}"
-        return None if message.strip() else "an empty message"
+        if not message.strip():
+            return "an empty message"
     except (TookTooLong, Exception) as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
-    return None
+    seconds = time.process_time() - began
+    return f"{seconds:.1f} s" if seconds > MAX_CPU_SECONDS + num_runs * MAX_CPU_SECONDS_PER_RUN else None
 
 
 def mutated(choose: random.Random) -> tuple[str, list[str]]:

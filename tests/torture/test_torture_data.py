@@ -19,6 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ import pytest
 from torchvision.datasets import CIFAR10
 from torture_limits import TookTooLong, cpu_seconds_limited, memory_limited
 
-from normbench.data import formats
-from normbench.data.fetch import TimeLimits, fetch_cifar10
+from normbench.data import formats, official
+from normbench.data.fetch import TimeLimits, fetch_cifar
 from normbench.data.formats import Arrays, read_arrays
 from normbench.errors import ConfigError, DataError
 
@@ -38,7 +39,7 @@ MEMORY_BYTES = 1 << 28
 
 NUM_TRAIN, NUM_TEST = 20, 10
 CONTENT = random.Random(0).randbytes(5_000)
-MD5 = hashlib.md5(CONTENT).hexdigest()
+OFFICIAL = replace(official.CIFAR10, archive_bytes=len(CONTENT), archive_md5=hashlib.md5(CONTENT).hexdigest())
 LIMITS = TimeLimits(
     silence_seconds=0.2, window_seconds=0.4, bytes_per_second=5_000, total_seconds=1.0, pause_seconds=0.001
 )
@@ -257,8 +258,8 @@ def check_archives(folder: Path, small: Arrays, monkeypatch: pytest.MonkeyPatch,
     for number in range(count):
         choose = random.Random(seed * 1_000_000 + number)
         path.write_bytes(damaged_archive(choose, files))
-        monkeypatch.setattr(formats, "ARCHIVE_BYTES", path.stat().st_size)
-        monkeypatch.setattr(formats, "ARCHIVE_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+        monkeypatch.setitem(vars(official.CIFAR10), "archive_bytes", path.stat().st_size)
+        monkeypatch.setitem(vars(official.CIFAR10), "archive_md5", hashlib.md5(path.read_bytes()).hexdigest())
         if wrong := wrong_with(path, small):
             found.setdefault(wrong, seed * 1_000_000 + number)
     assert not found
@@ -426,7 +427,7 @@ def wrong_with_server(url: str, folder: Path) -> str | None:
     """Return what is wrong with how a server is treated, or None."""
     began = time.monotonic()
     try:
-        path = fetch_cifar10(url, folder, lambda _: None, num_bytes=len(CONTENT), md5=MD5, limits=LIMITS)
+        path = fetch_cifar(url, folder, lambda _: None, official=OFFICIAL, limits=LIMITS)
         if path.read_bytes() != CONTENT:
             return "wrong content was taken for the archive"
         path.unlink()
@@ -536,7 +537,7 @@ def check_addresses(folder: Path, seed: int, count: int) -> None:
             url[at : at + choose.randrange(3)] = choose.choice(pieces)
         text = "".join(url)
         try:
-            fetch_cifar10(text, folder, lambda _: None, num_bytes=len(CONTENT), md5=MD5, limits=LIMITS)
+            fetch_cifar(text, folder, lambda _: None, official=OFFICIAL, limits=LIMITS)
             found["taken for the archive"] = text
         except (ConfigError, DataError) as error:
             if "@localhost" in text and "hunter2" in str(error):

@@ -16,15 +16,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from command import num_epochs, start, wait_for, worker_pids
+from forked_program import ForkedProgram, import_all
+from recorded_results import results
 
-from normbench.runs.atomic import PARTIAL_FILES
-from normbench.runs.records import read_run, read_status
+from normbench.runs.records import read_status
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"
@@ -32,9 +34,6 @@ pytestmark = pytest.mark.skipif(
 
 SEED = int(os.environ.get("NORMBENCH_TORTURE_SEED", random.randrange(10**6)))
 KILLS = max(1, int(os.environ.get("NORMBENCH_TORTURE", 100_000)) // 100)
-MAX_SECONDS = 8.0
-"""Between starting a program and killing it; importing torch takes two or three of them."""
-
 DATA = "dataset: {name: synthetic, options: {num_train: 96, num_test: 32}}\ndevice: cpu\n"
 TRAIN = ["train", "--config", "train.yaml"]
 COMPARE = ["compare", "compare.yaml"]
@@ -47,67 +46,55 @@ CONFIGS = {
     "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 32\nimage_size: 32\nstyle_size: 32\n"
     "features: FEATURES\ndevice: cpu\ntrain: {steps: 60, batch_size: 4}",
 }
-TIMES = ("seconds", "memory", "images_per_second")
 
 
-def finish(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    with start(folder, *arguments) as process:
-        out, err = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+def finish(begin: Callable[..., Any], folder: Path, arguments: list[str]) -> str:
+    """Run a command to its good end, and return what it says."""
+    with begin(folder, *arguments) as process:
+        err = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, f"seed {SEED}: {err}"
+    assert "Traceback" not in err
+    return err
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], Path]:
-    """The folder in which a command ran to its end without a disturbance, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done: set[str] = set()
+class Undisturbed(NamedTuple):
+    """A command that ran to its end without a disturbance: in which folder, and how long that took."""
 
-    def run(arguments: list[str]) -> Path:
-        if not done:
-            for name, text in CONFIGS.items():
-                (folder / name).write_text(text)
-        if arguments == STYLE and arguments[0] not in done:
-            assert finish(folder, ["train", "--config", "features.yaml", "--keep-checkpoint"]).returncode == 0
+    folder: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Undisturbed]:
+    """Run a command to its end when it is first asked for."""
+
+    @cache
+    def run(begin: Callable[..., Any], *arguments: str) -> Undisturbed:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        for name, text in CONFIGS.items():
+            (folder / name).write_text(text)
+        if arguments == (*STYLE,):
+            finish(begin, folder, ["train", "--config", "features.yaml", "--keep-checkpoint"])
             (features,) = (folder / "runs" / "f").glob("bn-*")
-            text = CONFIGS["style.yaml"].replace("FEATURES", str(features))
-            (folder / "style.yaml").write_text(text)
-        if arguments[0] not in done:
-            result = finish(folder, arguments)
-            assert result.returncode == 0, result.stderr
-            done.add(arguments[0])
-        return folder
+            (folder / "style.yaml").write_text(CONFIGS["style.yaml"].replace("FEATURES", str(features)))
+        began = time.monotonic()
+        finish(begin, folder, [*arguments])
+        return Undisturbed(folder, time.monotonic() - began)
 
-    return run
+    return lambda begin, arguments: run(begin, *arguments)
 
 
-def results(folder: Path) -> dict[str, Any]:
-    """All that was recorded of the runs in an experiment's folder, but for times, memory and processes."""
-    found: dict[str, Any] = {}
-    for run in sorted(path.parent for path in folder.glob("*/status.json")):
-        files: dict[str, Any] = {"steps": (run / "steps.csv").read_text()}
-        rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
-        files["rows"] = [_without_times(json.loads(row)) for row in rows]
-        files["summary"] = _without_times(json.loads((run / "summary.json").read_text()))
-        files["config"] = (run / "config.yaml").read_text()
-        files["names"] = sorted(path.name for path in run.iterdir() if not path.match(PARTIAL_FILES))
-        if (run / "model.pt").exists():
-            model = torch.load(run / "model.pt", weights_only=True)["model"]
-            files["model"] = {name: tensor.numpy().tobytes() for name, tensor in model.items()}
-        assert read_run(run).is_completed
-        found[run.name] = files
-    return found
+def kill_until_done(
+    begin: Callable[..., Any], folder: Path, arguments: list[str], draw: random.Random, max_kills: int, seconds: float
+) -> Counter[str]:
+    """Start the command again and again, and within `seconds` kill it, its worker or both, until it ends.
 
-
-def _without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if not any(word in key for word in TIMES)}
-
-
-def kill_until_done(folder: Path, arguments: list[str], draw: random.Random, max_kills: int) -> Counter[str]:
-    """Start the command again and again, killing it, its worker or both, until it ends; return how often what was."""
+    Returns how often which was killed, and how often a checkpoint was there then.
+    """
     kills: Counter[str] = Counter()
-    while kills.total() < max_kills:
-        with start(folder, *arguments) as process:
-            moment = time.monotonic() + draw.uniform(0.0, MAX_SECONDS)
+    for _ in range(max_kills):
+        with begin(folder, *arguments) as process:
+            moment = time.monotonic() + draw.uniform(0.0, seconds)
             victim = draw.choice(["group", "parent", "worker"])
             while process.poll() is None and time.monotonic() < moment:
                 time.sleep(0.02)
@@ -115,13 +102,14 @@ def kill_until_done(folder: Path, arguments: list[str], draw: random.Random, max
             if not workers and victim == "worker":
                 victim = "parent"
             if process.poll() is not None:
-                err = process.communicate()[1]
+                err = process.communicate(timeout=200)[1]
                 if process.returncode == 0:
                     return kills
                 assert process.returncode == 1, err  # its worker was killed before
                 assert "Traceback" not in err
                 continue
-            kills[f"{arguments[0]} {victim}"] += 1
+            kills[victim] += 1
+            kills["with a checkpoint"] += any(folder.glob("runs/*/*/checkpoint.pt"))
             if victim == "worker":
                 for pid in workers:
                     _kill(pid)
@@ -153,25 +141,22 @@ def is_running(pid: int) -> bool:
 
 
 def check_killed(
-    folder: Path, undisturbed: Path, arguments: list[str], draw: random.Random, max_kills: int
+    begin: Callable[..., Any], folder: Path, calm: Undisturbed, arguments: list[str], draw: random.Random, kills: int
 ) -> Counter[str]:
+    """Kill a command in `folder` so often, until it ends, and compare what it recorded with an undisturbed one's."""
     for name in CONFIGS:
-        if (undisturbed / name).exists():
-            (folder / name).write_text((undisturbed / name).read_text())
+        (folder / name).write_text((calm.folder / name).read_text())
     name = {"train": "t", "compare": "c", "stylize": "s"}[arguments[0]]
-    kills = kill_until_done(folder, arguments, draw, max_kills)
-    end = finish(folder, arguments)
-    assert end.returncode == 0, f"seed {SEED}: {end.stderr}"
-    assert "Traceback" not in end.stderr
-    assert "cannot be used" not in end.stderr  # every checkpoint that a kill leaves is whole
-    assert results(folder / "runs" / name) == results(undisturbed / "runs" / name), f"seed {SEED}"
-    return kills
+    killed = kill_until_done(begin, folder, arguments, draw, kills, calm.seconds)
+    assert "cannot be used" not in finish(begin, folder, arguments)  # every checkpoint that a kill leaves is whole
+    assert results(folder / "runs" / name) == results(calm.folder / "runs" / name), f"seed {SEED}"
+    return killed
 
 
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
     draw = random.Random(SEED)
     for number in range(3):
-        if check_killed(_made(tmp_path / str(number)), undisturbed(TRAIN), TRAIN, draw, 2):
+        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 1):
             return
     pytest.fail("nothing was killed")
 
@@ -179,17 +164,27 @@ def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, u
 @pytest.mark.slow
 @pytest.mark.skipif("NORMBENCH_TORTURE" not in os.environ, reason="NORMBENCH_TORTURE says how many kills")
 @pytest.mark.timeout(0)
-def test_a_thousand_kills(tmp_path, undisturbed) -> None:
+@pytest.mark.parametrize("arguments", [TRAIN, COMPARE, STYLE], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize("kind", ["forked", "started"])
+def test_a_thousand_kills(tmp_path, undisturbed, arguments: list[str], kind: str) -> None:
+    """Nine of ten of programs that are forked, with nothing to import, the others as a user starts them."""
     draw = random.Random(SEED)
     kills: Counter[str] = Counter()
     num_rounds = 0
-    while kills.total() < KILLS:
-        arguments = draw.choice([TRAIN, COMPARE, STYLE])
+    begin, share = (ForkedProgram, 0.9) if kind == "forked" else (start, 0.1)
+    if kind == "forked":
+        import_all()
+    while num_killed(kills) < KILLS * share / 3:
         folder = _made(tmp_path / f"{num_rounds}")
-        kills += check_killed(folder, undisturbed(arguments), arguments, draw, 12)
+        kills += check_killed(begin, folder, undisturbed(begin, arguments), arguments, draw, 12)
         num_rounds += 1
         shutil.rmtree(folder)
-        print(f"seed {SEED}: {kills.total()} kills in {num_rounds} rounds: {dict(kills)}", flush=True)
+        told = f"{kind} {arguments[0]}, seed {SEED}: {num_killed(kills)} kills in {num_rounds} rounds: {dict(kills)}"
+        print(told, flush=True)
+
+
+def num_killed(kills: Counter[str]) -> int:
+    return sum(kills[victim] for victim in ("group", "parent", "worker"))
 
 
 def _made(folder: Path) -> Path:

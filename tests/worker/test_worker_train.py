@@ -75,7 +75,7 @@ def test_the_environment_says_what_a_result_depends_on(tmp_path) -> None:
     ("norm", "path"),
     [
         ("gn", "native: no fused kernels on cpu"),
-        ("brn", "native: no fused kernel for this norm"),
+        ("custom_bn", "native: no fused kernel for this norm"),
         ("none", "no norm layers"),
     ],
 )

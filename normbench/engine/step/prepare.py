@@ -14,6 +14,7 @@ from normbench.engine.precompile import compile_for
 from normbench.engine.same_bits import nondeterministic_operations
 from normbench.engine.step.base import TrainStep
 from normbench.errors import first_line
+from normbench.own_code import place_of
 
 _WARMUP_STEPS = 3
 """Enough for the allocator, cuDNN and the compiler to come to rest before a capture."""
@@ -94,5 +95,15 @@ def warm_up_and_capture(
             graphs.append(graph)
     except RuntimeError as error:
         torch.cuda.synchronize()
-        return [], f"not capturable: {first_line(error)}"
+        return [], f"not capturable: {_why(error)}"
     return graphs, None
+
+
+def _why(error: RuntimeError) -> str:
+    """Return what a capture failed of: the first error, which ending the capture follows with one of its own.
+
+    With file and line, if that was in code of a user's own.
+    """
+    first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+    place = place_of(first)
+    return f"{place}: {first_line(first)}" if place else first_line(first)

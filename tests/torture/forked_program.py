@@ -1,0 +1,120 @@
+"""The program in a process that was forked from this one, which has imported all that it needs.
+
+Importing torch takes seconds, during which nothing is written. A forked program has its own session, training process,
+locks, pipes and files, and is killed where it works a hundred times as often in the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from command import environment
+from typer.testing import CliRunner
+
+from normbench import __main__
+from normbench.cli import app
+from normbench.experiment import worker_process
+from normbench.report import load_libraries
+from normbench.worker.libraries import import_libraries
+
+
+def import_all() -> None:
+    """Import what a program and its training process would."""
+    load_libraries()
+    import_libraries()
+    CliRunner().invoke(app, ["--help"])
+
+
+class ForkedProgram:
+    """Looks like `subprocess.Popen`, as far as the tests look."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.returncode: int | None = None
+        self._err = folder / f"stderr-{time.monotonic_ns()}"
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = _run(folder, self._err, arguments)
+            finally:
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired("forked program", timeout)
+            time.sleep(0.01)
+        return "", self._err.read_text()
+
+    def __enter__(self) -> ForkedProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+
+def _run(folder: Path, err: Path, arguments: tuple[str, ...]) -> int:
+    """Be the program; return its exit code."""
+    os.setsid()
+    for descriptor, path in ((0, os.devnull), (1, os.devnull), (2, err)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    os.chdir(folder)
+    variables = environment()
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv = ["normbench", *arguments]
+    worker_process.Worker._start = _start_forked  # type: ignore[method-assign]
+    try:
+        __main__.main()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    return 1
+
+
+def _start_forked(self: Any) -> None:
+    """Stand in for `Worker._start`, which lets a new process import everything."""
+    context = get_context("fork")
+    self.connection, theirs = context.Pipe()
+    arguments = (self.connection, theirs, self._environment, self._preload)
+    self._process = context.Process(target=_serve_forked, args=arguments, daemon=True)
+    with worker_process._signals_blocked():
+        self._process.start()
+    theirs.close()
+
+
+def _serve_forked(mine: Any, theirs: Any, variables: Mapping[str, str], preload: Callable[[], object] | None) -> None:
+    mine.close()  # else this process would never see that its parent is gone
+    worker_process._serve(theirs, dict(variables), preload)
