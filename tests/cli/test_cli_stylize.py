@@ -66,7 +66,7 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
     (model,) = Path("runs/stylize").glob("gn-stylenet-s0-*/model.pt")
     assert {"loss_curve.png", "pictures.png"} <= {path.name for path in model.parent.iterdir()}
     assert Path("runs/stylize/report/report.html").exists()
-    assert json.loads((model.parent / "environment.json").read_text())["features"] == str(features_run)
+    assert json.loads((model.parent / "environment.json").read_text())["features"] == f".../{features_run.name}"
 
     odd, broken, out = tmp_path / "odd.png", tmp_path / "broken.png", tmp_path / "out"
     Image.new("LA", (37, 21), (90, 128)).save(odd)
@@ -86,13 +86,13 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
     """The commands that read classifiers' runs read these as well, also where both lie under one folder."""
     arguments = ["train", "--norm", "in", "--features", features_run, *TINY]
     planned = stylize(*arguments, "--dry-run")
-    assert "1 runs (1 new); 1 to run" in planned.out
+    assert "1 run (1 new); 1 to run" in planned.out
     assert not Path("runs").exists()
     trained = stylize(*arguments)
     (model,) = Path("runs/stylize").glob("in-stylenet-s0-*/model.pt")
     assert str(model) in trained.out.splitlines()
     assert "IN" in trained.out
-    assert "1 runs (1 completed); 0 to run" in stylize(*arguments, "--dry-run").out
+    assert "1 run (1 completed); 0 to run" in stylize(*arguments, "--dry-run").out
     (tmp_path / "tiny.yaml").write_text(TINY_CLASSIFIER)
     assert normbench("compare", "tiny.yaml").code == 0
 

@@ -55,7 +55,7 @@ def test_a_dry_run_prints_learning_rates_counts_and_states(tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("gn-")]
     assert [(row[-3], row[-2]) for row in rows] == [("0.001", "new"), ("0.0005", "new"), ("0.000125", "new")]
-    assert "3 runs (3 new); 3 to run; no time is known" in result.stdout
+    assert "3 runs (3 new); 3 to run; their time is unknown" in result.stdout
     assert not (tmp_path / "runs").exists()
 
 
