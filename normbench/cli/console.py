@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from normbench.report.sweeps import Sensitivity
 
 
+MIN_WORDS_WIDTH = 80
+"""Columns of the words below a table in a pipe, where the table itself is narrower."""
+
+
 def table(*header: str, right: Collection[str] = (), title: str | None = None) -> Table:
     """Return an empty table in the style of all commands, with the columns named in `right` aligned to the right."""
     from rich.box import SIMPLE_HEAD
@@ -59,12 +63,18 @@ def print_table(table: Table) -> None:
 
 def print_comparison(comparison: ComparisonTable, *, explain: bool = False) -> None:
     """Print a comparison table to stdout, in several parts where a terminal or COLUMNS is too narrow for it."""
-    from normbench.report.formats import render_terminal
+    from rich.console import Console
+    from rich.text import Text
 
-    for number, part in enumerate(render_terminal(comparison, available_width(), explain=explain)):
-        if number:
-            print()
+    from normbench.report.formats import render_terminal, table_words
+
+    parts = render_terminal(comparison, available_width())
+    console = Console(width=available_width() or max(MIN_WORDS_WIDTH, *map(natural_width, parts)))
+    for part in parts:
         print_table(part)
+        if not console.is_terminal:  # where a table ends in an empty line
+            print()
+    console.print(Text(table_words(comparison, explain=explain), style="dim"))
 
 
 def print_sensitivities(entries: Sequence[Sensitivity]) -> None:

@@ -30,15 +30,13 @@ _VERSION_OF_FIRST_RUN_MEMORY = "0.1.0"
 
 
 def short_caption(section: Section, rows: Sequence[Row]) -> str:
-    """Return what the numbers of a table are, in about two lines; `caption` and `cost_caption` say the rest."""
+    """Return what the numbers of a table are, in two lines; `caption` and `cost_caption` say the rest."""
     report = task_report(section.task)
-    compared = any(result.comparison for row in rows for result in row.results.values())
-    verdict = ", Holm-adjusted paired t test at 5 %" if compared else ""
     sources = {row.time_source for row in rows}
-    times = "steps of norms timed in turn" if "interleaved" in sources else "training steps of the runs"
+    times = "norms timed in turn" if "interleaved" in sources else "from the runs themselves"
     return (
-        f"On {report.data(section).rstrip(',')}: mean ± 95 % interval over seeds{verdict}.\n"
-        f"{capitalized(report.time)}: {times}, median ± deviation. More: normbench table FOLDER --explain"
+        f"On {report.data(section).rstrip(',')}: mean ± 95 % t interval over seeds.\n"
+        f"{capitalized(report.time)}: {times}, median ± spread. More: table --explain"
     )
 
 

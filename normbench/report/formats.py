@@ -29,10 +29,8 @@ _JSON_NAMES = {"test_accuracy": "accuracy"}
 AnyColumn = TypeVar("AnyColumn")
 
 
-def render_terminal(table: Table, width: int | None = None, *, explain: bool = False) -> list[rich.table.Table]:
+def render_terminal(table: Table, width: int | None = None) -> list[rich.table.Table]:
     """Return the table for a rich console: in several parts, each with the norms, where `width` does not hold one.
-
-    Below stands what the numbers are in two lines, or with `explain` in full.
 
     A console narrower than a part, or than `terminal_width` if `width` is None, wraps cells and cuts none.
     """
@@ -47,10 +45,13 @@ def render_terminal(table: Table, width: int | None = None, *, explain: bool = F
     )
     shown = [_render(table, part) for part in parts]
     shown[0].title = Text(table.title, style="bold")
-    words = f"{table.caption} {table.cost_caption}" if explain else table.short_caption
-    caption = "\n".join([words, *table.failures, *table.notes])
-    shown[-1].caption = Text(caption, style="dim")
     return shown
+
+
+def table_words(table: Table, *, explain: bool = False) -> str:
+    """Return what stands below a table: what its numbers are, in two lines or in full, failures and notes."""
+    words = f"{table.caption} {table.cost_caption}" if explain else table.short_caption
+    return "\n".join([words, *table.failures, *table.notes])
 
 
 def split_columns(
@@ -105,7 +106,7 @@ def to_text(tables: Sequence[Table]) -> str:
     for table in tables:
         width = terminal_width(table)
         console = Console(file=buffer, width=width, color_system=None, force_terminal=False)
-        console.print(*render_terminal(table), sep="\n")
+        console.print(*render_terminal(table), table_words(table), sep="\n", markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

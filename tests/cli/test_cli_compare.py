@@ -183,13 +183,13 @@ def test_norms_are_timed_against_each_other_once(quick, tiny, tmp_path) -> None:
     assert "timing the steps of 2 norms against each other" in err
     (session,) = read_experiment(timing.parent).timing.sessions
     assert [norm.label for norm in session.timed] == ["BN", "GN"]
-    assert "steps of norms timed in turn" in out
+    assert "norms timed in turn" in out
     before = timing.stat().st_mtime_ns
 
     code, out, err = quick("compare", tiny)
     assert "timing" not in err
     assert timing.stat().st_mtime_ns == before
-    assert "steps of norms timed in turn" in out
+    assert "norms timed in turn" in out
 
     quick("compare", tiny, "--set", "norms=[bn, gn, none]")
     (session,) = read_experiment(timing.parent).timing.sessions
@@ -206,7 +206,7 @@ def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monk
     code, out, err = quick("compare", tiny)
     assert code == 143
     assert "tables take times from the runs instead: stopped" in err
-    assert "training steps of the runs" in out
+    assert "from the runs themselves" in out
     assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 
 
