@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.shards import Shard
+from normbench.experiment.site import open_site
 from normbench.experiment.worker_process import start_worker
+from normbench.registry import load
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
 """A config file, the name of a built-in config, a config as a mapping, or an experiment's config."""
@@ -54,6 +57,8 @@ def compare(
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
+    cpus_per_run: int = 1,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -80,6 +85,8 @@ def compare(
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
+        cluster: ``"local"``, ``"auto"`` or ``"HOST:PORT"``: train on a Ray cluster (docs/cluster.md).
+        cpus_per_run: the CPUs that a run takes there.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -101,7 +108,10 @@ def compare(
         options = replace(options, baseline_from=Path(baseline_from))
     if shard is not None:
         options = replace(options, shard=Shard.parse(shard))
-    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
+    where = None
+    if cluster is not None:
+        where = load("normbench.cluster.options:ClusterOptions")(cluster, cpus_per_run, data_dir=options.data_dir)
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None, cluster=where)
 
 
 def train(
@@ -184,7 +194,10 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in given.items()}
 
 
-_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from", "shard"), "train": ("norm", "norm_options", "seed")}
+_OWN = {
+    "compare": ("fail_fast", "max_failures", "baseline_from", "shard", "cluster", "cpus_per_run"),
+    "train": ("norm", "norm_options", "seed"),
+}
 """The arguments by name that only one of the functions has."""
 _OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 
@@ -217,8 +230,11 @@ def _execute(
     listener: Listener | None,
     max_runs: int,
     default_name: str | None,
+    cluster: Any = None,
 ) -> Comparison:
-    with start_worker() as worker:
+    with ExitStack() as stack:
+        worker = stack.enter_context(start_worker()) if cluster is None else None
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
-        plans = plan_experiment(loaded, worker, options.data_dir)
-        return run_experiment(loaded, plans, options, worker, listener=listener)
+        site = stack.enter_context(open_site(cluster, loaded, worker))
+        plans = plan_experiment(loaded, site.process, options.data_dir)
+        return run_experiment(loaded, plans, options, site, listener=listener)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
-from normbench.experiment.executor import LocalExecutor, TrainingProcess
+from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
 from normbench.experiment.shards import Shard
+from normbench.experiment.site import Site
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
-from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE
 from normbench.runs.timing_file import timing_key
@@ -95,12 +95,12 @@ def run_experiment(
     loaded: LoadedConfig,
     plans: list[RunPlan],
     options: RunOptions,
-    worker: Worker,
+    site: Site,
     *,
     listener: Listener | None = None,
     on_report: Callable[[Comparison], None] = lambda _: None,
 ) -> Comparison:
-    """Train what is due, on `worker` first, time the norms, and report on all that is recorded, whatever happens.
+    """Train what is due at `site`, time the norms, and report on all that is recorded, whatever happens.
 
     `listener` is called with every event in place of the display; `on_report` before the report is written to
     disk, also after an interrupt.
@@ -111,6 +111,7 @@ def run_experiment(
         FolderError: the experiment's folder cannot be written.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
+    options = replace(options, data_dir=site.data_dir(options.data_dir))
     folder = options.runs_dir / loaded.experiment.name
     resolved = resolved_experiment(loaded.experiment, plans)
     plans = options.chosen(plans)
@@ -124,17 +125,16 @@ def run_experiment(
         note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
-    prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))
+    prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
-        worker.call(targets.check_data, config, options.data_dir, prerequisite)
-    _compile_kernels(due, folder, options, worker, prerequisite)
+        site.process.call(targets.check_data, config, options.data_dir, prerequisite)
+    _compile_kernels(due, folder, options, site.process, prerequisite)
     write_experiment(folder, resolved)
     sweep(folder)
-    with ExitStack() as stack:
-        others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
+    with site.executor(due, plans, folder) as executor:
         runner = ExperimentRunner(
             folder,
-            LocalExecutor([worker, *others]),
+            executor,
             lambda _: None,
             options.data_dir,
             options.force,
@@ -142,14 +142,15 @@ def run_experiment(
             options.keep_checkpoint,
             prerequisite,
             options.max_failures,
+            site.max_host_losses,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, worker, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, site, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
-    worker: TrainingProcess,
+    site: Site,
     plans: list[RunPlan],
     options: RunOptions,
     baseline: str | None,
@@ -174,17 +175,19 @@ def _run(
     try:
         with signals, _shown(listener):
             comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
-            if not runner.has_stopped:
+            for process in () if runner.has_stopped else site.timing_processes():
                 TimingPass(
                     folder,
                     plans,
-                    worker,
+                    process,
                     listener,
                     options.data_dir,
                     baseline,
                     options.force,
                     runner.prerequisite,
                 ).run(signals.arrived)
+                if signals.arrived():
+                    break
     finally:
         runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
@@ -202,14 +205,6 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
-    """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
-    if len(due) < 2:
-        return []
-    devices: frozenset[str] = frozenset(plan.config.device for plan in due)
-    return worker.call(targets.worker_environments, devices)[1 : len(due)]
-
-
 def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     """Return one config for each set of data that runs read."""
     found: dict[str, BaseRunConfig] = {}
@@ -219,7 +214,7 @@ def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     return found
 
 
-def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *, train: bool) -> Path | None:
+def _prerequisite(config: BaseRunConfig, options: RunOptions, site: Site, *, train: bool) -> Path | None:
     """Return the folder of the run that runs like `config` need, among the other experiments; None if they need none.
 
     Where it is not there yet, nor in the user cache, where it was kept before, it is trained if `train`, and else None
@@ -232,7 +227,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     if needed is None:
         return None
     loaded = load_config(needed)
-    (plan,) = plan_experiment(loaded, worker)
+    (plan,) = plan_experiment(loaded, site.process)
     root = options.runs_dir / loaded.experiment.name
     folder = root / plan.run_id
     for place in (folder, platformdirs.user_cache_path("normbench") / root.name / plan.run_id):
@@ -241,14 +236,15 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     if not train:
         return None
     for waiting in (config, plan.config):
-        worker.call(targets.check_data, waiting, options.data_dir, None)
+        site.process.call(targets.check_data, waiting, options.data_dir, None)
     what = f"a {plan.config.model_name} on {needed['dataset']['name']}"
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    executor = LocalExecutor([worker])
-    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
-    with HeldSignals() as signals, progress:
+    with site.executor([plan], [plan], root) as executor, HeldSignals() as signals, progress:
+        runner = ExperimentRunner(
+            root, executor, progress, options.data_dir, True, True, True, max_host_losses=site.max_host_losses
+        )
         completed = runner.run([plan], signals.arrived)
     if not completed:
         raise DataError(f"the feature network is not trained: see {folder}")

@@ -20,6 +20,7 @@ from normbench.experiment.runner import (
     ExperimentEvent,
     RunBusy,
     RunEnded,
+    RunMoved,
     RunProgressed,
     RunStarted,
     RunUnreadable,
@@ -81,8 +82,10 @@ def name_of(plan: RunPlan) -> str:
     return f"{plan.config.label}{point} seed {plan.config.seed}"
 
 
-def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
-    """Say in a line how a run ended, or why it is not trained."""
+def ending(event: RunEnded | RunMoved | RunBusy | RunUnreadable) -> str:
+    """Say in a line how a run ended, or moves, or why it is not trained."""
+    if isinstance(event, RunMoved):
+        return f"{name_of(event.plan)}: goes on elsewhere: {event.reason}"
     if isinstance(event, RunBusy):
         return f"{name_of(event.plan)}: another process is training it; left to that"
     if isinstance(event, RunUnreadable):
@@ -141,7 +144,7 @@ class LineProgress(Progress):
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
             note(stopping(event))
-        elif isinstance(event, RunEnded | RunBusy | RunUnreadable):
+        elif isinstance(event, RunEnded | RunMoved | RunBusy | RunUnreadable):
             note(ending(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
@@ -215,7 +218,8 @@ class LiveProgress(Progress):
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
             self._print(stopping(event), "yellow")
-        elif isinstance(event, RunBusy):
+        elif isinstance(event, RunBusy | RunMoved):
+            self._remove(event.plan)
             self._print(ending(event), "yellow")
         elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)
@@ -273,10 +277,13 @@ class LiveProgress(Progress):
             if event.problem:
                 self._print(untimed(event), "yellow")
 
-    def _end(self, event: RunEnded | RunUnreadable) -> None:
-        if (task := self._tasks.pop(event.plan.run_id, None)) is not None:
+    def _remove(self, plan: RunPlan) -> None:
+        if (task := self._tasks.pop(plan.run_id, None)) is not None:
             self._progress.remove_task(task)
-        self._share.pop(event.plan.run_id, None)
+        self._share.pop(plan.run_id, None)
+
+    def _end(self, event: RunEnded | RunUnreadable) -> None:
+        self._remove(event.plan)
         self._num_ended += 1
         completed = isinstance(event, RunEnded) and event.status.state == "completed"
         style = ("dim" if event.skipped else "green") if completed and isinstance(event, RunEnded) else "red"
