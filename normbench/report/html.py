@@ -20,7 +20,7 @@ from normbench.report.columns import (
     sensitivity_cells,
 )
 from normbench.report.comparison_table import Table
-from normbench.report.figure_style import INK, RULE, figure_bytes
+from normbench.report.figure_style import HOVER, INK, RULE, figure_bytes
 from normbench.report.page import Report
 from normbench.report.palette import ON_DARK
 
@@ -97,5 +97,6 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     svg = figure_bytes(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{HOVER}([^"]*)">', r'<g class="hover"><title>\1</title>', svg)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)
