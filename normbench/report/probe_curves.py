@@ -27,6 +27,8 @@ class Quantity:
     """Takes a row of the probe."""
     is_log: bool = False
     """Whether it is positive and compared by ratios: drawn on a logarithmic axis, and averaged as logarithms."""
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    """The least and greatest value that there can be."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class LayerQuantity:
     of: Callable[[Any], Sequence[float]]
     """Takes a row of the probe `signals`."""
     is_log: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
