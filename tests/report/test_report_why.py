@@ -194,7 +194,7 @@ def test_values_under_the_pointer_are_in_the_page_and_nowhere_else(report: Repor
     add_hover(axes, 0.5, 1.5, f"{HOSTILE} at 0.5: 1.5")
     assert [figure_bytes(figure, kind) for kind in ("png", "pdf")] == before
     svg = inline_svg(figure, "x", "a title")
-    assert "<title>&lt;b&gt;&quot;&amp; at 0.5: 1.5</title>" in svg
+    assert '<title>&lt;b&gt;"&amp; at 0.5: 1.5</title>' in svg
     assert len(re.findall("<title>bn, training step 400: ", report_to_html(report))) > 5
 
 
