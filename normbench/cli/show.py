@@ -138,7 +138,7 @@ def _print(record: RunRecord) -> None:
         "run": {"name": record.run_id, "folder": record.folder, **status},
         "results": flatten(record.summary.model_dump(mode="json")) if record.summary else {},
         "probes": {name: _describe_probe(found) for name, found in _probes(record).items()},
-        "unreadable": dict(enumerate(record.unreadable, 1)),
+        "unreadable": {str(number): problem for number, problem in enumerate(record.unreadable, 1)},
         "config": flatten(record.config.model_dump(mode="json")),
         "environment": flatten(record.environment),
         "files": {name: format_size(size) for name, size in _files(record.folder).items()},

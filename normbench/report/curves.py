@@ -299,7 +299,7 @@ def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
         )
         for index, (epoch, accuracy) in enumerate(zip(epochs, mean, strict=True)):
             spread = "" if half_width is None else f" ± {half_width[index]:.2f}"
-            add_hover(axes, epoch, accuracy, f"{group.label}, epoch {epoch}: {accuracy:.2f}{spread} %")
+            add_hover(axes, float(epoch), accuracy, f"{group.label}, epoch {epoch}: {accuracy:.2f}{spread} %")
     for run in group.runs:
         if not run.is_completed and run.epochs:
             accuracies = np.array([100 * epoch.test_accuracy for epoch in run.epochs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
             ),
         ]
     if "curvature" in probes:
-        rows = [row for g in panel.groups for run in g.completed for row in run.probe_rows.get("curvature", ())]
+        rows: list[Any] = [r for g in panel.groups for run in g.completed for r in run.probe_rows.get("curvature", ())]
         converged = sum(row.is_converged for row in rows)
         found.append(
             PageFigure(
@@ -193,25 +194,19 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
 
 
 def _over_training(panel: Panel, quantities: Sequence[Quantity]) -> Figure:
-    return _draw(
-        panel,
-        [
-            _QuantityPanel(
-                q.label, panel.groups, lambda group, q=q: over_training(group, q), q.is_log, "training step", q.limits
-            )  # type: ignore[misc]
-            for q in quantities
-        ],
-    )
+    shown = [
+        _QuantityPanel(q.label, panel.groups, partial(over_training, quantity=q), q.is_log, "training step", q.limits)
+        for q in quantities
+    ]
+    return _draw(panel, shown)
 
 
 def _over_layers(panel: Panel) -> Figure:
-    return _draw(
-        panel,
-        [
-            _QuantityPanel(q.label, panel.groups, lambda group, q=q: over_layers(group, q), q.is_log, "layer", q.limits)  # type: ignore[misc]
-            for q in LAYERS
-        ],
-    )
+    shown = [
+        _QuantityPanel(q.label, panel.groups, partial(over_layers, quantity=q), q.is_log, "layer", q.limits)
+        for q in LAYERS
+    ]
+    return _draw(panel, shown)
 
 
 def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
