@@ -24,6 +24,7 @@ from normbench.config.overrides import assign
 from normbench.config.schema import (
     BatchOneConfig,
     DatasetConfig,
+    EvaluateConfig,
     ExperimentConfig,
     LearningRateScaling,
     ModelConfig,
@@ -47,6 +48,7 @@ _SECTIONS: Mapping[str, Sections] = {
         "train": TrainConfig,
         "lr_scaling": LearningRateScaling,
         "batch_one": BatchOneConfig,
+        "evaluate": EvaluateConfig,
     },
     "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from normbench.config.load import LoadedConfig, load_config
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, ExperimentConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
@@ -132,6 +132,7 @@ def run_experiment(
             options.keep_checkpoint,
             prerequisite,
             options.max_failures,
+            loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
         )
         shown = listener or make_progress(plans)
         return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)

@@ -9,6 +9,7 @@ from typing import Any
 
 from normbench.config.load import AnyExperiment, LoadedConfig
 from normbench.config.schema import (
+    PARTS_OFF,
     BaseRunConfig,
     DatasetConfig,
     ExperimentConfig,
@@ -81,6 +82,7 @@ def _draft_cell(loaded: LoadedConfig, own: OwnEntries) -> list[RunDraft]:
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
+        _check_parts(loaded, train)
         overrides = spell_out_lr(norm.train)
         if "learning_rate" in overrides:  # as scaled, so that the run's config says the same in both places
             norm = norm.model_copy(update={"train": {**overrides, "learning_rate": train.learning_rate}})
@@ -108,9 +110,10 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries)
         rule="linear" if train.optimizer == "sgd" else "sqrt", reference_batch_size=train.batch_size
     )
     rate = probe.learning_rate or scaling.learning_rate(train.learning_rate, 1)
+    short = {"epochs": 1, "batch_size": 1, "learning_rate": rate, **PARTS_OFF}
     changes = {
         "dataset": dataset | {"options": {**dataset["options"], "num_train": probe.steps}},
-        "train": train.model_dump() | {"epochs": 1, "batch_size": 1, "learning_rate": rate},
+        "train": train.model_dump() | short,
         "probe": "batch_one",
     }
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
@@ -157,6 +160,17 @@ def _resolve_norm(
     if norm.code is not None and any(label in (key, known.label) for key, known in family.norms.items()):
         raise loaded.error(path, f"{norm.name} would be called {label!r} as a norm of NormBench is; give it a label")
     return norm.model_copy(update={"label": label, "options": recorded_options(entry.options, norm.options)})
+
+
+def _check_parts(loaded: LoadedConfig, train: Any) -> None:
+    """Refuse parts of a batch that are larger than it, and statistics synchronized over no parts."""
+    micro_batch = getattr(train, "micro_batch", None)
+    if micro_batch is not None and micro_batch > train.batch_size:
+        message = f"{micro_batch} is not allowed: at most the batch size, {train.batch_size}"
+        raise loaded.error(("train", "micro_batch"), message)
+    if micro_batch is None and getattr(train, "sync_statistics", False):
+        message = "true is not allowed without train.micro_batch: a whole batch shares its statistics anyway"
+        raise loaded.error(("train", "sync_statistics"), message)
 
 
 def _check_files(loaded: LoadedConfig, position: int, norm: NormConfig, model: ModelConfig | None) -> None:

@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from normbench.config.schema import EvaluateConfig
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
@@ -104,6 +105,8 @@ class ExperimentRunner:
     """The folder of the run that these runs need (`Task.prerequisite`)."""
     max_failures: int | None = None
     """After so many runs that fail or diverge no other is started."""
+    evaluate: EvaluateConfig | None = None
+    """What is measured of each trained network beside its result."""
     has_stopped: bool = False
     """Whether runs were left undone because of a signal or of failures."""
     _active: dict[Any, _Active] = field(default_factory=dict)
@@ -209,7 +212,9 @@ class ExperimentRunner:
             folder.set_aside()
         resume = state == "resume" and not is_forced
         folder.remove_results(TASKS[plan.config.task])
-        request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
+        request = RunRequest(
+            plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite, self.evaluate
+        )
         worker.submit(targets.train_run, request)
 
     def _handle(self, active: _Active) -> RunEnded | None:
@@ -230,6 +235,8 @@ class ExperimentRunner:
         elif isinstance(event, TrainingDone):
             if event.samples:
                 active.folder.write_samples(event.samples)
+            if event.evaluation is not None:
+                active.folder.write_evaluation(event.evaluation)
             active.summary = event.summary
         else:
             if isinstance(event, StepsDone):
