@@ -48,7 +48,7 @@ def report_to_html(report: Report, runs_at: str | None = None) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         runs_at=runs_at,
-        drawings=[(entry, Markup(inline_svg(entry.figure, entry.name, entry.title))) for entry in report.figures],
+        drawing=lambda entry: Markup(inline_svg(entry.figure, entry.name, entry.title)),
         ink=INK.lower(),
         rule=RULE.lower(),
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
@@ -58,7 +58,7 @@ def report_to_html(report: Report, runs_at: str | None = None) -> str:
         cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
         sensitivity_headers=SENSITIVITY_HEADERS,
         sensitivity_caption=sensitivity_caption(),
-        sensitivity_cells=sensitivity_cells,
+        sensitivities=[sensitivity_cells(entry) for entry in report.sensitivities],
     )
 
 
