@@ -19,6 +19,7 @@ from normbench.cli import (
     data,
     demo,
     env,
+    evaluate,
     inspect,
     listing,
     ls,
@@ -76,6 +77,7 @@ app.command(rich_help_panel=_RUN)(demo.demo)
 app.command(rich_help_panel=_RUN)(compare.compare)
 app.command(rich_help_panel=_RUN)(train.train)
 app.command(rich_help_panel=_RUN)(retry.retry)
+app.command(rich_help_panel=_RUN)(evaluate.evaluate)
 app.add_typer(stylize.app, name="stylize", rich_help_panel=_RUN)
 app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
 app.command(rich_help_panel=_READ)(ls.ls)

@@ -73,7 +73,7 @@ def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
             hits=pack_hits(found.is_hit),
             train=TrainImages(num_images=len(train_images), accuracy=on_train.accuracy, loss=on_train.loss),
             statistics=tuple(_statistics(subject, config, has_statistics=has_statistics)),
-            num_averaged=average.count if average is not None else 0,
+            num_averaged=0 if average is None else average.count,
             corruptions=_corruptions(subject, config, adapts=has_statistics),
         )
     finally:
@@ -83,7 +83,7 @@ def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
 def _statistics(subject: Subject, config: EvaluateConfig, *, has_statistics: bool) -> Iterator[StatisticsResult]:
     """Yield the results with statistics from each source, of the last weights and of the averaged ones."""
     models: list[tuple[Weights, nn.Module]] = [("last", subject.model)]
-    if subject.average is not None and subject.average.count:
+    if subject.average is not None:
         models.append(("average", subject.average.applied_to(subject.model)))
     if not has_statistics:
         models = models[1:]  # the last weights have but one result, which the record begins with

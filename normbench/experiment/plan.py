@@ -26,7 +26,7 @@ from normbench.errors import UnknownNameError
 from normbench.experiment.needs import check_needs
 from normbench.experiment.own import NOTHING_OWN, OwnEntries, missing_dataset, missing_norm
 from normbench.models import MODELS, Model
-from normbench.norms import NormFamily
+from normbench.norms import NORM_FAMILIES, NormFamily
 from normbench.own_code import missing_option, split_weight
 from normbench.registry import recorded_options
 from normbench.tasks import TASKS
@@ -82,7 +82,7 @@ def _draft_cell(loaded: LoadedConfig, own: OwnEntries) -> list[RunDraft]:
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
-        _check_parts(loaded, train)
+        _check_parts(loaded, position, train, norm, family)
         overrides = spell_out_lr(norm.train)
         if "learning_rate" in overrides:  # as scaled, so that the run's config says the same in both places
             norm = norm.model_copy(update={"train": {**overrides, "learning_rate": train.learning_rate}})
@@ -162,8 +162,8 @@ def _resolve_norm(
     return norm.model_copy(update={"label": label, "options": recorded_options(entry.options, norm.options)})
 
 
-def _check_parts(loaded: LoadedConfig, train: Any) -> None:
-    """Refuse parts of a batch that are larger than it, and statistics synchronized over no parts."""
+def _check_parts(loaded: LoadedConfig, position: int, train: Any, norm: NormConfig, family: NormFamily) -> None:
+    """Refuse parts of a batch that are larger than it, and statistics synchronized where that cannot be."""
     micro_batch = getattr(train, "micro_batch", None)
     if micro_batch is not None and micro_batch > train.batch_size:
         message = f"{micro_batch} is not allowed: at most the batch size, {train.batch_size}"
@@ -171,6 +171,14 @@ def _check_parts(loaded: LoadedConfig, train: Any) -> None:
     if micro_batch is None and getattr(train, "sync_statistics", False):
         message = "true is not allowed without train.micro_batch: a whole batch shares its statistics anyway"
         raise loaded.error(("train", "sync_statistics"), message)
+    base = split_weight(norm.name)[0]
+    entry = family.norms.get(base)
+    has_parts_of_bn = {"center", "deviation", "learn_scale"} & norm.options.keys()
+    is_whole_bn = base == "bn" and family.kind == NORM_FAMILIES["image"].kind and not has_parts_of_bn
+    can_sync = entry is not None and (is_whole_bn or not entry.batch_dependent)
+    if getattr(train, "sync_statistics", False) and not can_sync:
+        message = f"{norm.name}: train.sync_statistics is for bn of images, and for norms without statistics of a batch"
+        raise loaded.error(("norms", position, "name"), message)
 
 
 def _check_files(loaded: LoadedConfig, position: int, norm: NormConfig, model: ModelConfig | None) -> None:

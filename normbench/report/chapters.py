@@ -43,7 +43,10 @@ class Chapter:
 
 ChapterMaker = Callable[[ExperimentRecord, Sequence[Section]], Chapter | None]
 
-CHAPTERS: tuple[str, ...] = ()
+CHAPTERS: tuple[str, ...] = (
+    "normbench.report.evaluations:evaluation",
+    "normbench.report.robustness:robustness",
+)
 """The functions that make chapters, as ``module:function`` of type `ChapterMaker`, in the order of the page."""
 
 

@@ -140,7 +140,9 @@ class Evaluation(Row):
         """The accuracy within each class, ``(num_classes,)``; NaN for a class without images."""
         confusion = np.array(self.confusion, np.float64)
         sizes = confusion.sum(axis=1)
-        return np.divide(np.diag(confusion), sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
+        accuracies: NDArray[np.float64] = np.full(len(sizes), np.nan)
+        np.divide(np.diag(confusion), sizes, out=accuracies, where=sizes > 0)
+        return accuracies
 
     @property
     def calibration_error(self) -> float:

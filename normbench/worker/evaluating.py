@@ -42,7 +42,7 @@ def evaluate_model(
     train_images, test_images, dataset = images
     precision = config.train.precision
     assert precision != "auto"
-    average = average if average is not None and average.count else None
+    average = average if average is not None and average.count > 1 else None  # one is the last weights
     official = find_official(dataset.name, data_dir) if evaluate.corruptions == "official" else None
     subject = Subject(
         model=model,

@@ -31,7 +31,10 @@ def disk(radius: float, softness: float) -> NDArray[np.float64]:
     edge = np.exp(-0.5 * (np.array([-1.0, 0.0, 1.0]) / softness) ** 2)
     edge /= edge.sum()
     padded = np.pad(inside / inside.sum(), 1)
-    return sum(edge[i] * edge[j] * padded[i : i + 17, j : j + 17] for i in range(3) for j in range(3))  # type: ignore[return-value]
+    softened: NDArray[np.float64] = np.zeros((17, 17))
+    for (row, column), weight in np.ndenumerate(np.outer(edge, edge)):
+        softened += weight * padded[row : row + 17, column : column + 17]
+    return softened
 
 
 def glass_blur(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:

@@ -118,7 +118,8 @@ def _quantized(x: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> T
     blocks = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # (N, C, H/8, W/8, 8, 8)
     coefficients = ((cosines @ blocks @ cosines.T) / steps).round() * steps
     restored = (cosines.T @ coefficients @ cosines).transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    return restored.round()
+    rounded: Tensor = restored.round()
+    return rounded
 
 
 def _cosines() -> list[list[float]]:
