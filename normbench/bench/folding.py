@@ -60,7 +60,7 @@ def fold(model: nn.Module, images: Tensor) -> Folded | None:
     num_layers = 0
     for conv, norm, x in _pairs(folded, images):
         layer = norm[0] if isinstance(norm, FusedNormAct | nn.Sequential) else norm
-        affine = None if isinstance(layer, nn.Identity) else affine_of(layer, x.shape[1], tuple(x.shape[2:]))
+        affine = None if isinstance(layer, nn.Identity) else affine_of(layer, x.shape[1], (x.shape[2], x.shape[3]))
         if affine is None:
             continue
         _replace(folded, conv, _with_affine(conv, *affine))
@@ -100,7 +100,7 @@ def _pairs(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Module,
 def _with_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
     """Return a plain convolution that does what `conv` and then the affine map do."""
     found: nn.Conv2d = nn.utils.skip_init(
-        nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,  # type: ignore[arg-type]
+        nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
         padding=conv.padding, dilation=conv.dilation, groups=conv.groups, padding_mode=conv.padding_mode,
     )  # fmt: skip
     bias = 0 if conv.bias is None else conv.bias.double()
