@@ -1,7 +1,7 @@
 """Fifteen kinds of damage to images in five severities, drawn on the device, or read from the files of CIFAR-10-C.
 
-Kinds and strengths are those with which CIFAR-10-C was made (Hendrycks & Dietterich 2019, arXiv 1903.12261; their
-``make_cifar_c.py``). What is exact and what is not is said where it is computed, and in docs/evaluation.md.
+Kinds and strengths are those with which CIFAR-10-C was made (Hendrycks & Dietterich 2019, arXiv 1903.12261; the script
+that made them). What is exact and what is not is said where it is computed, and in docs/evaluation.md.
 """
 
 from __future__ import annotations
