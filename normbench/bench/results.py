@@ -181,7 +181,7 @@ class InferRow(_Frozen):
     onnx_difference: float | None = None
     """As `fold_difference`, between torch and onnxruntime."""
     peak_memory_mib: float | None = None
-    """Device memory that building and running it added: weights, batch, activations; None on a CPU."""
+    """Device memory that building and running it eagerly added: weights, batch, activations; None on a CPU."""
     seconds_per_batch: PerRound = ()
     ratio_to_bn: float | None = None
     """Time relative to bn's, not folded, in the same variant: the median over rounds of the quotient within a round."""

@@ -75,9 +75,11 @@ class InferBench:
         for precision in settings.precisions:
             set_arithmetic(precision, settings.device)
             for batch_size in settings.batch_sizes:
+                # All memory comes before the first capture: a meter clears workspaces that a graph goes on to use.
+                metered = [(self._metered(row, model, precision, batch_size), model) for row, model in networks]
                 cases = [
                     self._start(row, model, variant, precision, batch_size)
-                    for row, model in networks
+                    for row, model in metered
                     for variant in settings.variants
                 ]
                 self._time(cases, batch_size)
@@ -114,6 +116,18 @@ class InferBench:
             found.append((row.model_copy(update=changes), folded.model))
         return found
 
+    def _metered(self, row: InferRow, model: nn.Module, precision: Precision, batch_size: int) -> InferRow:
+        """Return `row` with the device memory that the network takes, run eagerly."""
+        if self._settings.device != "cuda" or row.failure is not None:
+            return row
+        memory = MemoryMeter("cuda")
+        try:
+            self._forward(_Case(row), model, "eager", precision, batch_size)()
+            synchronize("cuda")
+        except Exception as error:
+            return row.model_copy(update={"failure": failure_of(error)})
+        return row.model_copy(update={"peak_memory_mib": memory.peak_mib()})
+
     def _start(self, row: InferRow, model: nn.Module, variant: str, precision: Precision, batch_size: int) -> _Case:
         case = _Case(row.model_copy(update={"variant": variant, "precision": precision, "batch_size": batch_size}))
         if case.row.failure is not None:
@@ -121,7 +135,6 @@ class InferBench:
         folded = ", folded" if row.folded else ""
         self._on_progress(f"{precision}, batch {batch_size}: starting {row.norm}{folded}, {variant}")
         settings = self._settings
-        memory = MemoryMeter(settings.device)
         try:
             forward = self._forward(case, model, variant, precision, batch_size)
             for _ in range(_WARM_UP):
@@ -130,8 +143,6 @@ class InferBench:
         except Exception as error:
             case.row = case.row.model_copy(update={"failure": failure_of(error)})
             return case
-        if settings.device == "cuda":
-            case.row = case.row.model_copy(update={"peak_memory_mib": memory.peak_mib()})
         waits = batch_size == LATENCY_BATCH_SIZE
 
         def run(steps: int) -> None:

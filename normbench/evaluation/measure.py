@@ -17,6 +17,7 @@ from normbench.evaluation.average import WeightAverage
 from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupted
 from normbench.evaluation.predictions import predict
 from normbench.evaluation.statistics import as_trained, depends_on_batch_or_mode, reestimated
+from normbench.kernels.support import switched_off
 from normbench.runs.evaluation_file import (
     CorruptionResult,
     Corruptions,
@@ -103,7 +104,7 @@ def _batch_statistics(subject: Subject, config: EvaluateConfig) -> Iterator[Stat
     for batch_size in config.batch_sizes:
         images = subject.test_images.first(MAX_SINGLE_IMAGES) if batch_size == 1 else subject.test_images
         with suppress(ValueError):  # one value per channel has no variance
-            found = measure(as_trained(subject.model), images, *_where(subject), batch_size=batch_size)
+            found = _measure_as_trained(subject, images, batch_size)
             yield StatisticsResult(
                 weights="last", statistics="batch", batch_size=batch_size, num_images=len(images),
                 accuracy=found.accuracy, loss=found.loss,
@@ -130,8 +131,7 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
             frozen = evaluate(subject.model, images, *_where(subject))
             adapted = None
             if adapts:
-                training = as_trained(subject.model)
-                adapted = measure(training, images, *_where(subject), batch_size=EVALUATION_BATCH_SIZE).accuracy
+                adapted = _measure_as_trained(subject, images, EVALUATION_BATCH_SIZE).accuracy
             results.append(
                 CorruptionResult(kind=kind, severity=severity, accuracy=frozen.accuracy, adapted_accuracy=adapted)
             )
@@ -142,6 +142,12 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
         adapted_batch_size=EVALUATION_BATCH_SIZE,
         results=tuple(results),
     )
+
+
+def _measure_as_trained(subject: Subject, images: DeviceImages, batch_size: int) -> Evaluation:
+    """Return loss and accuracy in training mode, in torch's own operations (`normbench.evaluation.statistics`)."""
+    with switched_off():
+        return measure(as_trained(subject.model), images, *_where(subject), batch_size=batch_size)
 
 
 def _where(subject: Subject) -> tuple[DeviceName, Precision]:

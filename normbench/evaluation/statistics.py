@@ -1,4 +1,7 @@
-"""Norms with statistics from elsewhere than their running averages: from the batch, or estimated anew."""
+"""Norms with statistics from elsewhere than their running averages: from the batch, or estimated anew.
+
+All in torch's own operations: kernels would have to be compiled for every batch size, which takes seconds each.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import nn
 
 from normbench.engine.batches import DeviceImages, epoch_order, normalize
 from normbench.engine.device import DeviceName, Precision, autocast
+from normbench.kernels.support import switched_off
 
 REESTIMATION_BATCH_SIZE = 512
 _NUM_TRIED = 16
@@ -28,7 +32,7 @@ def depends_on_batch_or_mode(model: nn.Module, images: DeviceImages, device: Dev
     training mode a batch norm changes logits by many times that).
     """
     x = normalize(images.first(_NUM_TRIED).images)
-    with autocast(device, precision):
+    with switched_off(), autocast(device, precision):
         together = copy.deepcopy(model).eval()(x).float()
         alone = torch.cat([copy.deepcopy(model).eval()(image).float() for image in x.split(1)])
         training = as_trained(model)(x).float()
@@ -56,7 +60,7 @@ def reestimated(
         for layer in layers:
             layer.momentum = 1 / number  # type: ignore[assignment]
         batch, _ = images.batch(indices.to(images.labels.device))
-        with autocast(device, precision):
+        with switched_off(), autocast(device, precision):
             estimated(normalize(batch))
     return estimated.eval()
 
