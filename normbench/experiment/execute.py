@@ -16,11 +16,13 @@ from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.executor import LocalExecutor, TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
+from normbench.experiment.shards import Shard
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
@@ -56,9 +58,15 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    shard: Shard | None = None
+    """The part of the runs to be done; None for all of them."""
+
+    def chosen(self, plans: list[RunPlan]) -> list[RunPlan]:
+        """Return the runs of `plans` that the call is for."""
+        return plans if self.shard is None else self.shard.of(plans)
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
 
     Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
@@ -104,6 +112,8 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
     folder = options.runs_dir / loaded.experiment.name
+    resolved = resolved_experiment(loaded.experiment, plans)
+    plans = options.chosen(plans)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -118,13 +128,13 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
-    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    write_experiment(folder, resolved)
     sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            [worker, *others],
+            LocalExecutor([worker, *others]),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -134,11 +144,12 @@ def run_experiment(
             options.max_failures,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, worker, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
+    worker: TrainingProcess,
     plans: list[RunPlan],
     options: RunOptions,
     baseline: str | None,
@@ -146,7 +157,7 @@ def _run(
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
-    folder, workers = runner.folder, runner.workers
+    folder = runner.folder
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
@@ -167,7 +178,7 @@ def _run(
                 TimingPass(
                     folder,
                     plans,
-                    workers[0],
+                    worker,
                     listener,
                     options.data_dir,
                     baseline,
@@ -175,8 +186,7 @@ def _run(
                     runner.prerequisite,
                 ).run(signals.arrived)
     finally:
-        for worker in workers:
-            worker.dismiss()  # they end while the report is written
+        runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
@@ -192,7 +202,7 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
     """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
     if len(due) < 2:
         return []
@@ -236,7 +246,8 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    runner = ExperimentRunner(root, [worker], progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
+    executor = LocalExecutor([worker])
+    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
     with HeldSignals() as signals, progress:
         completed = runner.run([plan], signals.arrived)
     if not completed:
@@ -245,7 +256,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
 
 
 def _compile_kernels(
-    due: list[RunPlan], folder: Path, options: RunOptions, worker: Worker, prerequisite: Path | None
+    due: list[RunPlan], folder: Path, options: RunOptions, worker: TrainingProcess, prerequisite: Path | None
 ) -> None:
     """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
     plans: dict[str, RunPlan] = {}
