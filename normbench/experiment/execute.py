@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,15 +13,18 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from normbench.config.load import LoadedConfig, load_config
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, ExperimentConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.evaluate_runs import evaluate_runs
+from normbench.experiment.executor import LocalExecutor, TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
+from normbench.experiment.shards import Shard
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
@@ -29,7 +33,7 @@ from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
 from normbench.worker import targets
-from normbench.worker.targets import DraftError, RunRequest
+from normbench.worker.targets import DraftError, EvaluationRequest, RunRequest
 
 if TYPE_CHECKING:
     from normbench.experiment.tracking import Tracking
@@ -56,9 +60,15 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    shard: Shard | None = None
+    """The part of the runs to be done; None for all of them."""
+
+    def chosen(self, plans: list[RunPlan]) -> list[RunPlan]:
+        """Return the runs of `plans` that the call is for."""
+        return plans if self.shard is None else self.shard.of(plans)
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
 
     Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
@@ -104,6 +114,8 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
     folder = options.runs_dir / loaded.experiment.name
+    resolved = resolved_experiment(loaded.experiment, plans)
+    plans = options.chosen(plans)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -118,13 +130,13 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
-    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    write_experiment(folder, resolved)
     sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            [worker, *others],
+            LocalExecutor([worker, *others]),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -132,13 +144,15 @@ def run_experiment(
             options.keep_checkpoint,
             prerequisite,
             options.max_failures,
+            loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, worker, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
+    worker: TrainingProcess,
     plans: list[RunPlan],
     options: RunOptions,
     baseline: str | None,
@@ -146,7 +160,7 @@ def _run(
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
-    folder, workers = runner.folder, runner.workers
+    folder = runner.folder
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
@@ -164,10 +178,11 @@ def _run(
         with signals, _shown(listener):
             comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
             if not runner.has_stopped:
+                _evaluate_kept(runner, plans, options, signals.arrived)
                 TimingPass(
                     folder,
                     plans,
-                    workers[0],
+                    worker,
                     listener,
                     options.data_dir,
                     baseline,
@@ -175,11 +190,24 @@ def _run(
                     runner.prerequisite,
                 ).run(signals.arrived)
     finally:
-        for worker in workers:
-            worker.dismiss()  # they end while the report is written
+        runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
+
+
+def _evaluate_kept(
+    runner: ExperimentRunner, plans: Sequence[RunPlan], options: RunOptions, stop_requested: Callable[[], bool]
+) -> None:
+    """Evaluate runs of before the experiment asked for it, if they kept their weights; say of how many that fails."""
+    if runner.evaluate is None:
+        return
+    folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
+    request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
+    ended = evaluate_runs(folders, request, runner.workers[0], stop_requested=stop_requested)
+    states = Counter(run.state for run in ended)
+    if missing := states["no checkpoint"] + states["failed"]:
+        note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
 
 
 @contextmanager
@@ -192,7 +220,7 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
     """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
     if len(due) < 2:
         return []
@@ -236,7 +264,8 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    runner = ExperimentRunner(root, [worker], progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
+    executor = LocalExecutor([worker])
+    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
     with HeldSignals() as signals, progress:
         completed = runner.run([plan], signals.arrived)
     if not completed:
@@ -245,7 +274,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
 
 
 def _compile_kernels(
-    due: list[RunPlan], folder: Path, options: RunOptions, worker: Worker, prerequisite: Path | None
+    due: list[RunPlan], folder: Path, options: RunOptions, worker: TrainingProcess, prerequisite: Path | None
 ) -> None:
     """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
     plans: dict[str, RunPlan] = {}
