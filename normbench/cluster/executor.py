@@ -188,4 +188,4 @@ class ClusterExecutor:
     def end(self, slots: Sequence[Slot], seconds: float) -> None:
         """End hosts, and forget them."""
         close_all(self.ray, [slot.process for slot in slots], seconds)
-        self.slots = [slot for slot in self.slots if slot not in slots]
+        self.slots[:] = [slot for slot in self.slots if slot not in slots]

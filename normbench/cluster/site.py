@@ -83,6 +83,8 @@ class ClusterSite:
     @property
     def process(self) -> TrainingProcess:
         """The first host's process."""
+        if not self.slots:
+            raise EnvironmentProblem(f"--cluster {self.options.address}: no host is left")
         return self.slots[0].process
 
     def data_dir(self, _named: Path | None) -> None:
@@ -99,10 +101,7 @@ class ClusterSite:
             _devices_of_seeds(plans, folder),
             {"executor": f"ray {self.ray.__version__}"},
         )
-        try:
-            yield executor
-        finally:
-            self.slots = executor.slots
+        yield executor
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
         """End all hosts; then, for each kind of device, start one that has a whole node for itself."""

@@ -37,6 +37,8 @@ MAX_NARROW_LABEL = 16
 """The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
 """The color of text and axes, which the HTML report replaces on a dark page."""
+HOVER = "hover: "
+"""How the id of a point begins that says something under the pointer (`html.inline_svg`)."""
 RULE = "#DDDDDD"
 """The color of grid lines, which the HTML report replaces on a dark page."""
 
@@ -178,6 +180,14 @@ def _start(cluster: Sequence[float], gap: float) -> float:
     return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
 
 
+def add_hover(axes: Axes, x: float, y: float, text: str) -> None:
+    """Have the page show `text` where the pointer is over a point; other files do not have it, nor does any need it."""
+    (point,) = axes.plot(
+        [x], [y], marker="o", markersize=9, linestyle="none", color=INK, alpha=0.0, visible=False, zorder=10
+    )
+    point.set_gid(HOVER + text)
+
+
 def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
     """Name the axes; inside a grid of panels only the outer ones have a name at the left, or all `everywhere`."""
     axes.set_xlabel(x)
@@ -283,13 +293,44 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
-    """Return `figure` as a file of `kind` (png, pdf or svg), without dates or versions in it."""
+    """Return `figure` as a file of `kind` (png, pdf or svg), without dates or versions in it.
+
+    The bytes are those of ``Figure.savefig``, which draws everything twice, once to lay it out; that is done here
+    (`fix_layout`).
+    """
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
         "svg": {"Date": None, "Creator": None},
     }
     buffer = io.BytesIO()
-    with figure_style():
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated[kind], transparent=transparent)
+    for point in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(HOVER)):
+        point.set_visible(kind == "svg")
+    with figure_style(), _as_saved(figure, transparent):
+        getattr(_canvas(figure, kind), f"print_{kind}")(buffer, metadata=undated[kind])
     return buffer.getvalue()
+
+
+def _canvas(figure: Figure, kind: str) -> Any:
+    """Return what draws `figure` as `kind`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    return {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf, "svg": FigureCanvasSVG}[kind](figure)
+
+
+@contextmanager
+def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
+    """Give `figure` the resolution of files and, if `transparent`, no background; put both back at the end."""
+    patches = [figure.patch, *(axes.patch for axes in figure.axes)] if transparent else []
+    before = figure.dpi, [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
+    figure.dpi = DPI
+    for patch in patches:
+        patch.set(facecolor="none", edgecolor="none")
+    try:
+        yield
+    finally:
+        figure.dpi, colors = before
+        for patch, (face, edge) in zip(patches, colors, strict=True):
+            patch.set(facecolor=face, edgecolor=edge)

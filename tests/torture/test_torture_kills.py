@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from command import num_epochs, start, wait_for, worker_pids
-from forked_program import ForkedProgram, import_all
+from forked_program import ForkedProgram, SavingProgram, import_all
 from recorded_results import results
 
 from normbench.runs.records import read_status
@@ -34,17 +33,20 @@ pytestmark = pytest.mark.skipif(
 
 SEED = int(os.environ.get("NORMBENCH_TORTURE_SEED", random.randrange(10**6)))
 KILLS = max(1, int(os.environ.get("NORMBENCH_TORTURE", 100_000)) // 100)
+SHARES = (1.0, 0.3, 0.3, 0.3)
+"""The shares of a command's time within which it is killed, one of them drawn for each kill."""
 DATA = "dataset: {name: synthetic, options: {num_train: 96, num_test: 32}}\ndevice: cpu\n"
+SMALL = f"model: norm_resnet_small\n{DATA}"
 TRAIN = ["train", "--config", "train.yaml"]
 COMPARE = ["compare", "compare.yaml"]
 STYLE = ["stylize", "compare", "style.yaml"]
 CONFIGS = {
-    "train.yaml": f"name: t\nnorm: brn\n{DATA}"
+    "train.yaml": f"name: t\nnorm: brn\n{SMALL}"
     "train: {epochs: 12, batch_size: 16, schedule: one_cycle, augment: crop_flip, optimizer: sgd, lr: 0.01}",
-    "compare.yaml": f"name: c\nnorms: [bn, gn]\nmodel: resnet9\n{DATA}train: {{epochs: 3, batch_size: 32}}",
+    "compare.yaml": f"name: c\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 6, batch_size: 16}}",
     "features.yaml": f"name: f\nnorm: bn\nmodel: resnet9\n{DATA}train: {{epochs: 1, batch_size: 32}}",
-    "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 32\nimage_size: 32\nstyle_size: 32\n"
-    "features: FEATURES\ndevice: cpu\ntrain: {steps: 60, batch_size: 4}",
+    "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 16\nimage_size: 16\nstyle_size: 16\n"
+    "features: FEATURES\ndevice: cpu\ntrain: {steps: 24, batch_size: 2}",
 }
 
 
@@ -89,21 +91,24 @@ def kill_until_done(
 ) -> Counter[str]:
     """Start the command again and again, and within `seconds` kill it, its worker or both, until it ends.
 
+    Most of them lie in the first third, so that it is killed several times before it ends.
+
     Returns how often which was killed, and how often a checkpoint was there then.
     """
     kills: Counter[str] = Counter()
     for _ in range(max_kills):
         with begin(folder, *arguments) as process:
-            moment = time.monotonic() + draw.uniform(0.0, seconds)
+            moment = time.monotonic() + draw.uniform(0.0, seconds) * draw.choice(SHARES)
             victim = draw.choice(["group", "parent", "worker"])
             while process.poll() is None and time.monotonic() < moment:
-                time.sleep(0.02)
+                time.sleep(0.002)
             workers = worker_pids(process)
             if not workers and victim == "worker":
                 victim = "parent"
             if process.poll() is not None:
                 err = process.communicate(timeout=200)[1]
                 if process.returncode == 0:
+                    assert "cannot be used" not in err  # every checkpoint that a kill leaves is whole
                     return kills
                 assert process.returncode == 1, err  # its worker was killed before
                 assert "Traceback" not in err
@@ -124,6 +129,7 @@ def kill_until_done(
             else:
                 process.wait()
                 wait_for(lambda pids=workers: not any(map(is_running, pids)), 30)  # an orphan saves, and ends
+    assert "cannot be used" not in finish(begin, folder, arguments)
     return kills
 
 
@@ -148,15 +154,16 @@ def check_killed(
         (folder / name).write_text((calm.folder / name).read_text())
     name = {"train": "t", "compare": "c", "stylize": "s"}[arguments[0]]
     killed = kill_until_done(begin, folder, arguments, draw, kills, calm.seconds)
-    assert "cannot be used" not in finish(begin, folder, arguments)  # every checkpoint that a kill leaves is whole
     assert results(folder / "runs" / name) == results(calm.folder / "runs" / name), f"seed {SEED}"
     return killed
 
 
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
+    import_all()
     draw = random.Random(SEED)
     for number in range(3):
-        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 1):
+        calm = undisturbed(SavingProgram, TRAIN)
+        if num_killed(check_killed(SavingProgram, _made(tmp_path / str(number)), calm, TRAIN, draw, 4)):
             return
     pytest.fail("nothing was killed")
 
@@ -171,7 +178,7 @@ def test_a_thousand_kills(tmp_path, undisturbed, arguments: list[str], kind: str
     draw = random.Random(SEED)
     kills: Counter[str] = Counter()
     num_rounds = 0
-    begin, share = (ForkedProgram, 0.9) if kind == "forked" else (start, 0.1)
+    begin, share = (SavingProgram, 0.9) if kind == "forked" else (start, 0.1)
     if kind == "forked":
         import_all()
     while num_killed(kills) < KILLS * share / 3:
@@ -195,7 +202,7 @@ def _made(folder: Path) -> Path:
 # --- signals -------------------------------------------------------------------------------------------------------
 
 
-LONG = f"name: long\nnorms: [bn, gn]\n{DATA}train: {{epochs: 500, batch_size: 16}}"
+LONG = f"name: long\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 20000, batch_size: 16}}"
 """Trained until it is stopped."""
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGQUIT: 131}
 
@@ -204,11 +211,11 @@ def _slow(number: signal.Signals) -> Any:
     return pytest.param(number, marks=pytest.mark.slow)
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(params=[ForkedProgram, pytest.param(start, marks=pytest.mark.slow)], ids=["forked", "started"])
+def training(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A comparison that has trained for longer than a checkpoint takes to come."""
     (tmp_path / "long.yaml").write_text(LONG)
-    with start(tmp_path, "compare", "long.yaml") as process:
+    with request.param(tmp_path, "compare", "long.yaml") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 2)
         yield process
         if process.poll() is None:
@@ -307,8 +314,11 @@ def _catches(pid: int, number: int) -> bool:
 
 
 def test_two_processes_train_each_run_once_and_both_end_well(tmp_path) -> None:
-    (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{DATA}train: {{epochs: 2, batch_size: 32}}")
-    with start(tmp_path, "compare", "two.yaml") as first, start(tmp_path, "compare", "two.yaml") as second:
+    (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 2, batch_size: 32}}")
+    with (
+        ForkedProgram(tmp_path, "compare", "two.yaml") as first,
+        ForkedProgram(tmp_path, "compare", "two.yaml") as second,
+    ):
         said = [process.communicate(timeout=200)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     trained = [line for text in said for line in text.splitlines() if "Epoch 1/2 | Batch 0" in line]
