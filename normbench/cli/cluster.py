@@ -15,7 +15,7 @@ def cluster(
     cpus_per_run: Annotated[int, typer.Option(metavar="N", min=1, help="CPUs that a run takes.")] = 1,
     json_output: JsonOption = False,
 ) -> None:
-    """Show a Ray cluster's nodes: GPUs, versions, how many runs fit on each, and what differs between them.
+    """Show a Ray cluster's nodes: GPUs, versions, how many runs fit, what differs.
 
     Exits with 3 if nodes differ in what they compute with.
 

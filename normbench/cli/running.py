@@ -43,7 +43,10 @@ def execute(
         if dry_run:
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry
-            print_dry_run(folder, run_options.chosen(plans), force=force, retry=retry, json_output=json_output)
+            print_dry_run(
+                folder, run_options.chosen(plans), force=force, retry=retry, json_output=json_output,
+                place=getattr(site, "placement", None),
+            )  # fmt: skip
             return
         result = run_experiment(
             loaded, plans, run_options, site, on_report=lambda comparison: _print(comparison, json_output=json_output)

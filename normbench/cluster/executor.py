@@ -73,10 +73,11 @@ class ClusterExecutor:
         idle = [slot for slot in self.slots if slot.device_name is not None and slot.run_id is None]
         if not idle:
             return None
-        left = {slot.device_name for slot in self.slots}
+        left = {slot.device_name for slot in self.slots}  # with None while some start, whose names are not known yet
         for position, plan in enumerate(waiting):
             name = self.device_of_seed.get(plan.config.seed)
-            fitting = [slot for slot in idle if name not in left or slot.device_name == name]
+            is_free = name is None or not left & {name, None}
+            fitting = [slot for slot in idle if is_free or slot.device_name == name]
             if fitting:
                 self._chosen = fitting[0]
                 self._seed_of[plan.run_id] = plan.config.seed

@@ -38,6 +38,11 @@ class Node:
         names = list(self.facts.get("gpus", ()))[: self.num_gpus]
         return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or f"{self.num_cpus} CPUs"
 
+    @property
+    def kind(self) -> str:
+        """The name of the node's first GPU; nothing where it has none."""
+        return next(iter(self.facts.get("gpus", ())), "") if self.num_gpus else ""
+
     def num_runs(self, options: ClusterOptions, *, on_gpus: bool) -> int:
         """Return how many runs fit on the node at once: one for each GPU, or for each `cpus_per_run` CPUs."""
         by_cpus = self.num_cpus // options.cpus_per_run

@@ -42,7 +42,7 @@ def probe(data_sets: Sequence[str] = (), folder: str | None = None) -> dict[str,
 
     facts |= {"normbench": __version__, "source": source_sha256()}
     wanted = [official for official in (CIFAR10, CIFAR100) if official.key in data_sets]
-    for place in (None, *([Path(folder)] if folder else [])):
+    for place in (*([Path(folder)] if folder else []), None):
         try:
             found = {find_cifar(place, official).resolve().parent for official in wanted}
         except DataError:

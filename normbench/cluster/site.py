@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import note
 from normbench.runs.records import read_run
+
+_MAX_STARTS = 4
+"""Hosts that may be started for each run that fits on a node: where they keep ending, no more are."""
 
 
 @contextmanager
@@ -53,7 +57,8 @@ class ClusterSite:
     loaded: LoadedConfig
     slots: list[Slot] = field(default_factory=list)
     _session: str = field(default_factory=lambda: secrets.token_hex(6))
-    _num_hosts: int = 0
+    _num_started: Counter[str] = field(default_factory=Counter)
+    """Hosts by their nodes."""
     _data: dict[str, Any] = field(default_factory=dict)
     """References to the files of data sets that nodes lack, by their names."""
 
@@ -73,7 +78,6 @@ class ClusterSite:
         check_software(self.nodes, self.options)
         self._known = {node.node_id for node in nodes}
         self.slots.append(self._start(self.nodes[0]))
-        self._num_started = {self.nodes[0].node_id: 1}
 
     @property
     def max_host_losses(self) -> int:
@@ -89,6 +93,16 @@ class ClusterSite:
 
     def data_dir(self, _named: Path | None) -> None:
         """Return None: each node has been told where its data is."""
+
+    def placement(self, num_due: int) -> list[dict[str, Any]]:
+        """Return, for each node, how many runs it trains at once, and its share of `num_due` runs of equal length."""
+        rooms = [node.num_runs(self.options, on_gpus=self.on_gpus) for node in self.nodes]
+        bounds = [num_due * sum(rooms[:index]) // sum(rooms) for index in range(len(rooms) + 1)]
+        return [
+            {"node": node.short_id, "address": node.address, "devices": node.device_name, "runs_at_once": room,
+             "runs": bounds[index + 1] - bounds[index]}
+            for index, (node, room) in enumerate(zip(self.nodes, rooms, strict=True))
+        ]  # fmt: skip
 
     @contextmanager
     def executor(self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path) -> Iterator[ClusterExecutor]:
@@ -116,37 +130,38 @@ class ClusterSite:
             self.slots.clear()
 
     def _new_slots(self, max_hosts: int) -> list[Slot]:
-        """Start the hosts that are not there yet, on nodes that were known and that have joined."""
-        joined = read_nodes(self.ray, self._known, self._data_sets, self._data_folder()) if self._has_joined() else []
+        """Start the hosts that are not there yet, on nodes that were known and that have joined.
+
+        Of each kind of device no more than there are runs: all of them might have to be trained on one kind.
+        """
+        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+        if alive - self._known:
+            self._take_in(read_nodes(self.ray, self._known, self._data_sets, self._data_folder()))
+        slots = list(self.slots)
+        for node in self.nodes:
+            room = node.num_runs(self.options, on_gpus=self.on_gpus)
+            while (
+                node.node_id in alive
+                and sum(slot.process.node == node for slot in slots) < room
+                and sum(slot.process.node.kind == node.kind for slot in slots) < max_hosts
+                and self._num_started[node.node_id] < _MAX_STARTS * room
+            ):
+                slots.append(self._start(node))
+        return slots[len(self.slots) :]
+
+    def _take_in(self, joined: Sequence[Node]) -> None:
+        """Add nodes that have joined, if runs fit on them and they compute with the same software."""
         self._known |= {node.node_id for node in joined}
         fitting = [node for node in joined if node.num_runs(self.options, on_gpus=self.on_gpus)]
-        differing = misfits([*self.nodes[:1], *fitting], ship_code=self.options.ship_code)
+        differing = misfits([self.nodes[0], *fitting], ship_code=self.options.ship_code)
         for node in fitting:
             if node.node_id in differing:
                 note(f"normbench: node {node.address} is left out: it has another {', '.join(differing[node.node_id])}")
             else:
                 self.nodes.append(node)
-        found = []
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
-        self.nodes = [node for node in self.nodes if node.node_id in alive] or self.nodes
-        for node in self.nodes:
-            while self._may_start(node, alive) and sum(self._num_started.values()) < max_hosts:
-                found.append(self._start(node))
-                self._num_started[node.node_id] = self._num_started.get(node.node_id, 0) + 1
-        return found
-
-    def _may_start(self, node: Node, alive: set[str]) -> bool:
-        room = node.num_runs(self.options, on_gpus=self.on_gpus)
-        return node.node_id in alive and self._num_started.get(node.node_id, 0) < room
-
-    def _has_joined(self) -> bool:
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
-        for node_id in self._num_started.keys() - alive:
-            del self._num_started[node_id]  # its runs may go to hosts elsewhere
-        return bool(alive - self._known)
 
     def _start(self, node: Node, *, whole: bool = False) -> Slot:
-        self._num_hosts += 1
+        self._num_started[node.node_id] += 1
         threads = str(self.options.cpus_per_run)
         variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         if not self.on_gpus:
@@ -155,7 +170,7 @@ class ClusterSite:
         data = {} if data_dir or not self._data_sets else self._shipped()
         num_cpus = node.num_cpus if whole else self.options.cpus_per_run
         num_gpus = 0 if not self.on_gpus else node.num_gpus if whole else 1
-        arguments = (self._session, str(self._num_hosts), variables, data_dir, data)
+        arguments = (self._session, str(self._num_started.total()), variables, data_dir, data)
         process = HostProcess(self.ray, node, num_cpus, num_gpus, arguments)
         return Slot(process, process.describe("cuda" if self.on_gpus else "cpu"))
 

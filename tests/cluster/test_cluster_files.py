@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_events import make_plan
 
 from normbench.cluster import connection, node_files
 from normbench.cluster.connection import connected
+from normbench.cluster.executor import ClusterExecutor, Slot
 from normbench.cluster.node_files import Changes, NodeFolder, paths_in, read_files, with_paths
 from normbench.cluster.nodes import Node, check_software, misfits
 from normbench.cluster.options import ClusterOptions
@@ -115,3 +117,33 @@ def test_without_the_flag_nothing_imports_ray() -> None:
         "assert 'ray' not in sys.modules and not any(name.startswith('normbench.cluster') for name in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class IdleProcess:
+    """A host that takes what it is given and says nothing."""
+
+    def submit_task(self, task: object) -> None:
+        pass
+
+
+def test_all_norms_of_a_seed_go_to_devices_of_one_name(tmp_path) -> None:
+    slots = [Slot(IdleProcess(), {}, name) for name in ("A", "B", "A")]
+    executor = ClusterExecutor(SimpleNamespace(), ClusterOptions("auto"), slots, list, {7: "B"})
+    waiting = [make_plan(norm, seed=seed) for seed in (0, 7) for norm in ("bn", "gn", "in")]
+    placed = {}
+    while (position := executor.choose(waiting)) is not None:
+        plan = waiting.pop(position)
+        executor.submit(plan.run_id, RunRequest(plan.config, tmp_path / plan.run_id, None, False, False))
+        slot = next(slot for slot in slots if slot.run_id == plan.run_id)
+        placed[plan.config.norm.name, plan.config.seed] = slot.device_name
+    # seed 0 takes what is idle first, seed 7 was begun on B, and one of seed 0 waits for an A
+    assert placed == {("bn", 0): "A", ("gn", 0): "A", ("bn", 7): "B"}
+
+    slots[:] = [slot for slot in slots if slot.device_name == "A"]  # the only B is lost
+    slots[0].run_id = None
+    assert waiting[executor.choose(waiting)].config.seed == 0
+    del waiting[0]
+    assert waiting[executor.choose(waiting)].config.seed == 7
+    slots.append(Slot(IdleProcess(), None))  # one that starts might be a B
+    executor.ray = SimpleNamespace(wait=lambda *_, **__: ([], []))
+    assert executor.choose(waiting) is None
