@@ -79,6 +79,7 @@ def test_a_comparison_on_a_cluster_of_this_machine_records_what_one_without_does
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_node_that_is_lost_costs_no_run_and_no_row_comes_twice(tmp_path, two_nodes) -> None:
     cluster, node = two_nodes
     (tmp_path / "long.yaml").write_text(LONG)
@@ -98,6 +99,7 @@ def test_a_node_that_is_lost_costs_no_run_and_no_row_comes_twice(tmp_path, two_n
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_runs_with_their_checkpoints_and_the_same_command_goes_on(
     tmp_path, two_nodes, number: int, code: int
@@ -120,6 +122,7 @@ def test_a_signal_ends_runs_with_their_checkpoints_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_signals_end_it_at_once(tmp_path, two_nodes) -> None:
     (tmp_path / "long.yaml").write_text(LONG)
     running = program(tmp_path, "compare", "long.yaml", "--cluster", "auto")
@@ -136,6 +139,7 @@ def test_two_signals_end_it_at_once(tmp_path, two_nodes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_training_process_that_is_killed_costs_its_run_alone(tmp_path, two_nodes) -> None:
     """As on one machine: interrupted, and gone on with by the next call."""
     (tmp_path / "long.yaml").write_text(LONG)
@@ -159,6 +163,7 @@ def parent_name(pid: int) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_nodes_are_listed_with_what_fits(tmp_path, two_nodes) -> None:
     listing = program(tmp_path, "cluster", "--json")
     out, err = listing.communicate(timeout=90)
