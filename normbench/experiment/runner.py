@@ -9,11 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from normbench.config.schema import EvaluateConfig
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
 from normbench.experiment.executor import Executor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Message
-from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
+from normbench.runs.events import (
+    CheckpointFailed,
+    EpochDone,
+    FactsLearned,
+    ProbeFailed,
+    ProbeMeasured,
+    Started,
+    StepsDone,
+    TrainingDone,
+)
 from normbench.runs.places import without_places
 from normbench.runs.provenance import describe_program, write_provenance
 from normbench.runs.records import STATUS_FILE, State, Status, read_run
@@ -44,7 +54,7 @@ class RunProgressed:
     """A run reports steps, an epoch, how its steps run, or what it had to do without."""
 
     plan: RunPlan
-    event: StepsDone | EpochDone | FactsLearned | CheckpointFailed
+    event: StepsDone | EpochDone | FactsLearned | ProbeFailed | CheckpointFailed
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,8 @@ class ExperimentRunner:
     """The folder of the run that these runs need (`Task.prerequisite`)."""
     max_failures: int | None = None
     """After so many runs that fail or diverge no other is started."""
+    evaluate: EvaluateConfig | None = None
+    """What is measured of each trained network beside its result."""
     has_stopped: bool = False
     """Whether runs were left undone because of a signal or of failures."""
     _active: dict[str, _Active] = field(default_factory=dict)
@@ -205,7 +217,9 @@ class ExperimentRunner:
             folder.set_aside()
         resume = state == "resume" and not is_forced
         folder.remove_results(TASKS[plan.config.task])
-        request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
+        request = RunRequest(
+            plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite, self.evaluate
+        )
         self.executor.submit(plan.run_id, request)
 
     def _receive(self) -> list[RunEnded]:
@@ -221,7 +235,7 @@ class ExperimentRunner:
             return self._finish(active)
         event = message.value
         if isinstance(event, Started):
-            active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses)
+            active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses, probe_rows=event.probe_rows)
             active.facts = describe_program() | without_places(event.facts)
             active.folder.write_environment(active.facts)
             with folder_errors(self.folder):
@@ -230,7 +244,11 @@ class ExperimentRunner:
         elif isinstance(event, TrainingDone):
             if event.samples:
                 active.folder.write_samples(event.samples)
+            if event.evaluation is not None:
+                active.folder.write_evaluation(event.evaluation)
             active.summary = event.summary
+        elif isinstance(event, ProbeMeasured):
+            active.folder.append_probe(event.name, event.row)
         else:
             if isinstance(event, StepsDone):
                 active.folder.append_steps(event.losses)
@@ -238,6 +256,9 @@ class ExperimentRunner:
                 active.folder.append_epoch(event.row)
             elif isinstance(event, FactsLearned):
                 active.facts |= event.facts
+                active.folder.write_environment(active.facts)
+            elif isinstance(event, ProbeFailed):
+                active.facts[f"probe_{event.name}"] = event.reason
                 active.folder.write_environment(active.facts)
             self.listener(RunProgressed(active.plan, event))
         return None

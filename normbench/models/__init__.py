@@ -80,7 +80,6 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             build="normbench.models.speednet:SpeedNet",
             label="SpeedNet",
             description="a whitening layer and six wide convolutions, after airbench94: 94 % in seconds on a GPU",
-            options={"bias_rate": 64.0},
         ),
         "vgg_a": Model(
             build="normbench.models.vgg:VGGA",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
-from normbench.layers.hooks import TrainingHooks
 from normbench.layers.whitening import Whitening
 from normbench.models.residual import usable_factory
 from normbench.norms import NormFactory, NormLike
@@ -17,7 +14,7 @@ LOGIT_SCALE = 1 / 9
 _NO_BRANCHES = "it has no residual branches"
 
 
-class SpeedNet(TrainingHooks):
+class SpeedNet(nn.Module):
     """A whitening 2x2 convolution and six 3x3 convolutions in three blocks, each of which halves the image.
 
     A block is conv, 2x2 pooling, norm, GELU, conv, norm, GELU; its widths are 64, 256 and 256. What is left, 3x3, is
@@ -25,15 +22,13 @@ class SpeedNet(TrainingHooks):
     that one in place of GELU. Convolutions start as the identity where they can (Dirac).
     ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``.
 
-    `bias_rate` multiplies the learning rate of the norms' biases; airbench has 64.
-
-    It differs from airbench94 in that norms keep all that they learn: there BN has no scale.
+    It differs from airbench94 in that norms keep all that they learn, at the rate of the weights: there BN has no
+    scale, and its shift learns 64 times as fast, which GN does not bear (docs/log/performance.md).
     """
 
     def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32, bias_rate: float = 64.0) -> None:
         norm = usable_factory("speednet", norm, reason_against={"fixup": _NO_BRANCHES, "skipinit": _NO_BRANCHES})
         super().__init__()
-        self._bias_rate = bias_rate
         self.whitening = Whitening(3)
         layers: list[nn.Module] = [nn.GELU()]
         channels, size = 2 * 3 * 2**2, image_size - 1
@@ -50,11 +45,6 @@ class SpeedNet(TrainingHooks):
         features = self.features(self.whitening(images)).flatten(1)
         logits: torch.Tensor = self.classifier(features) * LOGIT_SCALE
         return logits
-
-    def learning_rate_factors(self) -> Mapping[str, float]:
-        """Let the biases of norms, which start at zero and do not decay, learn `bias_rate` times as fast."""
-        names = (name for name, _ in self.features.named_parameters())
-        return {f"features.{name}": self._bias_rate for name in names if name.rpartition(".")[2] == "bias"}
 
 
 def _conv(norm: NormFactory, in_channels: int, out_channels: int) -> nn.Module:

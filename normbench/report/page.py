@@ -13,6 +13,7 @@ from normbench.errors import shown
 from normbench.report.answers import answers, failing_rates, unfinished
 from normbench.report.build_table import build_tables
 from normbench.report.captions import field_name, format_scalar
+from normbench.report.chapters import Chapter, make_chapters
 from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section, recorded, sections
 from normbench.report.per_seed import SeedTable, per_seed
@@ -21,6 +22,8 @@ from normbench.report.task_report import PageFigure, task_report
 from normbench.runs.record_files import result_id
 from normbench.runs.records import ExperimentRecord
 
+_OFF = {"train.sync_statistics": False}
+"""Config fields that are not worth a line where they have this value."""
 _SAID_ELSEWHERE = ("norm.", "dataset.", "device", "probe")
 """Config fields that are no facts of a section: they are in its rows, its images or its environment."""
 
@@ -98,8 +101,18 @@ class Report:
         return tuple(learning_rate_sensitivities(self.sections))
 
     @cached_property
+    def chapters(self) -> tuple[Chapter, ...]:
+        """The topics of which something was measured, in the order of the page."""
+        return make_chapters(self.experiment, self.sections)
+
+    @cached_property
     def figures(self) -> tuple[PageFigure, ...]:
-        """The figures of the page: those of each task over its sections."""
+        """All figures of the page: those of each task, then those of the chapters."""
+        return (*self.task_figures, *(figure for chapter in self.chapters for figure in chapter.figures))
+
+    @cached_property
+    def task_figures(self) -> tuple[PageFigure, ...]:
+        """The figures that each task draws over its sections."""
         by_task: dict[str, list[tuple[Section, Table]]] = {}
         for section, table in zip(self.sections, self.tables, strict=True):
             by_task.setdefault(section.task.name, []).append((section, table))
@@ -134,7 +147,8 @@ def _measured(section: Section) -> dict[str, str]:
         "seeds": ", ".join(map(str, sorted({run.config.seed for run in runs}))),
     }
     for path in sorted(first, key=lambda path: not path.startswith("model.")):
-        if not path.startswith(_SAID_ELSEWHERE) and path not in section.varied and first[path] is not None:
+        is_said = path.startswith(_SAID_ELSEWHERE) or path in section.varied or first[path] in (None, _OFF.get(path))
+        if not is_said:
             found[field_name(path)] = format_scalar(first[path])
     if section.varied:
         found["differs between rows"] = ", ".join(field_name(path) for path in section.varied)

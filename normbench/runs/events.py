@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.runs.evaluation_file import Evaluation
+from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import BaseSummary, EpochRow
 
 StepLosses = tuple[float, ...]
@@ -27,6 +29,8 @@ class Started:
     """Facts for `environment.json`."""
     problems: tuple[str, ...] = ()
     """Inputs that the run does without, a line each."""
+    probe_rows: Mapping[str, tuple[ProbeRow, ...]] = field(default_factory=dict)
+    """What each probe of the run has measured; an entry for every probe."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,22 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
+class ProbeMeasured:
+    """A probe has measured something."""
+
+    name: str
+    row: ProbeRow
+
+
+@dataclass(frozen=True)
+class ProbeFailed:
+    """A probe cannot measure this network; training goes on without it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EpochDone:
     """An epoch is trained and evaluated."""
 
@@ -73,7 +93,9 @@ class TrainingDone:
     summary: BaseSummary
     samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Images for the report, by name."""
+    evaluation: Evaluation | None = None
+    """What else was measured of the trained network."""
 
 
-TrainingEvent = StepsDone | EpochDone | TrainingDone
+TrainingEvent = StepsDone | ProbeMeasured | ProbeFailed | EpochDone | TrainingDone
 RunEvent = Started | FactsLearned | CheckpointFailed | TrainingEvent
