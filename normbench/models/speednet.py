@@ -26,7 +26,7 @@ class SpeedNet(nn.Module):
     scale, and its shift learns 64 times as fast, which GN does not bear (docs/log/performance.md).
     """
 
-    def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32, bias_rate: float = 64.0) -> None:
+    def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> None:
         norm = usable_factory("speednet", norm, reason_against={"fixup": _NO_BRANCHES, "skipinit": _NO_BRANCHES})
         super().__init__()
         self.whitening = Whitening(3)
