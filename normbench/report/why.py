@@ -249,7 +249,7 @@ def _rank(axes: Axes, panel: Panel, quantity: Quantity) -> None:
         say_empty(axes)
     elif quantity.is_log:
         axes.set_xscale("log")
-        _label_decades(axes.xaxis, axes.get_xlim())
+        _label_decades(axes.xaxis, axes.get_xlim(), num_labels=4)
 
 
 def _over_layers(panel: Panel) -> Figure:
@@ -293,14 +293,14 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
     )
 
 
-def _label_decades(axis: Axis, limits: tuple[float, float]) -> None:
+def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6) -> None:
     """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = limits
     decades = math.log10(high / low)
     subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=6 if axis.axis_name == "y" else 4))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
