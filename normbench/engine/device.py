@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError, NormBenchError, first_line
+from normbench.errors import ConfigError, DeviceError
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -126,16 +126,6 @@ def synchronize(device: DeviceName) -> None:
 def is_capturing(device: torch.device) -> bool:
     """Return whether operations on `device` are being recorded into a CUDA graph now."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-class OutOfMemoryError(NormBenchError):
-    """The device's memory does not hold a run.
-
-    The batch size is never changed silently, because that changes a norm's result.
-    """
-
-    def __init__(self, device: str, batch_size: int, model: str, error: Exception) -> None:
-        super().__init__(f"out of memory on {device} at batch size {batch_size} of {model}: {first_line(error)}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

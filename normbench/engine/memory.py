@@ -75,6 +75,9 @@ class MemoryMeter:
     def __init__(self, device: DeviceName) -> None:
         self._device = device
         self._before = 0
+        self._own = 0
+        self._peak = 0
+        self._is_counting = True
         gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
         if device == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # else only the first run of a process would be charged with them
@@ -86,13 +89,35 @@ class MemoryMeter:
             if _reset_peak_resident():
                 self._before = _resident_bytes("VmRSS")
 
+    def suspend(self) -> None:
+        """Stop counting while another run of the process has its turn.
+
+        On CUDA what a run allocates, it allocates in its own turns; on a CPU runs cannot be told apart any more.
+        """
+        if self._device == "cuda":
+            self._peak = self._peak_bytes()
+            self._own = torch.cuda.memory_allocated() - self._before
+        else:
+            self._before = 0
+        self._is_counting = False
+
+    def resume(self) -> None:
+        """Count again, if `suspend` has stopped that."""
+        if not self._is_counting and self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() - self._own
+        self._is_counting = True
+
     def peak_mib(self) -> float | None:
         """Return the peak in MiB since the meter was made."""
         if self._device == "cuda":
-            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+            return self._peak_bytes() / 2**20
         if self._device == "cpu" and self._before:
             return max(0, _resident_bytes("VmHWM") - self._before) / 2**20
         return None
+
+    def _peak_bytes(self) -> int:
+        return max(self._peak, torch.cuda.max_memory_allocated() - self._before) if self._is_counting else self._peak
 
 
 def forget_warm_up(device: DeviceName) -> None:

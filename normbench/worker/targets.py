@@ -20,7 +20,7 @@ from normbench.models import Model
 from normbench.norms import Norm
 from normbench.own_code import Source, Target, module_source
 from normbench.registry import load
-from normbench.runs.events import RunEvent
+from normbench.runs.events import Pause, RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.tasks import TASKS
 
@@ -81,6 +81,8 @@ class RunRequest:
     keep_checkpoint: bool
     prerequisite: Path | None = None
     """The folder of the run that this one needs (`Task.prerequisite`)."""
+    runs_at_once: int = 1
+    """How many runs its process trains at once, at most, this one among them."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def compile_kernels(requests: Sequence[RunRequest]) -> float:
     return time.perf_counter() - began
 
 
-def train_run(request: RunRequest) -> Iterator[RunEvent]:
+def train_run(request: RunRequest) -> Iterator[RunEvent | Pause]:
     """Train a run and yield its events; see `normbench.worker.train_run.train_run`."""
     from normbench.worker import train_run
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.classifier import ClassifierTraining
-from normbench.engine.evaluate import Evaluation
+from normbench.engine.evaluate import PendingEvaluation
 from normbench.engine.step.base import TrainStep
 from normbench.engine.trainer import Trainer
 from normbench.errors import DivergedError
@@ -142,9 +142,9 @@ class Clock:
 
 def test_training_time_leaves_out_evaluation_and_whoever_handles_the_events(make_trainer, monkeypatch) -> None:
     clock = Clock()
-    evaluate = ClassifierTraining.evaluate
+    evaluate = ClassifierTraining.launch_evaluation
 
-    def slow_evaluate(self: ClassifierTraining) -> Evaluation:
+    def slow_evaluate(self: ClassifierTraining) -> PendingEvaluation:
         clock.now += 100
         return evaluate(self)
 
@@ -154,7 +154,7 @@ def test_training_time_leaves_out_evaluation_and_whoever_handles_the_events(make
         clock.now += 1
         step(self, position)
 
-    monkeypatch.setattr(ClassifierTraining, "evaluate", slow_evaluate)
+    monkeypatch.setattr(ClassifierTraining, "launch_evaluation", slow_evaluate)
     monkeypatch.setattr(TrainStep, "__call__", slow_step)
     rows, summary = [], None
     for event in make_trainer(clock=clock, epochs=2).run():
@@ -205,7 +205,8 @@ def test_a_norm_that_yields_nan_is_told_with_epoch_and_step(make_trainer) -> Non
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_test_loss_that_is_not_finite_ends_training_as_diverged(make_trainer, monkeypatch, loss: float) -> None:
-    monkeypatch.setattr(ClassifierTraining, "evaluate", lambda self: Evaluation(loss, 0.1))
+    pending = PendingEvaluation(torch.tensor(20 * loss), torch.tensor(2), 20)
+    monkeypatch.setattr(ClassifierTraining, "launch_evaluation", lambda self: pending)
     events: list = []
     with pytest.raises(DivergedError, match=f"^test loss is {loss} at epoch 1, step 2 of 3, learning rate 0.001$"):
         events.extend(make_trainer().run())
