@@ -16,6 +16,7 @@ from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.executor import LocalExecutor, TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
@@ -58,7 +59,7 @@ class RunOptions:
     """A folder or bundle whose runs of the baseline are taken over."""
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
 
     Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
@@ -124,7 +125,7 @@ def run_experiment(
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            [worker, *others],
+            LocalExecutor([worker, *others]),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -134,11 +135,12 @@ def run_experiment(
             options.max_failures,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, worker, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
+    worker: TrainingProcess,
     plans: list[RunPlan],
     options: RunOptions,
     baseline: str | None,
@@ -146,7 +148,7 @@ def _run(
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
-    folder, workers = runner.folder, runner.workers
+    folder = runner.folder
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
@@ -167,7 +169,7 @@ def _run(
                 TimingPass(
                     folder,
                     plans,
-                    workers[0],
+                    worker,
                     listener,
                     options.data_dir,
                     baseline,
@@ -175,8 +177,7 @@ def _run(
                     runner.prerequisite,
                 ).run(signals.arrived)
     finally:
-        for worker in workers:
-            worker.dismiss()  # they end while the report is written
+        runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
@@ -192,7 +193,7 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
     """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
     if len(due) < 2:
         return []
@@ -236,7 +237,8 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    runner = ExperimentRunner(root, [worker], progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
+    executor = LocalExecutor([worker])
+    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
     with HeldSignals() as signals, progress:
         completed = runner.run([plan], signals.arrived)
     if not completed:
@@ -245,7 +247,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
 
 
 def _compile_kernels(
-    due: list[RunPlan], folder: Path, options: RunOptions, worker: Worker, prerequisite: Path | None
+    due: list[RunPlan], folder: Path, options: RunOptions, worker: TrainingProcess, prerequisite: Path | None
 ) -> None:
     """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
     plans: dict[str, RunPlan] = {}

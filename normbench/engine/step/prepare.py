@@ -72,8 +72,8 @@ def warm_up_and_capture(
     """Warm the steps up, which changes what they train, and capture each without running it once more.
 
     All happens on one stream, because autograd's leaf nodes stay on the stream that first used them: the current one
-    where that is a run's own, and else one made for it. The graphs share one pool of memory. A step must read and write the same device tensors at each call and never ask the
-    host. `finish` is called after each capture.
+    where that is a run's own, and else one made for it. The graphs share one pool of memory. A step must read and write
+    the same device tensors at each call and never ask the host. `finish` is called after each capture.
 
     Returns:
         A graph for each step; or none, and why they cannot be captured.
