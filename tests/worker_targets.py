@@ -90,3 +90,10 @@ def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
     if request.config.norm.name == "gn":
         taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 2 * 2**20, dtype=torch.uint8, device="cuda"))
     yield from targets.train_run(request)
+
+
+def limit_gpu_memory(num_bytes: int) -> None:
+    """Let this process take no more of the GPU's memory."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(num_bytes / torch.cuda.get_device_properties(0).total_memory)

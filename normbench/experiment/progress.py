@@ -20,6 +20,7 @@ from normbench.experiment.runner import (
     ExperimentEvent,
     RunBusy,
     RunEnded,
+    RunPostponed,
     RunProgressed,
     RunStarted,
     RunUnreadable,
@@ -97,6 +98,12 @@ def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
+def postponed(event: RunPostponed) -> str:
+    """Say in a line that a run begins again beside fewer others, and why."""
+    beside = "alone" if event.runs_at_once == 1 else f"with {event.runs_at_once} runs at once"
+    return f"{name_of(event.plan)}: goes on {beside}: {event.reason}"
+
+
 def shortcoming(event: FactsLearned | CheckpointFailed) -> str | None:
     """Say in a line what a run does without, if anything."""
     if isinstance(event, FactsLearned):
@@ -143,6 +150,8 @@ class LineProgress(Progress):
             note(stopping(event))
         elif isinstance(event, RunEnded | RunBusy | RunUnreadable):
             note(ending(event))
+        elif isinstance(event, RunPostponed):
+            note(postponed(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
         elif isinstance(event, TimingStarted):
@@ -219,6 +228,9 @@ class LiveProgress(Progress):
             self._print(ending(event), "yellow")
         elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)
+        elif isinstance(event, RunPostponed):
+            self._forget(event.plan)
+            self._print(postponed(event), "yellow")
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
             self._show_timing(event)
         elif isinstance(event, RunStarted):
@@ -274,9 +286,7 @@ class LiveProgress(Progress):
                 self._print(untimed(event), "yellow")
 
     def _end(self, event: RunEnded | RunUnreadable) -> None:
-        if (task := self._tasks.pop(event.plan.run_id, None)) is not None:
-            self._progress.remove_task(task)
-        self._share.pop(event.plan.run_id, None)
+        self._forget(event.plan)
         self._num_ended += 1
         completed = isinstance(event, RunEnded) and event.status.state == "completed"
         style = ("dim" if event.skipped else "green") if completed and isinstance(event, RunEnded) else "red"
@@ -286,6 +296,12 @@ class LiveProgress(Progress):
             completed=self._num_ended + sum(self._share.values()),
             progress=f"{self._num_ended}/{self._num_runs} runs",
         )
+
+    def _forget(self, plan: RunPlan) -> None:
+        """Take the bar of a run away."""
+        if (task := self._tasks.pop(plan.run_id, None)) is not None:
+            self._progress.remove_task(task)
+        self._share.pop(plan.run_id, None)
 
     def _print(self, text: str, style: str) -> None:
         self._progress.console.print(Text(text, style=style))
