@@ -93,7 +93,8 @@ def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
         result = TASKS[event.plan.config.task].result(event.summary)
         if event.skipped:
             return f"{name}: completed before, kept ({result})"
-        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training"
+        beside = f" beside up to {event.runs_at_once - 1} others" if event.runs_at_once > 1 else ""
+        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training{beside}"
     hint = "; --retry runs it again" if event.skipped and state in ("failed", "diverged") else ""
     return f"{name}: {state}: {event.status.reason}{hint}"
 
@@ -133,9 +134,15 @@ def step_lines(plan: RunPlan, steps: StepsDone) -> list[str]:
     ]
 
 
+def _norms(count: int) -> str:
+    return "the norm alone" if count == 1 else f"{count} norms against each other"
+
+
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
-    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
+    return (
+        f"not all norms were timed against each other, tables take times from runs that trained alone: {event.problem}"
+    )
 
 
 class LineProgress(Progress):
@@ -155,7 +162,7 @@ class LineProgress(Progress):
         elif isinstance(event, RunProgressed):
             self._progress(event)
         elif isinstance(event, TimingStarted):
-            note(f"timing the steps of {event.num_norms} norms against each other")
+            note(f"timing the steps of {_norms(event.num_norms)}")
         elif isinstance(event, TimingEnded):
             if event.problem:
                 note(untimed(event))
@@ -276,7 +283,9 @@ class LiveProgress(Progress):
 
     def _show_timing(self, event: TimingEvent) -> None:
         if isinstance(event, TimingStarted):
-            self._tasks[_TIMING] = self._add(f"timing {event.num_norms} norms", total=1, progress="in turn")
+            self._tasks[_TIMING] = self._add(
+                f"timing {event.num_norms} norm{'s' * (event.num_norms > 1)}", total=1, progress="in turn"
+            )
         elif isinstance(event, TimingProgressed):
             self._progress.update(self._tasks[_TIMING], completed=event.share)
         else:

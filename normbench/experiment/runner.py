@@ -56,6 +56,8 @@ class RunEnded:
     summary: Any
     """The task's summary, or None."""
     skipped: bool = False
+    runs_at_once: int = 1
+    """How many runs its process trained at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,7 @@ class ExperimentRunner:
     def _release(self, active: _Active, status: Status) -> RunEnded:
         del self._active[active.plan.run_id]
         active.folder.release()
-        return RunEnded(active.plan, status, active.summary)
+        return RunEnded(active.plan, status, active.summary, runs_at_once=active.facts.get("concurrent_runs", 1))
 
     def _stop(self, event: Stopping) -> None:
         """Let every running run end its step and save a checkpoint."""

@@ -92,6 +92,7 @@ class TimingCandidate:
     config: BaseRunConfig
     peak_memory_mib: float
     train_seconds: float
+    """Of runs that shared the device, their share."""
     num_steps: int
     prerequisite: Path | None = None
     """The folder of the run that its runs needed."""

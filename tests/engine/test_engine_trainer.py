@@ -19,7 +19,7 @@ from normbench.engine.trainer import Trainer
 from normbench.errors import DivergedError
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
-from normbench.runs.events import EpochDone, StepsDone, TrainingDone
+from normbench.runs.events import EpochDone, Pause, StepsDone, TrainingDone
 
 SEED = 3
 
@@ -121,6 +121,54 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
     assert rows_of(expected)[len(first.rows) :] == rows_of(rest)
     for name, tensor in straight.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+@pytest.fixture
+def short_turns(monkeypatch) -> None:
+    monkeypatch.setattr("normbench.engine.trainer.STEPS_PER_TURN", 1)
+
+
+def test_trainings_in_turns_give_what_each_gives_alone(make_trainer, short_turns) -> None:
+    def trainers() -> list[Trainer]:
+        return [make_trainer(TinyNet(make_norm("brn")(8), seed), seed=seed, epochs=2) for seed in (0, 1)]
+
+    expected = [list(trainer.run()) for trainer in trainers()]
+    found: list[list] = [[], []]
+    running = [trainer.run_in_turns() for trainer in trainers()]
+    for events in zip(*running, strict=True):
+        for kept, event in zip(found, events, strict=True):
+            kept.append(event)
+    assert [losses_of(events) for events in found] == [losses_of(events) for events in expected]
+    assert [rows_of(events) for events in found] == [rows_of(events) for events in expected]
+    kinds = [type(event) for event in found[0]]
+    # Before the first step; after each that does not end a report, before reports, and while an evaluation is computed.
+    epoch = [Pause, StepsDone, Pause, Pause, Pause, StepsDone, Pause, EpochDone]
+    assert kinds == [Pause, *epoch, *epoch, TrainingDone]
+
+
+@pytest.mark.parametrize("num_turns", range(1, 17))
+def test_stopped_in_any_turn_and_resumed_equals_uninterrupted(make_trainer, short_turns, num_turns: int) -> None:
+    expected = list(make_trainer(epochs=2).run())
+    first = make_trainer(epochs=2)
+    events = first.run_in_turns()
+    for _ in range(num_turns):
+        next(events)
+    events.close()
+    second = make_trainer(TinyNet(seed=1), epochs=2)
+    second.load_state_dict(first.state_dict())
+    done = [loss for (loss,) in second.losses]
+    rest = list(second.run())
+    assert done + losses_of(rest) == losses_of(expected)
+    assert rows_of(expected)[len(first.rows) :] == rows_of(rest)
+
+
+def test_a_training_that_is_stopped_in_a_turn_in_which_it_diverges_has_diverged(make_trainer, short_turns) -> None:
+    events = make_trainer(TinyNet(NanAfter(1))).run_in_turns()
+    while not isinstance(next(events), StepsDone):
+        pass
+    assert isinstance(next(events), Pause)
+    with pytest.raises(DivergedError, match="loss is nan at epoch 1, step 1 of 3"):
+        events.close()
 
 
 def test_the_interrupts_above_cut_epochs_in_two(make_trainer) -> None:

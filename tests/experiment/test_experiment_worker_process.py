@@ -121,6 +121,37 @@ def test_a_function_asked_to_stop_ends_at_its_next_yield_and_may_clean_up(worker
     assert messages(worker, "count", 1) == [Yielded(0), Finished()]
 
 
+def test_several_functions_go_on_in_turns_and_the_failure_of_one_is_its_own(worker, tmp_path) -> None:
+    arguments = {"a": (3, 9), "b": (3, 1), "c": (10**9, 10**9)}
+    for job, (stop, fail_at) in arguments.items():
+        worker.submit(worker_targets.count_after_pauses, stop, fail_at, tmp_path / job, job=job)
+    received: dict[str, list] = {"a": [], "b": [], "c": []}
+    while not (received["a"] and isinstance(received["a"][-1], Finished)):
+        job, message = worker.receive_of_any()
+        received[job].append(message)
+    assert received["a"] == [Yielded(0), Yielded(1), Yielded(2), Finished()]
+    assert received["b"][0] == Yielded(0)
+    assert str(received["b"][1].error) == "no 1"
+    assert len(received["b"]) == 2
+    assert 1 <= len(received["c"]) <= 4  # it had no more turns than the others
+    assert not (tmp_path / "c").exists()
+    worker.stop("c")
+    while isinstance((last := worker.receive_of_any())[1], Yielded):
+        pass
+    assert last == ("c", Finished(stopped=True))
+    assert (tmp_path / "c").exists()
+    assert messages(worker, "count", 1) == [Yielded(0), Finished()]
+
+
+def test_where_the_parent_goes_away_all_functions_may_clean_up(tmp_path) -> None:
+    with Worker() as worker:
+        for job in "ab":
+            worker.submit(worker_targets.count_after_pauses, 10**9, 10**9, tmp_path / job, job=job)
+        for _ in range(10):
+            worker.receive_of_any()
+    assert all((tmp_path / job).exists() for job in "ab")
+
+
 def test_ctrl_c_and_sigterm_do_not_reach_the_process(worker) -> None:
     pid = worker.call(worker_targets.identity)[0]
     for number in (signal.SIGINT, signal.SIGTERM):
