@@ -6,6 +6,7 @@ fills the same protocol; which process holds which run is known to the place alo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import OutOfMemoryError
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.worker_process import Failed, Message, Worker, Yielded
+from normbench.experiment.worker_process import Failed, Finished, Message, Worker, Yielded
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import own_code
 from normbench.worker import targets
@@ -84,7 +85,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Trains runs in each of the `workers`, processes of this machine: `runs_at_once`, at most, in each of them.
 
-    Runs of one norm go to one process where there are several, because they share their kernels.
+    Runs of one norm go to one process where there are several, because they share their kernels. Where several run at
+    once, those that take long go first, as far as that is known of their like, so that none is left over at the end.
     """
 
     def __init__(self, workers: Sequence[Worker], runs_at_once: int = 1) -> None:
@@ -94,6 +96,8 @@ class LocalExecutor:
         self._alone: set[str] = set()
         """Runs that were lost beside others: which of them was to blame is not known."""
         self._kinds: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+        """What the last run of a kind took."""
 
     def choose(self, waiting: Sequence[RunPlan]) -> int | None:
         """Return the position of the next run for the process with the most room; None while none has room for any."""
@@ -111,6 +115,7 @@ class LocalExecutor:
         is_alone = run_id in self._alone or _company(request.config) is None
         request = replace(request, runs_at_once=1 if is_alone else place.room)
         place.held[run_id] = request
+        place.begun[run_id] = time.monotonic()
         place.kinds.add(self._kind(run_id, request.config))
         place.worker.submit(targets.train_run, request, job=run_id)
 
@@ -147,14 +152,16 @@ class LocalExecutor:
     def _next_for(self, place: _Place, waiting: Sequence[RunPlan]) -> int | None:
         """Return the first run that `place` can train beside what it trains, those of others' kinds last."""
         others = [other.kinds - place.kinds for other in self._places if other is not place]
-        first = None
-        for position, plan in enumerate(waiting):
-            if not self._fits(place, plan):
-                continue
-            if not any(self._kind(plan.run_id, plan.config) in kinds for kinds in others):
-                return position
-            first = position if first is None else first
-        return first
+        in_order = len(self._places) == place.room == 1
+
+        def rank(position: int) -> tuple[bool, float, int]:
+            kind = self._kind(waiting[position].run_id, waiting[position].config)
+            seconds = math.inf if in_order else self._seconds.get(kind, math.inf)
+            return any(kind in kinds for kinds in others), -seconds, position
+
+        return min(
+            (position for position, plan in enumerate(waiting) if self._fits(place, plan)), key=rank, default=None
+        )
 
     def _fits(self, place: _Place, plan: RunPlan) -> bool:
         """Return whether the process trains nothing, or only what the run can be trained beside."""
@@ -167,7 +174,9 @@ class LocalExecutor:
 
     def _ended(self, place: _Place, run_id: str, message: Message) -> Message | Postponed:
         """Free the room of a run, and return what became of it: what it failed of beside others is not yet the end."""
-        request = place.held.pop(run_id)
+        request, begun = place.held.pop(run_id), place.begun.pop(run_id)
+        if isinstance(message, Finished):
+            self._seconds[self._kind(run_id, request.config)] = time.monotonic() - begun
         if request.runs_at_once == 1 or not isinstance(message, Failed):
             return message
         if message.is_lost or message.is_last:
@@ -192,6 +201,7 @@ class _Place:
     worker: Worker
     room: int
     held: dict[str, RunRequest] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
     kinds: set[str] = field(default_factory=set)
     """What it has trained, by `timing_key`."""
 
