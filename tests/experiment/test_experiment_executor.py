@@ -90,12 +90,12 @@ def test_a_process_helps_with_the_seeds_of_a_norm_where_nothing_else_is_left() -
 
 
 def test_what_is_known_to_take_long_goes_before_what_is_known_to_be_short(monkeypatch) -> None:
-    now = 0.0
-    monkeypatch.setattr("normbench.experiment.executor.time.monotonic", lambda: now)
+    clock = [0.0]
+    monkeypatch.setattr("normbench.experiment.executor.time.monotonic", lambda: clock[0])
     worker = ScriptedWorker()
     executor = LocalExecutor([worker], 2)
     fill(executor, [BN[0], GN[0]])
-    for plan, now in ((BN[0], 1.0), (GN[0], 5.0)):
+    for plan, clock[0] in ((BN[0], 1.0), (GN[0], 5.0)):
         worker.say(plan.run_id, Finished())
         told(executor)
     waiting = [BN[1], GN[1], NONE[0]]
