@@ -180,7 +180,7 @@ def timing_notes(section: Section, times: Sequence[Mapping[str, EpochTime]], tim
     lines = []
     if shared:
         labels = ", ".join(dict.fromkeys(shared))
-        lines.append(f"{labels}: no {time}; their runs shared the device with others, and they were not timed apart.")
+        lines.append(f"{labels}: no {time}; the runs shared the device with others, and were not timed apart.")
     if all(time.source == "runs" for own_times in times for time in own_times.values()):
         return lines
     return lines + [
