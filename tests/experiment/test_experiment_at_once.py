@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import worker_targets
+from command import run, signal_group, start, wait_for
 from run_events import make_plan
 
 from normbench.experiment.executor import LocalExecutor
@@ -145,3 +146,36 @@ def test_what_has_no_room_beside_others_is_trained_beside_fewer(tmp_path, alone)
     assert postponed
     assert all("out of memory on cuda at batch size 16 of norm_resnet" in event.reason for event in postponed)
     assert [outcome(tmp_path, one) for one in plans] == expected
+
+
+CONFIG = """
+name: c
+norms: [bn, none]
+dataset: {name: synthetic, options: {num_train: 320, num_test: 100}}
+train: {epochs: EPOCHS, batch_size: 32}
+"""
+"""It trains for longer than the two seconds after which two runs write their first checkpoints."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+@pytest.mark.parametrize(("device", "epochs"), [("cpu", 5), pytest.param("cuda", 800, marks=pytest.mark.gpu)])
+def test_a_program_that_is_stopped_goes_on_with_all_runs_that_it_had_at_once(
+    tmp_path, device: str, epochs: int, number: int
+) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("EPOCHS", str(epochs)))
+    command = ["compare", "c.yaml", "--device", device, "--runs-at-once"]
+    straight = run(tmp_path, *command, "1", "--runs-dir", "straight")
+    assert straight.returncode == 0, straight.stderr
+    with start(tmp_path, *command, "2", "--runs-dir", "stopped") as process:
+        wait_for(lambda: len([*tmp_path.glob("stopped/c/*/checkpoint.pt")]) == 2)
+        signal_group(process, number)
+        process.communicate(timeout=60)
+    assert not [*tmp_path.glob("stopped/c/*/summary.json")], "it ended before it could be stopped"
+    again = run(tmp_path, *command, "2", "--runs-dir", "stopped")
+    assert again.returncode == 0, again.stderr
+    for norm in ("BN", "none"):
+        assert f"{norm}: goes on after" in again.stderr.replace(" seed 0", "")
+    losses = {path.parent.name: path.read_text() for path in tmp_path.glob("straight/c/*/steps.csv")}
+    assert losses == {path.parent.name: path.read_text() for path in tmp_path.glob("stopped/c/*/steps.csv")}
+    assert len(losses) == 2
