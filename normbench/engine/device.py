@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -115,9 +116,16 @@ def is_usable() -> bool:
     return True
 
 
+def is_beside_others(device: DeviceName) -> bool:
+    """Return whether what computes now has a stream of its own, beside other trainings of the process."""
+    return device == "cuda" and torch.cuda.current_stream() != torch.cuda.default_stream()
+
+
 def synchronize(device: DeviceName) -> None:
-    """Wait until the device has done all that was asked of it."""
-    if device == "cuda":
+    """Wait until the device has done all that was asked of it; beside others, all that this training has asked for."""
+    if is_beside_others(device):
+        torch.cuda.current_stream().synchronize()
+    elif device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
@@ -180,6 +188,7 @@ def _version_of(package: str) -> str | None:
     return None
 
 
+@cache
 def _nvidia_driver() -> str | None:
     """Return the version of NVIDIA's driver, which torch does not know; None where the system does not say."""
     with suppress(OSError):
@@ -191,6 +200,7 @@ def _nvidia_driver() -> str | None:
     return None
 
 
+@cache
 def _cpu_name() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -9,11 +9,11 @@ import torch
 from normbench.engine.device import DeviceName
 from normbench.runs.events import Pause
 
-STEPS_PER_TURN = 25
+STEPS_PER_TURN = 50
 """Steps that are asked for before another training gets its turn.
 
-One such turn's steps stay in the queue of the GPU while the next ones are asked for: enough for the time that the
-others take to ask for theirs, and few enough for that queue, in which a process that waited would keep all waiting.
+One such turn's steps stay in the queue of the GPU while the next ones are asked for: of eight runs they last for some
+50 ms, about as long as another run takes to get ready.
 """
 
 

@@ -55,7 +55,7 @@ def outcome(folder: Path, plan: RunPlan) -> dict[str, Any]:
     found = {"state": record.status.state, "rows": rows, "steps": steps}
     if (checkpoint := folder / plan.run_id / "checkpoint.pt").exists():
         weights = torch.load(checkpoint, weights_only=True)["model"]
-        found["weights"] = {name: tensor.numpy().tobytes() for name, tensor in weights.items()}
+        found["weights"] = {name: tensor.cpu().numpy().tobytes() for name, tensor in weights.items()}
     return found
 
 
