@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +36,8 @@ _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
+_SECONDS_BETWEEN_REFRESHES = 0.05
+"""At least, while steps come in: those of several runs at once come faster than anybody can read."""
 _TIMING = "timing"
 """Among the tasks, where runs are called by their ids."""
 
@@ -207,6 +211,7 @@ class LiveProgress(Progress):
         )
         self._num_runs = len(plans)
         self._num_ended = 0
+        self._refreshed_at = -math.inf
         self._all = self._add("all runs", total=self._num_runs, progress=f"0/{self._num_runs} runs")
         self._tasks: dict[str, TaskID] = {}
         self._share: dict[str, float] = {}
@@ -226,7 +231,10 @@ class LiveProgress(Progress):
         """Update the display, if the terminal is still there."""
         with suppress(OSError):
             self._show(event)
-            self._progress.refresh()
+            is_steps = isinstance(event, RunProgressed) and isinstance(event.event, StepsDone)
+            if not is_steps or time.monotonic() - self._refreshed_at > _SECONDS_BETWEEN_REFRESHES:
+                self._progress.refresh()
+                self._refreshed_at = time.monotonic()
 
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
