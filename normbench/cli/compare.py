@@ -75,6 +75,10 @@ def compare(
     ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Run part K of N, whole seeds where possible, and merge the parts later."),
+    ] = None,
     force: ForceOption = False,
     retry: RetryOption = False,
     fail_fast: FailFastOption = False,
@@ -96,6 +100,7 @@ def compare(
     """
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
+    from normbench.experiment.shards import Shard
 
     config, chosen = config_or_norms(words or [], norms)
     flags: dict[str, Any] = {
@@ -131,4 +136,5 @@ def compare(
         runs_at_once=read_runs_at_once(runs_at_once),
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
+        shard=None if shard is None else Shard.parse(shard),
     )

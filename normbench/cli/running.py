@@ -37,7 +37,7 @@ def execute(
         if dry_run:
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry
-            print_dry_run(folder, plans, force=force, retry=retry, json_output=json_output)
+            print_dry_run(folder, run_options.chosen(plans), force=force, retry=retry, json_output=json_output)
             return
         result = run_experiment(
             loaded, plans, run_options, worker, on_report=lambda comparison: _print(comparison, json_output=json_output)

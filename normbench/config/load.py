@@ -21,6 +21,7 @@ from normbench.config.grid import cell_data
 from normbench.config.messages import Key, Sections, explain, located
 from normbench.config.naming import question_name
 from normbench.config.overrides import assign
+from normbench.config.probes import CurvatureConfig, LandscapeConfig, ProbesConfig, SignalsConfig
 from normbench.config.schema import (
     BatchOneConfig,
     DatasetConfig,
@@ -47,6 +48,10 @@ _SECTIONS: Mapping[str, Sections] = {
         "train": TrainConfig,
         "lr_scaling": LearningRateScaling,
         "batch_one": BatchOneConfig,
+        "probes": ProbesConfig,
+        "probes.landscape": LandscapeConfig,
+        "probes.signals": SignalsConfig,
+        "probes.curvature": CurvatureConfig,
     },
     "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
 }

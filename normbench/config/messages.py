@@ -116,7 +116,7 @@ def _section(path: Key, sections: Sections) -> type[BaseModel] | None:
     if len(path) >= 3 and path[0] == "norms" and path[-1] == "train":
         return sections["train"]
     names = [str(part) for part in path if isinstance(part, str)]
-    return sections.get(".".join(names)) if len(names) <= 1 else None
+    return sections.get(".".join(names))
 
 
 def _allowed_keys(path: Key, sections: Sections) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from normbench.config.bounds import MAX_SEEDS
+from normbench.config.probes import ProbesEntry
 from normbench.own_code import Source
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -227,6 +228,11 @@ def spell_out_lr(data: Any) -> Any:
     return data
 
 
+def without_probes(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out `probes` where there are none: run ids are hashes of what is written."""
+    return {key: value for key, value in data.items() if key != "probes" or value is not None}
+
+
 class LearningRateScaling(Frozen):
     """How the learning rate follows the batch size; each run's config holds the rate that comes out."""
 
@@ -368,6 +374,12 @@ class ExperimentConfig(BaseExperimentConfig):
     """If given (`{}` for the defaults): how each norm fares at batch size 1."""
     probe: Literal["batch_one"] | None = None
     """Stands in the config of a probe's run, which can be run again like any other."""
+    probes: ProbesEntry | None = None
+    """What is measured during training beside the loss; nothing if absent. Training is the same, bit for bit."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_probes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_probes(handler(self))
 
     @property
     def model_name(self) -> str:
@@ -393,6 +405,11 @@ class RunConfig(BaseRunConfig):
     train: TrainConfig
     probe: Literal["batch_one"] | None = None
     """The purpose of a run that is no part of the comparison itself."""
+    probes: ProbesEntry | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_probes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_probes(handler(self))
 
     @property
     def model_name(self) -> str:

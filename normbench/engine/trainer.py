@@ -13,15 +13,17 @@ import torch
 from torch import nn
 
 from normbench.engine.augment import CropFlip
-from normbench.engine.device import DeviceName
+from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.evaluate import PendingEvaluation
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.engine.optimizer import load_optimizer_state
+from normbench.engine.probes.schedule import Probe, ProbeSchedule
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.prepare import prepare
 from normbench.engine.turns import STEPS_PER_TURN, Turns
 from normbench.errors import DivergedError
-from normbench.runs.events import EpochDone, Pause, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.events import EpochDone, Pause, ProbeFailed, ProbeMeasured, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import EpochRow
 
 STEPS_BETWEEN_REPORTS = 100
@@ -76,6 +78,7 @@ class Trainer:
     Args:
         build: makes the training on the device; the time and memory that it takes are counted.
         device: where it trains.
+        probes: what is measured during training beside the loss.
         clock: seconds from any origin.
     """
 
@@ -84,6 +87,7 @@ class Trainer:
         build: Callable[[], Training],
         device: DeviceName,
         *,
+        probes: Sequence[Probe] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._started = clock()
@@ -100,6 +104,7 @@ class Trainer:
         self._step_in_epoch = 0
         self._num_correct = 0
         self._epoch_seconds = 0.0
+        self._probes = ProbeSchedule(probes)
 
     @property
     def model(self) -> nn.Module:
@@ -116,8 +121,15 @@ class Trainer:
         """The losses of all steps done, in the objective's columns."""
         return tuple(self._losses)
 
+    @property
+    def probe_rows(self) -> dict[str, tuple[ProbeRow, ...]]:
+        """What each probe has measured."""
+        return self._probes.rows
+
     def run(self) -> Generator[TrainingEvent, None, None]:
-        """Train to the end, yielding events; the clock of `train_seconds` stands still while the caller handles them.
+        """Train to the end, yielding events.
+
+        The clock of `train_seconds` stands still while the caller handles them, and while probes measure.
 
         Raises:
             DivergedError: the loss of a step or of an evaluation is not finite; the steps up to it were yielded.
@@ -156,7 +168,7 @@ class Trainer:
                 yield EpochDone(row)
         yield self._training.summarize(self._totals(startup_seconds), self._rows, self._losses)
 
-    def _train_epoch(self, epoch: int) -> Iterator[StepsDone | Pause]:
+    def _train_epoch(self, epoch: int) -> Iterator[StepsDone | ProbeMeasured | ProbeFailed | Pause]:
         step, num_steps = self.step, self.step.settings.steps_per_epoch
         began = self._clock()
         step.state.start_epoch(
@@ -167,11 +179,18 @@ class Trainer:
         )
         while self._step_in_epoch < num_steps:
             first = stop = self._step_in_epoch
+            begin = len(self._losses) - first
+            if self._probes.is_due(begin + first):
+                seconds = self._clock() - began
+                yield from self._probes.measure(step, begin + first, first, self._training.rate_of(begin + first))
+                synchronize(self._device)
+                began = self._clock() - seconds
             try:
                 while stop < num_steps:
                     step(stop)
                     stop += 1
-                    if (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
+                    is_report = (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._probes.is_due(begin + stop)
+                    if is_report or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
                         break
                     if (stop - first) % STEPS_PER_TURN == 0:
                         yield self._turns.pause()
@@ -279,6 +298,7 @@ class Trainer:
             "step_in_epoch": self._step_in_epoch,
             "num_correct": self._num_correct,
             "epoch_seconds": self._epoch_seconds,
+            **({"probes": self._probes.state_dict()} if self._probes.rows else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -296,6 +316,7 @@ class Trainer:
             state = {**state, **done, "epoch_seconds": state["seconds"]}
         rows = [EpochRow.model_validate(row) for row in state["rows"]]
         self._check_progress(state, rows, losses)
+        self._probes.load_state_dict(state.get("probes", {}), len(losses))
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.step.optimizer, state["optimizer"])
         self._losses = [tuple(row) for row in losses.tolist()]

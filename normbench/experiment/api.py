@@ -15,6 +15,7 @@ from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
 from normbench.experiment.own_objects import with_own_objects
+from normbench.experiment.shards import Shard
 from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
@@ -53,6 +54,7 @@ def compare(
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
     runs_at_once: int | None = None,
+    shard: str | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -80,6 +82,7 @@ def compare(
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
         runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
             What a run computes does not depend on it.
+        shard: ``"K/N"``: run part K of N, whole seeds where possible.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -100,6 +103,8 @@ def compare(
     options = replace(options, runs_at_once=_count(runs_at_once))
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
+    if shard is not None:
+        options = replace(options, shard=Shard.parse(shard))
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
 
 
@@ -186,7 +191,7 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in given.items()}
 
 
-_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
+_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from", "shard"), "train": ("norm", "norm_options", "seed")}
 """The arguments by name that only one of the functions has."""
 _OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 

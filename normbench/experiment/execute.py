@@ -22,6 +22,7 @@ from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
+from normbench.experiment.shards import Shard
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
@@ -62,6 +63,12 @@ class RunOptions:
     """A folder or bundle whose runs of the baseline are taken over."""
     runs_at_once: int | None = None
     """How many runs a device trains at once, at most; None: `CLASSIFIERS_AT_ONCE_ON_CUDA`, and one of other runs."""
+    shard: Shard | None = None
+    """The part of the runs to be done; None for all of them."""
+
+    def chosen(self, plans: list[RunPlan]) -> list[RunPlan]:
+        """Return the runs of `plans` that the call is for."""
+        return plans if self.shard is None else self.shard.of(plans)
 
 
 def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Path | None = None) -> list[RunPlan]:
@@ -110,6 +117,8 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
     folder = options.runs_dir / loaded.experiment.name
+    resolved = resolved_experiment(loaded.experiment, plans)
+    plans = options.chosen(plans)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -124,7 +133,7 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
-    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    write_experiment(folder, resolved)
     sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]

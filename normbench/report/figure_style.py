@@ -37,6 +37,8 @@ MAX_NARROW_LABEL = 16
 """The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
 """The color of text and axes, which the HTML report replaces on a dark page."""
+HOVER = "hover: "
+"""How the id of a point begins that says something under the pointer (`html.inline_svg`)."""
 RULE = "#DDDDDD"
 """The color of grid lines, which the HTML report replaces on a dark page."""
 
@@ -178,6 +180,14 @@ def _start(cluster: Sequence[float], gap: float) -> float:
     return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
 
 
+def add_hover(axes: Axes, x: float, y: float, text: str) -> None:
+    """Have the page show `text` where the pointer is over a point; other files do not have it, nor does any need it."""
+    (point,) = axes.plot(
+        [x], [y], marker="o", markersize=9, linestyle="none", color=INK, alpha=0.0, visible=False, zorder=10
+    )
+    point.set_gid(HOVER + text)
+
+
 def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
     """Name the axes; inside a grid of panels only the outer ones have a name at the left, or all `everywhere`."""
     axes.set_xlabel(x)
@@ -290,6 +300,8 @@ def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> byt
         "svg": {"Date": None, "Creator": None},
     }
     buffer = io.BytesIO()
+    for point in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(HOVER)):
+        point.set_visible(kind == "svg")
     with figure_style():
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated[kind], transparent=transparent)
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normbench.report.batch_one import CHANCE
 from normbench.report.captions import capitalized, field_name
-from normbench.report.figure_style import Panel, Styles, draw_panels, line_style, setting_title
+from normbench.report.figure_style import Panel, Styles, add_hover, draw_panels, line_style, setting_title
 from normbench.report.grouping import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
 from normbench.report.task_report import PageFigure
@@ -116,6 +116,10 @@ def sweep_figure(sweep: Sweep, measure: Measure) -> Figure:
                 capsize=2,
                 elinewidth=0.8,
             )
+            for x, estimate in known:
+                spread = "" if estimate.half_width is None else f" ± {measure.scale * estimate.half_width:.3g}"
+                text = f"{key[1]}: {measure.scale * estimate.mean:.4g}{spread} {measure.unit}".rstrip()
+                add_hover(axes, x, measure.scale * estimate.mean, text)
 
     without = any(not group.completed for panel in sweep.panels for group in panel.groups)
     return draw_panels(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
 from normbench.runs.places import without_places
+from normbench.runs.probe_files import ROWS, probe_file
 from normbench.runs.provenance import CHANGES, PACKAGES
 from normbench.runs.records import (
     CONFIG_FILE,
@@ -42,6 +43,7 @@ _OF_RUN = (
     STATUS_FILE,
     STEPS_FILE,
     SUMMARY_FILE,
+    *(probe_file(name) for name in ROWS),
 )
 _OF_EXPERIMENT = (EXPERIMENT_FILE, TIMING_FILE)
 _CONFIGS = (CONFIG_FILE, EXPERIMENT_FILE)

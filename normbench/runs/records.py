@@ -7,6 +7,7 @@
         environment.json         versions, device, commit, argv
         metrics.jsonl            one EpochRow a line, appended; only of tasks with epochs
         steps.csv                step and losses (Task.loss_columns): one line a training step
+        probes/<name>.jsonl      what a probe measured, a row a line (probe_files.py); where the config asks for it
         status.json              Status
         summary.json             the task's summary, written last
         loss_curve.png, table.md
@@ -36,6 +37,7 @@ from normbench.config.load import task_name
 from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
 from normbench.runs.bundle_file import exists, find_bundle, is_member
+from normbench.runs.probe_files import ProbeRow, read_probes
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import Timing, read_timing
 from normbench.runs.untrusted import describe_problem, read_bytes, read_json, read_pictures, read_yaml
@@ -122,6 +124,10 @@ class RunRecord:
     summary: Any
     """The task's summary (`Task.summary`), or None."""
     environment: Mapping[str, Any]
+    probe_rows: Mapping[str, tuple[ProbeRow, ...]] = field(default_factory=dict)
+    """What each probe measured, by its name."""
+    unreadable: tuple[str, ...] = ()
+    """Records that the run can do without and that cannot be understood, a line each."""
 
     @property
     def run_id(self) -> str:
@@ -222,7 +228,8 @@ def read_run(folder: Path) -> RunRecord:
             raise damaged(folder / SUMMARY_FILE, "missing, though the run is completed")
         environment = _read_environment(folder / ENVIRONMENT_FILE)
         epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
-        return RunRecord(folder, config, status, epochs, losses, summary, environment)
+        probe_rows, problems = read_probes(folder)
+        return RunRecord(folder, config, status, epochs, losses, summary, environment, probe_rows, tuple(problems))
     except RunError as error:
         raise RunError(f"{folder}: not a readable run folder: {error}") from None
 
@@ -239,9 +246,12 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     runs, timing, settings, unreadable = [], Timing(), {}, []
     for path in run_folders:
         try:
-            runs.append(read_run(path))
+            run = read_run(path)
         except RunError as error:
             unreadable.append(str(error))
+            continue
+        runs.append(run)
+        unreadable += run.unreadable
     if not runs:
         raise RunError(unreadable[0])
     try:

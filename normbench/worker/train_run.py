@@ -92,7 +92,8 @@ def _train_run(request: RunRequest, member: Member | None) -> Generator[RunEvent
         trainer = run.trainer
         facts = {**describe(config.device), **run.facts, **_concurrent_runs(request)}
         moved = _moved(request.folder, facts) if trainer.losses else {}
-        yield Started(trainer.rows, trainer.losses, facts | moved, (*run.problems, *problems))
+        problems = [*run.problems, *problems]
+        yield Started(trainer.rows, trainer.losses, facts | moved, tuple(problems), trainer.probe_rows)
         yield from _train(run, request, moved, member)
     except GeneratorExit:
         if _writer_of(request.folder) in writers:

@@ -208,6 +208,7 @@ def test_traces_into_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")  # Inductor's own
 @exact_norms
 def test_compiles_with_inductor(name: str) -> None:
     torch._dynamo.reset()
