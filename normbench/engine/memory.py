@@ -89,10 +89,13 @@ class MemoryMeter:
         self._own = 0
         self._peak = 0
         self._is_counting = True
-        gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
+        beside_others = is_beside_others(device)
+        if not beside_others:  # which would wait a fifth of a second
+            # What was before may be garbage in cycles: freed later, it would be taken for room that was there.
+            gc.collect()
         if device == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # else only the first run of a process would be charged with them
-            if not is_beside_others(device):  # for which that would wait
+            if not beside_others:
                 torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()

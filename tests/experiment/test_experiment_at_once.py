@@ -102,7 +102,7 @@ def test_a_run_gives_the_same_bits_alone_and_beside_others(tmp_path, worker, alo
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, worker, alone, device: str) -> None:
-    doomed = plan("none", 0, device, optimizer="sgd", learning_rate=1e25)
+    doomed = plan("bn", 1, device, optimizer="sgd", learning_rate=1e38)
     survivor = plan("bn", 0, device)
     run_all(tmp_path, worker, [doomed, survivor], 2, keep_checkpoint=True)
     assert outcome(tmp_path, doomed)["state"] == "diverged"
