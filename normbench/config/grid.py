@@ -21,6 +21,7 @@ _NOT_IN_GRID = {
     "baseline": "one experiment has one baseline",
     "grid": "a grid has no grid",
     "batch_one": "it is a probe of a comparison without a grid",
+    "evaluate": "it changes no training",
     "probe": "it is no setting",
 }
 

@@ -25,6 +25,7 @@ from normbench.config.probes import CurvatureConfig, LandscapeConfig, ProbesConf
 from normbench.config.schema import (
     BatchOneConfig,
     DatasetConfig,
+    EvaluateConfig,
     ExperimentConfig,
     LearningRateScaling,
     ModelConfig,
@@ -52,6 +53,7 @@ _SECTIONS: Mapping[str, Sections] = {
         "probes.landscape": LandscapeConfig,
         "probes.signals": SignalsConfig,
         "probes.curvature": CurvatureConfig,
+        "evaluate": EvaluateConfig,
     },
     "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
 }

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from normbench.layers.norm_act import describe_paths
 from normbench.norms import NORMS, SEQUENCE_NORMS
 from normbench.runs.events import (
     CheckpointFailed,
+    EpochDone,
     FactsLearned,
     Pause,
     RunEvent,
@@ -113,10 +115,16 @@ def _resume(request: RunRequest) -> tuple[LoadedRun, list[str]]:
     if not request.resume:
         return run, []
     try:
-        load_checkpoint(request.folder / CHECKPOINT_FILE, request.config.run_id, run.trainer.load_state_dict)
+        load_checkpoint(request.folder / CHECKPOINT_FILE, request.config.run_id, lambda state: _take_over(run, state))
     except CheckpointError as error:
         return _load(request), [f"{error}; the run starts anew"]  # loaded again: some of it may have been taken over
     return run, []
+
+
+def _take_over(run: LoadedRun, state: dict[str, Any]) -> None:
+    run.trainer.load_state_dict(state)
+    if "average" in state:
+        run.average.load_state_dict(state["average"], run.trainer.model)
 
 
 def _moved(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -150,7 +158,10 @@ def _writer_of(folder: Path) -> int | None:
 
 
 def _save(run: LoadedRun, request: RunRequest) -> None:
-    save_checkpoint(run.trainer.state_dict(), request.folder / CHECKPOINT_FILE, request.config.run_id)
+    state = run.trainer.state_dict()
+    if run.average.count:
+        state["average"] = run.average.state_dict()
+    save_checkpoint(state, request.folder / CHECKPOINT_FILE, request.config.run_id)
 
 
 def _load(request: RunRequest) -> LoadedRun:
@@ -167,7 +178,9 @@ def _train(
     has_stepped = False
     with closing(run.trainer.run() if member is None else _in_turns(run.trainer, member)) as events:
         for event in events:
-            yield run.finish(event, request.folder) if isinstance(event, TrainingDone) else event
+            if isinstance(event, EpochDone):
+                _average_epoch(event, run, request)
+            yield _finish(event, run, request) if isinstance(event, TrainingDone) else event
             if not isinstance(event, StepsDone):
                 continue
             if not has_stepped:
@@ -198,6 +211,23 @@ def _in_turns(trainer: Trainer, member: Member) -> Generator[TrainingEvent | Pau
                 yield member.when_all_are_prepared()
             else:
                 yield event
+
+
+def _average_epoch(event: EpochDone, run: LoadedRun, request: RunRequest) -> None:
+    """Take the weights into their average if an evaluation asks for it after this epoch."""
+    if request.evaluate is None or run.evaluate is None:
+        return
+    num_epochs = request.config.length
+    if event.row.epoch > num_epochs - request.evaluate.num_averaged(num_epochs):
+        run.average.add(run.trainer.model)
+
+
+def _finish(done: TrainingDone, run: LoadedRun, request: RunRequest) -> TrainingDone:
+    """Complete the result of the training."""
+    done = run.finish(done, request.folder)
+    if request.evaluate is None or run.evaluate is None:
+        return done
+    return replace(done, evaluation=run.evaluate(request.evaluate, run.average))
 
 
 def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:
