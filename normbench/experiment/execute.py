@@ -183,7 +183,7 @@ def _run(
         with signals, _shown(listener):
             comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
             if not runner.has_stopped:
-                _evaluate_kept(runner, plans, options, signals.arrived)
+                _evaluate_kept(runner, worker, plans, options, signals.arrived)
                 TimingPass(
                     folder,
                     plans,
@@ -202,14 +202,18 @@ def _run(
 
 
 def _evaluate_kept(
-    runner: ExperimentRunner, plans: Sequence[RunPlan], options: RunOptions, stop_requested: Callable[[], bool]
+    runner: ExperimentRunner,
+    worker: TrainingProcess,
+    plans: Sequence[RunPlan],
+    options: RunOptions,
+    stop_requested: Callable[[], bool],
 ) -> None:
     """Evaluate runs of before the experiment asked for it, if they kept their weights; say of how many that fails."""
     if runner.evaluate is None:
         return
     folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
     request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
-    ended = evaluate_runs(folders, request, runner.workers[0], stop_requested=stop_requested)
+    ended = evaluate_runs(folders, request, worker, stop_requested=stop_requested)
     states = Counter(run.state for run in ended)
     if missing := states["no checkpoint"] + states["failed"]:
         note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
