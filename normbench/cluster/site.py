@@ -21,7 +21,7 @@ from normbench.config.load import LoadedConfig
 from normbench.data.formats import read_arrays, write_npz
 from normbench.data.locate import find_cifar
 from normbench.data.official import CIFAR10, CIFAR100
-from normbench.errors import DataError, DeviceError, EnvironmentProblem, RunError
+from normbench.errors import ConfigError, DataError, DeviceError, EnvironmentProblem, RunError
 from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import note
@@ -105,8 +105,16 @@ class ClusterSite:
         ]  # fmt: skip
 
     @contextmanager
-    def executor(self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path) -> Iterator[ClusterExecutor]:
-        """Start a host for each device, no more than there are runs to train."""
+    def executor(
+        self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path, runs_at_once: int | None
+    ) -> Iterator[ClusterExecutor]:
+        """Start a host for each device, no more than there are runs to train.
+
+        Raises:
+            ConfigError: several runs at once are asked of a device.
+        """
+        if runs_at_once not in (None, 1):
+            raise ConfigError("--cluster trains one run at a time on each device, so --runs-at-once can only be 1")
         executor = ClusterExecutor(
             self.ray,
             self.options,

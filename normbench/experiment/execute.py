@@ -60,6 +60,8 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    runs_at_once: int | None = None
+    """How many runs a device trains at once, at most; None: as `normbench.experiment.site` chooses."""
     shard: Shard | None = None
     """The part of the runs to be done; None for all of them."""
 
@@ -133,7 +135,7 @@ def run_experiment(
     _compile_kernels(due, folder, options, site.process, prerequisite)
     write_experiment(folder, resolved)
     sweep(folder)
-    with site.executor(due, plans, folder) as executor:
+    with site.executor(due, plans, folder, options.runs_at_once) as executor:
         runner = ExperimentRunner(
             folder,
             executor,
@@ -264,7 +266,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, site: Site, *, tra
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    with site.executor([plan], [plan], root) as executor, HeldSignals() as signals, progress:
+    with site.executor([plan], [plan], root, 1) as executor, HeldSignals() as signals, progress:
         runner = ExperimentRunner(
             root, executor, progress, options.data_dir, True, True, True, max_host_losses=site.max_host_losses
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +23,7 @@ from normbench.experiment.runner import (
     RunBusy,
     RunEnded,
     RunMoved,
+    RunPostponed,
     RunProgressed,
     RunStarted,
     RunUnreadable,
@@ -34,6 +37,8 @@ _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
+_SECONDS_BETWEEN_REFRESHES = 0.05
+"""At least, while steps come in: those of several runs at once come faster than anybody can read."""
 _TIMING = "timing"
 """Among the tasks, where runs are called by their ids."""
 
@@ -95,9 +100,16 @@ def ending(event: RunEnded | RunMoved | RunBusy | RunUnreadable) -> str:
         result = TASKS[event.plan.config.task].result(event.summary)
         if event.skipped:
             return f"{name}: completed before, kept ({result})"
-        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training"
+        beside = f" beside up to {event.runs_at_once - 1} others" if event.runs_at_once > 1 else ""
+        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training{beside}"
     hint = "; --retry runs it again" if event.skipped and state in ("failed", "diverged") else ""
     return f"{name}: {state}: {event.status.reason}{hint}"
+
+
+def postponed(event: RunPostponed) -> str:
+    """Say in a line that a run begins again beside fewer others, and why."""
+    beside = "alone" if event.runs_at_once == 1 else f"with {event.runs_at_once} runs at once"
+    return f"{name_of(event.plan)}: goes on {beside}: {event.reason}"
 
 
 def shortcoming(event: FactsLearned | ProbeFailed | CheckpointFailed) -> str | None:
@@ -131,9 +143,15 @@ def step_lines(plan: RunPlan, steps: StepsDone) -> list[str]:
     ]
 
 
+def _norms(count: int) -> str:
+    return "the norm alone" if count == 1 else f"{count} norms against each other"
+
+
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
-    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
+    return (
+        f"not all norms were timed against each other, tables take times from runs that trained alone: {event.problem}"
+    )
 
 
 class LineProgress(Progress):
@@ -148,10 +166,12 @@ class LineProgress(Progress):
             note(stopping(event))
         elif isinstance(event, RunEnded | RunMoved | RunBusy | RunUnreadable):
             note(ending(event))
+        elif isinstance(event, RunPostponed):
+            note(postponed(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
         elif isinstance(event, TimingStarted):
-            note(f"timing the steps of {event.num_norms} norms against each other")
+            note(f"timing the steps of {_norms(event.num_norms)}")
         elif isinstance(event, TimingEnded):
             if event.problem:
                 note(untimed(event))
@@ -196,6 +216,7 @@ class LiveProgress(Progress):
         )
         self._num_runs = len(plans)
         self._num_ended = 0
+        self._refreshed_at = -math.inf
         self._all = self._add("all runs", total=self._num_runs, progress=f"0/{self._num_runs} runs")
         self._tasks: dict[str, TaskID] = {}
         self._share: dict[str, float] = {}
@@ -215,16 +236,22 @@ class LiveProgress(Progress):
         """Update the display, if the terminal is still there."""
         with suppress(OSError):
             self._show(event)
-            self._progress.refresh()
+            is_steps = isinstance(event, RunProgressed) and isinstance(event.event, StepsDone)
+            if not is_steps or time.monotonic() - self._refreshed_at > _SECONDS_BETWEEN_REFRESHES:
+                self._progress.refresh()
+                self._refreshed_at = time.monotonic()
 
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
             self._print(stopping(event), "yellow")
         elif isinstance(event, RunBusy | RunMoved):
-            self._remove(event.plan)
+            self._forget(event.plan)
             self._print(ending(event), "yellow")
         elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)
+        elif isinstance(event, RunPostponed):
+            self._forget(event.plan)
+            self._print(postponed(event), "yellow")
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
             self._show_timing(event)
         elif isinstance(event, RunStarted):
@@ -270,7 +297,9 @@ class LiveProgress(Progress):
 
     def _show_timing(self, event: TimingEvent) -> None:
         if isinstance(event, TimingStarted):
-            self._tasks[_TIMING] = self._add(f"timing {event.num_norms} norms", total=1, progress="in turn")
+            self._tasks[_TIMING] = self._add(
+                f"timing {event.num_norms} norm{'s' * (event.num_norms > 1)}", total=1, progress="in turn"
+            )
         elif isinstance(event, TimingProgressed):
             self._progress.update(self._tasks[_TIMING], completed=event.share)
         else:
@@ -279,13 +308,8 @@ class LiveProgress(Progress):
             if event.problem:
                 self._print(untimed(event), "yellow")
 
-    def _remove(self, plan: RunPlan) -> None:
-        if (task := self._tasks.pop(plan.run_id, None)) is not None:
-            self._progress.remove_task(task)
-        self._share.pop(plan.run_id, None)
-
     def _end(self, event: RunEnded | RunUnreadable) -> None:
-        self._remove(event.plan)
+        self._forget(event.plan)
         self._num_ended += 1
         completed = isinstance(event, RunEnded) and event.status.state == "completed"
         style = ("dim" if event.skipped else "green") if completed and isinstance(event, RunEnded) else "red"
@@ -295,6 +319,12 @@ class LiveProgress(Progress):
             completed=self._num_ended + sum(self._share.values()),
             progress=f"{self._num_ended}/{self._num_runs} runs",
         )
+
+    def _forget(self, plan: RunPlan) -> None:
+        """Take the bar of a run away."""
+        if (task := self._tasks.pop(plan.run_id, None)) is not None:
+            self._progress.remove_task(task)
+        self._share.pop(plan.run_id, None)
 
     def _print(self, text: str, style: str) -> None:
         self._progress.console.print(Text(text, style=style))

@@ -11,7 +11,7 @@ from typing import Any
 
 from normbench.config.schema import EvaluateConfig
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
-from normbench.experiment.executor import Executor
+from normbench.experiment.executor import Executor, Postponed
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Message
 from normbench.runs.events import (
@@ -66,6 +66,8 @@ class RunEnded:
     summary: Any
     """The task's summary, or None."""
     skipped: bool = False
+    runs_at_once: int = 1
+    """How many runs its process trained at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ class RunUnreadable:
 
 
 @dataclass(frozen=True)
+class RunPostponed:
+    """A run could not go on beside others; it is trained again from its checkpoint, or anew, beside fewer."""
+
+    plan: RunPlan
+    reason: str
+    runs_at_once: int
+    """How many its process trains at once from now on; 1: that run alone."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """The runs are asked to stop; each ends its step and saves a checkpoint."""
 
@@ -99,7 +111,7 @@ class Stopping:
     """How many runs have failed, if that is why."""
 
 
-ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunMoved | RunBusy | RunUnreadable | Stopping
+ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunMoved | RunPostponed | RunBusy | RunUnreadable | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
@@ -132,8 +144,8 @@ class ExperimentRunner:
     _busy: list[RunPlan] = field(default_factory=list)
     """Runs that another process writes."""
     _seen_busy: set[str] = field(default_factory=set)
-    _moved: list[RunPlan] = field(default_factory=list)
-    """Runs whose machine was lost, to be started before those that wait."""
+    _postponed: list[RunPlan] = field(default_factory=list)
+    """Runs that ended because of others, or whose machine was lost, and are to be started again."""
     _attempts: dict[str, int] = field(default_factory=dict)
     """How often each run was started, by its run id."""
 
@@ -149,7 +161,7 @@ class ExperimentRunner:
         num_left = len(waiting)
         num_failed, looked_at = 0, time.monotonic()
         try:
-            while waiting or self._active or self._busy or self._moved:
+            while waiting or self._active or self._busy:
                 if stop_requested():
                     self._stop(Stopping())
                     return False
@@ -159,6 +171,8 @@ class ExperimentRunner:
                     looked_at = time.monotonic()
                 num_left -= self._hand_out(waiting)
                 ended = self._receive()
+                waiting.extendleft(reversed(self._postponed))
+                self._postponed.clear()
                 num_completed = sum(end.status.state == "completed" for end in ended)
                 num_left -= num_completed
                 num_failed += len(ended) - num_completed
@@ -178,8 +192,6 @@ class ExperimentRunner:
     def _hand_out(self, waiting: deque[RunPlan]) -> int:
         """Start runs while there is room; return how many runs on the way were completed before."""
         num_completed = 0
-        waiting.extendleft(reversed(self._moved))
-        self._moved.clear()
         while (position := self.executor.choose(waiting)) is not None:
             plan = waiting[position]
             del waiting[position]
@@ -244,8 +256,10 @@ class ExperimentRunner:
         messages = self.executor.wait(_SECONDS_BETWEEN_LOOKS)
         return [end for run_id, message in messages if (end := self._handle(self._active[run_id], message))]
 
-    def _handle(self, active: _Active, message: Message) -> RunEnded | None:
+    def _handle(self, active: _Active, message: Message | Postponed) -> RunEnded | None:
         """Record one message of a run; return its end if that was the last."""
+        if isinstance(message, Postponed):
+            return self._postpone(active, message)
         if isinstance(message, Failed):
             return self._fail(active, message)
         if isinstance(message, Finished):
@@ -295,7 +309,7 @@ class ExperimentRunner:
             return self._end(active, "diverged", reason)
         if failure.is_host_lost and self._may_move(active):
             self.listener(RunMoved(active.plan, reason))
-            self._moved.append(active.plan)
+            self._postponed.append(active.plan)
             self._end(active, "interrupted", reason)
             return None
         if failure.is_lost:  # killed for its memory, say: once a call, and from its checkpoint the next time
@@ -306,6 +320,16 @@ class ExperimentRunner:
     def _may_move(self, active: _Active) -> bool:
         return not active.is_stopping and self._attempts[active.plan.run_id] <= self.max_host_losses
 
+    def _postpone(self, active: _Active, message: Postponed) -> RunEnded | None:
+        """Put a run back among those that wait, as one that was interrupted; or end it where all are stopping."""
+        if active.is_stopping:
+            return self._fail(active, message.failure)
+        reason = str(message.failure.error)
+        self._end(active, "interrupted", f"{reason}; {_HINT}")
+        self._postponed.append(active.plan)
+        self.listener(RunPostponed(active.plan, reason, message.runs_at_once))
+        return None
+
     def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
         if not (active.folder.path / STATUS_FILE).exists():
             active.folder.begin(active.plan.config)  # it ended before it started, and still is a row
@@ -314,7 +338,7 @@ class ExperimentRunner:
     def _release(self, active: _Active, status: Status) -> RunEnded:
         del self._active[active.plan.run_id]
         active.folder.release()
-        return RunEnded(active.plan, status, active.summary)
+        return RunEnded(active.plan, status, active.summary, runs_at_once=active.facts.get("concurrent_runs", 1))
 
     def _stop(self, event: Stopping) -> None:
         """Let every running run end its step and save a checkpoint."""

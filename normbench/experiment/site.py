@@ -12,7 +12,11 @@ from normbench.experiment.executor import Executor, LocalExecutor, TrainingProce
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.registry import load
+from normbench.tasks.classification import CLASSIFICATION
 from normbench.worker import targets
+
+CLASSIFIERS_AT_ONCE_ON_CUDA = 8
+"""More brings next to nothing: eight fill an H200 at batch size 64 (docs/performance.md)."""
 
 
 class Site(Protocol):
@@ -30,9 +34,12 @@ class Site(Protocol):
         """Return where training processes look for images first, if the user named a folder."""
 
     def executor(
-        self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path
+        self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path, runs_at_once: int | None
     ) -> AbstractContextManager[Executor]:
-        """Open what trains the runs `due`, which are among the `plans` of the experiment in `folder`."""
+        """Open what trains the runs `due`, which are among the `plans` of the experiment in `folder`.
+
+        `runs_at_once` is how many runs a device trains at once, at most; None where that is not said.
+        """
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
         """Yield a process on each kind of device, one after the other, for the timing pass; nothing is trained then."""
@@ -61,11 +68,13 @@ class LocalSite:
         return named
 
     @contextmanager
-    def executor(self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path) -> Iterator[LocalExecutor]:
-        """Open a process for each GPU, no more than there is work for, the first being `process`."""
+    def executor(
+        self, due: Sequence[RunPlan], plans: Sequence[RunPlan], folder: Path, runs_at_once: int | None
+    ) -> Iterator[LocalExecutor]:
+        """Open a process for each GPU, no more than there is work for; `process` is the first."""
         with ExitStack() as stack:
             others = [stack.enter_context(start_worker(more)) for more in self._others(due)]
-            yield LocalExecutor([self.process, *others])
+            yield LocalExecutor([self.process, *others], _runs_at_once(runs_at_once, due, 1 + len(others)))
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
         """Yield `process`."""
@@ -76,3 +85,10 @@ class LocalSite:
             return []
         devices: frozenset[str] = frozenset(plan.config.device for plan in due)
         return self.process.call(targets.worker_environments, devices)[1 : len(due)]
+
+
+def _runs_at_once(wanted: int | None, due: Sequence[RunPlan], num_workers: int) -> int:
+    """Return how many runs each worker trains at once, no more than there are for it."""
+    gain = all((plan.config.device, plan.config.task) == ("cuda", CLASSIFICATION.name) for plan in due)
+    wanted = wanted or (CLASSIFIERS_AT_ONCE_ON_CUDA if gain else 1)
+    return max(1, min(wanted, -(-len(due) // num_workers)))
