@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from normbench.config.schema import TrainConfig
-from normbench.engine.augment import CropFlip, draw_crop_flip
+from normbench.engine.augment import CropFlip, draw_augmentation
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, Evaluation, evaluate
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, PendingEvaluation, evaluate, launch_evaluation
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import CrossEntropy
@@ -41,6 +41,7 @@ class ClassifierTraining:
     ) -> None:
         self.num_epochs = config.epochs
         self._seed = seed
+        self._augment = config.augment
         self._test_images = test_images
         num_steps = config.epochs * -(-len(train_images) // config.batch_size)
         rates = learning_rates(config.schedule, config.learning_rate, num_steps, config.warmup_fraction)
@@ -49,7 +50,7 @@ class ClassifierTraining:
             num_images=len(train_images),
             num_epochs=config.epochs,
             learning_rates=rates,
-            augment=config.augment == "crop_flip",
+            augment=config.augment != "none",
             device=device,
             precision=precision,
             engine=engine,
@@ -62,8 +63,8 @@ class ClassifierTraining:
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return the order of the images, and how each is cropped and flipped."""
         settings = self.step.settings
-        crop_flip = draw_crop_flip(settings.num_images, self._seed, epoch) if settings.augment else None
-        return epoch_order(settings.num_images, self._seed, epoch), crop_flip
+        drawn = draw_augmentation(self._augment, settings.num_images, self._seed, epoch)
+        return epoch_order(settings.num_images, self._seed, epoch), drawn
 
     def warm_up(self) -> None:
         """Evaluate one batch on CUDA, where cuDNN chooses algorithms for its shapes the first time in a process."""
@@ -72,10 +73,10 @@ class ClassifierTraining:
             images = self._test_images.first(EVALUATION_BATCH_SIZE)
             evaluate(self.step.model, images, settings.device, settings.precision)
 
-    def evaluate(self) -> Evaluation:
-        """Return loss and accuracy on the test images."""
+    def launch_evaluation(self) -> PendingEvaluation:
+        """Start to evaluate on the test images."""
         settings = self.step.settings
-        return evaluate(self.step.model, self._test_images, settings.device, settings.precision)
+        return launch_evaluation(self.step.model, self._test_images, settings.device, settings.precision)
 
     def summarize(self, totals: Totals, rows: Sequence[EpochRow], losses: Sequence[tuple[float, ...]]) -> TrainingDone:
         """Return the numbers of the last epoch, and what training took."""

@@ -53,6 +53,7 @@ def compare(
     fail_fast: bool = False,
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
+    runs_at_once: int | None = None,
     shard: str | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
@@ -79,6 +80,8 @@ def compare(
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
+            What a run computes does not depend on it.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
@@ -97,6 +100,7 @@ def compare(
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
+    options = replace(options, runs_at_once=_count(runs_at_once))
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
     if shard is not None:
@@ -119,6 +123,7 @@ def train(
     tensorboard: bool = False,
     wandb: bool = False,
     mlflow: bool = False,
+    runs_at_once: int | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -144,6 +149,7 @@ def train(
         tensorboard: see `compare`.
         wandb: see `compare`.
         mlflow: see `compare`.
+        runs_at_once: see `compare`.
         max_runs: see `compare`.
         listener: see `compare`.
         arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
@@ -171,8 +177,9 @@ def train(
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
     options = replace(
-        _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard), wandb=wandb, mlflow=mlflow
-    )
+        _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard),
+        wandb=wandb, mlflow=mlflow, runs_at_once=_count(runs_at_once),
+    )  # fmt: skip
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="train")
 
 
@@ -193,6 +200,12 @@ def _options(
     runs_dir: str | Path, data_dir: str | Path | None, force: bool, retry: bool, keep: bool, tensorboard: bool
 ) -> RunOptions:
     return RunOptions(Path(runs_dir), None if data_dir is None else Path(data_dir), force, retry, keep, tensorboard)
+
+
+def _count(runs_at_once: int | None) -> int | None:
+    if runs_at_once is not None and (type(runs_at_once) is not int or runs_at_once < 1):
+        raise ConfigError(f"runs_at_once: {runs_at_once!r} is neither None nor a whole number from 1")
+    return runs_at_once
 
 
 def _source(config: ConfigLike | None) -> Path | Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from normbench.errors import NormBenchError, RunError, first_line
-from normbench.experiment.worker_process import Worker
+from normbench.experiment.executor import TrainingProcess
 from normbench.runs.bundle_file import find_bundle
 from normbench.runs.evaluation_file import EVALUATION_FILE
 from normbench.runs.records import CHECKPOINT_FILE, find_runs, is_run
@@ -52,7 +52,7 @@ def run_folders(paths: Iterable[Path]) -> list[Path]:
 def evaluate_runs(
     folders: Iterable[Path],
     request: EvaluationRequest,
-    worker: Worker,
+    worker: TrainingProcess,
     *,
     force: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -77,7 +77,7 @@ def evaluate_runs(
             yield _evaluate(folder, replace(request, folder=folder), worker)
 
 
-def _evaluate(folder: Path, request: EvaluationRequest, worker: Worker) -> RunEvaluated:
+def _evaluate(folder: Path, request: EvaluationRequest, worker: TrainingProcess) -> RunEvaluated:
     began = time.monotonic()
     run = RunFolder(folder).acquire()
     try:

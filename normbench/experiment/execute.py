@@ -32,6 +32,7 @@ from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FIL
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
+from normbench.tasks.classification import CLASSIFICATION
 from normbench.worker import targets
 from normbench.worker.targets import DraftError, EvaluationRequest, RunRequest
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Listener = Callable[[ExperimentEvent | TimingEvent], None]
 
+CLASSIFIERS_AT_ONCE_ON_CUDA = 8
+"""More brings next to nothing: eight fill an H200 at batch size 64 (docs/performance.md)."""
 _MAX_NORMS_COMPILED_TOGETHER = 12
 """More would let the first run wait for long."""
 _MIN_COMPILE_SECONDS_NOTED = 2.0
@@ -60,6 +63,8 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    runs_at_once: int | None = None
+    """How many runs a device trains at once, at most; None: `CLASSIFIERS_AT_ONCE_ON_CUDA`, and one of other runs."""
     shard: Shard | None = None
     """The part of the runs to be done; None for all of them."""
 
@@ -136,7 +141,7 @@ def run_experiment(
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            LocalExecutor([worker, *others]),
+            LocalExecutor([worker, *others], _runs_at_once(options, due, 1 + len(others))),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -178,7 +183,7 @@ def _run(
         with signals, _shown(listener):
             comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
             if not runner.has_stopped:
-                _evaluate_kept(runner, plans, options, signals.arrived)
+                _evaluate_kept(runner, worker, plans, options, signals.arrived)
                 TimingPass(
                     folder,
                     plans,
@@ -197,14 +202,18 @@ def _run(
 
 
 def _evaluate_kept(
-    runner: ExperimentRunner, plans: Sequence[RunPlan], options: RunOptions, stop_requested: Callable[[], bool]
+    runner: ExperimentRunner,
+    worker: TrainingProcess,
+    plans: Sequence[RunPlan],
+    options: RunOptions,
+    stop_requested: Callable[[], bool],
 ) -> None:
     """Evaluate runs of before the experiment asked for it, if they kept their weights; say of how many that fails."""
     if runner.evaluate is None:
         return
     folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
     request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
-    ended = evaluate_runs(folders, request, runner.workers[0], stop_requested=stop_requested)
+    ended = evaluate_runs(folders, request, worker, stop_requested=stop_requested)
     states = Counter(run.state for run in ended)
     if missing := states["no checkpoint"] + states["failed"]:
         note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
@@ -226,6 +235,13 @@ def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str
         return []
     devices: frozenset[str] = frozenset(plan.config.device for plan in due)
     return worker.call(targets.worker_environments, devices)[1 : len(due)]
+
+
+def _runs_at_once(options: RunOptions, due: list[RunPlan], num_workers: int) -> int:
+    """Return how many runs each worker trains at once, no more than there are for it."""
+    gain = all((plan.config.device, plan.config.task) == ("cuda", CLASSIFICATION.name) for plan in due)
+    wanted = options.runs_at_once or (CLASSIFIERS_AT_ONCE_ON_CUDA if gain else 1)
+    return max(1, min(wanted, -(-len(due) // num_workers)))
 
 
 def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
