@@ -23,6 +23,7 @@ _QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # it would install everything again for each worker of `uv run normbench`
     "RAY_enable_metrics_collection": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # what a host says that is ended while it starts
 }
 _LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without clusters, Ray binds its ports to 127.0.0.1
