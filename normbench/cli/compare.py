@@ -58,6 +58,13 @@ def compare(
     batch_size: BatchSizeOption = None,
     lr: LearningRateOption = None,
     seeds: SeedsOption = None,
+    until_resolved: Annotated[
+        bool,
+        typer.Option("--until-resolved", help="Add seeds until every verdict is resolved: docs/statistics.md."),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(metavar="N", min=3, help="With --until-resolved, the most seeds.", show_default="20")
+    ] = None,
     baseline: BaselineOption = None,
     baseline_from: Annotated[
         Path | None,
@@ -93,8 +100,10 @@ def compare(
     """
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
+    from normbench.experiment.looks import most_seeds
 
     config, chosen = config_or_norms(words or [], norms)
+    most = most_seeds(seeds, max_seeds, until_resolved=until_resolved)
     flags: dict[str, Any] = {
         "norms": chosen,
         "model": model,
@@ -102,7 +111,7 @@ def compare(
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.lr": lr,
-        "seeds": seeds,
+        "seeds": seeds if most is None else most,
         "baseline": baseline,
         "device": device,
         "train.precision": precision,
@@ -127,4 +136,5 @@ def compare(
         mlflow=mlflow,
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
+        max_seeds=most,
     )

@@ -22,6 +22,7 @@ from normbench.config.messages import Key, Sections, explain, located
 from normbench.config.naming import question_name
 from normbench.config.overrides import assign
 from normbench.config.schema import (
+    AnalysisConfig,
     BatchOneConfig,
     DatasetConfig,
     ExperimentConfig,
@@ -47,8 +48,14 @@ _SECTIONS: Mapping[str, Sections] = {
         "train": TrainConfig,
         "lr_scaling": LearningRateScaling,
         "batch_one": BatchOneConfig,
+        "analysis": AnalysisConfig,
     },
-    "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
+    "style_transfer": {
+        "": StyleExperimentConfig,
+        "norms": NormConfig,
+        "train": StyleTrainConfig,
+        "analysis": AnalysisConfig,
+    },
 }
 """The sections of a config by task and name; the whole of it by the empty name."""
 

@@ -259,6 +259,15 @@ class BatchOneConfig(Frozen):
         return spell_out_lr(data)
 
 
+class AnalysisConfig(Frozen):
+    """How verdicts are given (docs/statistics.md); it is written with the experiment before its first run."""
+
+    family: Literal["setting", "sweep"] = "setting"
+    """Among which comparisons the 5 % of errors are shared: those of one setting, or all of a sweep."""
+    spread: Literal["own", "borrowed"] = "borrowed"
+    """Whether the cells of a sweep borrow from each other what their spread is; a single table never does."""
+
+
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_name_only)]
 DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
@@ -281,6 +290,7 @@ class BaseExperimentConfig(Frozen):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     baseline: StrictStr | None = None
     """The norm (its label or name) that differences and relative times refer to; bn where it takes part."""
+    analysis: AnalysisConfig = AnalysisConfig()
 
     @property
     def model_name(self) -> str:

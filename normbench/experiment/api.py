@@ -14,6 +14,7 @@ from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.worker_process import start_worker
 
@@ -52,6 +53,8 @@ def compare(
     fail_fast: bool = False,
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
+    until_resolved: bool = False,
+    max_seeds: int | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -77,6 +80,8 @@ def compare(
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        until_resolved: add seeds until every verdict is resolved, at the looks of docs/statistics.md.
+        max_seeds: the most seeds then; 20 if absent.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -92,7 +97,11 @@ def compare(
     if more:
         raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
+    most = most_seeds(arguments.get("seeds"), max_seeds, until_resolved=until_resolved)
+    if most is not None:
+        flags["seeds"] = most
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    options = replace(options, max_seeds=most)
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
@@ -179,7 +188,10 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in given.items()}
 
 
-_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from"), "train": ("norm", "norm_options", "seed")}
+_OWN = {
+    "compare": ("fail_fast", "max_failures", "baseline_from", "until_resolved", "max_seeds"),
+    "train": ("norm", "norm_options", "seed"),
+}
 """The arguments by name that only one of the functions has."""
 _OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from normbench.config.load import LoadedConfig, load_config
+from normbench.config.load import AnyExperiment, LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.interrupts import HeldSignals
+from normbench.experiment.looks import check_baseline, look_at, run_stages, seeds_of, stages
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
@@ -24,7 +25,7 @@ from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEn
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
-from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
@@ -56,6 +57,8 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    max_seeds: int | None = None
+    """Add seeds until every verdict is resolved, at most so many; None to run the config's seeds."""
 
 
 def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
@@ -104,6 +107,9 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
     folder = options.runs_dir / loaded.experiment.name
+    left = stages(plans, options.max_seeds, folder)
+    if options.max_seeds is not None:
+        check_baseline(loaded.experiment, plans)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -118,7 +124,7 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
-    write_experiment(folder, resolved_experiment(loaded.experiment, plans))
+    write_experiment(folder, resolved_experiment(loaded.experiment, left[0]))
     sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
@@ -134,14 +140,14 @@ def run_experiment(
             options.max_failures,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, left, options, loaded.experiment, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
-    plans: list[RunPlan],
+    left: list[list[RunPlan]],
     options: RunOptions,
-    baseline: str | None,
+    experiment: AnyExperiment,
     listener: Listener | Progress,
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
@@ -158,11 +164,20 @@ def _run(
                 _report_run(run_folder)
 
     runner.listener = listen
+    plans = left[0]
     comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
+
+    def run(stage: Sequence[RunPlan]) -> bool:
+        if stage is not left[0]:
+            write_experiment(folder, resolved_experiment(experiment, stage))
+        return runner.run(stage, signals.arrived)
+
     signals = HeldSignals()
     try:
         with signals, _shown(listener):
-            comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
+            for plans, is_complete in run_stages(left, folder, options.max_seeds, run):
+                run_ids = tuple(plan.run_id for plan in plans)
+                comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
             if not runner.has_stopped:
                 TimingPass(
                     folder,
@@ -170,7 +185,7 @@ def _run(
                     workers[0],
                     listener,
                     options.data_dir,
-                    baseline,
+                    experiment.baseline,
                     options.force,
                     runner.prerequisite,
                 ).run(signals.arrived)
@@ -178,8 +193,18 @@ def _run(
         for worker in workers:
             worker.dismiss()  # they end while the report is written
         if not signals.is_urgent:
+            if options.max_seeds is None and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
+                _look_at(folder, plans)
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
+
+
+def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
+    """Record that the verdicts are looked at; a report is written all the same where that cannot be."""
+    try:
+        look_at(folder, seeds_of(plans), None)
+    except NormBenchError as error:
+        note(f"normbench: {error}")
 
 
 @contextmanager

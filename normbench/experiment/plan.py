@@ -241,4 +241,5 @@ def resolved_experiment(experiment: AnyExperiment, plans: Sequence[RunPlan]) -> 
         for section in ("model", "dataset")
         if hasattr(first, section) and section not in swept
     }
-    return experiment.model_copy(update={"norms": norms, **kept})
+    seeds = tuple(dict.fromkeys(plan.config.seed for plan in plans))
+    return experiment.model_copy(update={"norms": norms, "seeds": seeds, **kept})

@@ -11,9 +11,10 @@ from normbench.report.columns import format_estimate
 from normbench.report.comparison_table import Row, Table
 from normbench.report.figure_style import setting_title
 from normbench.report.grouping import Section, Setting
+from normbench.report.paired import MIN_SEEDS
 from normbench.report.stats import Estimate
 from normbench.report.sweeps import Sensitivity
-from normbench.report.verdicts import MIN_SEEDS, Verdict
+from normbench.report.verdicts import Verdict
 from normbench.tasks import Measure
 
 

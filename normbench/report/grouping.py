@@ -57,6 +57,11 @@ class Group:
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
+    def lost(self) -> frozenset[int]:
+        """The seeds of the runs that ended without a result."""
+        return frozenset(run.config.seed for run in self.runs if run.status.state in ("diverged", "failed"))
+
+    @property
     def states(self) -> Counter[State]:
         """The number of runs in each state."""
         return Counter(run.status.state for run in self.runs)

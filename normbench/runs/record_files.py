@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
+from normbench.runs.looks_file import LOOKS_FILE
 from normbench.runs.places import without_places
 from normbench.runs.provenance import CHANGES, PACKAGES
 from normbench.runs.records import (
@@ -43,7 +44,7 @@ _OF_RUN = (
     STEPS_FILE,
     SUMMARY_FILE,
 )
-_OF_EXPERIMENT = (EXPERIMENT_FILE, TIMING_FILE)
+_OF_EXPERIMENT = (EXPERIMENT_FILE, LOOKS_FILE, TIMING_FILE)
 _CONFIGS = (CONFIG_FILE, EXPERIMENT_FILE)
 
 
