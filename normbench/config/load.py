@@ -32,6 +32,7 @@ from normbench.config.schema import (
     TrainConfig,
 )
 from normbench.config.style import StyleExperimentConfig, StyleTrainConfig
+from normbench.config.tuning import TuneConfig
 from normbench.config.yaml_reader import parse_options, parse_value, read_yaml
 from normbench.errors import ConfigError, UnknownNameError
 
@@ -48,6 +49,7 @@ _SECTIONS: Mapping[str, Sections] = {
         "train": TrainConfig,
         "lr_scaling": LearningRateScaling,
         "batch_one": BatchOneConfig,
+        "tune": TuneConfig,
         "analysis": AnalysisConfig,
     },
     "style_transfer": {

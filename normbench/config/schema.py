@@ -26,6 +26,8 @@ from pydantic import (
 )
 
 from normbench.config.bounds import MAX_SEEDS
+from normbench.config.probes import ProbesEntry
+from normbench.config.tuning import TuneConfig
 from normbench.own_code import Source
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -227,6 +229,11 @@ def spell_out_lr(data: Any) -> Any:
     return data
 
 
+def without_probes(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out `probes` where there are none: run ids are hashes of what is written."""
+    return {key: value for key, value in data.items() if key != "probes" or value is not None}
+
+
 class LearningRateScaling(Frozen):
     """How the learning rate follows the batch size; each run's config holds the rate that comes out."""
 
@@ -376,8 +383,30 @@ class ExperimentConfig(BaseExperimentConfig):
     lr_scaling: Annotated[LearningRateScaling, BeforeValidator(_rule_only)] = LearningRateScaling()
     batch_one: BatchOneConfig | None = None
     """If given (`{}` for the defaults): how each norm fares at batch size 1."""
+    tune: TuneConfig | None = None
+    """If given: norms are compared at one learning rate for all, and each at its own, chosen by these rules."""
     probe: Literal["batch_one"] | None = None
     """Stands in the config of a probe's run, which can be run again like any other."""
+    probes: ProbesEntry | None = None
+    """What is measured during training beside the loss; nothing if absent. Training is the same, bit for bit."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_probes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_probes(handler(self))
+
+    @model_validator(mode="after")
+    def _is_tuned_alone(self) -> Self:
+        """Refuse what would set learning rates beside `tune`."""
+        if self.tune is None:
+            return self
+        if self.grid:
+            raise ValueError("tune and grid: the rates are chosen for one setting; write a config for each")
+        if self.lr_scaling.rule != "none":
+            raise ValueError("tune and lr_scaling: tune tries the rates themselves; leave lr_scaling out")
+        for norm in self.norms:
+            if "learning_rate" in spell_out_lr(norm.train):
+                raise ValueError(f"tune chooses each norm's learning rate, and {norm.name} sets its own")
+        return self
 
     @property
     def model_name(self) -> str:
@@ -403,6 +432,11 @@ class RunConfig(BaseRunConfig):
     train: TrainConfig
     probe: Literal["batch_one"] | None = None
     """The purpose of a run that is no part of the comparison itself."""
+    probes: ProbesEntry | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_probes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_probes(handler(self))
 
     @property
     def model_name(self) -> str:

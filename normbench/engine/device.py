@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +104,21 @@ def set_default_arithmetic(device: DeviceName) -> None:
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+@contextmanager
+def full_precision(device: DeviceName) -> Iterator[None]:
+    """Have CUDA compute float32 products and convolutions in float32 within the ``with`` block, not in TF32."""
+    if device != "cuda":
+        yield
+        return
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision, conv.fp32_precision
+    matmul.fp32_precision = conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
 
 
 def is_usable() -> bool:

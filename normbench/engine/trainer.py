@@ -16,10 +16,12 @@ from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.evaluate import Evaluation
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.engine.optimizer import load_optimizer_state
+from normbench.engine.probes.schedule import Probe, ProbeSchedule
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.prepare import prepare
 from normbench.errors import DivergedError
-from normbench.runs.events import EpochDone, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.events import EpochDone, ProbeFailed, ProbeMeasured, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import EpochRow
 
 STEPS_BETWEEN_REPORTS = 100
@@ -74,6 +76,7 @@ class Trainer:
     Args:
         build: makes the training on the device; the time and memory that it takes are counted.
         device: where it trains.
+        probes: what is measured during training beside the loss.
         clock: seconds from any origin.
     """
 
@@ -82,6 +85,7 @@ class Trainer:
         build: Callable[[], Training],
         device: DeviceName,
         *,
+        probes: Sequence[Probe] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._started = clock()
@@ -97,6 +101,7 @@ class Trainer:
         self._step_in_epoch = 0
         self._num_correct = 0
         self._epoch_seconds = 0.0
+        self._probes = ProbeSchedule(probes)
 
     @property
     def model(self) -> nn.Module:
@@ -113,8 +118,15 @@ class Trainer:
         """The losses of all steps done, in the objective's columns."""
         return tuple(self._losses)
 
+    @property
+    def probe_rows(self) -> dict[str, tuple[ProbeRow, ...]]:
+        """What each probe has measured."""
+        return self._probes.rows
+
     def run(self) -> Iterator[TrainingEvent]:
-        """Train to the end, yielding events; the clock of `train_seconds` stands still while the caller handles them.
+        """Train to the end, yielding events.
+
+        The clock of `train_seconds` stands still while the caller handles them, and while probes measure.
 
         Raises:
             DivergedError: the loss of a step or of an evaluation is not finite; the steps up to it were yielded.
@@ -130,7 +142,7 @@ class Trainer:
                 yield EpochDone(row)
         yield self._training.summarize(self._totals(startup_seconds), self._rows, self._losses)
 
-    def _train_epoch(self, epoch: int) -> Iterator[StepsDone]:
+    def _train_epoch(self, epoch: int) -> Iterator[StepsDone | ProbeMeasured | ProbeFailed]:
         step, num_steps = self.step, self.step.settings.steps_per_epoch
         began = self._clock()
         step.state.start_epoch(
@@ -141,10 +153,17 @@ class Trainer:
         )
         while self._step_in_epoch < num_steps:
             first = stop = self._step_in_epoch
+            begin = len(self._losses) - first
+            if self._probes.is_due(begin + first):
+                seconds = self._clock() - began
+                yield from self._probes.measure(step, begin + first, first, self._training.rate_of(begin + first))
+                synchronize(self._device)
+                began = self._clock() - seconds
             while stop < num_steps:
                 step(stop)
                 stop += 1
-                if (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
+                is_report = (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._probes.is_due(begin + stop)
+                if is_report or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
                     break
             losses = step.losses(first, stop)  # waits for the device
             self._num_correct = step.num_correct()
@@ -237,6 +256,7 @@ class Trainer:
             "step_in_epoch": self._step_in_epoch,
             "num_correct": self._num_correct,
             "epoch_seconds": self._epoch_seconds,
+            **({"probes": self._probes.state_dict()} if self._probes.rows else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,6 +274,7 @@ class Trainer:
             state = {**state, **done, "epoch_seconds": state["seconds"]}
         rows = [EpochRow.model_validate(row) for row in state["rows"]]
         self._check_progress(state, rows, losses)
+        self._probes.load_state_dict(state.get("probes", {}), len(losses))
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.step.optimizer, state["optimizer"])
         self._losses = [tuple(row) for row in losses.tolist()]

@@ -13,9 +13,10 @@ from normbench.config.load import load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
-from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.execute import Listener, RunOptions, run_experiment
 from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
+from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
@@ -227,5 +228,5 @@ def _execute(
 ) -> Comparison:
     with start_worker() as worker:
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
-        plans = plan_experiment(loaded, worker, options.data_dir)
+        plans = plan_tuned(loaded, worker, options, listener)
         return run_experiment(loaded, plans, options, worker, listener=listener)

@@ -112,6 +112,7 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries)
         "dataset": dataset | {"options": {**dataset["options"], "num_train": probe.steps}},
         "train": train.model_dump() | {"epochs": 1, "batch_size": 1, "learning_rate": rate},
         "probe": "batch_one",
+        "probes": None,
     }
     norms = [(draft.norm_position, draft.config["norm"] | {"train": {}}) for draft in drafts]
     if not any(norm["name"] == "none" for _, norm in norms):

@@ -26,7 +26,7 @@ from normbench.experiment.runner import (
     Stopping,
 )
 from normbench.experiment.timing_pass import TimingEnded, TimingEvent, TimingProgressed, TimingStarted
-from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, ProbeFailed, StepsDone
 from normbench.tasks import TASKS
 
 _STEPS_BETWEEN_LINES = 100
@@ -97,11 +97,13 @@ def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
     return f"{name}: {state}: {event.status.reason}{hint}"
 
 
-def shortcoming(event: FactsLearned | CheckpointFailed) -> str | None:
+def shortcoming(event: FactsLearned | ProbeFailed | CheckpointFailed) -> str | None:
     """Say in a line what a run does without, if anything."""
     if isinstance(event, FactsLearned):
         reason = event.facts.get("engine_fallback")
         return f"steps run eagerly: {reason}" if reason else None
+    if isinstance(event, ProbeFailed):
+        return f"training goes on without the probe {event.name}: {event.reason}"
     return f"training goes on without a checkpoint: {event.reason}"
 
 

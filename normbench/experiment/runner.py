@@ -13,7 +13,16 @@ from typing import Any
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Worker
-from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
+from normbench.runs.events import (
+    CheckpointFailed,
+    EpochDone,
+    FactsLearned,
+    ProbeFailed,
+    ProbeMeasured,
+    Started,
+    StepsDone,
+    TrainingDone,
+)
 from normbench.runs.places import without_places
 from normbench.runs.provenance import describe_program, write_provenance
 from normbench.runs.records import STATUS_FILE, State, Status, read_run
@@ -45,7 +54,7 @@ class RunProgressed:
     """A run reports steps, an epoch, how its steps run, or what it had to do without."""
 
     plan: RunPlan
-    event: StepsDone | EpochDone | FactsLearned | CheckpointFailed
+    event: StepsDone | EpochDone | FactsLearned | ProbeFailed | CheckpointFailed
 
 
 @dataclass(frozen=True)
@@ -221,7 +230,7 @@ class ExperimentRunner:
             return self._finish(active)
         event = message.value
         if isinstance(event, Started):
-            active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses)
+            active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses, probe_rows=event.probe_rows)
             active.facts = describe_program() | without_places(event.facts)
             active.folder.write_environment(active.facts)
             with folder_errors(self.folder):
@@ -231,6 +240,8 @@ class ExperimentRunner:
             if event.samples:
                 active.folder.write_samples(event.samples)
             active.summary = event.summary
+        elif isinstance(event, ProbeMeasured):
+            active.folder.append_probe(event.name, event.row)
         else:
             if isinstance(event, StepsDone):
                 active.folder.append_steps(event.losses)
@@ -238,6 +249,9 @@ class ExperimentRunner:
                 active.folder.append_epoch(event.row)
             elif isinstance(event, FactsLearned):
                 active.facts |= event.facts
+                active.folder.write_environment(active.facts)
+            elif isinstance(event, ProbeFailed):
+                active.facts[f"probe_{event.name}"] = event.reason
                 active.folder.write_environment(active.facts)
             self.listener(RunProgressed(active.plan, event))
         return None

@@ -52,21 +52,24 @@ class NormFactory:
         from torch import nn
 
         from normbench.layers.norm_act import fuse
+        from normbench.layers.sites import mark_site
 
         layer = self(num_channels, size=size)
         if self.replaces_activation:
-            return fuse(layer)
+            return mark_site(fuse(layer))
         # In place only on a tensor that a norm of the catalog made: one that gives back its input, as no norm does and
         # a function of the user's may, would have the block's own input overwritten.
-        return fuse(layer, nn.ReLU(inplace=self.norm.kind != "none" and isinstance(self.norm.build, str)))
+        relu = nn.ReLU(inplace=self.norm.kind != "none" and isinstance(self.norm.build, str))
+        return mark_site(fuse(layer, relu))
 
     def norm_only(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
         """Build the layer without any activation, for the end of a residual branch; fused where it can be."""
         from normbench.layers.norm_act import fuse
+        from normbench.layers.sites import mark_site
 
         if not self.replaces_activation:
-            return fuse(self(num_channels, size=size))
-        return fuse(self._build(num_channels, size, {**self.options, "activation": False}))
+            return mark_site(fuse(self(num_channels, size=size)))
+        return mark_site(fuse(self._build(num_channels, size, {**self.options, "activation": False})))
 
     def conv2d(
         self,
@@ -191,11 +194,13 @@ def _build(name: str, norm: Norm, size: int, options: Mapping[str, Any]) -> nn.M
     """Build the layer for `size` channels or features."""
     from torch import nn
 
+    from normbench.layers.sites import mark_site
+
     build = load(norm.build) if isinstance(norm.build, str) else norm.build
     layer = build(size, **norm.fixed, **options)
     if not isinstance(layer, nn.Module):
         raise ConfigError(f"norm {name!r} must return a layer, a torch.nn.Module; for {size} it returned {layer!r}")
-    return layer
+    return mark_site(layer)
 
 
 def _callable_name(norm: object, make: str) -> str:

@@ -11,6 +11,7 @@ from normbench.report.captions import (
     caption,
     cost_caption,
     describe_environment,
+    describe_rates,
     design_caption,
     failure,
     is_failure,
@@ -19,6 +20,7 @@ from normbench.report.captions import (
     probe_caption,
     short_caption,
     timing_notes,
+    tuning_notes,
 )
 from normbench.report.comparison_table import TARGETS, Result, Row, Table
 from normbench.report.epoch_times import EpochTime, epoch_times
@@ -66,9 +68,10 @@ def _table(
         for index, (groups, own_times) in enumerate(zip(section.by_setting, times, strict=True))
         for row in _rows(groups, section, {name: found[index] for name, found in verdicts.items()}, probe, own_times)
     ]
+    rates = describe_rates(section, experiment.tuning)
     title = experiment.name
     if num_sections > 1:
-        title += f" ({describe_environment(section.environment)})"
+        title += f" ({rates or describe_environment(section.environment)})"
     return Table(
         title=title,
         short_caption=short_caption(section, rows),
@@ -81,6 +84,7 @@ def _table(
         rows=tuple(rows),
         failures=tuple(failure(group, run) for group in section.groups for run in group.runs if is_failure(run)),
         notes=(
+            *tuning_notes(section, experiment.tuning),
             *look_notes(experiment.looks, rows),
             *notes(section, times),
             *timing_notes(section, times, experiment.timing),
@@ -89,6 +93,7 @@ def _table(
         environment=section.environment,
         baseline=section.baseline,
         margins=margins,
+        rates=rates,
         result_id=result_id,
     )
 

@@ -16,6 +16,7 @@ from normbench.report.verdicts import Verdict
 from normbench.runs.looks_file import RecordedLooks
 from normbench.runs.records import RunRecord
 from normbench.runs.timing_file import Timing
+from normbench.runs.tuning_file import Tuning
 from normbench.tasks import Measure
 
 DRIFT = 0.10
@@ -72,7 +73,7 @@ def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: M
     if len(measures) == 1 and any(result.rank for result in results):
         sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
     sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
-    if num_sections > 1:
+    if num_sections > 1 and section.rates is None:
         sentences.append(
             f"This is one of {num_sections} tables: runs from different devices, versions or precisions are not mixed."
         )
@@ -99,6 +100,31 @@ def design_caption(section: Section, rows: Sequence[Row], analysis: AnalysisConf
     if any(result.comparison and result.comparison.is_withheld for result in results):
         sentences.append(WITHHELD)
     return "".join(f" {sentence}" for sentence in sentences)
+
+
+def describe_rates(section: Section, tuning: Tuning) -> str | None:
+    """Return which learning rates the runs of a section have, where they were tuned."""
+    if section.rates == "each its own":
+        images = "held-out images" if tuning.split == "val" else "the test images"
+        seeds = "seed" if len(tuning.seeds) == 1 else "seeds"
+        count, num_seeds = len(tuning.of(tuning.labels[0])), len(tuning.seeds)
+        return f"each norm at its own learning rate, the best of {count} on {images} over {num_seeds} {seeds}"
+    if section.rates == "one for all":
+        return f"with one learning rate for all norms ({tuning.shared_rate:.3g})"
+    return None if section.rates is None else "with learning rates of an earlier tuning"
+
+
+def tuning_notes(section: Section, tuning: Tuning) -> list[str]:
+    """Return which norms' own rates lie at an end of those that were tried, so that a better one may lie beyond."""
+    if section.rates != "each its own":
+        return []
+    labels = {run.config.label for run in section.runs} & set(tuning.labels)
+    return [
+        f"{label}: its best learning rate, {tuning.chosen[label]:.3g}, is the {edge} that was tried; a better one may "
+        "lie beyond. Widen the range of tune."
+        for label in tuning.labels
+        if label in labels and (edge := tuning.at_edge(label))
+    ]
 
 
 def look_notes(looks: RecordedLooks, rows: Sequence[Row]) -> list[str]:

@@ -102,6 +102,8 @@ class Table:
     baseline: str | None
     margins: Mapping[str, float]
     """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
+    rates: str | None = None
+    """Which learning rates the rows have, in words, where an experiment tuned them."""
     result_id: str | None = None
     """The SHA-256 over the records of the experiment."""
 

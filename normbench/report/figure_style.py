@@ -37,6 +37,8 @@ MAX_NARROW_LABEL = 16
 """The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
 """The color of text and axes, which the HTML report replaces on a dark page."""
+HOVER = "hover: "
+"""How the id of a point begins that says something under the pointer (`html.inline_svg`)."""
 RULE = "#DDDDDD"
 """The color of grid lines, which the HTML report replaces on a dark page."""
 
@@ -103,8 +105,8 @@ def panels(found: Sequence[Section]) -> list[Panel]:
 
 
 def setting_title(setting: Setting, section: Section | None = None) -> str:
-    """Write a setting as ``model resnet9, batch size 16``, after its section's environment where there are several."""
-    where = describe_environment(section.environment) if section else ""
+    """Write a setting as ``model resnet9, batch size 16``, after its section's rates or environment if given."""
+    where = section.rates_text or describe_environment(section.environment) if section else ""
     return ", ".join(filter(None, [where, describe_setting(setting)]))
 
 
@@ -176,6 +178,12 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 def _start(cluster: Sequence[float], gap: float) -> float:
     return sum(cluster) / len(cluster) - gap * (len(cluster) - 1) / 2
+
+
+def add_hover(axes: Axes, x: float, y: float, text: str) -> None:
+    """Have the page show `text` where the pointer is over a point; other files do not have it, nor does any need it."""
+    (point,) = axes.plot([x], [y], marker="o", markersize=9, color=INK, alpha=0.0, zorder=10, visible=False)
+    point.set_gid(HOVER + text)
 
 
 def label_axes(axes: Axes, x: str, y: str, *, everywhere: bool = False) -> None:
@@ -290,6 +298,8 @@ def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> byt
         "svg": {"Date": None, "Creator": None},
     }
     buffer = io.BytesIO()
+    for point in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(HOVER)):
+        point.set_visible(kind == "svg")
     with figure_style():
         figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated[kind], transparent=transparent)
     return buffer.getvalue()

@@ -20,7 +20,7 @@ from normbench.report.columns import (
     sensitivity_cells,
 )
 from normbench.report.comparison_table import Table
-from normbench.report.figure_style import INK, RULE, figure_bytes
+from normbench.report.figure_style import HOVER, INK, RULE, figure_bytes
 from normbench.report.page import Report
 from normbench.report.palette import ON_DARK
 
@@ -48,7 +48,7 @@ def report_to_html(report: Report, runs_at: str | None = None) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         runs_at=runs_at,
-        drawings=[(entry, Markup(inline_svg(entry.figure, entry.name, entry.title))) for entry in report.figures],
+        drawing=lambda entry: Markup(inline_svg(entry.figure, entry.name, entry.title)),
         ink=INK.lower(),
         rule=RULE.lower(),
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},
@@ -58,7 +58,7 @@ def report_to_html(report: Report, runs_at: str | None = None) -> str:
         cost_columns=lambda table: [*norm_columns(table), *cost_columns(table)],
         sensitivity_headers=SENSITIVITY_HEADERS,
         sensitivity_caption=sensitivity_caption(),
-        sensitivity_cells=sensitivity_cells,
+        sensitivities=[sensitivity_cells(entry) for entry in report.sensitivities],
     )
 
 
@@ -97,5 +97,6 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     svg = figure_bytes(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{HOVER}([^"]*)">', r'<g class="hover"><title>\1</title>', svg)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

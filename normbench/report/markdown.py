@@ -19,6 +19,7 @@ from normbench.report.columns import (
 from normbench.report.formats import escape_markdown, markdown_columns, markdown_grid
 from normbench.report.page import PagePart, Report
 from normbench.report.sweeps import Sensitivity
+from normbench.report.task_report import PageFigure
 
 
 def report_to_markdown(report: Report) -> str:
@@ -44,10 +45,12 @@ def report_to_markdown(report: Report) -> str:
             "",
         ]
     lines += _figures(report, is_sweep=False)
+    lines += _chapters(report, is_cost=False)
     for part in report.parts:
         shown = [*norm_columns(part.table), *cost_columns(part.table)]
         lines += [f"## Cost{_suffix(part, report)}", "", markdown_columns(part.table.rows, shown), ""]
         lines += [escape_markdown(part.table.cost_caption), ""]
+    lines += _chapters(report, is_cost=True)
     for part in report.parts:
         if part.table.failures:
             lines += [f"## Runs without a result{_suffix(part, report)}", "", *_bullets(part.table.failures)]
@@ -70,11 +73,33 @@ def _tests(part: PagePart, report: Report) -> list[str]:
 
 
 def _figures(report: Report, *, is_sweep: bool) -> list[str]:
+    return [
+        line
+        for figure in report.task_figures
+        if figure.is_sweep == is_sweep
+        for line in (f"## {escape_markdown(figure.title)}", "", *_drawn(figure))
+    ]
+
+
+def _drawn(figure: PageFigure) -> list[str]:
+    return [f"![{escape_markdown(figure.title)}]({figure.name}.png)", "", figure.caption, ""]
+
+
+def _chapters(report: Report, *, is_cost: bool) -> list[str]:
     lines = []
-    for figure in report.figures:
-        if figure.is_sweep == is_sweep:
-            title = escape_markdown(figure.title)
-            lines += [f"## {title}", "", f"![{title}]({figure.name}.png)", "", figure.caption, ""]
+    for chapter in report.chapters:
+        if chapter.is_cost != is_cost:
+            continue
+        lines += [f"## {escape_markdown(chapter.title)}", ""]
+        for text in chapter.text:
+            lines += [escape_markdown(text), ""]
+        for figure in chapter.figures:
+            lines += [f"### {escape_markdown(figure.title)}", "", *_drawn(figure)]
+        for grid in chapter.grids:
+            cells = [[escape_markdown(cell) for cell in row] for row in (grid.headers, *grid.rows)]
+            aligns: list[Align] = ["left", *["right"] * (len(grid.headers) - 1)]  # type: ignore[list-item]
+            lines += [f"### {escape_markdown(grid.title)}", "", markdown_grid(cells, aligns), ""]
+            lines += [escape_markdown(grid.caption), ""] if grid.caption else []
     return lines
 
 

@@ -14,6 +14,7 @@ from normbench.errors import shown
 from normbench.report.answers import answers, failing_rates, unfinished
 from normbench.report.build_table import build_tables
 from normbench.report.captions import field_name, format_scalar
+from normbench.report.chapters import Chapter, make_chapters
 from normbench.report.comparison_table import Table
 from normbench.report.grouping import Section, recorded, sections
 from normbench.report.per_seed import SeedTable, per_seed
@@ -101,8 +102,18 @@ class Report:
         return tuple(learning_rate_sensitivities(self.sections))
 
     @cached_property
+    def chapters(self) -> tuple[Chapter, ...]:
+        """The topics of which something was measured, in the order of the page."""
+        return make_chapters(self.experiment, self.sections)
+
+    @cached_property
     def figures(self) -> tuple[PageFigure, ...]:
-        """The figures of the page: those of each task over its sections."""
+        """All figures of the page: those of each task, then those of the chapters."""
+        return (*self.task_figures, *(figure for chapter in self.chapters for figure in chapter.figures))
+
+    @cached_property
+    def task_figures(self) -> tuple[PageFigure, ...]:
+        """The figures that each task draws over its sections."""
         by_task: dict[str, list[tuple[Section, Table]]] = {}
         for section, table in zip(self.sections, self.tables, strict=True):
             by_task.setdefault(section.task.name, []).append((section, table))

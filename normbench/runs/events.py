@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import BaseSummary, EpochRow
 
 StepLosses = tuple[float, ...]
@@ -27,6 +28,8 @@ class Started:
     """Facts for `environment.json`."""
     problems: tuple[str, ...] = ()
     """Inputs that the run does without, a line each."""
+    probe_rows: Mapping[str, tuple[ProbeRow, ...]] = field(default_factory=dict)
+    """What each probe of the run has measured; an entry for every probe."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,22 @@ class StepsDone:
 
 
 @dataclass(frozen=True)
+class ProbeMeasured:
+    """A probe has measured something."""
+
+    name: str
+    row: ProbeRow
+
+
+@dataclass(frozen=True)
+class ProbeFailed:
+    """A probe cannot measure this network; training goes on without it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EpochDone:
     """An epoch is trained and evaluated."""
 
@@ -75,5 +94,5 @@ class TrainingDone:
     """Images for the report, by name."""
 
 
-TrainingEvent = StepsDone | EpochDone | TrainingDone
+TrainingEvent = StepsDone | ProbeMeasured | ProbeFailed | EpochDone | TrainingDone
 RunEvent = Started | FactsLearned | CheckpointFailed | TrainingEvent

@@ -15,6 +15,7 @@ from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
 from normbench.runs.looks_file import LOOKS_FILE
 from normbench.runs.places import without_places
+from normbench.runs.probe_files import ROWS, probe_file
 from normbench.runs.provenance import CHANGES, PACKAGES
 from normbench.runs.records import (
     CONFIG_FILE,
@@ -30,6 +31,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import TIMING_FILE
+from normbench.runs.tuning_file import TUNING_FILE
 from normbench.runs.untrusted import read_bytes
 from normbench.tasks.task import SAMPLES_FILE
 
@@ -43,8 +45,9 @@ _OF_RUN = (
     STATUS_FILE,
     STEPS_FILE,
     SUMMARY_FILE,
+    *(probe_file(name) for name in ROWS),
 )
-_OF_EXPERIMENT = (EXPERIMENT_FILE, LOOKS_FILE, TIMING_FILE)
+_OF_EXPERIMENT = (EXPERIMENT_FILE, LOOKS_FILE, TIMING_FILE, TUNING_FILE)
 _CONFIGS = (CONFIG_FILE, EXPERIMENT_FILE)
 
 

@@ -7,12 +7,14 @@
         environment.json         versions, device, commit, argv
         metrics.jsonl            one EpochRow a line, appended; only of tasks with epochs
         steps.csv                step and losses (Task.loss_columns): one line a training step
+        probes/<name>.jsonl      what a probe measured, a row a line (probe_files.py); where the config asks for it
         status.json              Status
         summary.json             the task's summary, written last
         loss_curve.png, table.md
         samples.npz, model.pt    style transfer: images for the report, and the network
       timing.json                Timing: norms' steps timed against each other (timing_file.py)
       looks.json                 RecordedLooks: after how many seeds verdicts were looked at (looks_file.py)
+      tuning.json                Tuning: the trials of each norm's learning rate (tuning_file.py)
       report/                    tables and figures over all runs
 
 Nothing here needs torch.
@@ -39,8 +41,10 @@ from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
 from normbench.runs.bundle_file import exists, find_bundle, is_member
 from normbench.runs.looks_file import RecordedLooks, read_looks
+from normbench.runs.probe_files import ProbeRow, read_probes
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import Timing, read_timing
+from normbench.runs.tuning_file import Tuning, read_tuning
 from normbench.runs.untrusted import describe_problem, read_bytes, read_json, read_pictures, read_yaml
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import LARGEST_LOSS, SAMPLES_FILE, EpochRow, Row
@@ -125,6 +129,10 @@ class RunRecord:
     summary: Any
     """The task's summary (`Task.summary`), or None."""
     environment: Mapping[str, Any]
+    probe_rows: Mapping[str, tuple[ProbeRow, ...]] = field(default_factory=dict)
+    """What each probe measured, by its name."""
+    unreadable: tuple[str, ...] = ()
+    """Records that the run can do without and that cannot be understood, a line each."""
 
     @property
     def run_id(self) -> str:
@@ -161,6 +169,8 @@ class ExperimentRecord:
     """The times of the norms' steps, measured against each other."""
     looks: RecordedLooks = field(default_factory=RecordedLooks)
     """After how many seeds the verdicts were looked at."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """The trials by which each norm's own learning rate was chosen."""
     unreadable: tuple[str, ...] = ()
     """The records that are there and cannot be understood, a line each."""
 
@@ -222,7 +232,8 @@ def read_run(folder: Path) -> RunRecord:
             raise damaged(folder / SUMMARY_FILE, "missing, though the run is completed")
         environment = _read_environment(folder / ENVIRONMENT_FILE)
         epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
-        return RunRecord(folder, config, status, epochs, losses, summary, environment)
+        probe_rows, problems = read_probes(folder)
+        return RunRecord(folder, config, status, epochs, losses, summary, environment, probe_rows, tuple(problems))
     except RunError as error:
         raise RunError(f"{folder}: not a readable run folder: {error}") from None
 
@@ -236,14 +247,22 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
-    runs, timing, looks, settings, unreadable = [], Timing(), RecordedLooks(), {}, []
+    runs, timing, looks, tuning = [], Timing(), RecordedLooks(), Tuning()
+    settings, unreadable = {}, []
     for path in run_folders:
         try:
-            runs.append(read_run(path))
+            run = read_run(path)
         except RunError as error:
             unreadable.append(str(error))
+            continue
+        runs.append(run)
+        unreadable += run.unreadable
     if not runs:
         raise RunError(unreadable[0])
+    try:
+        tuning = read_tuning(folder)
+    except RunError as error:
+        unreadable.append(str(error))
     try:
         looks = read_looks(folder)
     except RunError as error:
@@ -260,7 +279,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     probes = tuple(run for run in runs if getattr(run.config, "probe", None) is not None)
     compared = tuple(run for run in runs if run not in probes)
-    return ExperimentRecord(folder, compared, settings, probes, timing, looks, tuple(unreadable))
+    return ExperimentRecord(folder, compared, settings, probes, timing, looks, tuning, tuple(unreadable))
 
 
 def read_settings(experiment_folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from normbench.config.schema import BaseRunConfig, Code
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.runs.atomic import PARTIAL_FILES, remove_left, write_atomically, write_text_atomically
 from normbench.runs.events import StepLosses
+from normbench.runs.probe_files import PROBES_FOLDER, ProbeRow, probe_file
 from normbench.runs.records import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -40,7 +42,7 @@ from normbench.runs.records import (
     read_status,
 )
 from normbench.tasks import TASKS, Task
-from normbench.tasks.task import SAMPLES_FILE, EpochRow
+from normbench.tasks.task import SAMPLES_FILE, EpochRow, Row
 
 PlannedState = Literal["new", "resume", "completed", "failed", "diverged", "unreadable"]
 """What running a planned run would find in its folder.
@@ -88,7 +90,14 @@ class RunFolder:
         """Where an unfinished run keeps its state."""
         return self.path / CHECKPOINT_FILE
 
-    def begin(self, config: BaseRunConfig, *, rows: Iterable[EpochRow] = (), losses: Iterable[StepLosses] = ()) -> None:
+    def begin(
+        self,
+        config: BaseRunConfig,
+        *,
+        rows: Iterable[EpochRow] = (),
+        losses: Iterable[StepLosses] = (),
+        probe_rows: Mapping[str, Iterable[ProbeRow]] = MappingProxyType({}),
+    ) -> None:
         """Write the config, the status, and what a run that goes on has done according to its checkpoint."""
         task = TASKS[config.task]
         self.write_config(config)
@@ -97,8 +106,13 @@ class RunFolder:
                 self.write(code.file, code.source.text)
         self._num_steps = 0
         if task.has_epochs:
-            self.write(METRICS_FILE, "".join(map(_line_of_epoch, rows)))
+            self.write(METRICS_FILE, "".join(map(_line_of, rows)))
         self.write(STEPS_FILE, f"step,{','.join(task.loss_columns)}\n" + self._lines_of_steps(losses))
+        if probe_rows:
+            with folder_errors(self.path):
+                (self.path / PROBES_FOLDER).mkdir(exist_ok=True)
+        for name, measured in probe_rows.items():
+            self.write(probe_file(name), "".join(map(_line_of, measured)))
         self.set_status("running")
 
     def remove_results(self, task: Task) -> None:
@@ -110,6 +124,8 @@ class RunFolder:
             for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, RUN_TABLE_FILE, *task.files):
                 for path in self.path.glob(pattern):
                     path.unlink()
+            if os.path.lexists(self.path / PROBES_FOLDER):
+                _remove(self.path / PROBES_FOLDER)
 
     def append_steps(self, losses: Iterable[StepLosses]) -> None:
         """Append the losses of further steps."""
@@ -117,7 +133,11 @@ class RunFolder:
 
     def append_epoch(self, row: EpochRow) -> None:
         """Append an epoch's row."""
-        self.append(METRICS_FILE, _line_of_epoch(row))
+        self.append(METRICS_FILE, _line_of(row))
+
+    def append_probe(self, name: str, row: ProbeRow) -> None:
+        """Append what a probe has measured."""
+        self.append(probe_file(name), _line_of(row))
 
     def write_samples(self, samples: Mapping[str, NDArray[np.uint8]]) -> None:
         """Write the images that the report shows, by name."""
@@ -246,7 +266,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _line_of_epoch(row: EpochRow) -> str:
+def _line_of(row: Row) -> str:
     return row.model_dump_json() + "\n"
 
 

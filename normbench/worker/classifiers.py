@@ -29,6 +29,7 @@ from normbench.engine.device import (
     set_arithmetic,
 )
 from normbench.engine.evaluate import batch_statistics_accuracy
+from normbench.engine.probes.schedule import build_probes
 from normbench.engine.trainer import Trainer
 from normbench.errors import RunError
 from normbench.models import build_model
@@ -186,7 +187,8 @@ def build_training(config: RunConfig, train_images: DeviceImages, test_images: D
 
 def build_trainer(config: RunConfig, train_images: DeviceImages, test_images: DeviceImages) -> Trainer:
     """Return the run's trainer, ready to run or to load a checkpoint."""
-    return Trainer(partial(build_training, config, train_images, test_images), config.device)
+    build = partial(build_training, config, train_images, test_images)
+    return Trainer(build, config.device, probes=build_probes(config.probes))
 
 
 def load_images(

@@ -65,7 +65,8 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
         trainer = run.trainer
         facts = {**describe(config.device), **run.facts}
         moved = _moved(request.folder, facts) if trainer.losses else {}
-        yield Started(trainer.rows, trainer.losses, facts | moved, (*run.problems, *problems))
+        problems = [*run.problems, *problems]
+        yield Started(trainer.rows, trainer.losses, facts | moved, tuple(problems), trainer.probe_rows)
         yield from _train(run, request, moved)
     except GeneratorExit:
         if _writer_of(request.folder) in writers:

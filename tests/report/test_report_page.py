@@ -72,7 +72,7 @@ def test_html_is_self_contained_and_escaped(html: str) -> None:
     assert len(set(outline.ids)) == len(outline.ids)
     assert not {"script", "link", "iframe", "object", "img", "base", "form"} & set(outline.tags)
     assert not re.search(r"@import|url\((?!#)", html)
-    assert outline.tags.count("svg") == 4
+    assert outline.tags.count("svg") == 5
     assert HOSTILE in outline.text
 
 
@@ -92,7 +92,25 @@ def test_html_and_markdown_hold_the_same_content(page: Report, html: str) -> Non
         for name, value in part.measured:
             assert name in text
             assert f"{name}: {value}" in plain
-    assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
+    assert [figure.name for figure in page.figures] == [
+        "batch_size",
+        "forest",
+        "loss_curves",
+        "accuracy",
+        "accuracy_time",
+    ]
+
+
+def test_the_contents_lead_to_every_heading_in_its_order(html: str) -> None:
+    contents = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
+    links = re.findall(r'<a href="#([^"]+)">(.*?)</a>', contents)
+    assert links == re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)
+    assert [title for _, title in links[:3]] == [
+        "Test error against batch size",
+        "Differences in every setting",
+        "Results",
+    ]
+    assert "Why" not in dict(links).values(), "nothing of it was measured"
 
 
 def test_how_it_was_measured(page: Report) -> None:
@@ -201,4 +219,4 @@ def test_every_run_has_its_own_result_and_a_link_to_its_folder(tmp_path: Path, n
     config = re.search(r"<pre>(norms:.*?)</pre>", html, re.DOTALL)[1]
     assert yaml.safe_load(config)["seeds"] == [0, 2]
     elsewhere = write_report_of(Report(read_experiment(tmp_path)), tmp_path / "elsewhere")
-    assert "<a href" not in elsewhere[0].read_text(), "links would lead nowhere"
+    assert not re.search('<a href="[^#]', elsewhere[0].read_text()), "links would lead nowhere"
