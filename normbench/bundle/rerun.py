@@ -16,6 +16,7 @@ from normbench.bundle.verify import Check, Verification, bundle_experiment
 from normbench.config.load import load_config
 from normbench.errors import ConfigError
 from normbench.experiment.execute import plan_experiment
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.progress import make_progress
 from normbench.experiment.runner import ExperimentRunner
@@ -122,7 +123,7 @@ def _train(run: RunRecord, worker: Worker, folder: Path, device: str | None, dat
     (plan,) = plan_experiment(loaded, worker, data_dir)
     worker.call(targets.check_data, plan.config, data_dir, None)
     progress = make_progress([plan])
-    runner = ExperimentRunner(folder, [worker], progress, data_dir)
+    runner = ExperimentRunner(folder, LocalExecutor([worker]), progress, data_dir)
     with HeldSignals() as signals, progress:
         runner.run([plan], signals.arrived)
     return read_run(folder / plan.run_id)

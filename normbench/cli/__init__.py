@@ -1,4 +1,7 @@
-"""The command line: one file per command, which parses, calls and prints. Nothing here imports torch at start."""
+"""The command line: one file per command, which parses, calls and prints.
+
+A command's file is imported when the command is asked for. Nothing here imports torch at start.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,10 @@ from typing import Annotated
 
 import typer
 
-from normbench import __version__
-from normbench.cli import (
-    advise,
-    bench,
-    bundle,
-    check,
-    compare,
-    configs,
-    data,
-    demo,
-    env,
-    inspect,
-    listing,
-    ls,
-    merge,
-    new,
-    plots,
-    publish,
-    report,
-    retry,
-    show,
-    stylize,
-    table,
-    train,
-    verify,
-)
+from normbench.cli.commands import Commands
 from normbench.errors import EnvironmentProblem, NormBenchError
 from normbench.experiment.interrupts import exit_on_signals
-from normbench.own_code import describe, place_of
+from normbench.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 all done, by whichever process; 1 a run failed, diverged or was left undone; "
@@ -47,11 +25,12 @@ _PATH_ERRORS = frozenset({errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.E
 """What is wrong with a path that a user gave, and never a bug: it is told without a traceback."""
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     help="Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables.",
     epilog=_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},  # which all commands inherit
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},  # which all commands inherit
 )
 
 
@@ -70,33 +49,6 @@ def _root(
     """Compare normalization layers on CIFAR-10: fair runs, error bars, curves and tables."""
 
 
-_RUN, _READ, _SHARE, _CHOOSE, _SET_UP = "Run", "Read what is recorded", "Share and check", "Choose", "Set up"
-
-app.command(rich_help_panel=_RUN)(demo.demo)
-app.command(rich_help_panel=_RUN)(compare.compare)
-app.command(rich_help_panel=_RUN)(train.train)
-app.command(rich_help_panel=_RUN)(retry.retry)
-app.add_typer(stylize.app, name="stylize", rich_help_panel=_RUN)
-app.add_typer(bench.app, name="bench", rich_help_panel=_RUN)
-app.command(rich_help_panel=_READ)(ls.ls)
-app.command(rich_help_panel=_READ)(show.show)
-app.command(rich_help_panel=_READ)(table.table)
-app.command(rich_help_panel=_READ)(report.report)
-app.command(rich_help_panel=_READ)(plots.plots)
-app.command(rich_help_panel=_SHARE)(bundle.bundle)
-app.command(rich_help_panel=_SHARE)(verify.verify)
-app.command(rich_help_panel=_SHARE)(merge.merge)
-app.command(rich_help_panel=_SHARE)(publish.publish)
-app.add_typer(listing.app, name="list", rich_help_panel=_CHOOSE)
-app.command(rich_help_panel=_CHOOSE)(inspect.inspect)
-app.command(rich_help_panel=_CHOOSE)(check.check)
-app.command(rich_help_panel=_CHOOSE)(advise.advise)
-app.command(rich_help_panel=_SET_UP)(new.new)
-app.add_typer(configs.app, name="configs", rich_help_panel=_SET_UP)
-app.add_typer(data.app, name="data", rich_help_panel=_SET_UP)
-app.command(rich_help_panel=_SET_UP)(env.env)
-
-
 def main() -> None:
     """Run the command line: a user's problem is its message and exit code, a bug keeps its traceback."""
     exit_on_signals()
@@ -106,6 +58,8 @@ def main() -> None:
         print(f"normbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
+        from normbench.own_code import describe, place_of
+
         if (place := place_of(error)) is not None:  # no bug of NormBench's: it passed through code of the user's own
             print(f"normbench: {NormBenchError(f'{place}: {describe(error)}')}", file=sys.stderr)
             sys.exit(NormBenchError.exit_code)

@@ -80,6 +80,10 @@ def compare(
     ] = None,
     data_dir: DataDirOption = None,
     runs_dir: RunsDirOption = Path("runs"),
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Run part K of N, whole seeds where possible, and merge the parts later."),
+    ] = None,
     force: ForceOption = False,
     retry: RetryOption = False,
     fail_fast: FailFastOption = False,
@@ -101,6 +105,7 @@ def compare(
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
     from normbench.experiment.looks import most_seeds
+    from normbench.experiment.shards import Shard
 
     config, chosen = config_or_norms(words or [], norms)
     most = most_seeds(seeds, max_seeds, until_resolved=until_resolved)
@@ -137,4 +142,5 @@ def compare(
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
         max_seeds=most,
+        shard=None if shard is None else Shard.parse(shard),
     )

@@ -40,7 +40,7 @@ def execute(
             plans = plan_experiment(loaded, worker, run_options.data_dir)
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry
-            print_dry_run(folder, plans, force=force, retry=retry, json_output=json_output)
+            print_dry_run(folder, run_options.chosen(plans), force=force, retry=retry, json_output=json_output)
             return
         plans = plan_tuned(loaded, worker, run_options)
         result = run_experiment(

@@ -16,6 +16,7 @@ from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, run_experiment
 from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
+from normbench.experiment.shards import Shard
 from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
 
@@ -56,6 +57,7 @@ def compare(
     baseline_from: str | Path | None = None,
     until_resolved: bool = False,
     max_seeds: int | None = None,
+    shard: str | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -83,6 +85,7 @@ def compare(
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
         until_resolved: add seeds until every verdict is resolved, at the looks of docs/statistics.md.
         max_seeds: the most seeds then; 20 if absent.
+        shard: ``"K/N"``: run part K of N, whole seeds where possible.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -106,6 +109,8 @@ def compare(
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
+    if shard is not None:
+        options = replace(options, shard=Shard.parse(shard))
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
 
 
@@ -190,7 +195,7 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
 
 
 _OWN = {
-    "compare": ("fail_fast", "max_failures", "baseline_from", "until_resolved", "max_seeds"),
+    "compare": ("fail_fast", "max_failures", "baseline_from", "shard", "until_resolved", "max_seeds"),
     "train": ("norm", "norm_options", "seed"),
 }
 """The arguments by name that only one of the functions has."""

@@ -16,12 +16,14 @@ from normbench.config.schema import BaseRunConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.executor import LocalExecutor, TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
-from normbench.experiment.looks import check_baseline, look_at, run_stages, seeds_of, stages
+from normbench.experiment.looks import check_until_resolved, look_at, run_stages, seeds_of, stages
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
+from normbench.experiment.shards import Shard
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
@@ -59,9 +61,15 @@ class RunOptions:
     """A folder or bundle whose runs of the baseline are taken over."""
     max_seeds: int | None = None
     """Add seeds until every verdict is resolved, at most so many; None to run the config's seeds."""
+    shard: Shard | None = None
+    """The part of the runs to be done; None for all of them."""
+
+    def chosen(self, plans: list[RunPlan]) -> list[RunPlan]:
+        """Return the runs of `plans` that the call is for."""
+        return plans if self.shard is None else self.shard.of(plans)
 
 
-def plan_experiment(loaded: LoadedConfig, worker: Worker, data_dir: Path | None = None) -> list[RunPlan]:
+def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Path | None = None) -> list[RunPlan]:
     """Return the experiment's runs with nothing left to decide; every norm is built and tried once, on `worker`.
 
     Code of a user's own is executed on `worker` and nowhere else; images are looked for in `data_dir` too.
@@ -107,9 +115,11 @@ def run_experiment(
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
     folder = options.runs_dir / loaded.experiment.name
+    resolved = resolved_experiment(loaded.experiment, plans)
+    plans = options.chosen(plans)
     left = stages(plans, options.max_seeds, folder)
     if options.max_seeds is not None:
-        check_baseline(loaded.experiment, plans)
+        check_until_resolved(loaded.experiment, plans, is_shard=options.shard is not None)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -124,13 +134,13 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         worker.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, worker, prerequisite)
-    write_experiment(folder, resolved_experiment(loaded.experiment, left[0]))
+    write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
     sweep(folder)
     with ExitStack() as stack:
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            [worker, *others],
+            LocalExecutor([worker, *others]),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -140,11 +150,12 @@ def run_experiment(
             options.max_failures,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, left, options, loaded.experiment, shown, trackers, on_report)
+        return _run(runner, worker, left, options, loaded.experiment, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
+    worker: TrainingProcess,
     left: list[list[RunPlan]],
     options: RunOptions,
     experiment: AnyExperiment,
@@ -152,7 +163,7 @@ def _run(
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
 ) -> Comparison:
-    folder, workers = runner.folder, runner.workers
+    folder = runner.folder
 
     def listen(event: ExperimentEvent) -> None:
         listener(event)
@@ -182,7 +193,7 @@ def _run(
                 TimingPass(
                     folder,
                     plans,
-                    workers[0],
+                    worker,
                     listener,
                     options.data_dir,
                     experiment.baseline,
@@ -190,13 +201,17 @@ def _run(
                     runner.prerequisite,
                 ).run(signals.arrived)
     finally:
-        for worker in workers:
-            worker.dismiss()  # they end while the report is written
+        runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
-            if options.max_seeds is None and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
+            if _is_whole_look(options) and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
                 _look_at(folder, plans)
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
+
+
+def _is_whole_look(options: RunOptions) -> bool:
+    """Return whether the report to come is a look that is not recorded yet, at all that was asked for."""
+    return options.max_seeds is None and options.shard is None
 
 
 def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
@@ -217,7 +232,7 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: Worker) -> list[dict[str, str]]:
+def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
     """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
     if len(due) < 2:
         return []
@@ -261,7 +276,8 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    runner = ExperimentRunner(root, [worker], progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
+    executor = LocalExecutor([worker])
+    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
     with HeldSignals() as signals, progress:
         completed = runner.run([plan], signals.arrived)
     if not completed:
@@ -270,7 +286,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
 
 
 def _compile_kernels(
-    due: list[RunPlan], folder: Path, options: RunOptions, worker: Worker, prerequisite: Path | None
+    due: list[RunPlan], folder: Path, options: RunOptions, worker: TrainingProcess, prerequisite: Path | None
 ) -> None:
     """Have the kernels of the first runs compiled together; the later ones compile what is theirs alone."""
     plans: dict[str, RunPlan] = {}

@@ -63,8 +63,10 @@ def seeds_of(plans: Sequence[RunPlan]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(plan.config.seed for plan in plans))
 
 
-def check_baseline(experiment: AnyExperiment, plans: Sequence[RunPlan]) -> None:
-    """Raise `ConfigError` if no norm is the baseline, without which there is nothing to resolve."""
+def check_until_resolved(experiment: AnyExperiment, plans: Sequence[RunPlan], *, is_shard: bool) -> None:
+    """Raise `ConfigError` if no norm is the baseline, or if others train some of the seeds: nothing can be resolved."""
+    if is_shard:
+        raise ConfigError("--until-resolved and --shard: whether it is resolved shows with all seeds in one place")
     wanted = experiment.baseline or DEFAULT_BASELINE
     if not any(wanted in (plan.config.norm.name, plan.config.label) for plan in plans):
         raise ConfigError(f"--until-resolved: verdicts are against a baseline, and {wanted} is not among the norms")

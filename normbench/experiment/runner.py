@@ -1,4 +1,4 @@
-"""Runs an experiment of any task: hands runs to workers, records what they send, survives what goes wrong."""
+"""Runs an experiment of any task: hands runs to an executor, records what they send, survives what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
+from normbench.experiment.executor import Executor
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.worker_process import Failed, Finished, Worker
+from normbench.experiment.worker_process import Failed, Finished, Message
 from normbench.runs.events import (
     CheckpointFailed,
     EpochDone,
@@ -28,13 +28,12 @@ from normbench.runs.provenance import describe_program, write_provenance
 from normbench.runs.records import STATUS_FILE, State, Status, read_run
 from normbench.runs.writer import RunFolder, folder_errors, is_due, planned_state
 from normbench.tasks import TASKS
-from normbench.worker import targets
 from normbench.worker.targets import RunRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_LOOKS_AT_BUSY_RUNS = 1.0
 _SECONDS_TO_SAVE = 1.2
-"""What a worker is given to save a checkpoint when everything is to end at once."""
+"""What runs are given to save a checkpoint when everything is to end at once."""
 _HINT = "run the command again to go on"
 
 
@@ -97,13 +96,13 @@ Listener = Callable[[ExperimentEvent], None]
 
 @dataclass
 class ExperimentRunner:
-    """Runs plans in an experiment's folder, on as many workers as there are devices.
+    """Runs plans in an experiment's folder, as many at once as the executor has room for.
 
     What a run sends is written at once, so that whatever happens loses no more than what the run's checkpoint lacks.
     """
 
     folder: Path
-    workers: list[Worker]
+    executor: Executor
     listener: Listener
     data_dir: Path | None = None
     force: bool = False
@@ -115,8 +114,8 @@ class ExperimentRunner:
     """After so many runs that fail or diverge no other is started."""
     has_stopped: bool = False
     """Whether runs were left undone because of a signal or of failures."""
-    _active: dict[Any, _Active] = field(default_factory=dict)
-    """Running runs, by their worker's connection."""
+    _active: dict[str, _Active] = field(default_factory=dict)
+    """Running runs, by their run ids."""
     _busy: list[RunPlan] = field(default_factory=list)
     """Runs that another process writes."""
     _seen_busy: set[str] = field(default_factory=set)
@@ -142,8 +141,7 @@ class ExperimentRunner:
                     self._busy.clear()
                     looked_at = time.monotonic()
                 num_left -= self._hand_out(waiting)
-                connections = wait(list(self._active), timeout=_SECONDS_BETWEEN_LOOKS)
-                ended = [end for connection in connections if (end := self._handle(self._active[connection]))]
+                ended = self._receive()
                 num_completed = sum(end.status.state == "completed" for end in ended)
                 num_left -= num_completed
                 num_failed += len(ended) - num_completed
@@ -161,17 +159,16 @@ class ExperimentRunner:
         return num_left == 0
 
     def _hand_out(self, waiting: deque[RunPlan]) -> int:
-        """Give every idle worker a run; return how many runs on the way were completed before."""
+        """Start runs while there is room; return how many runs on the way were completed before."""
         num_completed = 0
-        for worker in self.workers:
-            while waiting and worker.connection not in self._active:
-                plan = waiting.popleft()
-                if self._start_if_due(plan, worker):
-                    continue
+        while (position := self.executor.choose(waiting)) is not None:
+            plan = waiting[position]
+            del waiting[position]
+            if not self._start_if_due(plan):
                 num_completed += self._keep(plan)
         return num_completed
 
-    def _start_if_due(self, plan: RunPlan, worker: Worker) -> bool:
+    def _start_if_due(self, plan: RunPlan) -> bool:
         """Start the run, or leave it to the process that writes it; return False if it is to be kept as it is."""
         folder = RunFolder(self.folder / plan.run_id)
         if not self._is_due(plan):
@@ -185,7 +182,7 @@ class ExperimentRunner:
             self._busy.append(plan)
             return True
         if self._is_due(plan):  # still: another process may have run it meanwhile
-            self._start(plan, folder, worker)
+            self._start(plan, folder)
             return True
         folder.release()
         return False
@@ -210,20 +207,23 @@ class ExperimentRunner:
         """Return whether the run is made again; what another process has made meanwhile is new enough."""
         return self.force and plan.run_id not in self._seen_busy
 
-    def _start(self, plan: RunPlan, folder: RunFolder, worker: Worker) -> None:
-        worker.revive()
-        self._active[worker.connection] = _Active(plan, worker, folder)
+    def _start(self, plan: RunPlan, folder: RunFolder) -> None:
+        self._active[plan.run_id] = _Active(plan, folder)
         state, is_forced = planned_state(folder.path), self._is_forced(plan)
         if is_forced or state == "unreadable":
             folder.set_aside()
         resume = state == "resume" and not is_forced
         folder.remove_results(TASKS[plan.config.task])
         request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
-        worker.submit(targets.train_run, request)
+        self.executor.submit(plan.run_id, request)
 
-    def _handle(self, active: _Active) -> RunEnded | None:
+    def _receive(self) -> list[RunEnded]:
+        """Record the messages that have come, waiting a moment for one; return the ends of runs among them."""
+        messages = self.executor.wait(_SECONDS_BETWEEN_LOOKS)
+        return [end for run_id, message in messages if (end := self._handle(self._active[run_id], message))]
+
+    def _handle(self, active: _Active, message: Message) -> RunEnded | None:
         """Record one message of a run; return its end if that was the last."""
-        message = active.worker.receive()
         if isinstance(message, Failed):
             return self._fail(active, message)
         if isinstance(message, Finished):
@@ -278,7 +278,7 @@ class ExperimentRunner:
         return self._release(active, active.folder.set_status(state, reason))
 
     def _release(self, active: _Active, status: Status) -> RunEnded:
-        del self._active[active.worker.connection]
+        del self._active[active.plan.run_id]
         active.folder.release()
         return RunEnded(active.plan, status, active.summary)
 
@@ -286,22 +286,18 @@ class ExperimentRunner:
         """Let every running run end its step and save a checkpoint."""
         self.has_stopped = True
         self.listener(event)
-        running = list(self._active.values())
-        for active in running:
+        for run_id, active in self._active.items():
             active.is_stopping = True
-            active.worker.stop()
-        for active in running:
-            while (end := self._handle(active)) is None:
-                pass
-            self.listener(end)
+            self.executor.stop(run_id)
+        while self._active:
+            for end in self._receive():
+                self.listener(end)
 
     def _abandon(self, reason: str) -> None:
-        """End every running run within seconds: workers save a checkpoint when they see that nobody listens."""
-        for active in self._active.values():
-            active.worker.dismiss()
-        deadline = time.monotonic() + _SECONDS_TO_SAVE
+        """End every running run within seconds: they save a checkpoint when they see that nobody listens."""
+        self.executor.dismiss()
+        self.executor.kill(_SECONDS_TO_SAVE)
         for active in list(self._active.values()):
-            active.worker.close(max(0.0, deadline - time.monotonic()))
             try:
                 self._end(active, "interrupted", reason)
             except FolderError:  # a full disk, say: the status stays "running", which counts as interrupted
@@ -312,7 +308,6 @@ class ExperimentRunner:
 @dataclass
 class _Active:
     plan: RunPlan
-    worker: Worker
     folder: RunFolder
     facts: dict[str, Any] = field(default_factory=dict)
     summary: Any = None

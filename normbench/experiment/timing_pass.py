@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 
 from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import NormBenchError, RunError
+from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.plan import RunPlan
-from normbench.experiment.worker_process import Failed, Finished, Worker
+from normbench.experiment.worker_process import Failed, Finished
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.provenance import describe_program
 from normbench.runs.records import read_run
@@ -83,7 +84,7 @@ class TimingPass:
 
     folder: Path
     plans: Sequence[RunPlan]
-    worker: Worker
+    worker: TrainingProcess
     listener: Callable[[TimingEvent], None]
     data_dir: Path | None = None
     baseline: str | None = None

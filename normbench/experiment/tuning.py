@@ -8,11 +8,12 @@ from dataclasses import replace
 from normbench.config.load import LoadedConfig
 from normbench.config.schema import ExperimentConfig, spell_out_lr
 from normbench.config.tuning import TuneConfig
-from normbench.errors import RunError
+from normbench.errors import ConfigError, RunError
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import note
-from normbench.experiment.worker_process import Worker, start_worker
+from normbench.experiment.worker_process import start_worker
 from normbench.runs.records import ExperimentRecord, read_experiment
 from normbench.runs.tuning_file import Trial, Tuning, write_tuning
 from normbench.runs.writer import folder_errors
@@ -26,7 +27,7 @@ def is_tuned(loaded: LoadedConfig) -> bool:
 
 
 def plan_tuned(
-    loaded: LoadedConfig, worker: Worker, options: RunOptions, listener: Listener | None = None
+    loaded: LoadedConfig, worker: TrainingProcess, options: RunOptions, listener: Listener | None = None
 ) -> list[RunPlan]:
     """Return the comparison's runs: at one learning rate for all norms and, where that is asked for, at each's own.
 
@@ -39,6 +40,8 @@ def plan_tuned(
     plans = plan_experiment(loaded, worker, options.data_dir)
     if not is_tuned(loaded):
         return plans
+    if options.shard is not None:
+        raise ConfigError("--shard: tune chooses learning rates by all of its runs; train it in one place")
     tuning = _tune(loaded, options, listener)
     folder = options.runs_dir / loaded.experiment.name
     with folder_errors(folder):
@@ -106,7 +109,7 @@ def _tune(loaded: LoadedConfig, options: RunOptions, listener: Listener | None) 
     )
     with start_worker() as worker:
         plans = plan_experiment(tuning, worker, options.data_dir)
-        own_options = replace(options, max_seeds=None, baseline_from=None)
+        own_options = replace(options, max_seeds=None, baseline_from=None, shard=None)
         comparison = run_experiment(tuning, plans, own_options, worker, listener=listener)
     record = read_experiment(comparison.folder)
     ended = {run.run_id for run in record.runs if run.status.state in ("completed", "diverged")}

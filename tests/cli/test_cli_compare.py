@@ -419,3 +419,25 @@ def test_plots_of_nothing_are_told(normbench, tmp_path, folder: str) -> None:
     code, out, err = normbench("plots", folder)
     assert (code, out) == (1, "")
     assert err in ("normbench: nothing: no such folder\n", "normbench: empty: no runs there\n")
+
+
+def test_shards_of_a_comparison_merge_into_the_whole(quick, tiny, tmp_path) -> None:
+    """Two shards, each in a folder of its own as on two machines, record what one call for all does."""
+    given = ("compare", tiny, "--seeds", "2", "--norms", "gn")  # one norm, so that none is timed
+    assert quick(*given)[0] == 0
+    for number in (1, 2):
+        code, _, err = quick(*given, "--shard", f"{number}/2", "--runs-dir", f"part{number}")
+        assert code == 0
+        assert re.findall(r"^GN seed (\d): test accuracy", err, re.M) == [str(number - 1)]
+    code, out, _ = quick("merge", "part1/tiny", "part2/tiny", "-o", "merged/tiny")
+    assert (code, out) == (0, "merged/tiny: 2 runs\n")
+    whole, merged = (read_experiment(tmp_path / name / "tiny") for name in ("runs", "merged"))
+    assert {run.run_id: run.step_losses.tolist() for run in merged.runs} == {
+        run.run_id: run.step_losses.tolist() for run in whole.runs
+    }
+    assert merged.settings == whole.settings
+
+    code, _, err = quick("compare", tiny, "--shard", "3/2")
+    assert (code, err) == (2, "normbench: --shard 3/2: write it as K/N, part K of N: --shard 1/4 to --shard 4/4\n")
+    code, out, _ = quick("compare", tiny, "--seeds", "2", "--shard", "2/4", "--dry-run", "--json")
+    assert [plan["norm"] for plan in json.loads(out)["plans"]] == ["GN"]

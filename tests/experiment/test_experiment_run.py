@@ -12,6 +12,7 @@ from local_worker import Killed, LocalWorker
 from run_events import SUMMARY, make_plan, make_row, whole_run
 
 from normbench.errors import DataError, DivergedError, FolderError
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.progress import ending
 from normbench.experiment.runner import (
     ExperimentRunner,
@@ -45,7 +46,7 @@ def fails_for(norm: str, error: Exception, whole=whole_run):
 
 
 def runner_for(tmp_path: Path, seen: list[Any], script: Any = whole_run, **options: bool) -> ExperimentRunner:
-    return ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, **options)
+    return ExperimentRunner(tmp_path, LocalExecutor([LocalWorker(script=script)]), seen.append, **options)
 
 
 def states(tmp_path: Path) -> dict[str, str]:
@@ -64,7 +65,7 @@ def test_a_run_is_recorded_as_it_comes(tmp_path, seen) -> None:
             record = read_run(tmp_path / BN.run_id)
             on_disk.append((len(record.total_losses), len(record.epochs), record.status.state))
 
-    runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
+    runner = ExperimentRunner(tmp_path, LocalExecutor([LocalWorker(script=whole_run)]), listen)
     assert runner.run([BN])
     assert on_disk == [
         (1, 0, "running"), (3, 0, "running"), (3, 1, "running"),
@@ -87,7 +88,7 @@ def test_completed_runs_are_kept_and_said_to_be(tmp_path, seen) -> None:
     before = (tmp_path / BN.run_id / SUMMARY_FILE).stat().st_mtime_ns
     runner = runner_for(tmp_path, seen)
     assert runner.run([BN, GN])
-    assert [request.config.norm.name for (request,) in runner.workers[0].submitted] == ["gn"]
+    assert [request.config.norm.name for (request,) in runner.executor.workers[0].submitted] == ["gn"]
     assert (seen[0].skipped, seen[0].summary.test_accuracy) == (True, 0.5)
     assert (tmp_path / BN.run_id / SUMMARY_FILE).stat().st_mtime_ns == before
 
@@ -99,7 +100,7 @@ def test_force_redoes_a_completed_run_from_nothing(tmp_path, seen) -> None:
     (folder / "left-over.txt").touch()
     runner = runner_for(tmp_path, seen, force=True)
     assert runner.run([BN])
-    assert runner.workers[0].submitted[0][0].resume is False
+    assert runner.executor.workers[0].submitted[0][0].resume is False
     assert not (folder / "left-over.txt").exists()
     assert len(read_run(folder).epochs) == 2
 
@@ -139,7 +140,7 @@ def test_failed_runs_are_named_and_left_unless_asked_for(tmp_path, seen) -> None
 
     runner = runner_for(tmp_path, seen, retry=True)
     assert runner.run([BN, GN])
-    assert len(runner.workers[0].submitted) == 1
+    assert len(runner.executor.workers[0].submitted) == 1
     record = read_run(tmp_path / GN.run_id)
     assert record.status.state == "completed"
     assert len(record.epochs) == 2  # nothing doubled
@@ -161,7 +162,7 @@ def test_a_run_that_fails_before_it_starts_is_a_row_too(tmp_path, seen) -> None:
 def test_a_dead_worker_is_revived_for_the_next_run(tmp_path, seen) -> None:
     runner = runner_for(tmp_path, seen, fails_for("bn", Killed()))
     runner.run([BN, GN])
-    assert runner.workers[0].num_revived == 2
+    assert runner.executor.workers[0].num_revived == 2
     assert states(tmp_path) == {"bn": "interrupted", "gn": "completed"}
 
 
@@ -226,10 +227,10 @@ def test_whatever_else_ends_the_runner_leaves_runs_marked_and_processes_ended(tm
         if isinstance(event, RunProgressed):
             raise error
 
-    runner = ExperimentRunner(tmp_path, [LocalWorker(script=whole_run)], listen)
+    runner = ExperimentRunner(tmp_path, LocalExecutor([LocalWorker(script=whole_run)]), listen)
     with pytest.raises(type(error)):
         runner.run([BN])
-    assert runner.workers[0].was_closed
+    assert runner.executor.workers[0].was_closed
     assert states(tmp_path) == {"bn": "interrupted"}
     RunFolder(tmp_path / BN.run_id).acquire().release()  # the lock is free again
 
@@ -303,7 +304,8 @@ def test_a_run_that_another_process_completes_is_waited_for_and_kept(tmp_path, s
         other.release()
 
     worker = LocalWorker(script=whole_run)
-    assert ExperimentRunner(tmp_path, [worker], when_told_busy(seen, complete), force=force).run([BN, GN])
+    runner = ExperimentRunner(tmp_path, LocalExecutor([worker]), when_told_busy(seen, complete), force=force)
+    assert runner.run([BN, GN])
     assert [request.config.norm.name for (request,) in worker.submitted] == ["gn"]
     assert seen[0] == RunBusy(BN)
     assert sum(isinstance(event, RunBusy) for event in seen) == 1
@@ -315,7 +317,7 @@ def test_a_run_whose_process_ends_before_it_is_taken_over(tmp_path, seen) -> Non
     other.begin(BN.config)
     other.checkpoint.touch()
     worker = LocalWorker(script=whole_run)
-    assert ExperimentRunner(tmp_path, [worker], when_told_busy(seen, other.release)).run([BN])
+    assert ExperimentRunner(tmp_path, LocalExecutor([worker]), when_told_busy(seen, other.release)).run([BN])
     assert worker.submitted[0][0].resume
     assert states(tmp_path) == {"bn": "completed"}
 
@@ -336,7 +338,7 @@ def test_after_enough_failures_no_other_run_is_started(tmp_path, seen, error: Ex
         yield next(whole_run(request))
         raise error
 
-    runner = ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, max_failures=2)
+    runner = ExperimentRunner(tmp_path, LocalExecutor([LocalWorker(script=script)]), seen.append, max_failures=2)
     assert not runner.run([BN, GN, IN])
     assert runner.has_stopped
     assert states(tmp_path).keys() == {"bn", "gn"}
@@ -345,7 +347,7 @@ def test_after_enough_failures_no_other_run_is_started(tmp_path, seen, error: Ex
 
 def test_failures_below_the_limit_stop_nothing(tmp_path, seen) -> None:
     script = fails_for("bn", RuntimeError("x"))
-    runner = ExperimentRunner(tmp_path, [LocalWorker(script=script)], seen.append, max_failures=2)
+    runner = ExperimentRunner(tmp_path, LocalExecutor([LocalWorker(script=script)]), seen.append, max_failures=2)
     assert not runner.run([BN, GN, IN])
     assert states(tmp_path) == {"bn": "failed", "gn": "completed", "in": "completed"}
     assert not runner.has_stopped
@@ -359,10 +361,10 @@ def test_a_run_whose_process_was_killed_is_tried_once_a_call_and_goes_on_in_the_
 
     runner = runner_for(tmp_path, seen, script)
     assert not runner.run([BN])
-    assert len(runner.workers[0].submitted) == 1
+    assert len(runner.executor.workers[0].submitted) == 1
     runner = runner_for(tmp_path, seen)
     assert runner.run([BN])
-    assert runner.workers[0].submitted[0][0].resume
+    assert runner.executor.workers[0].submitted[0][0].resume
 
 
 def test_a_stop_at_a_divergence_leaves_a_run_that_diverged(tmp_path, seen) -> None:
@@ -415,7 +417,7 @@ def test_a_run_that_another_process_completed_meanwhile_is_kept(tmp_path, seen) 
 
     runner = runner_for(tmp_path, seen, script)
     assert runner.run([BN, GN])
-    assert len(runner.workers[0].submitted) == 1
+    assert len(runner.executor.workers[0].submitted) == 1
     assert [event.skipped for event in seen if isinstance(event, RunEnded)] in ([True, False], [False, True])
 
 
@@ -430,13 +432,13 @@ def test_a_run_that_another_process_completes_at_the_last_moment_is_kept(tmp_pat
     monkeypatch.setattr(RunFolder, "acquire", too_late)
     runner = runner_for(tmp_path, seen)
     assert runner.run([BN])
-    assert runner.workers[0].submitted == []
+    assert runner.executor.workers[0].submitted == []
     assert seen[0].skipped
 
 
 def test_several_workers_share_the_runs(tmp_path, seen) -> None:
     workers = [LocalWorker(script=whole_run), LocalWorker(script=fails_for("gn", RuntimeError("x")))]
-    assert not ExperimentRunner(tmp_path, workers, seen.append).run([BN, GN, IN])
+    assert not ExperimentRunner(tmp_path, LocalExecutor(workers), seen.append).run([BN, GN, IN])
     assert [len(worker.submitted) for worker in workers] in ([1, 2], [2, 1])
     assert states(tmp_path) == {"bn": "completed", "gn": "failed", "in": "completed"}
 
@@ -449,7 +451,7 @@ def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen)
         return len({event.plan.run_id for event in seen if isinstance(event, RunProgressed)}) == 2
 
     with Worker() as first, Worker(environment={"CUDA_VISIBLE_DEVICES": "1"}) as second:
-        assert not ExperimentRunner(tmp_path, [first, second], seen.append).run(plans, both_train)
+        assert not ExperimentRunner(tmp_path, LocalExecutor([first, second]), seen.append).run(plans, both_train)
     assert states(tmp_path) == {"bn": "interrupted", "gn": "interrupted"}
     for plan in plans[:2]:
         checkpoint = torch.load(tmp_path / plan.run_id / CHECKPOINT_FILE, weights_only=True)

@@ -11,6 +11,7 @@ from run_events import make_plan, whole_run
 
 from normbench.config.style import StyleRunConfig
 from normbench.engine.device import describe
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentRunner
 from normbench.experiment.timing_pass import (
@@ -43,7 +44,7 @@ def train(folder: Path, plans: list[RunPlan], facts: dict[str, Any] = HERE) -> N
                 event = TrainingDone(event.summary.model_copy(update={"train_seconds": 0.06}))
             yield event
 
-    ExperimentRunner(folder, [LocalWorker(script=script)], lambda _: None).run(plans)
+    ExperimentRunner(folder, LocalExecutor([LocalWorker(script=script)]), lambda _: None).run(plans)
 
 
 def timed_part(wanted: list[TimingCandidate], schedule: TimingSchedule, data_dir: Path | None) -> Iterator[Any]:
@@ -256,7 +257,7 @@ def test_on_a_gpu_captured_steps_are_timed_and_norms_run_fused(tmp_path) -> None
         plan = make_plan(norm, precision="bf16", engine="graph")
         plans.append(RunPlan(plan.run_id, plan.config.model_copy(update={"device": "cuda"}), 0))
     worker: Any = LocalWorker()
-    assert ExperimentRunner(tmp_path, [worker], lambda _: None).run(plans)
+    assert ExperimentRunner(tmp_path, LocalExecutor([worker]), lambda _: None).run(plans)
     environment = read_run(tmp_path / plans[0].run_id).environment
     assert (environment["norm_path"], environment["engine"]) == ("fused", "graph")
     seen: list[Any] = []

@@ -17,6 +17,7 @@ from style_cases import tiny_run
 
 from normbench.config.style import StyleRunConfig
 from normbench.errors import DivergedError, FolderError, RunError
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentRunner, RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
 from normbench.experiment.worker_process import Worker
@@ -37,7 +38,7 @@ IN, NONE = PLANS = [plan(tiny_run(norm)) for norm in ("in", "none")]
 def runner(
     folder: Path, worker: Any, listener: Callable[[Any], None], features_run: Path, **options: Any
 ) -> ExperimentRunner:
-    return ExperimentRunner(folder, [worker], listener, prerequisite=features_run, **options)
+    return ExperimentRunner(folder, LocalExecutor([worker]), listener, prerequisite=features_run, **options)
 
 
 def endings(seen: list[Any]) -> list[tuple[str, str, bool]]:

@@ -48,7 +48,7 @@ MEMORY_BYTES = 2 * 2**30
 SECONDS, DRAWING_SECONDS = 6, 40
 """Of processor time, so that what else the machine does is no fault; and so many seconds without any are one."""
 STILL_SECONDS = 5
-DRAWN = 200
+DRAWN = 1_000
 """After one of so many damages the figures are drawn too, which takes some seconds."""
 DRAWING = ("plots", "report")
 NUM_COMMANDS = 3

@@ -1,7 +1,8 @@
 """The program in a process that was forked from this one, which has imported all that it needs.
 
 Importing torch takes seconds, during which nothing is written. A forked program has its own session, training process,
-locks, pipes and files, and is killed where it works a hundred times as often in the same time.
+locks, pipes and files, and is killed where it works a hundred times as often in the same time. It saves a checkpoint
+after every step that is told, so that it is killed while it does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from command import environment
 from typer.testing import CliRunner
 
@@ -24,6 +26,7 @@ from normbench import __main__
 from normbench.cli import app
 from normbench.experiment import worker_process
 from normbench.report import load_libraries
+from normbench.worker import train_run
 from normbench.worker.libraries import import_libraries
 
 
@@ -32,6 +35,8 @@ def import_all() -> None:
     load_libraries()
     import_libraries()
     CliRunner().invoke(app, ["--help"])
+    with torch.device("meta"):
+        torch.empty(1).normal_()  # imports torch's compiler
 
 
 class ForkedProgram:
@@ -95,6 +100,7 @@ def _run(folder: Path, err: Path, arguments: tuple[str, ...]) -> int:
     os.environ.update(variables)
     sys.argv = ["normbench", *arguments]
     worker_process.Worker._start = _start_forked  # type: ignore[method-assign]
+    train_run.MIN_SECONDS_BETWEEN_CHECKPOINTS, train_run.MAX_CHECKPOINT_SHARE = 0.0, 1e9
     try:
         __main__.main()
     except SystemExit as error:

@@ -34,17 +34,20 @@ pytestmark = pytest.mark.skipif(
 
 SEED = int(os.environ.get("NORMBENCH_TORTURE_SEED", random.randrange(10**6)))
 KILLS = max(1, int(os.environ.get("NORMBENCH_TORTURE", 100_000)) // 100)
+SHARES = (1.0, 0.3, 0.3, 0.3)
+"""The shares of a command's time within which it is killed, one of them drawn for each kill."""
 DATA = "dataset: {name: synthetic, options: {num_train: 96, num_test: 32}}\ndevice: cpu\n"
+SMALL = f"model: norm_resnet_small\n{DATA}"
 TRAIN = ["train", "--config", "train.yaml"]
 COMPARE = ["compare", "compare.yaml"]
 STYLE = ["stylize", "compare", "style.yaml"]
 CONFIGS = {
-    "train.yaml": f"name: t\nnorm: brn\n{DATA}"
+    "train.yaml": f"name: t\nnorm: brn\n{SMALL}"
     "train: {epochs: 12, batch_size: 16, schedule: one_cycle, augment: crop_flip, optimizer: sgd, lr: 0.01}",
-    "compare.yaml": f"name: c\nnorms: [bn, gn]\nmodel: resnet9\n{DATA}train: {{epochs: 3, batch_size: 32}}",
+    "compare.yaml": f"name: c\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 6, batch_size: 16}}",
     "features.yaml": f"name: f\nnorm: bn\nmodel: resnet9\n{DATA}train: {{epochs: 1, batch_size: 32}}",
-    "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 32\nimage_size: 32\nstyle_size: 32\n"
-    "features: FEATURES\ndevice: cpu\ntrain: {steps: 60, batch_size: 4}",
+    "style.yaml": "name: s\nnorms: [in]\ncontent: synthetic\nnum_content: 16\nimage_size: 16\nstyle_size: 16\n"
+    "features: FEATURES\ndevice: cpu\ntrain: {steps: 24, batch_size: 2}",
 }
 
 
@@ -89,21 +92,24 @@ def kill_until_done(
 ) -> Counter[str]:
     """Start the command again and again, and within `seconds` kill it, its worker or both, until it ends.
 
+    Most of them lie in the first third, so that it is killed several times before it ends.
+
     Returns how often which was killed, and how often a checkpoint was there then.
     """
     kills: Counter[str] = Counter()
     for _ in range(max_kills):
         with begin(folder, *arguments) as process:
-            moment = time.monotonic() + draw.uniform(0.0, seconds)
+            moment = time.monotonic() + draw.uniform(0.0, seconds) * draw.choice(SHARES)
             victim = draw.choice(["group", "parent", "worker"])
             while process.poll() is None and time.monotonic() < moment:
-                time.sleep(0.02)
+                time.sleep(0.002)
             workers = worker_pids(process)
             if not workers and victim == "worker":
                 victim = "parent"
             if process.poll() is not None:
                 err = process.communicate(timeout=200)[1]
                 if process.returncode == 0:
+                    assert "cannot be used" not in err  # every checkpoint that a kill leaves is whole
                     return kills
                 assert process.returncode == 1, err  # its worker was killed before
                 assert "Traceback" not in err
@@ -124,6 +130,7 @@ def kill_until_done(
             else:
                 process.wait()
                 wait_for(lambda pids=workers: not any(map(is_running, pids)), 30)  # an orphan saves, and ends
+    assert "cannot be used" not in finish(begin, folder, arguments)
     return kills
 
 
@@ -148,7 +155,6 @@ def check_killed(
         (folder / name).write_text((calm.folder / name).read_text())
     name = {"train": "t", "compare": "c", "stylize": "s"}[arguments[0]]
     killed = kill_until_done(begin, folder, arguments, draw, kills, calm.seconds)
-    assert "cannot be used" not in finish(begin, folder, arguments)  # every checkpoint that a kill leaves is whole
     assert results(folder / "runs" / name) == results(calm.folder / "runs" / name), f"seed {SEED}"
     return killed
 

@@ -18,6 +18,7 @@ from normbench.config.schema import DatasetConfig
 from normbench.engine.checkpoint import CheckpointError, save_checkpoint
 from normbench.engine.device import OutOfMemoryError
 from normbench.errors import DataError
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone
 from normbench.runs.records import RunRecord, Status, read_run
@@ -34,7 +35,7 @@ def events_of(folder: Path, *, resume: bool = False, keep_checkpoint: bool = Fal
 def train(folder: Path, stop_after: int | None = None) -> RunRecord:
     """Run the plan, or go on with it; stop after a number of reports."""
     events = []
-    runner = ExperimentRunner(folder, [LocalWorker()], events.append)
+    runner = ExperimentRunner(folder, LocalExecutor([LocalWorker()]), events.append)
     runner.run(
         [PLAN], lambda: stop_after is not None and sum(isinstance(e, RunProgressed) for e in events) >= stop_after
     )
@@ -81,7 +82,7 @@ def test_the_environment_says_what_a_result_depends_on(tmp_path) -> None:
 )
 def test_how_the_norms_ran_is_recorded(tmp_path, norm: str, path: str) -> None:
     plan = make_plan(norm, epochs=1)
-    ExperimentRunner(tmp_path, [LocalWorker()], lambda _: None).run([plan])
+    ExperimentRunner(tmp_path, LocalExecutor([LocalWorker()]), lambda _: None).run([plan])
     environment = read_run(tmp_path / plan.run_id).environment
     assert (environment["norm_path"], environment["engine"]) == (path, "eager")
     assert environment["same_bits"] == "yes"
