@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from normbench.bench.results import LayerResults, PerRound, TrainResults
+from normbench.bench.results import InferResults, LayerResults, PerRound, TrainResults
 from normbench.report.figure_style import INK, RULE, WIDTH, add_heading, figure_style, fix_layout
 from normbench.report.palette import COLORS, MARKERS
 from normbench.report.stats import median_and_mad
@@ -77,7 +77,25 @@ def draw_layers(results: LayerResults) -> Figure | None:
     return _draw(found, "dot: median over rounds; line: lowest to highest", _machine(results))
 
 
-def _machine(results: TrainResults | LayerResults) -> str:
+def draw_infer(results: InferResults) -> Figure | None:
+    """Draw the time of a batch: a panel per precision and batch size, a row per norm; None without times."""
+    found = []
+    timed = [row for row in results.rows if row.seconds_per_batch]
+    for precision, batch_size in dict.fromkeys((row.precision, row.batch_size) for row in timed):
+        dots = tuple(
+            _dot(
+                row.norm,
+                f"{row.variant}{', folded' if row.folded else ''}",
+                tuple(1e3 * seconds for seconds in row.seconds_per_batch),
+            )
+            for row in timed
+            if (row.precision, row.batch_size) == (precision, batch_size)
+        )
+        found.append(DotPanel(f"batch {batch_size}, {precision}", "ms/batch", dots))
+    return _draw(found, "dot: median over rounds; line: fastest to slowest", _machine(results))
+
+
+def _machine(results: TrainResults | LayerResults | InferResults) -> str:
     """Return on what it was measured, and the variant of a step where there is one only."""
     variants = {row.variant for row in results.rows} if isinstance(results, TrainResults) else set()
     only = f"variant {variants.pop()}" if len(variants) == 1 else ""

@@ -18,6 +18,7 @@ from normbench.experiment.own import find_own
 from normbench.experiment.plan import draft_runs, finish_plans
 from normbench.models import MODELS
 from normbench.norms import AnyNormFactory
+from normbench.registry import find
 from normbench.worker.own import named_norm, named_sequence_norm
 from normbench.worker.targets import DraftError, describe_own, resolve_runs
 
@@ -98,6 +99,33 @@ def _configs(variant: str, batch_size: int, flags: Mapping[str, Any], settings: 
     except ConfigError as error:
         raise ConfigError(f"variant {variant}: {error}") from error
     return [plan.config for plan in plans if isinstance(plan.config, RunConfig)]
+
+
+def network_factories(norms: Sequence[str], model: str) -> list[AnyNormFactory]:
+    """Return the factory of each norm for a classifier.
+
+    Raises:
+        ConfigError: a norm or the model does not exist, or the model is no classifier.
+    """
+    entry = find("model", model, MODELS)
+    if entry.task != "classification":
+        raise ConfigError(f"--model: {model} is no classifier")
+    make: Callable[[str], AnyNormFactory] = named_norm if entry.norm_family == "image" else named_sequence_norm
+    return factories(norms, make)
+
+
+def inference_variants(text: str | None, device: DeviceName) -> tuple[str, ...]:
+    """Read ``eager,compile``; None stands for what the device has without compiling.
+
+    Raises:
+        ConfigError: a variant does not exist, or not on the device.
+    """
+    allowed = ("eager", "graph", "compile") if device == "cuda" else ("eager", "compile")
+    found = names("--variants", text or ",".join(allowed[:-1]))
+    for variant in found:
+        if variant not in allowed:
+            raise ConfigError(f"--variants: {UnknownNameError(f'variant on {device}', variant, allowed)}")
+    return tuple(found)
 
 
 def names(option: str, text: str) -> list[str]:

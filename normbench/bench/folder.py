@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from normbench.bench.dot_plot import draw_layers, draw_train
-from normbench.bench.results import LayerResults, TrainResults
-from normbench.bench.tables import BenchTable, layer_tables, to_markdown, train_tables
+from normbench.bench.dot_plot import draw_infer, draw_layers, draw_train
+from normbench.bench.results import InferResults, LayerResults, TrainResults
+from normbench.bench.tables import BenchTable, infer_tables, layer_tables, to_markdown, train_tables
 from normbench.errors import FolderError, RunError
 from normbench.report.figure_style import save_figure
 from normbench.runs.atomic import write_text_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 RESULTS_FILE = "results.json"
 TABLE_FILE = "table.md"
 
-Results = TrainResults | LayerResults
+Results = TrainResults | LayerResults | InferResults
+
+_PICTURES = {"train": "times", "layers": "bandwidth", "infer": "times"}
+"""The name of each benchmark's picture."""
 
 
 def make_folder(runs_dir: Path, bench: str, started: datetime) -> Path:
@@ -47,8 +53,8 @@ def write_results(folder: Path, results: Results) -> list[Path]:
     """
     try:
         write_text_atomically(folder / RESULTS_FILE, results.model_dump_json(indent=2) + "\n")
-        figure = draw_train(results) if isinstance(results, TrainResults) else draw_layers(results)
-        stem = folder / ("times" if isinstance(results, TrainResults) else "bandwidth")
+        figure = _draw(results)
+        stem = folder / _PICTURES[results.bench]
         pictures = save_figure(figure, stem, (".png",)) if figure else []
         page = to_markdown(
             title_of(results), facts_of(results), tables_of(results), pictures[0].name if pictures else None
@@ -67,20 +73,35 @@ def read_results(folder: Path) -> Results:
     """
     try:
         text = (folder / RESULTS_FILE).read_text(encoding="utf-8")
-        kind = TrainResults if '"bench": "train"' in text else LayerResults
+        kinds = (TrainResults, LayerResults, InferResults)
+        kind = next(
+            (kind for kind in kinds if f'"bench": "{kind.model_fields["bench"].default}"' in text), LayerResults
+        )
         return kind.model_validate_json(text)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}: not a readable benchmark: {error}") from error
 
 
 def tables_of(results: Results) -> list[BenchTable]:
-    """Return the tables of either kind of results."""
+    """Return the tables of any kind of results."""
+    if isinstance(results, InferResults):
+        return infer_tables(results)
     return train_tables(results) if isinstance(results, TrainResults) else layer_tables(results)
+
+
+def _draw(results: Results) -> Figure | None:
+    if isinstance(results, InferResults):
+        return draw_infer(results)
+    return draw_train(results) if isinstance(results, TrainResults) else draw_layers(results)
 
 
 def title_of(results: Results) -> str:
     """Return a title that says what was measured, and where."""
-    what = f"Training steps of {results.settings['model']}" if isinstance(results, TrainResults) else "Layers alone"
+    if isinstance(results, LayerResults):
+        what = "Layers alone"
+    else:
+        of = "Training steps of" if isinstance(results, TrainResults) else "In use:"
+        what = f"{of} {results.settings['model']}"
     return f"{what} on {results.environment['device_name']}" + (", interrupted" if results.interrupted else "")
 
 

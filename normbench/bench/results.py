@@ -162,6 +162,49 @@ class LayerRow(_Frozen):
         return _quotient(self.backward_gb_per_s, self.copy_gb_per_s)
 
 
+class InferRow(_Frozen):
+    """One network in evaluation mode, in one way of running it."""
+
+    norm: str
+    variant: str
+    """``eager``, ``graph`` (captured), ``compile``, or ``onnx`` under onnxruntime on the CPU."""
+    precision: str
+    batch_size: int
+    folded: bool = False
+    """Whether the norms are folded into the convolutions before them."""
+    failure: str | None = None
+    num_parameters: int | None = None
+    fold_difference: float | None = None
+    """The largest difference of the logits that folding makes, as a share of the largest of them."""
+    onnx_nodes: int | None = None
+    """Nodes of the exported graph, before a runtime optimizes it."""
+    onnx_difference: float | None = None
+    """As `fold_difference`, between torch and onnxruntime."""
+    peak_memory_mib: float | None = None
+    """Device memory that building and running it eagerly added: weights, batch, activations; None on a CPU."""
+    seconds_per_batch: PerRound = ()
+    ratio_to_bn: float | None = None
+    """Time relative to bn's, not folded, in the same variant: the median over rounds of the quotient within a round."""
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether anything was timed."""
+        return bool(self.seconds_per_batch)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ms_per_batch(self) -> float | None:
+        """The median over rounds, in milliseconds."""
+        return median([1e3 * seconds for seconds in self.seconds_per_batch])
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def images_per_second(self) -> float | None:
+        """Images a second, by the median time."""
+        seconds = median(self.seconds_per_batch)
+        return self.batch_size / seconds if seconds else None
+
+
 class _Results(_Frozen):
     schema_version: Literal[1] = 1
     started_at: str
@@ -185,6 +228,24 @@ class LayerResults(_Results):
 
     bench: Literal["layers"] = "layers"
     rows: tuple[LayerRow, ...]
+
+
+class InferResults(_Results):
+    """The results of ``normbench bench infer``."""
+
+    bench: Literal["infer"] = "infer"
+    rows: tuple[InferRow, ...]
+
+
+def with_inference_ratios(rows: Sequence[InferRow]) -> tuple[InferRow, ...]:
+    """Fill in each row's ratio to bn, as far as that was measured beside it."""
+    base = {(row.variant, row.precision, row.batch_size): row for row in rows if row.norm == "bn" and not row.folded}
+    filled = []
+    for row in rows:
+        other = base.get((row.variant, row.precision, row.batch_size))
+        pairs = zip(row.seconds_per_batch, other.seconds_per_batch, strict=False) if other else ()
+        filled.append(row.model_copy(update={"ratio_to_bn": median([mine / theirs for mine, theirs in pairs])}))
+    return tuple(filled)
 
 
 def with_ratios(rows: Sequence[TrainRow]) -> tuple[TrainRow, ...]:
@@ -213,10 +274,14 @@ def failure_of(error: Exception) -> str:
     return f"{'out of memory beside the other cases' if kind == 'OutOfMemoryError' else kind}: {first_line(error)}"
 
 
-def failures(rows: Iterable[TrainRow | LayerRow]) -> list[str]:
+def failures(rows: Iterable[TrainRow | LayerRow | InferRow]) -> list[str]:
     """Return a line for each row that failed or has a note."""
     lines = []
     for row in rows:
+        if isinstance(row, InferRow):
+            if row.failure:
+                lines.append(f"{row.norm}, {row.variant}, batch {row.batch_size}, {row.precision}: {row.failure}")
+            continue
         said = row.failure or (row.note if isinstance(row, TrainRow) else None)
         if said:
             where = f"batch {row.batch_size}" if isinstance(row, TrainRow) else "x".join(map(str, row.shape))

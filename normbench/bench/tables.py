@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from normbench.bench.results import LayerResults, LayerRow, TrainResults, TrainRow, failures, median
+from normbench.bench.results import (
+    InferResults,
+    InferRow,
+    LayerResults,
+    LayerRow,
+    TrainResults,
+    TrainRow,
+    failures,
+    median,
+)
 from normbench.report.columns import NOTHING, Align
 from normbench.report.formats import escape_markdown, markdown_grid
 from normbench.report.stats import median_and_mad
 
-Row = TypeVar("Row", TrainRow, LayerRow)
+Row = TypeVar("Row", TrainRow, LayerRow, InferRow)
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,53 @@ def _layer_columns(rows: Sequence[LayerRow]) -> tuple[BenchColumn, ...]:
         _column(rows, "of copy", lambda row: _write(row.backward_copy_fraction, "{:.0%}"), back),
         _column(rows, "kept MiB", lambda row: _mib(row.kept_bytes), back),
     )
+
+
+INFER_NOTES = (
+    "ms: median over the rounds per batch, ± median absolute deviation; batches are on the device already. At batch 1 "
+    "each waits for the one before (latency), larger ones follow each other (throughput). All ways of a table were "
+    "timed in turn in one process.",
+    "x bn: time relative to bn, not folded, in the same way. folded: the norm's scale and shift are in the weights of "
+    "the convolution before it, where the norm is affine per channel in evaluation.",
+)
+
+
+def infer_tables(results: InferResults) -> list[BenchTable]:
+    """Return a table for each precision and batch size, and one of ONNX where that was measured."""
+    tables = []
+    timed = [row for row in results.rows if row.variant != "onnx"]
+    for precision, batch_size in dict.fromkeys((row.precision, row.batch_size) for row in timed):
+        rows = [row for row in timed if (row.precision, row.batch_size) == (precision, batch_size)]
+        what = "latency" if batch_size == 1 else "throughput"
+        tables.append(
+            BenchTable(f"Batch {batch_size}, {precision}: {what}", _infer_columns(rows), tuple(failures(rows)))
+        )
+    exported = [row for row in results.rows if row.variant == "onnx"]
+    if exported:
+        title = "ONNX, batch 1, fp32: nodes of the graph, latency under onnxruntime on the CPU"
+        tables.append(BenchTable(title, _infer_columns(exported), tuple(failures(exported))))
+    if tables:
+        tables[-1] = tables[-1].with_notes(*INFER_NOTES)
+    return tables
+
+
+def _infer_columns(rows: Sequence[InferRow]) -> tuple[BenchColumn, ...]:
+    return _with_content(
+        _key(rows, "norm", lambda row: row.norm),
+        _key(rows, "way", lambda row: f"{row.variant}{', folded' if row.folded else ''}"),
+        _column(rows, "nodes", lambda row: _count(row.onnx_nodes)),
+        _column(rows, "ms", lambda row: _number(row.ms_per_batch)),
+        _column(rows, "±", lambda row: _millis_spread(row.seconds_per_batch)),
+        _column(rows, "images/s", lambda row: _count(row.images_per_second)),
+        _column(rows, "x bn", lambda row: _write(row.ratio_to_bn, "{:.2f}")),
+        _column(rows, "peak MiB", lambda row: _write(row.peak_memory_mib, "{:.1f}")),
+        _column(rows, "parameters", lambda row: _count(row.num_parameters)),
+    )
+
+
+def _millis_spread(seconds: Sequence[float]) -> str:
+    found = median_and_mad([1e3 * value for value in seconds])
+    return NOTHING if found is None else _number(found.mad, like=found.median)
 
 
 def _native(paths: Iterable[tuple[str, str]]) -> list[str]:

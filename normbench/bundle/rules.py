@@ -26,6 +26,8 @@ RULE_SET = "nb-1"
 
 _LOSS_DIGITS = 2e-6
 """Relative: `steps.csv` has seven significant digits, and a mean of such numbers is no worse."""
+_EVALUATION_MARGIN = 0.005
+"""Absolute: an evaluation may come from another device or precision, which moves some images across a border."""
 _TIME_DIGITS = 1e-9
 """Relative: sums of the same numbers in another order."""
 
@@ -184,6 +186,21 @@ def _is_mean(run: RunRecord, means: NDArray[np.float64]) -> NDArray[np.bool_]:
     return is_mean
 
 
+def check_evaluations(report: Report) -> Iterator[str]:
+    """Yield evaluations whose accuracy is another than that of the run's result, further than another device may be."""
+    for run in runs_of(report):
+        evaluation = run.evaluation
+        if evaluation is None:
+            continue
+        if not run.is_completed:
+            yield f"{run.run_id}: evaluated, though it is {run.status.state}"
+        elif abs(evaluation.accuracy - run.summary.test_accuracy) > _EVALUATION_MARGIN:
+            yield (
+                f"{run.run_id}: test accuracy is {evaluation.accuracy:.4f} in its evaluation and "
+                f"{run.summary.test_accuracy:.4f} in its result"
+            )
+
+
 def check_devices(report: Report) -> Iterator[str]:
     """Yield tables of runs that were not trained on the same device with the same software, and times of elsewhere."""
     for run in runs_of(report):
@@ -214,6 +231,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "steps and epochs": check_lengths,
         "last epoch": check_results,
         "losses": check_epoch_losses,
+        "evaluations": check_evaluations,
         "devices": check_devices,
     }
 )

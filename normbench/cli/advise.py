@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from normbench.cli.completion import run_folders
-from normbench.cli.options import JsonOption
+from normbench.cli.options import JsonOption, RunsDirOption
 
 if TYPE_CHECKING:
     from normbench.advice.tree import Question, Recommendation
     from normbench.advice.walk import Walk
+    from normbench.bench.results import InferResults
 
 
 def advise(
@@ -40,6 +41,7 @@ def advise(
         Path | None,
         typer.Option(metavar="FOLDER", help="Add the results of your own experiment.", autocompletion=run_folders),
     ] = None,
+    runs_dir: RunsDirOption = Path("runs"),
     json_output: JsonOption = False,
 ) -> None:
     """Say which norm to choose for a task, why, and how to try it.
@@ -50,7 +52,7 @@ def advise(
     """
     from normbench.advice.tree import Recommendation
     from normbench.advice.walk import walk
-    from normbench.cli.advise_screen import print_recommendation, print_tree
+    from normbench.cli.advise_screen import print_in_use, print_recommendation, print_tree
     from normbench.cli.console import note
     from normbench.errors import ConfigError
 
@@ -97,6 +99,8 @@ def advise(
         )
     else:
         print_recommendation(result, answers, result.end, own)
+        if (found := _measured_in_use(runs_dir)) is not None:
+            print_in_use(result.end, *found)
 
 
 def tree_as_json(node: Question | Recommendation | None = None) -> dict[str, Any]:
@@ -125,6 +129,22 @@ def _as_json(result: Walk, answers: dict[str, str]) -> dict[str, Any]:
         "command": command(result.end, result.batch_size(answers)),
         "config": config_lines(result.end, result.batch_size(answers)),
     }
+
+
+def _measured_in_use(runs_dir: Path) -> tuple[InferResults, str] | None:
+    """Return the newest benchmark of networks in use under `runs_dir`, and its folder; None where there is none."""
+    from normbench.bench.folder import read_results
+    from normbench.bench.results import InferResults
+    from normbench.errors import RunError
+
+    for folder in sorted(runs_dir.glob("bench-infer-*"), reverse=True):
+        try:
+            results = read_results(folder)
+        except RunError:
+            continue
+        if isinstance(results, InferResults):
+            return results, str(folder)
+    return None
 
 
 def _check_answers(answers: dict[str, str]) -> None:

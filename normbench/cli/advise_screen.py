@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from normbench.advice.own_runs import NormResult
     from normbench.advice.tree import Question, Recommendation
     from normbench.advice.walk import Walk
+    from normbench.bench.results import InferResults
 
 MAX_WIDTH = 100
 _BASIS = {"text": "", "abstract": "; abstract or summary", "plot": "; read off a plot"}
@@ -111,6 +112,30 @@ def _print_own(console: Console, recommended: str, own: Sequence[NormResult]) ->
     console.print(
         "[dim]± is the standard deviation between seeds; without it there is one run, and no spread is known.[/]"
     )
+
+
+def print_in_use(recommendation: Recommendation, results: InferResults, folder: str) -> None:
+    """Print what the recommended norm, bn and those to compare with cost in use, as measured on this machine."""
+    from normbench.cli.console import print_table, table
+
+    wanted = {recommendation.norm, "bn", *recommendation.also}
+    rows = [row for row in results.rows if row.norm in wanted and row.seconds_per_batch]
+    if not rows:
+        return
+    settings = dict.fromkeys((row.precision, row.batch_size) for row in rows)
+    headers = [f"batch {batch_size}, {precision} (ms)" for precision, batch_size in settings]
+    device = results.environment.get("device_name", "")
+    title = f"In use: {results.settings.get('model', '')} on {device}"
+    shown = table("norm", "way", *headers, right=headers, title=title)
+    times = {(row.norm, row.variant, row.folded, row.precision, row.batch_size): row.ms_per_batch for row in rows}
+    for norm, variant, folded in dict.fromkeys((row.norm, row.variant, row.folded) for row in rows):
+        found = [times.get((norm, variant, folded, *setting)) for setting in settings]
+        cells = ["-" if milliseconds is None else f"{milliseconds:.3g}" for milliseconds in found]
+        shown.add_row(norm, f"{variant}{', folded' if folded else ''}", *cells)
+    console = _console()
+    console.print()
+    print_table(shown)
+    console.print(f"[dim]From `normbench bench infer`: {folder}[/]")
 
 
 def _heading(console: Console, text: str) -> None:

@@ -1,4 +1,4 @@
-"""``normbench bench``: how fast training steps and single layers run, measured side by side."""
+"""``normbench bench``: how fast training steps, single layers and networks in use run, measured side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normbench.cli.completion import dataset_names, model_names, norm_names
+from normbench.cli.completion import dataset_names, model_names, norm_names, one_of
 from normbench.cli.options import (
     DataDirOption,
     DeviceOption,
@@ -36,7 +36,7 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer and shorter ro
 
 @app.callback()
 def _root() -> None:
-    """Measure speed: training steps, or layers alone."""
+    """Measure speed: training steps, layers alone, or networks in use."""
     from normbench.experiment.worker_process import set_library_defaults
 
     set_library_defaults()  # as the processes that train do
@@ -174,6 +174,77 @@ def layers(
         )
 
     raise typer.Exit(_measure("layers", bench.run, collect, runs_dir, json_output=json_output))
+
+
+@app.command()
+def infer(
+    norms: NormsOption = "bn,gn,none",
+    model: Annotated[
+        str, typer.Option(help="See `normbench list models`.", autocompletion=model_names)
+    ] = "norm_resnet",
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="eager, graph (captured, on cuda), compile. If left out: eager and, on cuda, graph.",
+            autocompletion=one_of("eager", "graph", "compile"),
+            show_default=False,
+        ),
+    ] = None,
+    precisions: Annotated[
+        str, typer.Option(metavar="NAME,...", help="fp32, tf32 or bf16.", autocompletion=one_of("fp32", "tf32", "bf16"))
+    ] = "fp32,bf16",
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="N,...", help="Images per batch: 1 for latency, more for throughput.")
+    ] = "1,256",
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Also export to ONNX and run it (pip install 'normbench\\[onnx]').")
+    ] = False,
+    device: DeviceOption = None,
+    rounds: RoundsOption = None,
+    quick: QuickOption = False,
+    runs_dir: RunsDirOption = Path("runs"),
+    json_output: JsonOption = False,
+) -> None:
+    """Time trained networks in use, norms beside each other, each also folded into its convolutions where it can be.
+
+    Example: normbench bench infer --norms bn,gn,ln --model resnet18
+    """
+    from normbench.bench import flags
+    from normbench.bench.results import InferResults
+    from normbench.bench.time_inference import InferBench, InferBenchSettings
+    from normbench.cli.console import note
+
+    on_cuda = _uses_cuda(device)
+    chosen_device, _ = flags.device_and_precision(device, None)
+    if onnx:
+        from normbench.bench.onnx_export import require_onnx
+
+        require_onnx()
+    settings = InferBenchSettings(
+        model=model,
+        device=chosen_device,
+        variants=flags.inference_variants(variants, chosen_device),
+        precisions=tuple(
+            flags.device_and_precision(device, name)[1] for name in flags.names("--precisions", precisions)
+        ),
+        batch_sizes=tuple(flags.batch_sizes(batch_sizes)),
+        rounds=rounds or (3 if quick else 11),
+        block_seconds=(0.05 if quick else 0.2) if on_cuda else (0.2 if quick else 1.0),
+        onnx=onnx,
+    )
+    bench = InferBench(flags.network_factories(flags.names("--norms", norms), model), settings, note)
+
+    def collect(started_at: str, interrupted: bool) -> InferResults:
+        return InferResults(
+            started_at=started_at,
+            interrupted=interrupted,
+            settings={"norms": flags.names("--norms", norms), "quick": quick} | asdict(settings),
+            environment=_environment(chosen_device),
+            rows=bench.rows,
+        )
+
+    raise typer.Exit(_measure("infer", bench.run, collect, runs_dir, json_output=json_output))
 
 
 def _measure(

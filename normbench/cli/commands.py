@@ -24,6 +24,7 @@ HEADINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "Run a recorded experiment again: runs that failed or diverged anew, interrupted ones from where "
                 "they stopped."
             ),
+            "evaluate": "Evaluate trained networks: calibration, classes, statistics, corruptions.",
             "stylize": "Style transfer: train, compare norms, apply.",
             "bench": "Measure speed: training steps, or layers alone.",
         },

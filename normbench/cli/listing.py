@@ -18,12 +18,13 @@ T = TypeVar("T")
 
 _LEGEND = """
 batch: whether, in training, a sample's output depends on the other samples.
+folds: whether, once trained, the convolution before it can take it over.
 Names with a plus change convolution weights beside any norm, as in gn+ws.
 More: `normbench list norms gn`, --long."""
 
 app = typer.Typer(help="List norms, models, datasets or configs.", no_args_is_help=True)
 
-_SHORT_HEADER = ("key", "name", "statistics over", "batch-dependent", "year")
+_SHORT_HEADER = ("key", "name", "statistics over", "batch-dependent", "folds into convolution", "year")
 _LONG_HEADER = (
     *_SHORT_HEADER, "paper (arXiv)", "learned per channel", "running state", "train/eval differ", "replaces ReLU",
     "GPU kernel", "options",
@@ -108,12 +109,13 @@ def _norm_cells(key: str, entry: Norm | Weight) -> tuple[str, ...]:
     if isinstance(entry, Norm):
         axes, learned, state, differ, batch, activation = entry.traits
         kernel = "-" if entry.kind == "none" else "yes" if entry.has_kernel else "no"
+        folds = "-" if entry.kind == "none" else "yes" if entry.folds_into_conv else "no"
         options = _options({name: option.default for name, option in entry.options.items()})
     else:
-        axes, learned, batch = "each filter's weights", entry.learnable_per_channel, "no"
+        axes, learned, batch, folds = "each filter's weights", entry.learnable_per_channel, "no", "-"
         state = differ = activation = kernel = options = "-"
     year = str(entry.year or "-")
-    return key, entry.full_name, axes, batch, year, paper, learned, state, differ, activation, kernel, options
+    return key, entry.full_name, axes, batch, folds, year, paper, learned, state, differ, activation, kernel, options
 
 
 @app.command()
@@ -193,8 +195,8 @@ def _print_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if width is None:
         _print_tab_separated(header, rows)
         return
-    lines = [("key", "name", "statistics over", "batch", "year")]
-    lines += [(key, name, axes.replace(", ", ","), batch, year) for key, name, axes, batch, year in rows]
+    lines = [("key", "name", "statistics over", "batch", "folds", "year")]
+    lines += [(key, name, axes.replace(", ", ","), *rest) for key, name, axes, *rest in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
     for line in lines:

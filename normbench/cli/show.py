@@ -78,6 +78,8 @@ def as_json(record: RunRecord) -> dict[str, Any]:
         "summary": json.loads(record.summary.model_dump_json()) if record.summary else None,
         **({"epochs": epochs} if record.task.has_epochs else {}),
         "num_steps_recorded": len(record.step_losses),
+        **({"probes": _probes(record)} if record.probe_rows else {}),
+        **({"unreadable": list(record.unreadable)} if record.unreadable else {}),
         "config": record.config.model_dump(mode="json"),
         "environment": dict(record.environment),
         "files": _files(record.folder),
@@ -88,10 +90,30 @@ def _files(folder: Path) -> dict[str, int]:
     """Return the bytes of each file of a run."""
     found = {}
     with suppress(OSError):  # the run may be replaced meanwhile
-        for path in sorted(folder.iterdir()):
+        for path in sorted([*folder.iterdir(), *folder.glob("probes/*")]):
             if path.is_file() and path.name[0] != ".":
-                found[path.name] = path.stat().st_size
+                found[path.relative_to(folder).as_posix()] = path.stat().st_size
     return found
+
+
+def _probes(record: RunRecord) -> dict[str, dict[str, int | None]]:
+    """Return how often each probe of a run has measured, and before which step first and last."""
+    return {
+        name: {
+            "num_rows": len(rows),
+            "first_step": rows[0].step if rows else None,
+            "last_step": rows[-1].step if rows else None,
+        }
+        for name, rows in record.probe_rows.items()
+    }
+
+
+def _describe_probe(found: Mapping[str, int | None]) -> str:
+    """Write it in a line: ``20 rows, steps 0 to 3800``."""
+    if not found["num_rows"]:
+        return "no rows"
+    count = f"{found['num_rows']} row{'' if found['num_rows'] == 1 else 's'}"
+    return f"{count}, steps {found['first_step']} to {found['last_step']}"
 
 
 def _promise(environment: Mapping[str, Any]) -> str:
@@ -115,10 +137,13 @@ def _print(record: RunRecord) -> None:
     sections: dict[str, dict[str, Any]] = {
         "run": {"name": record.run_id, "folder": record.folder, **status},
         "results": flatten(record.summary.model_dump(mode="json")) if record.summary else {},
+        "probes": {name: _describe_probe(found) for name, found in _probes(record).items()},
+        "unreadable": {str(number): problem for number, problem in enumerate(record.unreadable, 1)},
         "config": flatten(record.config.model_dump(mode="json")),
         "environment": flatten(record.environment),
         "files": {name: format_size(size) for name, size in _files(record.folder).items()},
     }
+    sections = {name: facts for name, facts in sections.items() if facts or name not in ("probes", "unreadable")}
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")

@@ -23,6 +23,7 @@ _NOT_IN_GRID = {
     "tune": "it tries learning rates itself",
     "analysis": "one experiment has one analysis",
     "batch_one": "it is a probe of a comparison without a grid",
+    "evaluate": "it changes no training",
     "probe": "it is no setting",
 }
 

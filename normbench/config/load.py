@@ -21,10 +21,12 @@ from normbench.config.grid import cell_data
 from normbench.config.messages import Key, Sections, explain, located
 from normbench.config.naming import question_name
 from normbench.config.overrides import assign
+from normbench.config.probes import CurvatureConfig, LandscapeConfig, ProbesConfig, SignalsConfig
 from normbench.config.schema import (
     AnalysisConfig,
     BatchOneConfig,
     DatasetConfig,
+    EvaluateConfig,
     ExperimentConfig,
     LearningRateScaling,
     ModelConfig,
@@ -51,6 +53,11 @@ _SECTIONS: Mapping[str, Sections] = {
         "batch_one": BatchOneConfig,
         "tune": TuneConfig,
         "analysis": AnalysisConfig,
+        "probes": ProbesConfig,
+        "probes.landscape": LandscapeConfig,
+        "probes.signals": SignalsConfig,
+        "probes.curvature": CurvatureConfig,
+        "evaluate": EvaluateConfig,
     },
     "style_transfer": {
         "": StyleExperimentConfig,

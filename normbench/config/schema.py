@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -210,6 +210,11 @@ class TrainConfig(Frozen):
     """`auto`: bf16 autocast on CUDA and on a CPU with AMX, fp32 elsewhere."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"
     """`auto`: one CUDA graph of the whole step on CUDA, eager otherwise."""
+    micro_batch: int | None = Field(default=None, ge=1, strict=True)
+    """If given, a batch is trained on in parts of so many images, whose gradients add up to one optimizer step: norms
+    see the part, the optimizer the whole batch."""
+    sync_statistics: StrictBool = False
+    """Whether BN takes the statistics of the whole batch although it is trained on in parts."""
     reproducible: StrictBool = True
     """Whether another run gives the same bits, on the same GPU and versions. Without, each process has cuDNN time its
     algorithms and take the fastest (docs/performance.md). On a CPU it makes no difference."""
@@ -218,6 +223,10 @@ class TrainConfig(Frozen):
     @classmethod
     def _spell_out_lr(cls, data: Any) -> Any:
         return spell_out_lr(data)
+
+
+PARTS_OFF: Mapping[str, Any] = {"micro_batch": None, "sync_statistics": False}
+"""The settings of a training on whole batches, which ids of runs and times do not hold."""
 
 
 def spell_out_lr(data: Any) -> Any:
@@ -273,6 +282,24 @@ class AnalysisConfig(Frozen):
     """Among which comparisons the 5 % of errors are shared: those of one setting, or all of a sweep."""
     spread: Literal["own", "borrowed"] = "borrowed"
     """Whether the cells of a sweep borrow from each other what their spread is; a single table never does."""
+
+
+class EvaluateConfig(Frozen):
+    """What is measured of each trained network before its weights go (docs/evaluation.md)."""
+
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=100_000, strict=True)], ...] = (1, 8, 64, 512)
+    """Batches whose own statistics the norms take, as in training."""
+    reestimate_batches: int = Field(20, ge=0, le=100_000, strict=True)
+    """Batches of 512 training images over which running statistics are averaged anew; 0: they are not."""
+    average_share: float = Field(0.25, ge=0, le=1)
+    """The share of the last epochs over whose ends the weights are averaged; 0: they are not."""
+    corruptions: Literal["none", "generated", "official"] = "none"
+    """`generated`: 15 kinds in 5 severities, drawn on the device; `official`: from the files of CIFAR-10-C."""
+    corruption_seed: int = Field(0, ge=0, strict=True)
+
+    def num_averaged(self, num_epochs: int) -> int:
+        """Return over how many of the last epochs weights are averaged."""
+        return ceil(self.average_share * num_epochs)
 
 
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
@@ -361,6 +388,7 @@ class BaseRunConfig(Frozen):
         """Return the training settings of these names, and whether bits may differ if they may."""
         if not self.train.reproducible:
             names += ("reproducible",)
+        names += tuple(name for name, off in PARTS_OFF.items() if getattr(self.train, name, off) != off)
         found: dict[str, Any] = self.train.model_dump(include=set(names))
         return found
 
@@ -385,6 +413,8 @@ class ExperimentConfig(BaseExperimentConfig):
     """If given (`{}` for the defaults): how each norm fares at batch size 1."""
     tune: TuneConfig | None = None
     """If given: norms are compared at one learning rate for all, and each at its own, chosen by these rules."""
+    evaluate: EvaluateConfig | None = None
+    """If given (`{}` for the defaults): more than accuracy, measured of each network once it is trained."""
     probe: Literal["batch_one"] | None = None
     """Stands in the config of a probe's run, which can be run again like any other."""
     probes: ProbesEntry | None = None
@@ -457,6 +487,9 @@ class RunConfig(BaseRunConfig):
             del content["probe"]
         if self.train.reproducible:
             del content["train"]["reproducible"]  # of before it could be chosen
+        for name, value in PARTS_OFF.items():  # likewise
+            if content["train"][name] == value:
+                del content["train"][name]
         return self._named([f"bs{self.train.batch_size}"], content)
 
     @property

@@ -55,6 +55,13 @@ class DeviceImages:
         part.images = part._as_nchw(part._stored)
         return part
 
+    def like(self, images: torch.Tensor) -> DeviceImages:
+        """Return other images, uint8 ``(N, C, H, W)``, with the labels of these."""
+        part = copy(self)
+        part._stored = images.permute(0, 2, 3, 1).contiguous() if self._is_channels_last else images.contiguous()
+        part.images = part._as_nchw(part._stored)
+        return part
+
     def _as_nchw(self, stored: torch.Tensor) -> torch.Tensor:
         # index_select forgets channels_last, so that such images are gathered as (N, H, W, C) and viewed as NCHW after.
         return stored.permute(0, 3, 1, 2) if self._is_channels_last else stored

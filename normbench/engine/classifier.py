@@ -53,6 +53,8 @@ class ClassifierTraining:
             device=device,
             precision=precision,
             engine=engine,
+            micro_batch=config.micro_batch,
+            sync_statistics=config.sync_statistics,
         )
         model = model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = build_step(model, CrossEntropy(config.label_smoothing), train_images, config, settings)

@@ -40,14 +40,22 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        loss_sum = torch.zeros((), device=images.labels.device)
-        num_correct = _zero_count(images)
-        for logits, labels in _classify(model, images, device, precision, batch_size):
-            loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
-            num_correct += (logits.argmax(dim=1) == labels).sum()
-        return Evaluation(float(loss_sum) / len(images), int(num_correct) / len(images))
+        return measure(model, images, device, precision, batch_size)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
+) -> Evaluation:
+    """Return loss and accuracy in the mode that the model is in; in training mode that may change its buffers."""
+    loss_sum = torch.zeros((), device=images.labels.device)
+    num_correct = _zero_count(images)
+    for logits, labels in classify(model, images, device, precision, batch_size):
+        loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
+        num_correct += (logits.argmax(dim=1) == labels).sum()
+    return Evaluation(float(loss_sum) / len(images), int(num_correct) / len(images))
 
 
 @torch.no_grad()
@@ -62,12 +70,12 @@ def batch_statistics_accuracy(
     model = copy.deepcopy(model).train()
     images = images.first(MAX_SINGLE_IMAGES)
     num_correct = _zero_count(images)
-    for logits, label in _classify(model, images, device, precision, batch_size=1):
+    for logits, label in classify(model, images, device, precision, batch_size=1):
         num_correct += (logits.argmax(dim=1) == label).sum()
     return int(num_correct) / len(images)
 
 
-def _classify(
+def classify(
     model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits and labels of each batch, in order."""

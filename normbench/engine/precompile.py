@@ -116,7 +116,7 @@ def _launches_of(step: TrainStep) -> Launches:
     settings = step.settings
     if settings.engine == "compile" or unsupported_device_reason(step.images.labels.device) is not None:
         return {}
-    sizes = step.batch_sizes()
+    sizes = step.forward_sizes()
     with autocast(settings.device, settings.precision):
         run = _dry_run_on_few(step.model, _first_images(step, sizes[0]))
         launches = run.launches(sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from normbench.config.load import AnyExperiment, LoadedConfig, load_config
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, ExperimentConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.evaluate_runs import evaluate_runs
 from normbench.experiment.executor import LocalExecutor, TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.looks import check_until_resolved, look_at, run_stages, seeds_of, stages
@@ -32,7 +34,7 @@ from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
 from normbench.worker import targets
-from normbench.worker.targets import DraftError, RunRequest
+from normbench.worker.targets import DraftError, EvaluationRequest, RunRequest
 
 if TYPE_CHECKING:
     from normbench.experiment.tracking import Tracking
@@ -148,6 +150,7 @@ def run_experiment(
             options.keep_checkpoint,
             prerequisite,
             options.max_failures,
+            loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
         )
         shown = listener or make_progress(plans)
         return _run(runner, worker, left, options, loaded.experiment, shown, trackers, on_report)
@@ -190,6 +193,7 @@ def _run(
                 run_ids = tuple(plan.run_id for plan in plans)
                 comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
             if not runner.has_stopped:
+                _evaluate_kept(runner, worker, plans, options, signals.arrived)
                 TimingPass(
                     folder,
                     plans,
@@ -220,6 +224,24 @@ def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
         look_at(folder, seeds_of(plans), None)
     except NormBenchError as error:
         note(f"normbench: {error}")
+
+
+def _evaluate_kept(
+    runner: ExperimentRunner,
+    worker: TrainingProcess,
+    plans: Sequence[RunPlan],
+    options: RunOptions,
+    stop_requested: Callable[[], bool],
+) -> None:
+    """Evaluate runs of before the experiment asked for it, if they kept their weights; say of how many that fails."""
+    if runner.evaluate is None:
+        return
+    folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
+    request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
+    ended = evaluate_runs(folders, request, worker, stop_requested=stop_requested)
+    states = Counter(run.state for run in ended)
+    if missing := states["no checkpoint"] + states["failed"]:
+        note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from normbench.config.load import AnyExperiment, LoadedConfig
 from normbench.config.schema import (
+    PARTS_OFF,
     BaseRunConfig,
     DatasetConfig,
     ExperimentConfig,
@@ -25,7 +26,7 @@ from normbench.errors import UnknownNameError
 from normbench.experiment.needs import check_needs
 from normbench.experiment.own import NOTHING_OWN, OwnEntries, missing_dataset, missing_norm
 from normbench.models import MODELS, Model
-from normbench.norms import NormFamily
+from normbench.norms import NORM_FAMILIES, NormFamily
 from normbench.own_code import missing_option, split_weight
 from normbench.registry import recorded_options
 from normbench.tasks import TASKS
@@ -81,6 +82,7 @@ def _draft_cell(loaded: LoadedConfig, own: OwnEntries) -> list[RunDraft]:
     drafts = []
     for position, norm in enumerate(norms):
         train = experiment.train_for(experiment.norms[position])
+        _check_parts(loaded, position, train, norm, family)
         overrides = spell_out_lr(norm.train)
         if "learning_rate" in overrides:  # as scaled, so that the run's config says the same in both places
             norm = norm.model_copy(update={"train": {**overrides, "learning_rate": train.learning_rate}})
@@ -108,9 +110,10 @@ def _draft_probes(loaded: LoadedConfig, drafts: list[RunDraft], own: OwnEntries)
         rule="linear" if train.optimizer == "sgd" else "sqrt", reference_batch_size=train.batch_size
     )
     rate = probe.learning_rate or scaling.learning_rate(train.learning_rate, 1)
+    short = {"epochs": 1, "batch_size": 1, "learning_rate": rate, **PARTS_OFF}
     changes = {
         "dataset": dataset | {"options": {**dataset["options"], "num_train": probe.steps}},
-        "train": train.model_dump() | {"epochs": 1, "batch_size": 1, "learning_rate": rate},
+        "train": train.model_dump() | short,
         "probe": "batch_one",
         "probes": None,
     }
@@ -158,6 +161,25 @@ def _resolve_norm(
     if norm.code is not None and any(label in (key, known.label) for key, known in family.norms.items()):
         raise loaded.error(path, f"{norm.name} would be called {label!r} as a norm of NormBench is; give it a label")
     return norm.model_copy(update={"label": label, "options": recorded_options(entry.options, norm.options)})
+
+
+def _check_parts(loaded: LoadedConfig, position: int, train: Any, norm: NormConfig, family: NormFamily) -> None:
+    """Refuse parts of a batch that are larger than it, and statistics synchronized where that cannot be."""
+    micro_batch = getattr(train, "micro_batch", None)
+    if micro_batch is not None and micro_batch > train.batch_size:
+        message = f"{micro_batch} is not allowed: at most the batch size, {train.batch_size}"
+        raise loaded.error(("train", "micro_batch"), message)
+    if micro_batch is None and getattr(train, "sync_statistics", False):
+        message = "true is not allowed without train.micro_batch: a whole batch shares its statistics anyway"
+        raise loaded.error(("train", "sync_statistics"), message)
+    base = split_weight(norm.name)[0]
+    entry = family.norms.get(base)
+    has_parts_of_bn = {"center", "deviation", "learn_scale"} & norm.options.keys()
+    is_whole_bn = base == "bn" and family.kind == NORM_FAMILIES["image"].kind and not has_parts_of_bn
+    can_sync = entry is not None and (is_whole_bn or not entry.batch_dependent)
+    if getattr(train, "sync_statistics", False) and not can_sync:
+        message = f"{norm.name}: train.sync_statistics is for bn of images, and for norms without statistics of a batch"
+        raise loaded.error(("norms", position, "name"), message)
 
 
 def _check_files(loaded: LoadedConfig, position: int, norm: NormConfig, model: ModelConfig | None) -> None:

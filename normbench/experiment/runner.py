@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from normbench.config.schema import EvaluateConfig
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
 from normbench.experiment.executor import Executor
 from normbench.experiment.plan import RunPlan
@@ -112,6 +113,8 @@ class ExperimentRunner:
     """The folder of the run that these runs need (`Task.prerequisite`)."""
     max_failures: int | None = None
     """After so many runs that fail or diverge no other is started."""
+    evaluate: EvaluateConfig | None = None
+    """What is measured of each trained network beside its result."""
     has_stopped: bool = False
     """Whether runs were left undone because of a signal or of failures."""
     _active: dict[str, _Active] = field(default_factory=dict)
@@ -214,7 +217,9 @@ class ExperimentRunner:
             folder.set_aside()
         resume = state == "resume" and not is_forced
         folder.remove_results(TASKS[plan.config.task])
-        request = RunRequest(plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite)
+        request = RunRequest(
+            plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite, self.evaluate
+        )
         self.executor.submit(plan.run_id, request)
 
     def _receive(self) -> list[RunEnded]:
@@ -239,6 +244,8 @@ class ExperimentRunner:
         elif isinstance(event, TrainingDone):
             if event.samples:
                 active.folder.write_samples(event.samples)
+            if event.evaluation is not None:
+                active.folder.write_evaluation(event.evaluation)
             active.summary = event.summary
         elif isinstance(event, ProbeMeasured):
             active.folder.append_probe(event.name, event.row)

@@ -72,6 +72,8 @@ def tuning_of(loaded: LoadedConfig) -> LoadedConfig:
             "dataset": experiment.dataset.model_copy(update={"options": options}),
             "tune": None,
             "batch_one": None,
+            "evaluate": None,
+            "probes": None,
             "grid": {},
         }
     )

@@ -44,6 +44,8 @@ class Norm:
     has_surrogate_gradient: bool = False
     """Whether its backward pass is, by its definition, not the derivative of its forward pass."""
     needs_size: bool = False
+    folds_into_conv: bool = False
+    """Whether in evaluation it is affine per channel, so that the convolution before it can take it over."""
     has_kernel: bool = True
     """Whether kernels compute it with its default options on a GPU; otherwise torch's operations do, which shows in its
     times."""

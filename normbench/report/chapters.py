@@ -43,7 +43,12 @@ class Chapter:
 
 ChapterMaker = Callable[[ExperimentRecord, Sequence[Section]], Chapter | None]
 
-CHAPTERS: tuple[str, ...] = ("normbench.report.tuning:tuning_chapter", "normbench.report.why:why")
+CHAPTERS: tuple[str, ...] = (
+    "normbench.report.tuning:tuning_chapter",
+    "normbench.report.why:why",
+    "normbench.report.evaluations:evaluation",
+    "normbench.report.robustness:robustness",
+)
 """The functions that make chapters, as ``module:function`` of type `ChapterMaker`, in the order of the page."""
 
 

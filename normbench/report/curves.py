@@ -15,6 +15,7 @@ from normbench.report.figure_style import (
     MAX_PANELS,
     Panel,
     Styles,
+    add_hover,
     draw_panels,
     has_few_lines,
     interval_text,
@@ -270,6 +271,8 @@ def _draw_loss(axes: Axes, group: Group, loss: Loss, style: Style, window: int, 
             markevery=(int(offset * spacing), spacing),
             zorder=3,
         )
+        for step, value in zip(steps[::spacing], drawn[::spacing], strict=True):
+            add_hover(axes, step, value, f"{group.label}, step {step:g}: {value:.4g}")
     for run in group.runs:
         losses = _losses(run, loss)
         if not run.is_completed and losses.size:
@@ -294,6 +297,9 @@ def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
             marker=style.marker,
             markevery=max(1, length // 12),
         )
+        for index, (epoch, accuracy) in enumerate(zip(epochs, mean, strict=True)):
+            spread = "" if half_width is None else f" ± {half_width[index]:.2f}"
+            add_hover(axes, float(epoch), accuracy, f"{group.label}, epoch {epoch}: {accuracy:.2f}{spread} %")
     for run in group.runs:
         if not run.is_completed and run.epochs:
             accuracies = np.array([100 * epoch.test_accuracy for epoch in run.epochs])

@@ -182,7 +182,9 @@ def _start(cluster: Sequence[float], gap: float) -> float:
 
 def add_hover(axes: Axes, x: float, y: float, text: str) -> None:
     """Have the page show `text` where the pointer is over a point; other files do not have it, nor does any need it."""
-    (point,) = axes.plot([x], [y], marker="o", markersize=9, color=INK, alpha=0.0, zorder=10, visible=False)
+    (point,) = axes.plot(
+        [x], [y], marker="o", markersize=9, linestyle="none", color=INK, alpha=0.0, visible=False, zorder=10
+    )
     point.set_gid(HOVER + text)
 
 

@@ -97,6 +97,6 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     svg = figure_bytes(figure, "svg", transparent=True).decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(rf'<g id="{HOVER}([^"]*)">', r'<g class="hover"><title>\1</title>', svg)
+    svg = re.sub(rf"""<g id=(["']){HOVER}(.*?)\1>""", r'<g class="hover"><title>\2</title>', svg)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

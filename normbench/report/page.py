@@ -23,6 +23,8 @@ from normbench.report.task_report import PageFigure, task_report
 from normbench.runs.record_files import result_id
 from normbench.runs.records import ExperimentRecord
 
+_OFF = {"train.sync_statistics": False}
+"""Config fields that are not worth a line where they have this value."""
 _SAID_ELSEWHERE = ("norm.", "dataset.", "device", "probe")
 """Config fields that are no facts of a section: they are in its rows, its images or its environment."""
 
@@ -148,7 +150,8 @@ def _measured(section: Section) -> dict[str, str]:
         "seeds": ", ".join(map(str, sorted({run.config.seed for run in runs}))),
     }
     for path in sorted(first, key=lambda path: not path.startswith("model.")):
-        if not path.startswith(_SAID_ELSEWHERE) and path not in section.varied and first[path] is not None:
+        is_said = path.startswith(_SAID_ELSEWHERE) or path in section.varied or first[path] in (None, _OFF.get(path))
+        if not is_said:
             found[field_name(path)] = format_scalar(first[path])
     if section.varied:
         found["differs between rows"] = ", ".join(field_name(path) for path in section.varied)

@@ -27,6 +27,8 @@ class Quantity:
     """Takes a row of the probe."""
     is_log: bool = False
     """Whether it is positive and compared by ratios: drawn on a logarithmic axis, and averaged as logarithms."""
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    """The least and greatest value that there can be."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class LayerQuantity:
     of: Callable[[Any], Sequence[float]]
     """Takes a row of the probe `signals`."""
     is_log: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Band:
 
     x: Values
     mean: Values
-    low: Values | None
-    high: Values | None
+    low: Values | None = None
+    high: Values | None = None
 
 
 def has_probe(group: Group, probe: str) -> bool:
@@ -83,9 +86,9 @@ def _band(x: Values, values: Values, is_log: bool) -> Band | None:
         return None
     x, values = x[is_known], values[:, is_known]
     mean, half = mean_band(values)
-    back = (lambda exponent: 10.0**exponent) if is_log else (lambda value: value)
-    low, high = (None, None) if half is None else (back(mean - half), back(mean + half))
-    return Band(x, back(mean), low, high)
+    curves = [mean, *([] if half is None else [mean - half, mean + half])]
+    curves = [10.0**curve for curve in curves] if is_log else curves
+    return Band(x, *curves) if len(curves) == 3 else Band(x, mean=curves[0])
 
 
 def mean_of_training(group: Group, quantity: Quantity) -> Estimate | None:

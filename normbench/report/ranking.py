@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from normbench.norms import NORMS, SEQUENCE_NORMS
-from normbench.report.figure_style import INK, MAX_PANELS, RULE, WIDTH, Panel, add_heading, figure_style, fix_layout
+from normbench.report.figure_style import (
+    INK,
+    MAX_PANELS,
+    RULE,
+    WIDTH,
+    Panel,
+    add_heading,
+    add_hover,
+    figure_style,
+    fix_layout,
+)
 from normbench.report.grouping import Group
 from normbench.report.heading import heading
 from normbench.report.palette import BLUE, GRAY, GREEN, VERMILLION
@@ -70,6 +80,9 @@ def _draw(axes: Axes, panel: Panel, measure: Measure) -> None:
             [measure.scale * estimate.mean], [row], xerr=None if half_width is None else [half_width],
             color=color, marker=marker, capsize=2, linewidth=1, linestyle="none", zorder=3,
         )  # fmt: skip
+        spread = "" if half_width is None else f" ± {half_width:{measure.format}}"
+        text = f"{group.label}: {measure.scale * estimate.mean:{measure.format}}{spread} {measure.unit}".rstrip()
+        add_hover(axes, measure.scale * estimate.mean, row, text)
     axes.set_yticks(range(len(found)), [_row_label(group) for group, _ in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.grid(visible=True, axis="y", color=RULE, linewidth=0.3)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 5
+"""At most; as few as leave the rows equally long."""
 _BEHIND = "#D0D0D0"
 
 
@@ -40,10 +41,10 @@ def small_multiples(
     """
     from matplotlib.figure import Figure
 
-    num_columns = min(_COLUMNS, len(groups))
-    num_rows = -(-len(groups) // num_columns)
+    num_rows = -(-len(groups) // _COLUMNS)
+    num_columns = -(-len(groups) // num_rows)
     with figure_style():
-        figure = Figure(figsize=(WIDTH, 1.05 * num_rows + 0.75))
+        figure = Figure(figsize=(WIDTH, (1.05 if num_columns > 3 else 1.5) * num_rows + 0.75))
         grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
         chosen = styles((group.norm, group.label) for group in groups)
         for axes, group in zip(grid.flatten(), groups, strict=False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normbench.report.batch_one import CHANCE
 from normbench.report.captions import capitalized, field_name
-from normbench.report.figure_style import Panel, Styles, draw_panels, line_style, setting_title
+from normbench.report.figure_style import Panel, Styles, add_hover, draw_panels, line_style, setting_title
 from normbench.report.grouping import Group, Scalar, Section, Setting, order_of_setting
 from normbench.report.stats import Estimate, summarize
 from normbench.report.task_report import PageFigure
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BATCH_SIZE, LEARNING_RATE = "train.batch_size", "train.learning_rate"
+MICRO_BATCH = "train.micro_batch"
+"""Images that norms see at once; where it is not given, the batch."""
 TOLERANCE = 0.01
 """A learning rate is as good as the best if its mean accuracy is less than one point below."""
 
@@ -37,12 +39,12 @@ class Sweep:
 
 
 def sweeps(found: Sequence[Section]) -> list[Sweep]:
-    """Return the sweeps over batch size and over learning rate that the sections hold.
+    """Return the sweeps over batch size, micro-batch and learning rate that the sections hold.
 
     A field that the swept one decides (the learning rate, by a rule, from the batch size) is not a sweep of its own.
     """
     sweeps: list[Sweep] = []
-    for path in (BATCH_SIZE, LEARNING_RATE):
+    for path in (BATCH_SIZE, MICRO_BATCH, LEARNING_RATE):
         panels = [panel for section in found for panel in _sweep_panels(section, path, len(found) > 1)]
         if panels:
             sweeps.append(Sweep(path, tuple(panels)))
@@ -94,7 +96,7 @@ def sweep_figure(sweep: Sweep, measure: Measure) -> Figure:
     empty: dict[Axes, list[tuple[float, str]]] = {}
 
     def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
-        axes.set_xscale("log", base=2 if sweep.path == BATCH_SIZE else 10)
+        axes.set_xscale("log", base=10 if sweep.path == LEARNING_RATE else 2)
         lines: dict[tuple[str, str], list[Group]] = {}
         for group in panel.groups:
             lines.setdefault((group.norm, group.label), []).append(group)
@@ -116,6 +118,10 @@ def sweep_figure(sweep: Sweep, measure: Measure) -> Figure:
                 capsize=2,
                 elinewidth=0.8,
             )
+            for x, estimate in known:
+                spread = "" if estimate.half_width is None else f" ± {measure.scale * estimate.half_width:.3g}"
+                text = f"{key[1]}: {measure.scale * estimate.mean:.4g}{spread} {measure.unit}".rstrip()
+                add_hover(axes, x, measure.scale * estimate.mean, text)
 
     without = any(not group.completed for panel in sweep.panels for group in panel.groups)
     return draw_panels(
@@ -139,13 +145,16 @@ def _finish(axes: Axes, panel: Panel, path: str, measure: Measure, empty: Sequen
     for x, color in empty:
         axes.plot([x], [axes.get_ylim()[1]], marker="x", color=color, clip_on=False, zorder=4)
     axes.set_ylabel(f"{measure.header} ({measure.unit})" if measure.unit else measure.header)
-    if path == BATCH_SIZE:
+    if path in (BATCH_SIZE, MICRO_BATCH):
         values = sorted({_x(group, path) for group in panel.groups})
         axes.xaxis.set_major_locator(FixedLocator(values))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(values, [f"{value:g}" for value in values])
-        axes.set_xlabel("batch size (images)")
-        _add_steps(axes, panel, values)
+        axes.set_xlabel(
+            "batch size (images)" if path == BATCH_SIZE else "micro-batch (images that a norm sees at once)"
+        )
+        if path == BATCH_SIZE:
+            _add_steps(axes, panel, values)
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -175,6 +184,8 @@ def _add_steps(axes: Axes, panel: Panel, batch_sizes: Sequence[float]) -> None:
 
 def _x(group: Group, path: str) -> float:
     value = group.fields[path]
+    if value is None and path == MICRO_BATCH:
+        value = group.fields[BATCH_SIZE]
     assert isinstance(value, int | float)
     return float(value)
 

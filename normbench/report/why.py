@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,29 +53,52 @@ def _mean(numbers: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+_POSITIVE, _PERCENT = (0.0, math.inf), (0.0, 100.0)
 LANDSCAPE = (
     Quantity("landscape", "greatest - least loss (nats)", lambda row: row.loss_range[1] - row.loss_range[0], True),
     Quantity("landscape", "largest gradient change", lambda row: max(row.gradient_distances), True),
-    Quantity("landscape", "least cosine of gradients", lambda row: min(row.cosines)),
+    Quantity("landscape", "least cosine of gradients", lambda row: min(row.cosines), limits=(-1.0, 1.0)),
     Quantity("landscape", "effective smoothness", lambda row: row.smoothness, True),
     Quantity("landscape", "gradient norm", lambda row: row.gradient_norm, True),
     Quantity("landscape", "weight norm", lambda row: row.weight_norm, True),
 )
 LAYERS = (
     LayerQuantity("std before the norm", lambda row: [n.before.std for n in row.norms], True),
-    LayerQuantity("dead channels after it (%)", lambda row: [100 * n.after.dead_share for n in row.norms]),
+    LayerQuantity(
+        "dead channels after it (%)", lambda row: [100 * n.after.dead_share for n in row.norms], limits=_PERCENT
+    ),
     LayerQuantity("stable rank after it", lambda row: [n.stable_rank for n in row.norms]),
-    LayerQuantity("cosine of two images after it", lambda row: [n.similarity for n in row.norms]),
+    LayerQuantity("cosine of two images after it", lambda row: [n.similarity for n in row.norms], limits=(-1.0, 1.0)),
     LayerQuantity("gradient norm of the weight", lambda row: [w.gradient_norm for w in row.weights], True),
     LayerQuantity("effective learning rate", lambda row: [w.effective_learning_rate for w in row.weights], True),
 )
 SIGNALS = (
     Quantity("signals", "gradient norm, first / last layer", lambda row: row.gradient_ratio, True),
     Quantity("signals", "stable rank, last norm", lambda row: row.norms[-1].stable_rank if row.norms else math.nan),
-    Quantity("signals", "cosine of two images, last norm", lambda row: _mean([n.similarity for n in row.norms[-1:]])),
-    Quantity("signals", "zeros after norms (%)", lambda row: 100 * _mean([n.after.zero_share for n in row.norms])),
-    Quantity("signals", "batch mean - running mean (std)", lambda row: _mean([n.mean_gap for n in row.norms])),
-    Quantity("signals", "|ln(batch / running variance)|", lambda row: _mean([n.variance_gap for n in row.norms])),
+    Quantity(
+        "signals",
+        "cosine of two images, last norm",
+        lambda row: _mean([n.similarity for n in row.norms[-1:]]),
+        limits=(-1.0, 1.0),
+    ),
+    Quantity(
+        "signals",
+        "zeros after norms (%)",
+        lambda row: 100 * _mean([n.after.zero_share for n in row.norms]),
+        limits=_PERCENT,
+    ),
+    Quantity(
+        "signals",
+        "batch mean - running mean (std)",
+        lambda row: _mean([n.mean_gap for n in row.norms]),
+        limits=_POSITIVE,
+    ),
+    Quantity(
+        "signals",
+        "|ln(batch / running variance)|",
+        lambda row: _mean([n.variance_gap for n in row.norms]),
+        limits=_POSITIVE,
+    ),
 )
 CURVATURE = (Quantity("curvature", "largest |eigenvalue| of the Hessian", lambda row: abs(row.eigenvalue), True),)
 
@@ -90,6 +114,8 @@ class _QuantityPanel(Panel):
     band: Callable[[Group], Band | None]
     is_log: bool
     x: str
+    limits: tuple[float, float]
+    """The least and greatest value that there can be: intervals end there."""
 
 
 def why(experiment: ExperimentRecord, sections: Sequence[Section]) -> Chapter | None:
@@ -153,7 +179,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
             ),
         ]
     if "curvature" in probes:
-        rows = [row for g in panel.groups for run in g.completed for row in run.probe_rows.get("curvature", ())]
+        rows: list[Any] = [r for g in panel.groups for run in g.completed for r in run.probe_rows.get("curvature", ())]
         converged = sum(row.is_converged for row in rows)
         found.append(
             PageFigure(
@@ -168,23 +194,19 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
 
 
 def _over_training(panel: Panel, quantities: Sequence[Quantity]) -> Figure:
-    return _draw(
-        panel,
-        [
-            _QuantityPanel(q.label, panel.groups, lambda group, q=q: over_training(group, q), q.is_log, "training step")  # type: ignore[misc]
-            for q in quantities
-        ],
-    )
+    shown = [
+        _QuantityPanel(q.label, panel.groups, partial(over_training, quantity=q), q.is_log, "training step", q.limits)
+        for q in quantities
+    ]
+    return _draw(panel, shown)
 
 
 def _over_layers(panel: Panel) -> Figure:
-    return _draw(
-        panel,
-        [
-            _QuantityPanel(q.label, panel.groups, lambda group, q=q: over_layers(group, q), q.is_log, "layer")  # type: ignore[misc]
-            for q in LAYERS
-        ],
-    )
+    shown = [
+        _QuantityPanel(q.label, panel.groups, partial(over_layers, quantity=q), q.is_log, "layer", q.limits)
+        for q in LAYERS
+    ]
+    return _draw(panel, shown)
 
 
 def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
@@ -204,15 +226,32 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
                 drawn += 1
         if not drawn:
             say_empty(axes)
+        elif quantity.is_log:
+            _label_decades(axes)
+        else:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, quantity.limits[0]), min(high, quantity.limits[1]))
         if len(shown) > 1:
             axes.set_title(quantity.title, fontsize=7.5)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         label_axes(axes, quantity.x, "" if len(shown) > 1 else quantity.title, everywhere=True)
         axes.margins(x=0.03)
 
     return draw_panels(
         shown, draw, ["line: mean over seeds", *([interval_text([panel], "band")] if few else [])], share_y=False
     )
+
+
+def _label_decades(axes: Axes) -> None:
+    """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_band(axes: Axes, group: Group, band: Band, style: Style, quantity: _QuantityPanel, few: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import BaseSummary, EpochRow
 
@@ -92,6 +93,8 @@ class TrainingDone:
     summary: BaseSummary
     samples: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Images for the report, by name."""
+    evaluation: Evaluation | None = None
+    """What else was measured of the trained network."""
 
 
 TrainingEvent = StepsDone | ProbeMeasured | ProbeFailed | EpochDone | TrainingDone

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
+from normbench.runs.evaluation_file import EVALUATION_FILE
 from normbench.runs.looks_file import LOOKS_FILE
 from normbench.runs.places import without_places
 from normbench.runs.probe_files import ROWS, probe_file
@@ -39,6 +40,7 @@ _OF_RUN = (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     ERROR_FILE,
+    EVALUATION_FILE,
     METRICS_FILE,
     OLD_STEPS_FILE,
     SAMPLES_FILE,

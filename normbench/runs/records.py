@@ -6,6 +6,7 @@
         config.yaml              the task's run config: everything that decides the outcome
         environment.json         versions, device, commit, argv
         metrics.jsonl            one EpochRow a line, appended; only of tasks with epochs
+        evaluation.json          Evaluation, of classifiers, if asked for (evaluation_file.py)
         steps.csv                step and losses (Task.loss_columns): one line a training step
         probes/<name>.jsonl      what a probe measured, a row a line (probe_files.py); where the config asks for it
         status.json              Status
@@ -40,6 +41,7 @@ from normbench.config.schema import AnalysisConfig
 from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
 from normbench.runs.bundle_file import exists, find_bundle, is_member
+from normbench.runs.evaluation_file import Evaluation, read_evaluation
 from normbench.runs.looks_file import RecordedLooks, read_looks
 from normbench.runs.probe_files import ProbeRow, read_probes
 from normbench.runs.regular_files import damaged
@@ -133,6 +135,8 @@ class RunRecord:
     """What each probe measured, by its name."""
     unreadable: tuple[str, ...] = ()
     """Records that the run can do without and that cannot be understood, a line each."""
+    evaluation: Evaluation | None = None
+    """What was measured of the trained network beside its result."""
 
     @property
     def run_id(self) -> str:
@@ -233,7 +237,18 @@ def read_run(folder: Path) -> RunRecord:
         environment = _read_environment(folder / ENVIRONMENT_FILE)
         epochs, losses = _read_epochs(folder / METRICS_FILE), _read_steps(folder, len(task.loss_columns))
         probe_rows, problems = read_probes(folder)
-        return RunRecord(folder, config, status, epochs, losses, summary, environment, probe_rows, tuple(problems))
+        return RunRecord(
+            folder,
+            config,
+            status,
+            epochs,
+            losses,
+            summary,
+            environment,
+            probe_rows,
+            tuple(problems),
+            read_evaluation(folder),
+        )
     except RunError as error:
         raise RunError(f"{folder}: not a readable run folder: {error}") from None
 

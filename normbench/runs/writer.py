@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from normbench.config.schema import BaseRunConfig, Code
 from normbench.errors import FolderBusyError, FolderError, RunError
 from normbench.runs.atomic import PARTIAL_FILES, remove_left, write_atomically, write_text_atomically
+from normbench.runs.evaluation_file import EVALUATION_FILE, Evaluation
 from normbench.runs.events import StepLosses
 from normbench.runs.probe_files import PROBES_FOLDER, ProbeRow, probe_file
 from normbench.runs.records import (
@@ -121,7 +122,8 @@ class RunFolder:
         This comes before the training process is asked for anything, because that may write files of its own.
         """
         with folder_errors(self.path):
-            for pattern in (SUMMARY_FILE, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, RUN_TABLE_FILE, *task.files):
+            results = (SUMMARY_FILE, EVALUATION_FILE)
+            for pattern in (*results, ERROR_FILE, PARTIAL_FILES, OLD_STEPS_FILE, RUN_TABLE_FILE, *task.files):
                 for path in self.path.glob(pattern):
                     path.unlink()
             if os.path.lexists(self.path / PROBES_FOLDER):
@@ -143,6 +145,10 @@ class RunFolder:
         """Write the images that the report shows, by name."""
         with folder_errors(self.path):
             write_atomically(self.path / SAMPLES_FILE, lambda file: np.savez_compressed(file, **samples))  # type: ignore[arg-type]
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Write what was measured of the trained network beside its result."""
+        self.write(EVALUATION_FILE, evaluation.model_dump_json(indent=1, exclude_none=True) + "\n")
 
     def _lines_of_steps(self, losses: Iterable[StepLosses]) -> str:
         lines = []

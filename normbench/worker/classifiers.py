@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normbench.config.schema import ImageFile, RunConfig, Value
+from normbench.config.schema import EvaluateConfig, ImageFile, RunConfig, Value
 from normbench.data import image_shape, load_dataset
 from normbench.data.images import ImageDataset
 from normbench.data.own import load_own_images
@@ -32,8 +32,10 @@ from normbench.engine.evaluate import batch_statistics_accuracy
 from normbench.engine.probes.schedule import build_probes
 from normbench.engine.trainer import Trainer
 from normbench.errors import RunError
+from normbench.evaluation.average import WeightAverage
 from normbench.models import build_model
 from normbench.norms import AnyNormFactory
+from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.events import TrainingDone
 from normbench.runs.records import CHECKPOINT_FILE
 from normbench.worker.interface import STILL, LoadedRun, try_model
@@ -68,7 +70,8 @@ class Classification:
         """
         norm = norm_factory(config.norm, model_entry(config.model).family)
         if config.norm.code is None:
-            self._try(config, norm, "cuda" if config.device == "cuda" else "meta", config.train.batch_size)
+            num_images = config.train.micro_batch or config.train.batch_size
+            self._try(config, norm, "cuda" if config.device == "cuda" else "meta", num_images)
         else:
             norm = watched(norm, config.norm)
         if config.norm.code is not None or config.model.code is not None:
@@ -91,11 +94,11 @@ class Classification:
 
     def check_data(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
         """Load the data set and move it to the device, where it stays for the run."""
-        _load_images_of(config, data_dir)
+        images_of(config, data_dir)
 
     def load_run(self, config: RunConfig, data_dir: Path | None, prerequisite: Path | None) -> LoadedRun:
         """Return the run's trainer on its images."""
-        train_images, test_images, dataset = _load_images_of(config, data_dir)
+        train_images, test_images, dataset = images_of(config, data_dir)
         sha256 = dataset.sha256  # which takes a moment, before the clock of the run's start runs
         trainer = build_trainer(config, train_images, test_images)
         facts = {
@@ -109,13 +112,20 @@ class Classification:
             "is_synthetic": dataset.is_synthetic,
         }
 
+        def evaluate(wanted: EvaluateConfig, average: WeightAverage) -> Evaluation:
+            from normbench.worker.evaluating import evaluate_model  # which imports this module
+
+            return evaluate_model(
+                config, trainer.model, average, (train_images, test_images, dataset), wanted, data_dir
+            )
+
         def measure_probe(done: TrainingDone, folder: Path) -> TrainingDone:
             if config.probe != "batch_one":
                 return done
             accuracy = batch_statistics_accuracy(trainer.model, test_images, config.device, _precision(config))
             return TrainingDone(done.summary.model_copy(update={"batch_statistics_accuracy": accuracy}))
 
-        return LoadedRun(trainer, facts, measure_probe)
+        return LoadedRun(trainer, facts, measure_probe, evaluate=None if config.probe else evaluate)
 
     def load_model(self, config: RunConfig, folder: Path) -> nn.Module:
         """Return the network whose weights the run kept in its checkpoint.
@@ -136,7 +146,7 @@ class Classification:
     ) -> tuple[ClassifierTraining, float]:
         """Return a training on whole batches that leaves the weights as they are, and the steps of a real epoch."""
         train = config.train.model_copy(update={"epochs": 1, "learning_rate": STILL})
-        images, test_images, _ = _load_images_of(config, data_dir)
+        images, test_images, _ = images_of(config, data_dir)
         # No short last batch, which would need a graph of its own.
         whole = images.first(max(1, len(images) // train.batch_size) * train.batch_size)
         training = build_training(config.model_copy(update={"train": train}), whole, test_images)
@@ -202,7 +212,8 @@ def load_images(
     return _move(name, tuple(sorted(options.items(), key=lambda item: item[0])), data_dir, device, file)
 
 
-def _load_images_of(config: RunConfig, data_dir: Path | None) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+def images_of(config: RunConfig, data_dir: Path | None) -> tuple[DeviceImages, DeviceImages, ImageDataset]:
+    """Return training and test images of a run on its device, and the data set."""
     dataset = config.dataset
     return load_images(dataset.name, dataset.options, data_dir, config.device, dataset.images)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from normbench.config.schema import EvaluateConfig
 from normbench.engine.trainer import Trainer, Training
 from normbench.errors import ConfigError, NormBenchError
+from normbench.evaluation.average import WeightAverage
 from normbench.kernels.support import switched_off
 from normbench.own_code import describe, place_of
+from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.events import TrainingDone
 
 STILL = 1e-12
@@ -33,6 +36,10 @@ class LoadedRun:
     """Completes the result of the training and may write files into the run's folder."""
     problems: tuple[str, ...] = ()
     """Inputs that the run does without, a line each."""
+    average: WeightAverage = field(default_factory=WeightAverage)
+    """Of the weights after the last epochs, as far as an evaluation asks for it."""
+    evaluate: Callable[[EvaluateConfig, WeightAverage], Evaluation] | None = None
+    """Measures more than the result of the trained network; None where there is no more."""
 
 
 class WorkerTask(Protocol):

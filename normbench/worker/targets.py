@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from normbench.config.schema import BaseRunConfig
+from normbench.config.schema import BaseRunConfig, EvaluateConfig
 from normbench.errors import ConfigError
 from normbench.models import Model
 from normbench.norms import Norm
 from normbench.own_code import Source, Target, module_source
 from normbench.registry import load
+from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.events import RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.tasks import TASKS
@@ -81,6 +82,22 @@ class RunRequest:
     keep_checkpoint: bool
     prerequisite: Path | None = None
     """The folder of the run that this one needs (`Task.prerequisite`)."""
+    evaluate: EvaluateConfig | None = None
+    """What is measured of the trained network beside the task's result."""
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One completed run to be evaluated from its checkpoint."""
+
+    folder: Path
+    evaluate: EvaluateConfig
+    data_dir: Path | None = None
+    """Where CIFAR-10 is looked for first."""
+    device: str | None = None
+    """If absent, the one that the run was trained on."""
+    trust_code: bool = False
+    """Whether code of a user's own in the run's folder may be executed."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +230,13 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
     from normbench.worker import train_run
 
     yield from train_run.train_run(request)
+
+
+def evaluate_run(request: EvaluationRequest) -> Evaluation:
+    """Evaluate the network of a completed run; see `normbench.worker.evaluating.evaluate_run`."""
+    from normbench.worker import evaluating
+
+    return evaluating.evaluate_run(request)
 
 
 def time_norms(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from normbench.engine.step.base import TrainStep
 from normbench.errors import RunError
 from normbench.layers.norm_act import describe_paths
 from normbench.norms import NORMS, SEQUENCE_NORMS
-from normbench.runs.events import CheckpointFailed, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
+from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
 from normbench.runs.provenance import describe_program, same_bits_on
 from normbench.runs.records import CHECKPOINT_FILE, read_run, read_status
 from normbench.worker import classifiers as classifiers  # what most processes need, imported while they start
@@ -86,10 +87,16 @@ def _resume(request: RunRequest) -> tuple[LoadedRun, list[str]]:
     if not request.resume:
         return run, []
     try:
-        load_checkpoint(request.folder / CHECKPOINT_FILE, request.config.run_id, run.trainer.load_state_dict)
+        load_checkpoint(request.folder / CHECKPOINT_FILE, request.config.run_id, lambda state: _take_over(run, state))
     except CheckpointError as error:
         return _load(request), [f"{error}; the run starts anew"]  # loaded again: some of it may have been taken over
     return run, []
+
+
+def _take_over(run: LoadedRun, state: dict[str, Any]) -> None:
+    run.trainer.load_state_dict(state)
+    if "average" in state:
+        run.average.load_state_dict(state["average"], run.trainer.model)
 
 
 def _moved(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -114,7 +121,10 @@ def _writer_of(folder: Path) -> int | None:
 
 
 def _save(run: LoadedRun, request: RunRequest) -> None:
-    save_checkpoint(run.trainer.state_dict(), request.folder / CHECKPOINT_FILE, request.config.run_id)
+    state = run.trainer.state_dict()
+    if run.average.count:
+        state["average"] = run.average.state_dict()
+    save_checkpoint(state, request.folder / CHECKPOINT_FILE, request.config.run_id)
 
 
 def _load(request: RunRequest) -> LoadedRun:
@@ -126,7 +136,9 @@ def _train(run: LoadedRun, request: RunRequest, known: dict[str, str]) -> Iterat
     saved_at, pause = time.monotonic(), MIN_SECONDS_BETWEEN_CHECKPOINTS
     has_stepped = False
     for event in run.trainer.run():
-        yield run.finish(event, request.folder) if isinstance(event, TrainingDone) else event
+        if isinstance(event, EpochDone):
+            _average_epoch(event, run, request)
+        yield _finish(event, run, request) if isinstance(event, TrainingDone) else event
         if not isinstance(event, StepsDone):
             continue
         if not has_stepped:
@@ -141,6 +153,23 @@ def _train(run: LoadedRun, request: RunRequest, known: dict[str, str]) -> Iterat
                 yield CheckpointFailed(str(error))
                 pause = SECONDS_AFTER_FAILED_CHECKPOINT
             saved_at = time.monotonic()
+
+
+def _average_epoch(event: EpochDone, run: LoadedRun, request: RunRequest) -> None:
+    """Take the weights into their average if an evaluation asks for it after this epoch."""
+    if request.evaluate is None or run.evaluate is None:
+        return
+    num_epochs = request.config.length
+    if event.row.epoch > num_epochs - request.evaluate.num_averaged(num_epochs):
+        run.average.add(run.trainer.model)
+
+
+def _finish(done: TrainingDone, run: LoadedRun, request: RunRequest) -> TrainingDone:
+    """Complete the result of the training."""
+    done = run.finish(done, request.folder)
+    if request.evaluate is None or run.evaluate is None:
+        return done
+    return replace(done, evaluation=run.evaluate(request.evaluate, run.average))
 
 
 def _how_steps_run(run: LoadedRun, request: RunRequest) -> dict[str, Any]:

@@ -35,11 +35,19 @@ def load_model(run: Path | str | Mapping[str, Any], *, trust_code: bool = False)
     record = read_run(run_folder(run))
     if not record.is_completed:
         raise RunError(f"{record.folder}: no trained network there: the run is {record.status.state}")
-    config = record.config
-    if codes := own_code(config):
-        if not trust_code:
-            files = " and ".join(str(record.folder / code.file) for code in codes)
-            raise RunError(f"{record.folder}: its network is code of its own: read {files}, then give trust_code=True")
-        config = with_code(config, record.folder)
+    config = with_own_code(record.config, record.folder, trust_code=trust_code)
     network: nn.Module = load(record.task.trainer).load_model(config, record.folder)
     return network.eval()
+
+
+def with_own_code(config: Any, folder: Path, *, trust_code: bool) -> Any:
+    """Return a run's config with the text of its own code, if it has any.
+
+    Raises:
+        RunError: it has code that is not trusted, or that is missing or has changed.
+    """
+    codes = own_code(config)
+    if codes and not trust_code:
+        files = " and ".join(str(folder / code.file) for code in codes)
+        raise RunError(f"{folder}: its network is code of its own: read {files}, then give trust_code=True")
+    return with_code(config, folder) if codes else config

@@ -18,7 +18,9 @@ from normbench.bundle.rules import RULES
 from normbench.bundle.verify import verify
 from normbench.errors import RunError
 from normbench.report.page import Report
+from normbench.runs.evaluation_file import NUM_BINS, CalibrationBin, Evaluation, TrainImages, pack_hits
 from normbench.runs.records import read_experiment
+from normbench.runs.writer import RunFolder
 
 
 def failed(path: Path) -> dict[str, tuple[str, ...]]:
@@ -196,6 +198,18 @@ def other_timing(experiment: Path) -> None:
     (experiment / "timing.json").write_text(json.dumps(timing))
 
 
+def evaluated(experiment: Path) -> None:
+    """An evaluation in which every image is right."""
+    (run,) = experiment.glob("bn-*-s0-*")
+    bins = [CalibrationBin(num_images=0, confidence=0, accuracy=0)] * (NUM_BINS - 1)
+    evaluation = Evaluation(
+        split="test", num_images=4, class_names=("a", "b"), confusion=((2, 0), (0, 2)), loss=0.1,
+        bins=(*bins, CalibrationBin(num_images=4, confidence=1, accuracy=1)), hits=pack_hits(np.ones(4, bool)),
+        train=TrainImages(num_images=4, accuracy=1, loss=0.1),
+    )  # fmt: skip
+    RunFolder(run).write_evaluation(evaluation)
+
+
 BN = "bn-*-s0-*"
 
 
@@ -211,6 +225,7 @@ BN = "bn-*-s0-*"
         (edit_row("test_accuracy", 0.99, -1), "last epoch", "its rows give 0.99"),
         (edit_row("train_loss", 0.5, 0), "losses", "the training loss of epoch 1 is 0.5; its steps give"),
         (another_loss, "losses", "the training loss of epoch 1"),
+        (evaluated, "evaluations", "test accuracy is 1.0000 in its evaluation and 0."),
         (edit_json(f"{BN}/environment.json", device="cuda"), "devices", "trained on cuda; its config says cpu"),
         (other_timing, "devices", "times of a machine that no run was trained on: cpu, A Faster One"),
         (edit_json(f"{BN}/status.json", state="interrupted", reason="Ctrl-C"), "ended and readable", "Ctrl-C"),

@@ -135,7 +135,7 @@ BASE = {
 OTHER_TRAIN = {
     "epochs": 6, "batch_size": 65, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.1,
     "schedule": "cosine", "warmup_fraction": 0.1, "label_smoothing": 0.1, "augment": "crop_flip", "precision": "bf16",
-    "engine": "compile", "reproducible": False,
+    "engine": "compile", "reproducible": False, "micro_batch": 8, "sync_statistics": True,
 }  # fmt: skip
 CHANGES = [
     {"norm": {"name": "bn"}},
@@ -166,11 +166,36 @@ def test_the_id_of_a_run_from_before_bits_could_be_given_up_stays() -> None:
     config = RunConfig.model_validate(BASE)
     content = config.model_dump(mode="json", exclude={"task", "probe"})
     del content["norm"]["label"], content["norm"]["train"], content["train"]["reproducible"]
+    del content["train"]["micro_batch"], content["train"]["sync_statistics"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     assert config.run_id == f"gn-norm_resnet-bs64-s0-{digest}"
     assert "reproducible" not in config.timing_fields["train"]
     other = RunConfig.model_validate({**BASE, "train": {**BASE["train"], "reproducible": False}})
     assert other.timing_fields["train"]["reproducible"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("norm: gn\ntrain: {batch_size: 16, micro_batch: 17}\n", "train.micro_batch: 17 is not allowed: at most the"),
+        ("norm: bn\ntrain: {sync_statistics: true}\n", "not allowed without train.micro_batch"),
+        ("norm: brn\ntrain: {micro_batch: 8, sync_statistics: true}\n", "brn: train.sync_statistics is for bn"),
+        ("norm: gn\nevaluate: {batch_size: [1]}\n", "did you mean 'batch_sizes'?"),
+        ("norm: gn\nevaluate: {corruptions: all}\n", "Allowed: none, generated, official"),
+    ],
+)
+def test_parts_and_evaluations_that_cannot_be_are_refused_before_training(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        plans_of(text, tmp_path)
+
+
+def test_an_evaluation_is_no_part_of_a_run_and_parts_of_a_batch_are(tmp_path: Path) -> None:
+    plain, evaluated, in_parts = (
+        plans_of(f"norm: gn\n{more}", tmp_path)[0] for more in ("", "evaluate: {}\n", "train: {micro_batch: 8}\n")
+    )
+    assert plain.run_id == evaluated.run_id != in_parts.run_id
+    assert "micro_batch" not in plain.config.timing_fields["train"]
+    assert in_parts.config.timing_fields["train"]["micro_batch"] == 8
 
 
 def test_a_label_does_not_change_the_id() -> None:

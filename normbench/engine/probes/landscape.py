@@ -50,7 +50,7 @@ class LandscapeProbe:
         )
 
 
-def _compared(loss: Tensor, gradient: Sequence[Tensor], reference: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(loss: Tensor, gradient: list[Tensor], reference: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, and the distance and cosine of its gradient to `reference`."""
     distance = norm_of(torch._foreach_sub(gradient, reference))
     return loss, distance, dot(gradient, reference) / (norm_of(gradient) * norm_of(reference))

@@ -73,8 +73,8 @@ def moment_of(train_step: TrainStep, step: int, step_in_epoch: int, learning_rat
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Euclidean norm of all numbers in `tensors` together, a scalar."""
-    norms: Tensor = torch.stack(torch._foreach_norm(list(tensors)))
-    return torch.linalg.vector_norm(norms)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm
 
 
 def dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

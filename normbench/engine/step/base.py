@@ -69,6 +69,10 @@ class TrainStep(ABC):
         sizes = {self.batch_size_of(0), self.batch_size_of(self.settings.steps_per_epoch - 1)}
         return sorted(sizes, reverse=True)
 
+    def forward_sizes(self) -> list[int]:
+        """Return the numbers of images that the network sees at once: those of whole batches."""
+        return self.batch_sizes()
+
     def losses(self, first: int, stop: int) -> list[tuple[float, ...]]:
         """Return the losses of the epoch's steps ``first`` to ``stop - 1``; waits for the device."""
         return [tuple(row) for row in self.state.losses[first:stop].tolist()]

@@ -8,6 +8,7 @@ from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
 from normbench.engine.flat_optimizer import FlatOptimizer
 from normbench.engine.optimizer import build_optimizer, parameter_groups
+from normbench.engine.step.accumulated import AccumulatedStep
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.eager import EagerStep
 from normbench.engine.step.fused import FusedStep
@@ -28,9 +29,10 @@ def build_step(
     state = StepState(settings, objective.num_losses, device)
     rates = state.learning_rates
     has_kernels = settings.engine == "graph" and unsupported_device_reason(device) is None
-    if has_kernels and isinstance(objective, CrossEntropy) and rates is not None:
+    if has_kernels and settings.micro_batch is None and isinstance(objective, CrossEntropy) and rates is not None:
         flat = FlatOptimizer(parameter_groups(model, train), train, rates, state.global_step)
         return FusedStep(model, flat, objective, images, settings, state)
     capturable = settings.device == "cuda" and settings.engine != "eager"
     optimizer = build_optimizer(model, train, capturable=capturable)
-    return EagerStep(model, optimizer, objective, images, settings, state)
+    kind = EagerStep if settings.micro_batch is None else AccumulatedStep
+    return kind(model, optimizer, objective, images, settings, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,13 +33,21 @@ class EagerStep(TrainStep):
         self._set_learning_rate()
         images, labels = self._next_batch(batch_size)
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.settings.device, self.settings.precision):
-            outputs = self.objective.forward(self._model_for(batch_size), normalize(images))
-        outcome = self.objective.outcome(outputs, labels)
-        outcome.losses[0].backward()
+        outcome = self._backward(images, labels)
         self.optimizer.step()
         self._after_step()
         self._count(outcome)
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Outcome:
+        """Add the gradients of the batch to the parameters', and return its losses."""
+        outputs = self._forward(images)
+        outcome = self.objective.outcome(outputs, labels)
+        outcome.losses[0].backward()
+        return outcome
+
+    def _forward(self, images: Tensor) -> Any:
+        with autocast(self.settings.device, self.settings.precision):
+            return self.objective.forward(self._model_for(len(images)), normalize(images))
 
     def refresh(self) -> None:
         """Do nothing: no copies of the weights are kept."""
@@ -67,7 +76,8 @@ class EagerStep(TrainStep):
 
     def _model_for(self, batch_size: int) -> Callable[[Tensor], Tensor]:
         """Return the compiled model, or the model itself for a short last batch: not worth a compilation of its own."""
-        return self._compiled if batch_size == self.settings.batch_size else self.model
+        whole = self.settings.micro_batch or self.settings.batch_size
+        return self._compiled if batch_size == whole else self.model
 
     @torch.no_grad()
     def _count(self, outcome: Outcome) -> None:

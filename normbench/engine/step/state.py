@@ -25,6 +25,10 @@ class StepSettings:
     device: DeviceName
     precision: Precision
     engine: Engine
+    micro_batch: int | None = None
+    """Images that are trained on at once, where a batch is trained on in parts."""
+    sync_statistics: bool = False
+    """Whether BN takes the statistics of the whole batch all the same."""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,0 +1,154 @@
+"""The whole evaluation of one trained network, in the order of `evaluation.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from normbench.config.schema import EvaluateConfig
+from normbench.engine.batches import DeviceImages
+from normbench.engine.device import DeviceName, Precision
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, MAX_SINGLE_IMAGES, Evaluation, evaluate, measure
+from normbench.evaluation.average import WeightAverage
+from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupted
+from normbench.evaluation.predictions import predict
+from normbench.evaluation.statistics import as_trained, depends_on_batch_or_mode, reestimated
+from normbench.kernels.support import switched_off
+from normbench.runs.evaluation_file import (
+    CorruptionResult,
+    Corruptions,
+    Statistics,
+    StatisticsResult,
+    TrainImages,
+    Weights,
+    pack_hits,
+)
+from normbench.runs.evaluation_file import Evaluation as Record
+
+MAX_TRAIN_IMAGES = 10_000
+"""Training images of the train-test gap: as many as CIFAR-10 has test images."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network with the images that it is evaluated on, all on one device."""
+
+    model: nn.Module
+    train_images: DeviceImages
+    test_images: DeviceImages
+    class_names: tuple[str, ...]
+    split: str
+    device: DeviceName
+    precision: Precision
+    average: WeightAverage | None = None
+    official_corruptions: Path | None = None
+    """The folder of CIFAR-10-C, where corruptions are official."""
+
+
+def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
+    """Return everything that `config` asks for; the network stays as it is.
+
+    Raises:
+        DataError: the official corruptions are missing or damaged.
+    """
+    model, was_training = subject.model, subject.model.training
+    where = subject.device, subject.precision
+    try:
+        model.eval()
+        found = predict(model, subject.test_images, *where)
+        train_images = subject.train_images.first(MAX_TRAIN_IMAGES)
+        on_train = evaluate(model, train_images, *where)
+        has_statistics = depends_on_batch_or_mode(model, subject.test_images, *where)
+        average = subject.average
+        return Record(
+            split="val" if subject.split == "val" else "test",
+            num_images=len(subject.test_images),
+            class_names=subject.class_names,
+            confusion=found.confusion(len(subject.class_names)).tolist(),
+            loss=found.loss,
+            bins=found.bins(),
+            hits=pack_hits(found.is_hit),
+            train=TrainImages(num_images=len(train_images), accuracy=on_train.accuracy, loss=on_train.loss),
+            statistics=tuple(_statistics(subject, config, has_statistics=has_statistics)),
+            num_averaged=0 if average is None else average.count,
+            corruptions=_corruptions(subject, config, adapts=has_statistics),
+        )
+    finally:
+        model.train(was_training)
+
+
+def _statistics(subject: Subject, config: EvaluateConfig, *, has_statistics: bool) -> Iterator[StatisticsResult]:
+    """Yield the results with statistics from each source, of the last weights and of the averaged ones."""
+    models: list[tuple[Weights, nn.Module]] = [("last", subject.model)]
+    if subject.average is not None:
+        models.append(("average", subject.average.applied_to(subject.model)))
+    if not has_statistics:
+        models = models[1:]  # the last weights have but one result, which the record begins with
+    for weights, model in models:
+        yield _result(subject, weights, "running", evaluate(model, subject.test_images, *_where(subject)))
+        if has_statistics:
+            estimated = reestimated(model, subject.train_images, config.reestimate_batches, *_where(subject))
+            if estimated is not None:
+                result = evaluate(estimated, subject.test_images, *_where(subject))
+                yield _result(subject, weights, "re-estimated", result)
+    if has_statistics:
+        yield from _batch_statistics(subject, config)
+
+
+def _batch_statistics(subject: Subject, config: EvaluateConfig) -> Iterator[StatisticsResult]:
+    """Yield the results with statistics of the batch, as in training; those that a norm cannot have are left out."""
+    for batch_size in config.batch_sizes:
+        images = subject.test_images.first(MAX_SINGLE_IMAGES) if batch_size == 1 else subject.test_images
+        with suppress(ValueError):  # one value per channel has no variance
+            found = _measure_as_trained(subject, images, batch_size)
+            yield StatisticsResult(
+                weights="last", statistics="batch", batch_size=batch_size, num_images=len(images),
+                accuracy=found.accuracy, loss=found.loss,
+            )  # fmt: skip
+
+
+def _result(subject: Subject, weights: Weights, statistics: Statistics, found: Evaluation) -> StatisticsResult:
+    return StatisticsResult(
+        weights=weights, statistics=statistics, num_images=len(subject.test_images),
+        accuracy=found.accuracy, loss=found.loss,
+    )  # fmt: skip
+
+
+def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> Corruptions | None:
+    """Return the results under every corruption in every severity; None where none were asked for."""
+    if config.corruptions == "none":
+        return None
+    results = []
+    for kind in KINDS:
+        for severity in SEVERITIES:
+            images = corrupted(
+                subject.test_images, kind, severity, config.corruption_seed, subject.official_corruptions
+            )
+            frozen = evaluate(subject.model, images, *_where(subject))
+            adapted = None
+            if adapts:
+                adapted = _measure_as_trained(subject, images, EVALUATION_BATCH_SIZE).accuracy
+            results.append(
+                CorruptionResult(kind=kind, severity=severity, accuracy=frozen.accuracy, adapted_accuracy=adapted)
+            )
+    is_generated = config.corruptions == "generated"
+    return Corruptions(
+        source=config.corruptions,
+        seed=config.corruption_seed if is_generated else None,
+        adapted_batch_size=EVALUATION_BATCH_SIZE,
+        results=tuple(results),
+    )
+
+
+def _measure_as_trained(subject: Subject, images: DeviceImages, batch_size: int) -> Evaluation:
+    """Return loss and accuracy in training mode, in torch's own operations (`normbench.evaluation.statistics`)."""
+    with switched_off():
+        return measure(as_trained(subject.model), images, *_where(subject), batch_size=batch_size)
+
+
+def _where(subject: Subject) -> tuple[DeviceName, Precision]:
+    return subject.device, subject.precision
