@@ -25,6 +25,8 @@ _NOT_IN_GRID = {
     "batch_one": "it is a probe of a comparison without a grid",
     "evaluate": "it changes no training",
     "probe": "it is no setting",
+    "sources": "they are runs of their own",
+    "held": "it is no setting",
 }
 
 

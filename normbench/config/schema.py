@@ -239,8 +239,8 @@ def spell_out_lr(data: Any) -> Any:
 
 
 def without_probes(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out `probes` where there are none: run ids are hashes of what is written."""
-    return {key: value for key, value in data.items() if key != "probes" or value is not None}
+    """Leave out `probes` and `held` where there are none: run ids are hashes of what is written."""
+    return {key: value for key, value in data.items() if key not in ("probes", "held") or value is not None}
 
 
 class LearningRateScaling(Frozen):
@@ -302,6 +302,9 @@ class EvaluateConfig(Frozen):
         return ceil(self.average_share * num_epochs)
 
 
+SourceOfVariance = Literal["initialization", "order", "augmentation"]
+"""What a seed decides."""
+Held = Mapping[SourceOfVariance, Annotated[int, Field(ge=0, strict=True)]]
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_name_only)]
 DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
@@ -413,10 +416,13 @@ class ExperimentConfig(BaseExperimentConfig):
     """If given (`{}` for the defaults): how each norm fares at batch size 1."""
     tune: TuneConfig | None = None
     """If given: norms are compared at one learning rate for all, and each at its own, chosen by these rules."""
+    sources: tuple[SourceOfVariance, ...] = ()
+    """What is also varied from seed to seed alone, all else as with the first seed (docs/statistics.md)."""
+    held: Held | None = None
     evaluate: EvaluateConfig | None = None
     """If given (`{}` for the defaults): more than accuracy, measured of each network once it is trained."""
-    probe: Literal["batch_one"] | None = None
-    """Stands in the config of a probe's run, which can be run again like any other."""
+    probe: Literal["batch_one", "variance"] | None = None
+    """Stands in the config of a probe's run, as `held` does; it can be run again like any other."""
     probes: ProbesEntry | None = None
     """What is measured during training beside the loss; nothing if absent. Training is the same, bit for bit."""
 
@@ -460,8 +466,10 @@ class RunConfig(BaseRunConfig):
     model: ModelEntry
     dataset: DatasetEntry
     train: TrainConfig
-    probe: Literal["batch_one"] | None = None
+    probe: Literal["batch_one", "variance"] | None = None
     """The purpose of a run that is no part of the comparison itself."""
+    held: Held | None = None
+    """What has another seed than the run's own, with that seed."""
     probes: ProbesEntry | None = None
 
     @model_serializer(mode="wrap")
@@ -472,6 +480,10 @@ class RunConfig(BaseRunConfig):
     def model_name(self) -> str:
         """The key of the network in the registry of models."""
         return self.model.name
+
+    def seed_of(self, source: SourceOfVariance) -> int:
+        """Return the seed that decides the initialization, the order of the images, or their augmentation."""
+        return (self.held or {}).get(source, self.seed)
 
     @property
     def length(self) -> int:

@@ -35,12 +35,14 @@ class ClassifierTraining:
         config: TrainConfig,
         *,
         seed: int,
+        augmentation_seed: int | None = None,
         device: DeviceName,
         precision: Precision,
         engine: Engine,
     ) -> None:
         self.num_epochs = config.epochs
         self._seed = seed
+        self._augmentation_seed = seed if augmentation_seed is None else augmentation_seed
         self._test_images = test_images
         num_steps = config.epochs * -(-len(train_images) // config.batch_size)
         rates = learning_rates(config.schedule, config.learning_rate, num_steps, config.warmup_fraction)
@@ -62,7 +64,7 @@ class ClassifierTraining:
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return the order of the images, and how each is cropped and flipped."""
         settings = self.step.settings
-        crop_flip = draw_crop_flip(settings.num_images, self._seed, epoch) if settings.augment else None
+        crop_flip = draw_crop_flip(settings.num_images, self._augmentation_seed, epoch) if settings.augment else None
         return epoch_order(settings.num_images, self._seed, epoch), crop_flip
 
     def warm_up(self) -> None:

@@ -72,6 +72,7 @@ def tuning_of(loaded: LoadedConfig) -> LoadedConfig:
             "dataset": experiment.dataset.model_copy(update={"options": options}),
             "tune": None,
             "batch_one": None,
+            "sources": (),
             "evaluate": None,
             "probes": None,
             "grid": {},
@@ -138,7 +139,7 @@ def _at_own_rates(loaded: LoadedConfig, plans: Sequence[RunPlan], tuning: Tuning
         )
         for position, norm in enumerate(loaded.experiment.norms)
     )
-    update = {"norms": norms, "batch_one": None}
+    update = {"norms": norms, "batch_one": None, "sources": ()}
     return replace(loaded, experiment=loaded.experiment.model_copy(update=update))
 
 
