@@ -9,6 +9,7 @@
     │   └── FolderError       3   a folder cannot be written
     │       └── FolderBusyError   another process is writing it
     ├── DivergedError         1   a training loss is not finite
+    ├── OutOfMemoryError      1   the device's memory does not hold a run
     ├── RunError              1   a recorded run cannot be read
     └── WorkerError           1   a training process died, or met a bug
 
@@ -83,6 +84,16 @@ class FolderBusyError(FolderError):
 
 class DivergedError(NormBenchError):
     """A training loss is not finite."""
+
+
+class OutOfMemoryError(NormBenchError):
+    """The device's memory does not hold a run.
+
+    The batch size is never changed silently, because that changes a norm's result.
+    """
+
+    def __init__(self, device: str, batch_size: int, model: str, error: Exception) -> None:
+        super().__init__(f"out of memory on {device} at batch size {batch_size} of {model}: {first_line(error)}")
 
 
 class RunError(NormBenchError):

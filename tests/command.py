@@ -73,13 +73,14 @@ def signal_group(process: subprocess.Popen[str], number: int) -> None:
 
 
 def worker_pids(process: Any) -> list[int]:
-    """The processes that train, as Linux's /proc lists them: of a forked program, all that it has started."""
+    """The processes that train, as Linux's /proc lists them."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int(re.findall(r"^PPid:\s*(\d+)", (folder / "status").read_text(), re.M)[0])
-            is_forked = not isinstance(process, subprocess.Popen)
-            is_worker = is_forked or b"spawn_main" in (folder / "cmdline").read_bytes()
+            words = (folder / "cmdline").read_bytes()
+            is_spawned = isinstance(process, subprocess.Popen)
+            is_worker = b"spawn_main" in words if is_spawned else words and b"resource_tracker" not in words
         except OSError:  # it has ended meanwhile
             continue
         if parent == process.pid and is_worker:

@@ -35,7 +35,8 @@ class LocalWorker:
         self.was_closed = False
         self._generator: Generator[Any, None, None] | None = None
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def submit(self, function: Callable[..., Any], *arguments: Any, job: str = "") -> None:
+        self._job = job
         self.submitted.append(arguments)
         self._stop = False
         self._message: Message | None = None
@@ -48,6 +49,9 @@ class LocalWorker:
         except Exception as error:
             self._message = failure_from(error)
         self._bell.send(None)  # there is something to receive from now on
+
+    def receive_of_any(self) -> tuple[str, Message]:
+        return self._job, self.receive()
 
     def receive(self) -> Message:
         if self._message is not None:
@@ -82,7 +86,7 @@ class LocalWorker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def stop(self) -> None:
+    def stop(self, job: str = "") -> None:
         self._stop = True
 
     def revive(self) -> None:

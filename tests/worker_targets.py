@@ -7,13 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from normbench.errors import DataError, UnknownNameError
-from normbench.runs.events import RunEvent
+from normbench.runs.events import Pause, RunEvent
 from normbench.worker import targets
 from normbench.worker.targets import RunRequest
 
 
 def count(stop: int) -> Iterator[int]:
     yield from range(stop)
+
+
+def count_after_pauses(stop: int, fail_at: int, closed: Path) -> Iterator[int | Pause]:
+    """Count, each number after a pause that is over when it is looked at for the second time; fail at one of them."""
+    try:
+        for number in range(stop):
+            looks = iter((False, True))
+            yield Pause(looks.__next__)
+            if number == fail_at:
+                raise DataError(f"no {number}")
+            yield number
+    finally:
+        closed.touch()
 
 
 def identity() -> tuple[int, str | None]:
@@ -90,3 +103,10 @@ def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
     if request.config.norm.name == "gn":
         taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 2 * 2**20, dtype=torch.uint8, device="cuda"))
     yield from targets.train_run(request)
+
+
+def limit_gpu_memory(num_bytes: int) -> None:
+    """Let this process take no more of the GPU's memory."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(num_bytes / torch.cuda.get_device_properties(0).total_memory)

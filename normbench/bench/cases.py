@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from normbench.bench.tutorial_loop import PilImages, TutorialLoop, with_plain_layers
@@ -20,6 +21,7 @@ from normbench.errors import NormBenchError
 from normbench.runs.events import EpochDone, StepsDone, TrainingEvent
 from normbench.worker.classifiers import build_run_model, build_trainer
 
+_STEPS_PER_TURN = 5
 _EPOCHS_OF_STEPS = 20
 """Epochs of the schedule that are left to single steps, beside the whole epochs that are timed."""
 
@@ -125,6 +127,47 @@ class TrainerCase:
         assert train.precision != "auto"
         set_arithmetic(train.precision, self._device, reproducible=train.reproducible)
         keep_freed_memory(self._device)
+
+
+class CompanyCase:
+    """Several trainings of one config at once, which differ in their seed, each on a stream of its own.
+
+    A step of it is a step of each of them. Its whole epochs are not timed.
+    """
+
+    def __init__(self, config: RunConfig, images: Images, count: int) -> None:
+        self._device: DeviceName = config.device
+        self._cases = [TrainerCase(config.model_copy(update={"seed": seed}), images, 0) for seed in range(count)]
+        self.startup_seconds = 0.0
+        self.peak_memory_mib: float | None = None
+
+    def start(self) -> None:
+        """Build and capture one after another, and train the first step of each."""
+        memory = MemoryMeter(self._device)
+        on_cuda = self._device == "cuda"
+        self._streams = [torch.cuda.Stream() if on_cuda else None for _ in self._cases]
+        for case, stream in zip(self._cases, self._streams, strict=True):
+            with torch.cuda.stream(stream):
+                case.start()
+        self.model = self._cases[0].model
+        self.startup_seconds = sum(case.startup_seconds for case in self._cases)
+        self.peak_memory_mib = memory.peak_mib() if on_cuda else None
+
+    @property
+    def note(self) -> str | None:
+        """The reason why steps of one ran eagerly although a graph was asked for, if they did."""
+        return next((case.note for case in self._cases if case.note), None)
+
+    def epoch(self) -> float:
+        """Refuse: epochs are timed one training at a time."""
+        raise NotImplementedError
+
+    def run(self, steps: int) -> None:
+        """Train on `steps` whole batches in each, a few at a time, so that all streams have work."""
+        for begun in range(0, steps, _STEPS_PER_TURN):
+            for case, stream in zip(self._cases, self._streams, strict=True):
+                with torch.cuda.stream(stream):
+                    case.run(min(_STEPS_PER_TURN, steps - begun))
 
 
 class TutorialCase:

@@ -48,7 +48,7 @@ def draw_train(results: TrainResults) -> Figure | None:
     found = []
     for batch_size in dict.fromkeys(row.batch_size for row in results.rows):
         dots = tuple(
-            _dot(row.norm, row.variant, tuple(1e3 * seconds for seconds in row.seconds_per_step))
+            _dot(row.norm, row.variant_at_once, tuple(1e3 * seconds for seconds in row.seconds_per_step))
             for row in results.rows
             if row.batch_size == batch_size and row.seconds_per_step
         )

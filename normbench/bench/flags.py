@@ -146,13 +146,22 @@ def batch_sizes(text: str) -> list[int]:
     Raises:
         ConfigError: something is no whole number from 1.
     """
-    sizes = []
+    return counts("--batch-sizes", text, "64,1024")
+
+
+def counts(option: str, text: str, example: str) -> list[int]:
+    """Read whole numbers with commas between them; repetitions count once.
+
+    Raises:
+        ConfigError: something is no whole number from 1.
+    """
+    found = []
     for part in text.split(","):
-        size = parse_count(part)
-        if size is None:
-            raise ConfigError(f"--batch-sizes: {part.strip()!r} is not a whole number from 1; for example 64,1024")
-        sizes.append(size)
-    return list(dict.fromkeys(sizes))
+        number = parse_count(part)
+        if number is None:
+            raise ConfigError(f"{option}: {part.strip()!r} is not a whole number from 1; for example {example}")
+        found.append(number)
+    return list(dict.fromkeys(found))
 
 
 def shapes(text: str | None, sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:

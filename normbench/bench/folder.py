@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normbench.bench.at_once_plot import draw_at_once
 from normbench.bench.dot_plot import draw_infer, draw_layers, draw_train
 from normbench.bench.results import InferResults, LayerResults, TrainResults
 from normbench.bench.tables import BenchTable, infer_tables, layer_tables, to_markdown, train_tables
@@ -56,6 +57,8 @@ def write_results(folder: Path, results: Results) -> list[Path]:
         figure = _draw(results)
         stem = folder / _PICTURES[results.bench]
         pictures = save_figure(figure, stem, (".png",)) if figure else []
+        if isinstance(results, TrainResults) and (at_once := draw_at_once(results)):
+            pictures += save_figure(at_once, folder / "at_once", (".png",))
         page = to_markdown(
             title_of(results), facts_of(results), tables_of(results), pictures[0].name if pictures else None
         )

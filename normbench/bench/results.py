@@ -63,6 +63,9 @@ class TrainRow(_Frozen):
     """Peak device memory (MiB) that the case added; None on a CPU, where cases of one process cannot be told apart."""
     steps_per_block: int | None = None
     seconds_per_step: PerRound = ()
+    """Of several trainings at once: their common time, shared out among their steps."""
+    runs_at_once: int = 1
+    """How many trainings, which differ in their seed, ran at once in the process."""
     epoch_seconds: PerRound = ()
     """Seconds of each whole epoch: order upload, every step, the short last one, and fetching the losses."""
     breakdown: Breakdown | None = None
@@ -72,6 +75,11 @@ class TrainRow(_Frozen):
     """Time of a step relative to that without a norm, in the same variant, as for `ratio_to_bn`."""
     speedup_over_tutorial: float | None = None
     """Time of a step of the tutorial's loop with this norm, relative to this row's."""
+
+    @property
+    def variant_at_once(self) -> str:
+        """The variant, and how many trainings ran at once if there were several."""
+        return self.variant if self.runs_at_once == 1 else f"{self.variant}, {self.runs_at_once} at once"
 
     @property
     def has_samples(self) -> bool:
@@ -250,7 +258,7 @@ def with_inference_ratios(rows: Sequence[InferRow]) -> tuple[InferRow, ...]:
 
 def with_ratios(rows: Sequence[TrainRow]) -> tuple[TrainRow, ...]:
     """Fill in each row's ratios to bn, to none and to the tutorial's loop, as far as they were measured beside it."""
-    by_key = {(row.batch_size, row.variant, row.norm): row for row in rows}
+    by_key = {(row.batch_size, row.variant, row.runs_at_once, row.norm): row for row in rows}
 
     def ratio(row: TrainRow, other: TrainRow | None) -> float | None:
         pairs = zip(row.seconds_per_step, other.seconds_per_step, strict=False) if other else ()
@@ -258,10 +266,11 @@ def with_ratios(rows: Sequence[TrainRow]) -> tuple[TrainRow, ...]:
 
     filled = []
     for row in rows:
-        tutorial = by_key.get((row.batch_size, TUTORIAL, row.norm))
+        setting = (row.batch_size, row.variant, row.runs_at_once)
+        tutorial = by_key.get((row.batch_size, TUTORIAL, 1, row.norm))
         changes = {
-            "ratio_to_bn": ratio(row, by_key.get((row.batch_size, row.variant, "bn"))),
-            "ratio_to_none": ratio(row, by_key.get((row.batch_size, row.variant, "none"))),
+            "ratio_to_bn": ratio(row, by_key.get((*setting, "bn"))),
+            "ratio_to_none": ratio(row, by_key.get((*setting, "none"))),
             "speedup_over_tutorial": ratio(tutorial, row) if tutorial else None,
         }
         filled.append(row.model_copy(update=changes))
@@ -285,7 +294,7 @@ def failures(rows: Iterable[TrainRow | LayerRow | InferRow]) -> list[str]:
         said = row.failure or (row.note if isinstance(row, TrainRow) else None)
         if said:
             where = f"batch {row.batch_size}" if isinstance(row, TrainRow) else "x".join(map(str, row.shape))
-            variant = row.variant if isinstance(row, TrainRow) else row.way
+            variant = row.variant_at_once if isinstance(row, TrainRow) else row.way
             lines.append(f"{row.norm}, {variant}, {where}: {said}")
     return lines
 

@@ -58,6 +58,10 @@ TRAIN_NOTES = (
     "x bn, x none: time of a step relative to that norm in the same variant; speedup: over the tutorial's loop with "
     "the same norm. Medians over the rounds of the quotient within a round.",
 )
+AT_ONCE_NOTE = (
+    "N at once: trainings of N seeds, a stream each; ms/step is their time over all their steps, peak MiB theirs "
+    "together."
+)
 BREAKDOWN_NOTES = (
     "By torch's profiler over eager steps. convolution: everything in the convolution layers, forward and backward; "
     "norm: likewise norms and ReLUs; optimizer: step and zero_grad; other: the rest (batch assembly, pooling, "
@@ -80,7 +84,8 @@ def train_tables(results: TrainResults) -> list[BenchTable]:
         tables.append(BenchTable(title, _train_columns(rows), tuple(failures(rows))))
     if tables:
         paths = ((row.norm, row.norm_path or "") for row in results.rows)
-        tables[-1] = tables[-1].with_notes(_variants(results), *TRAIN_NOTES, *_native(paths))
+        at_once = [AT_ONCE_NOTE] if any(row.runs_at_once > 1 for row in results.rows) else []
+        tables[-1] = tables[-1].with_notes(_variants(results), *TRAIN_NOTES, *at_once, *_native(paths))
     profiled = [row for row in results.rows if row.breakdown is not None]
     if profiled:
         tables.append(BenchTable("Where a step's time goes (%)", _breakdown_columns(profiled), BREAKDOWN_NOTES))
@@ -90,7 +95,7 @@ def train_tables(results: TrainResults) -> list[BenchTable]:
 def _train_columns(rows: Sequence[TrainRow]) -> tuple[BenchColumn, ...]:
     return _with_content(
         _key(rows, "norm", lambda row: row.norm),
-        _key(rows, "variant", lambda row: row.variant),
+        _key(rows, "variant", lambda row: row.variant_at_once),
         _column(rows, "norms ran", lambda row: _path(row) if any(map(_is_fused, rows)) else NOTHING),
         _column(rows, "ms/step", lambda row: _number(row.ms_per_step)),
         _column(rows, "±", lambda row: _number(row.ms_mad, like=row.ms_per_step)),

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from normbench.bench.breakdown import profile_steps
-from normbench.bench.cases import Case, Images, TrainerCase, TutorialCase
+from normbench.bench.cases import Case, CompanyCase, Images, TrainerCase, TutorialCase
 from normbench.bench.results import TUTORIAL, Breakdown, TrainRow, failure_of, with_ratios
 from normbench.config.schema import RunConfig
 from normbench.engine.device import DeviceName, synchronize
@@ -35,6 +35,8 @@ class TrainBenchSettings:
     block_seconds: float
     num_epochs: int
     """Whole epochs to time of each case; 0 times none."""
+    runs_at_once: tuple[int, ...] = (1,)
+    """How many trainings of a case run at once: each of these numbers is a case; the tutorial's loop runs alone."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Measured:
     case: Case | None
     """The training itself; None once it has failed, so that its memory is free."""
     steps_per_epoch: int
+    runs_at_once: int = 1
     failure: str | None = None
     note: str | None = None
     norm_path: str | None = None
@@ -54,6 +57,11 @@ class _Measured:
     epoch_seconds: list[float] = field(default_factory=list)
     has_diverged: bool = False
     breakdown: Breakdown | None = None
+
+    @property
+    def at_once(self) -> str:
+        """How many trainings run at once, in words, if there are several."""
+        return f", {self.runs_at_once} at once" if self.runs_at_once > 1 else ""
 
     def start(self) -> None:
         """Build the case and train its first step."""
@@ -67,7 +75,7 @@ class _Measured:
 
     def epoch(self) -> None:
         """Time a whole epoch; one that diverges has no time, and the steps can be timed all the same."""
-        if self.case is None or self.has_diverged:
+        if self.case is None or self.has_diverged or self.runs_at_once > 1:
             return
         with self._catching():
             try:
@@ -86,6 +94,8 @@ class _Measured:
         """Measure the shares of an eager step's parts in its time, on a CPU."""
         case, config = self.case, self.config
         if config.device != "cpu" or config.train.engine != "eager" or self.variant == TUTORIAL or case is None:
+            return
+        if self.runs_at_once > 1:
             return
         try:
             self.breakdown = profile_steps(case.model, lambda: case.run(1))
@@ -117,7 +127,8 @@ class _Measured:
             startup_seconds=self.startup_seconds,
             peak_memory_mib=self.peak_memory_mib,
             steps_per_block=timed.steps_per_block if timed else None,
-            seconds_per_step=timed.seconds_per_step if timed else (),
+            seconds_per_step=tuple(seconds / self.runs_at_once for seconds in timed.seconds_per_step) if timed else (),
+            runs_at_once=self.runs_at_once,
             epoch_seconds=tuple(self.epoch_seconds),
             breakdown=self.breakdown,
         )
@@ -183,24 +194,32 @@ class TrainBench:
         _load_libraries(self._runs[0][1].device)
         for batch_size in dict.fromkeys(config.train.batch_size for _, config in self._runs):
             chosen = [(variant, config) for variant, config in self._runs if config.train.batch_size == batch_size]
-            self._current = [self._prepare(variant, config, images) for variant, config in chosen]
+            self._current = [
+                self._prepare(variant, config, images, count)
+                for variant, config in chosen
+                for count in ((1,) if variant == TUTORIAL else self._settings.runs_at_once)
+            ]
             self._measure(batch_size)
             self._done += self._current_rows()
             self._current, self._timer = [], None
             gc.collect()  # the next batch size needs the memory
 
-    def _prepare(self, variant: str, config: RunConfig, images: Images) -> _Measured:
+    def _prepare(self, variant: str, config: RunConfig, images: Images, count: int) -> _Measured:
         case: Case
         if variant == TUTORIAL:
             case = TutorialCase(config, images)
+        elif count > 1:
+            case = CompanyCase(config, images, count)
         else:
             case = TrainerCase(config, images, self._settings.num_epochs)
-        return _Measured(variant, config, case, steps_per_epoch=-(-len(images.train) // config.train.batch_size))
+        return _Measured(variant, config, case, -(-len(images.train) // config.train.batch_size), count)
 
     def _measure(self, batch_size: int) -> None:
         settings, cases = self._settings, self._current
         for measured in cases:
-            self._on_progress(f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}")
+            self._on_progress(
+                f"batch {batch_size}: starting {measured.config.norm.name}, {measured.variant}{measured.at_once}"
+            )
             measured.start()
             if measured.failure is not None:
                 gc.collect()  # the others may need its memory

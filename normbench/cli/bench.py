@@ -55,6 +55,9 @@ def train(
         ),
     ] = None,
     batch_sizes: Annotated[str, typer.Option(metavar="N,...", help="Images per training step.")] = "64",
+    runs_at_once: Annotated[
+        str, typer.Option(metavar="N,...", help="Trainings at once, of as many seeds, in all variants but tutorial.")
+    ] = "1",
     model: Annotated[
         str, typer.Option(help="See `normbench list models`.", autocompletion=model_names)
     ] = "norm_resnet",
@@ -84,6 +87,7 @@ def train(
     from normbench.cli.console import note
 
     sizes = flags.batch_sizes(batch_sizes)
+    counts = flags.counts("--runs-at-once", runs_at_once, "1,5,8")
     on_cuda = _uses_cuda(device)
     chosen = flags.names("--variants", variants or ("tutorial,eager,auto" if on_cuda else "tutorial,auto"))
     count = num_train or max(*sizes, 1280 if quick else 50_000 if on_cuda else 6400)
@@ -100,6 +104,7 @@ def train(
         rounds=rounds or (3 if quick else 9),
         block_seconds=(0.1 if quick else 0.3) if on_cuda else (0.5 if quick else 2.0),
         num_epochs=0 if quick else 3 if on_cuda else 1,
+        runs_at_once=tuple(counts),
     )
     bench = TrainBench(runs, data_dir, settings, note)
     facts = bench.load_images()

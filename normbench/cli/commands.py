@@ -26,7 +26,7 @@ HEADINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             ),
             "evaluate": "Evaluate trained networks: calibration, classes, statistics, corruptions.",
             "stylize": "Style transfer: train, compare norms, apply.",
-            "bench": "Measure speed: training steps, or layers alone.",
+            "bench": "Measure speed: training steps, layers alone, or networks in use.",
         },
         "Read what is recorded": {
             "ls": "List the experiments under a folder: runs by state, size on disk, when last run.",

@@ -28,12 +28,14 @@ from normbench.cli.options import (
     ModelOption,
     PrecisionOption,
     RetryOption,
+    RunsAtOnceOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
     TensorBoardOption,
     WandbOption,
     given,
+    read_runs_at_once,
 )
 from normbench.config.bounds import MAX_RUNS
 
@@ -89,6 +91,7 @@ def compare(
     fail_fast: FailFastOption = False,
     max_failures: MaxFailuresOption = None,
     max_runs: MaxRunsOption = MAX_RUNS,
+    runs_at_once: RunsAtOnceOption = "auto",
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -139,6 +142,7 @@ def compare(
         tensorboard=tensorboard,
         wandb=wandb,
         mlflow=mlflow,
+        runs_at_once=read_runs_at_once(runs_at_once),
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
         max_seeds=most,

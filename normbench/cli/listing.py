@@ -195,7 +195,7 @@ def _print_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if width is None:
         _print_tab_separated(header, rows)
         return
-    lines = [("key", "name", "statistics over", "batch", "folds", "year")]
+    lines: list[Sequence[str]] = [("key", "name", "statistics over", "batch", "folds", "year")]
     lines += [(key, name, axes.replace(", ", ","), *rest) for key, name, axes, *rest in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))

@@ -53,6 +53,13 @@ FailFastOption = Annotated[
 MaxFailuresOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Start no other run after N that fail or diverge.")
 ]
+RunsAtOnceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto", help="Runs that a device trains at once; auto: 8 classifiers on a GPU, else 1.",
+        autocompletion=one_of("auto", "1", "4", "8"),
+    ),
+]  # fmt: skip
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the runs with id and state; train nothing.")]
 KeepOption = Annotated[bool, typer.Option("--keep-checkpoint", help="Keep checkpoint.pt of completed runs.")]
 MaxRunsOption = Annotated[int, typer.Option(metavar="N", min=1, help="Refuse a config that plans more runs.")]
@@ -88,6 +95,21 @@ TensorBoardOption = Annotated[
         help="Also write TensorBoard files, as runs train (pip install 'normbench\\[tensorboard]').",
     ),
 ]
+
+
+def read_runs_at_once(text: str) -> int | None:
+    """Read what ``--runs-at-once`` says; None for ``auto``.
+
+    Raises:
+        ConfigError: it is neither ``auto`` nor a whole number from 1.
+    """
+    from normbench.config.bounds import parse_count
+    from normbench.errors import ConfigError
+
+    number = parse_count(text)
+    if number is None and text != "auto":
+        raise ConfigError(f"--runs-at-once: {text!r} is neither auto nor a whole number from 1; for example 4")
+    return number
 
 
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:

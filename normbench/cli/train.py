@@ -26,12 +26,14 @@ from normbench.cli.options import (
     NormOption,
     PrecisionOption,
     RetryOption,
+    RunsAtOnceOption,
     RunsDirOption,
     SeedsOption,
     SetOption,
     TensorBoardOption,
     WandbOption,
     given,
+    read_runs_at_once,
 )
 from normbench.config.bounds import MAX_RUNS
 
@@ -62,6 +64,7 @@ def train(
     force: ForceOption = False,
     retry: RetryOption = False,
     max_runs: MaxRunsOption = MAX_RUNS,
+    runs_at_once: RunsAtOnceOption = "auto",
     dry_run: DryRunOption = False,
     keep_checkpoint: KeepOption = False,
     tensorboard: TensorBoardOption = False,
@@ -114,4 +117,5 @@ def train(
         tensorboard=tensorboard,
         wandb=wandb,
         mlflow=mlflow,
+        runs_at_once=read_runs_at_once(runs_at_once),
     )

@@ -28,7 +28,7 @@ class _Options(BaseModel):
 class LandscapeConfig(_Options):
     """The loss and its gradient along the gradient."""
 
-    every: Every = 200
+    every: Every = 1000
     step_sizes: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(
         (0.05, 0.1, 0.2, 0.4), min_length=1, max_length=MAX_STEP_SIZES
     )
@@ -38,7 +38,7 @@ class LandscapeConfig(_Options):
 class SignalsConfig(_Options):
     """Activations, gradients and weights of every layer."""
 
-    every: Every = 200
+    every: Every = 500
     samples: int = Field(64, ge=2, le=1024, strict=True)
     """Images of the batch, at most, over which stable rank and cosine are computed."""
 
@@ -46,7 +46,7 @@ class SignalsConfig(_Options):
 class CurvatureConfig(_Options):
     """The largest eigenvalue of the loss's Hessian."""
 
-    every: Every = 2000
+    every: Every = 5000
     iterations: int = Field(20, ge=1, le=1000, strict=True)
     """Hessian-vector products of the power iteration, at most."""
     tolerance: float = Field(0.1, gt=0, lt=1)

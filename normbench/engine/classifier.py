@@ -13,7 +13,7 @@ from normbench.config.schema import TrainConfig
 from normbench.engine.augment import CropFlip, draw_crop_flip
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, Evaluation, evaluate
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, PendingEvaluation, evaluate, launch_evaluation
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import CrossEntropy
@@ -74,10 +74,10 @@ class ClassifierTraining:
             images = self._test_images.first(EVALUATION_BATCH_SIZE)
             evaluate(self.step.model, images, settings.device, settings.precision)
 
-    def evaluate(self) -> Evaluation:
-        """Return loss and accuracy on the test images."""
+    def launch_evaluation(self) -> PendingEvaluation:
+        """Start to evaluate on the test images."""
         settings = self.step.settings
-        return evaluate(self.step.model, self._test_images, settings.device, settings.precision)
+        return launch_evaluation(self.step.model, self._test_images, settings.device, settings.precision)
 
     def summarize(self, totals: Totals, rows: Sequence[EpochRow], losses: Sequence[tuple[float, ...]]) -> TrainingDone:
         """Return the numbers of the last epoch, and what training took."""

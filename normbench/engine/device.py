@@ -7,13 +7,14 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError, NormBenchError, first_line
+from normbench.errors import ConfigError, DeviceError
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -131,9 +132,16 @@ def is_usable() -> bool:
     return True
 
 
+def is_beside_others(device: DeviceName) -> bool:
+    """Return whether what computes now has a stream of its own, beside other trainings of the process."""
+    return device == "cuda" and torch.cuda.current_stream() != torch.cuda.default_stream()
+
+
 def synchronize(device: DeviceName) -> None:
-    """Wait until the device has done all that was asked of it."""
-    if device == "cuda":
+    """Wait until the device has done all that was asked of it; beside others, all that this training has asked for."""
+    if is_beside_others(device):
+        torch.cuda.current_stream().synchronize()
+    elif device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
@@ -142,16 +150,6 @@ def synchronize(device: DeviceName) -> None:
 def is_capturing(device: torch.device) -> bool:
     """Return whether operations on `device` are being recorded into a CUDA graph now."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-class OutOfMemoryError(NormBenchError):
-    """The device's memory does not hold a run.
-
-    The batch size is never changed silently, because that changes a norm's result.
-    """
-
-    def __init__(self, device: str, batch_size: int, model: str, error: Exception) -> None:
-        super().__init__(f"out of memory on {device} at batch size {batch_size} of {model}: {first_line(error)}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -206,6 +204,7 @@ def _version_of(package: str) -> str | None:
     return None
 
 
+@cache
 def _nvidia_driver() -> str | None:
     """Return the version of NVIDIA's driver, which torch does not know; None where the system does not say."""
     with suppress(OSError):
@@ -217,6 +216,7 @@ def _nvidia_driver() -> str | None:
     return None
 
 
+@cache
 def _cpu_name() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -28,7 +28,18 @@ class Evaluation(NamedTuple):
     """Fraction of images, 0 to 1."""
 
 
-@torch.no_grad()
+class PendingEvaluation(NamedTuple):
+    """An evaluation that the device may still be computing."""
+
+    loss_sum: Tensor
+    num_correct: Tensor
+    num_images: int
+
+    def result(self) -> Evaluation:
+        """Return loss and accuracy; waits for the device."""
+        return Evaluation(float(self.loss_sum) / self.num_images, int(self.num_correct) / self.num_images)
+
+
 def evaluate(
     model: nn.Module,
     images: DeviceImages,
@@ -37,25 +48,43 @@ def evaluate(
     batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> Evaluation:
     """Return loss and accuracy in evaluation mode; the model is left in the mode it was in."""
+    return launch_evaluation(model, images, device, precision, batch_size).result()
+
+
+@torch.no_grad()
+def launch_evaluation(
+    model: nn.Module,
+    images: DeviceImages,
+    device: DeviceName,
+    precision: Precision,
+    batch_size: int = EVALUATION_BATCH_SIZE,
+) -> PendingEvaluation:
+    """Start what `evaluate` does, without waiting for a GPU."""
     was_training = model.training
     model.eval()
     try:
-        return measure(model, images, device, precision, batch_size)
+        return _launch(model, images, device, precision, batch_size)
     finally:
         model.train(was_training)
 
 
-@torch.no_grad()
 def measure(
     model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
 ) -> Evaluation:
     """Return loss and accuracy in the mode that the model is in; in training mode that may change its buffers."""
+    return _launch(model, images, device, precision, batch_size).result()
+
+
+@torch.no_grad()
+def _launch(
+    model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
+) -> PendingEvaluation:
     loss_sum = torch.zeros((), device=images.labels.device)
     num_correct = _zero_count(images)
     for logits, labels in classify(model, images, device, precision, batch_size):
         loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
         num_correct += (logits.argmax(dim=1) == labels).sum()
-    return Evaluation(float(loss_sum) / len(images), int(num_correct) / len(images))
+    return PendingEvaluation(loss_sum, num_correct, len(images))
 
 
 @torch.no_grad()

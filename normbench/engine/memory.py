@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from normbench.engine.device import DeviceName
+from normbench.engine.device import DeviceName, is_beside_others, synchronize
 
 # Names and values are those of glibc's malloc.h and mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -50,6 +50,17 @@ def free_memory_mib(device: DeviceName) -> float | None:
     return torch.cuda.mem_get_info()[0] / 2**20
 
 
+def room_mib(device: DeviceName) -> float | None:
+    """Return the device memory that is free, or that this process keeps for later, in MiB; None on a CPU.
+
+    It waits for nothing, and some of it lies in pieces.
+    """
+    if device != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return (torch.cuda.mem_get_info()[0] + kept) / 2**20
+
+
 def _set_malloc(options: dict[int, int]) -> None:
     if _is_glibc():
         for option, value in options.items():
@@ -75,10 +86,17 @@ class MemoryMeter:
     def __init__(self, device: DeviceName) -> None:
         self._device = device
         self._before = 0
-        gc.collect()  # what was before may be garbage in cycles: freed later, it would be taken for room that was there
+        self._own = 0
+        self._peak = 0
+        self._is_counting = True
+        beside_others = is_beside_others(device)
+        if not beside_others:  # which would wait a fifth of a second
+            # What was before may be garbage in cycles: freed later, it would be taken for room that was there.
+            gc.collect()
         if device == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # else only the first run of a process would be charged with them
-            torch.cuda.empty_cache()
+            if not beside_others:
+                torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
         elif device == "cpu":
@@ -86,13 +104,37 @@ class MemoryMeter:
             if _reset_peak_resident():
                 self._before = _resident_bytes("VmRSS")
 
+    def suspend(self) -> None:
+        """Stop counting while another run of the process has its turn.
+
+        On CUDA what a run allocates and frees, it does in its own turns, cuBLAS's work space included; on a CPU runs
+        cannot be told apart any more.
+        """
+        if self._device == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # the next run would give back this one's with its own
+            self._peak = self._peak_bytes()
+            self._own = torch.cuda.memory_allocated() - self._before
+        else:
+            self._before = 0
+        self._is_counting = False
+
+    def resume(self) -> None:
+        """Count again, if `suspend` has stopped that."""
+        if not self._is_counting and self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() - self._own
+        self._is_counting = True
+
     def peak_mib(self) -> float | None:
         """Return the peak in MiB since the meter was made."""
         if self._device == "cuda":
-            return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+            return self._peak_bytes() / 2**20
         if self._device == "cpu" and self._before:
             return max(0, _resident_bytes("VmHWM") - self._before) / 2**20
         return None
+
+    def _peak_bytes(self) -> int:
+        return max(self._peak, torch.cuda.max_memory_allocated() - self._before) if self._is_counting else self._peak
 
 
 def forget_warm_up(device: DeviceName) -> None:
@@ -103,7 +145,7 @@ def forget_warm_up(device: DeviceName) -> None:
     the warm-up (`MemoryMeter`), which a graph with matrix products would go on to use.
     """
     if device == "cuda":
-        torch.cuda.synchronize()
+        synchronize(device)
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.reset_peak_memory_stats()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -13,14 +14,15 @@ from torch import nn
 
 from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, synchronize
-from normbench.engine.evaluate import Evaluation
+from normbench.engine.evaluate import PendingEvaluation
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
 from normbench.engine.optimizer import load_optimizer_state
 from normbench.engine.probes.schedule import Probe, ProbeSchedule
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.prepare import prepare
+from normbench.engine.turns import STEPS_PER_TURN, Turns
 from normbench.errors import DivergedError
-from normbench.runs.events import EpochDone, ProbeFailed, ProbeMeasured, StepsDone, TrainingDone, TrainingEvent
+from normbench.runs.events import EpochDone, Pause, ProbeFailed, ProbeMeasured, StepsDone, TrainingDone, TrainingEvent
 from normbench.runs.probe_files import ProbeRow
 from normbench.tasks.task import EpochRow
 
@@ -55,8 +57,8 @@ class Training(Protocol):
     def warm_up(self) -> None:
         """Do once, before anything is measured, what only the first evaluation of a process needs."""
 
-    def evaluate(self) -> Evaluation | None:
-        """Evaluate the model after an epoch; None where epochs have no row."""
+    def launch_evaluation(self) -> PendingEvaluation | None:
+        """Start to evaluate the model after an epoch; None where epochs have no row."""
 
     def summarize(self, totals: Totals, rows: Sequence[EpochRow], losses: Sequence[tuple[float, ...]]) -> TrainingDone:
         """Return the result of the whole training."""
@@ -90,9 +92,10 @@ class Trainer:
     ) -> None:
         self._started = clock()
         self._clock = clock
-        self._memory = MemoryMeter(device)
+        self.memory = MemoryMeter(device)
         keep_freed_memory(device)
         self._device: DeviceName = device
+        self._turns = Turns(device)
         self._training = build()
         self.step = self._training.step
         # Where training stands; all of it goes into a checkpoint.
@@ -123,7 +126,7 @@ class Trainer:
         """What each probe has measured."""
         return self._probes.rows
 
-    def run(self) -> Iterator[TrainingEvent]:
+    def run(self) -> Generator[TrainingEvent, None, None]:
         """Train to the end, yielding events.
 
         The clock of `train_seconds` stands still while the caller handles them, and while probes measure.
@@ -131,18 +134,41 @@ class Trainer:
         Raises:
             DivergedError: the loss of a step or of an evaluation is not finite; the steps up to it were yielded.
         """
+        with closing(self._run()) as events:
+            for event in events:
+                if not isinstance(event, Pause):
+                    yield event
+
+    def run_in_turns(self) -> Generator[TrainingEvent | Pause, None, None]:
+        """Train as `run` does, beside other trainings of the process, each going on while the others pause.
+
+        The first pause is that before the first step, when all is prepared. The times of the events are those of the
+        clock, the turns of others included; memory counts apart, from the first turn on (`MemoryMeter.suspend`).
+
+        Raises:
+            DivergedError: as `run` does.
+        """
+        self.memory.resume()
+        with closing(self._run()) as events:
+            for event in events:
+                self.memory.suspend()
+                yield event
+                self.memory.resume()
+
+    def _run(self) -> Generator[TrainingEvent | Pause, None, None]:
         self._training.warm_up()
         prepare(self.step)
         startup_seconds = self._clock() - self._started
+        yield self._turns.pause_until_done()
         for epoch in range(len(self._rows), self._training.num_epochs):
             yield from self._train_epoch(epoch)
-            row = self._evaluate_epoch()
+            row = yield from self._evaluate_epoch()
             if row is not None:
                 self._finish_epoch(row)
                 yield EpochDone(row)
         yield self._training.summarize(self._totals(startup_seconds), self._rows, self._losses)
 
-    def _train_epoch(self, epoch: int) -> Iterator[StepsDone | ProbeMeasured | ProbeFailed]:
+    def _train_epoch(self, epoch: int) -> Iterator[StepsDone | ProbeMeasured | ProbeFailed | Pause]:
         step, num_steps = self.step, self.step.settings.steps_per_epoch
         began = self._clock()
         step.state.start_epoch(
@@ -159,25 +185,40 @@ class Trainer:
                 yield from self._probes.measure(step, begin + first, first, self._training.rate_of(begin + first))
                 synchronize(self._device)
                 began = self._clock() - seconds
-            while stop < num_steps:
-                step(stop)
-                stop += 1
-                is_report = (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._probes.is_due(begin + stop)
-                if is_report or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
-                    break
-            losses = step.losses(first, stop)  # waits for the device
-            self._num_correct = step.num_correct()
-            seconds = self._clock() - began
-            yield from self._report(epoch, first, losses, seconds)
+            try:
+                while stop < num_steps:
+                    step(stop)
+                    stop += 1
+                    is_report = (stop - 1) % STEPS_BETWEEN_REPORTS == 0 or self._probes.is_due(begin + stop)
+                    if is_report or self._clock() - began > _SECONDS_BETWEEN_REPORTS:
+                        break
+                    if (stop - first) % STEPS_PER_TURN == 0:
+                        yield self._turns.pause()
+                yield self._turns.pause_until_done()
+            except GeneratorExit:  # the steps asked for are done all the same: a checkpoint has them, or they diverge
+                report = self._report(epoch, first, *self._count(epoch, first, stop, began))
+                next(report)
+                report.close()
+                raise
+            yield from self._report(epoch, first, *self._count(epoch, first, stop, began))
             began = self._clock()
 
-    def _report(self, epoch: int, first: int, losses: list[tuple[float, ...]], seconds: float) -> Iterator[StepsDone]:
-        """Count the steps of `losses` as done and yield them; raise where one of them is not finite."""
-        step, stop = self.step, first + len(losses)
-        images = [step.batch_size_of(position) for position in range(first, stop)]
+    def _count(self, epoch: int, first: int, stop: int, began: float) -> tuple[list[tuple[float, ...]], float]:
+        """Count the epoch's steps ``first`` to ``stop - 1`` as done, and return their losses and seconds."""
+        losses = self.step.losses(first, stop)  # waits for the device
+        self._num_correct = self.step.num_correct()
+        seconds = self._clock() - began
         self._epoch_seconds += seconds
         self._losses += losses
         self._step_in_epoch = stop
+        return losses, seconds
+
+    def _report(
+        self, epoch: int, first: int, losses: list[tuple[float, ...]], seconds: float
+    ) -> Generator[StepsDone, None, None]:
+        """Yield the steps of `losses`; raise where one of them is not finite."""
+        step, stop = self.step, first + len(losses)
+        images = [step.batch_size_of(position) for position in range(first, stop)]
         diverged = next((i for i, (loss, *_) in enumerate(losses) if not math.isfinite(loss)), None)
         num_seen = min(stop * step.settings.batch_size, step.settings.num_images)
         try:
@@ -199,14 +240,15 @@ class Trainer:
         position = epoch * self.step.settings.steps_per_epoch + step
         raise DivergedError(f"{what} is {loss} at {where}, learning rate {self._training.rate_of(position):.3g}")
 
-    def _evaluate_epoch(self) -> EpochRow | None:
+    def _evaluate_epoch(self) -> Generator[Pause, None, EpochRow | None]:
         began = self._clock()
         return_freed_memory(self._device)  # an evaluation's batches do not fit into it: the process would hold both
-        evaluation = self._training.evaluate()
+        pending = self._training.launch_evaluation()
         keep_freed_memory(self._device)
-        if evaluation is None:
+        if pending is None:
             return None
-        synchronize(self._device)
+        yield self._turns.pause_until_done()
+        evaluation = pending.result()
         settings, epoch = self.step.settings, len(self._rows)
         if not math.isfinite(evaluation.loss):
             self._raise_diverged("test loss", evaluation.loss, epoch, settings.steps_per_epoch - 1)
@@ -243,7 +285,7 @@ class Trainer:
             train_seconds=train_seconds,
             startup_seconds=startup_seconds,
             images_per_second=num_images / train_seconds,
-            peak_memory_mib=self._memory.peak_mib(),
+            peak_memory_mib=self.memory.peak_mib(),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def compare(
     baseline_from: str | Path | None = None,
     until_resolved: bool = False,
     max_seeds: int | None = None,
+    runs_at_once: int | None = None,
     shard: str | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
@@ -85,6 +86,8 @@ def compare(
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
         until_resolved: add seeds until every verdict is resolved, at the looks of docs/statistics.md.
         max_seeds: the most seeds then; 20 if absent.
+        runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
+            What a run computes does not depend on it.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
@@ -107,6 +110,7 @@ def compare(
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
     options = replace(options, max_seeds=most)
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
+    options = replace(options, runs_at_once=_count(runs_at_once))
     if baseline_from is not None:
         options = replace(options, baseline_from=Path(baseline_from))
     if shard is not None:
@@ -129,6 +133,7 @@ def train(
     tensorboard: bool = False,
     wandb: bool = False,
     mlflow: bool = False,
+    runs_at_once: int | None = None,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -154,6 +159,7 @@ def train(
         tensorboard: see `compare`.
         wandb: see `compare`.
         mlflow: see `compare`.
+        runs_at_once: see `compare`.
         max_runs: see `compare`.
         listener: see `compare`.
         arguments: `seeds` (a number of them, or a list, in place of `seed`), `model`, `dataset`, `epochs`,
@@ -181,8 +187,9 @@ def train(
             raise ConfigError("seed is one seed, seeds a number or a list of seeds: give one of them")
         flags["seed"] = seed
     options = replace(
-        _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard), wandb=wandb, mlflow=mlflow
-    )
+        _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard),
+        wandb=wandb, mlflow=mlflow, runs_at_once=_count(runs_at_once),
+    )  # fmt: skip
     return _execute(_source(config), settings, flags, options, listener, max_runs, default_name="train")
 
 
@@ -206,6 +213,12 @@ def _options(
     runs_dir: str | Path, data_dir: str | Path | None, force: bool, retry: bool, keep: bool, tensorboard: bool
 ) -> RunOptions:
     return RunOptions(Path(runs_dir), None if data_dir is None else Path(data_dir), force, retry, keep, tensorboard)
+
+
+def _count(runs_at_once: int | None) -> int | None:
+    if runs_at_once is not None and (type(runs_at_once) is not int or runs_at_once < 1):
+        raise ConfigError(f"runs_at_once: {runs_at_once!r} is neither None nor a whole number from 1")
+    return runs_at_once
 
 
 def _source(config: ConfigLike | None) -> Path | Mapping[str, Any] | None:

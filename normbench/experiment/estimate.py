@@ -49,12 +49,15 @@ def _estimate(config: BaseRunConfig, runs: Sequence[RunRecord]) -> float | None:
     if not runs:
         return None
     unit_seconds = median(seconds for run in runs for seconds in _unit_seconds(run))
-    startup_seconds = median(float(run.summary.startup_seconds) for run in runs)
+    startup_seconds = median(float(run.summary.startup_seconds) / run.runs_at_once for run in runs)
     return startup_seconds + config.length * unit_seconds
 
 
 def _unit_seconds(run: RunRecord) -> list[float]:
-    """Return the seconds of each epoch, evaluation included; of a mean step where the task has no epochs."""
+    """Return the seconds of each epoch, evaluation included; of a mean step where the task has no epochs.
+
+    Of a run that shared the device, its share of them.
+    """
     if run.epochs:
-        return [epoch.train_seconds + epoch.test_seconds for epoch in run.epochs]
-    return [run.summary.train_seconds / run.config.length]
+        return [(epoch.train_seconds + epoch.test_seconds) / run.runs_at_once for epoch in run.epochs]
+    return [run.summary.train_seconds / run.config.length / run.runs_at_once]

@@ -33,6 +33,7 @@ from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FIL
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
+from normbench.tasks.classification import CLASSIFICATION
 from normbench.worker import targets
 from normbench.worker.targets import DraftError, EvaluationRequest, RunRequest
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 Listener = Callable[[ExperimentEvent | TimingEvent], None]
 
+CLASSIFIERS_AT_ONCE_ON_CUDA = 8
+"""More brings next to nothing: eight fill an H200 at batch size 64 (docs/performance.md)."""
 _MAX_NORMS_COMPILED_TOGETHER = 12
 """More would let the first run wait for long."""
 _MIN_COMPILE_SECONDS_NOTED = 2.0
@@ -63,6 +66,8 @@ class RunOptions:
     """A folder or bundle whose runs of the baseline are taken over."""
     max_seeds: int | None = None
     """Add seeds until every verdict is resolved, at most so many; None to run the config's seeds."""
+    runs_at_once: int | None = None
+    """How many runs a device trains at once, at most; None: `CLASSIFIERS_AT_ONCE_ON_CUDA`, and one of other runs."""
     shard: Shard | None = None
     """The part of the runs to be done; None for all of them."""
 
@@ -142,7 +147,7 @@ def run_experiment(
         others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
         runner = ExperimentRunner(
             folder,
-            LocalExecutor([worker, *others]),
+            LocalExecutor([worker, *others], _runs_at_once(options, due, 1 + len(others))),
             lambda _: None,
             options.data_dir,
             options.force,
@@ -260,6 +265,13 @@ def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str
         return []
     devices: frozenset[str] = frozenset(plan.config.device for plan in due)
     return worker.call(targets.worker_environments, devices)[1 : len(due)]
+
+
+def _runs_at_once(options: RunOptions, due: list[RunPlan], num_workers: int) -> int:
+    """Return how many runs each worker trains at once, no more than there are for it."""
+    gain = all((plan.config.device, plan.config.task) == ("cuda", CLASSIFICATION.name) for plan in due)
+    wanted = options.runs_at_once or (CLASSIFIERS_AT_ONCE_ON_CUDA if gain else 1)
+    return max(1, min(wanted, -(-len(due) // num_workers)))
 
 
 def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +22,7 @@ from normbench.experiment.runner import (
     ExperimentEvent,
     RunBusy,
     RunEnded,
+    RunPostponed,
     RunProgressed,
     RunStarted,
     RunUnreadable,
@@ -33,6 +36,8 @@ _STEPS_BETWEEN_LINES = 100
 _WIDE = 100
 """Columns from which on the live display shows labels in full, and the test accuracy of the epoch before."""
 _NARROW_LABEL = 16
+_SECONDS_BETWEEN_REFRESHES = 0.05
+"""At least, while steps come in: those of several runs at once come faster than anybody can read."""
 _TIMING = "timing"
 """Among the tasks, where runs are called by their ids."""
 
@@ -92,9 +97,16 @@ def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
         result = TASKS[event.plan.config.task].result(event.summary)
         if event.skipped:
             return f"{name}: completed before, kept ({result})"
-        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training"
+        beside = f" beside up to {event.runs_at_once - 1} others" if event.runs_at_once > 1 else ""
+        return f"{name}: {result}, {event.summary.train_seconds:.1f} s training{beside}"
     hint = "; --retry runs it again" if event.skipped and state in ("failed", "diverged") else ""
     return f"{name}: {state}: {event.status.reason}{hint}"
+
+
+def postponed(event: RunPostponed) -> str:
+    """Say in a line that a run begins again beside fewer others, and why."""
+    beside = "alone" if event.runs_at_once == 1 else f"with {event.runs_at_once} runs at once"
+    return f"{name_of(event.plan)}: goes on {beside}: {event.reason}"
 
 
 def shortcoming(event: FactsLearned | ProbeFailed | CheckpointFailed) -> str | None:
@@ -128,9 +140,15 @@ def step_lines(plan: RunPlan, steps: StepsDone) -> list[str]:
     ]
 
 
+def _norms(count: int) -> str:
+    return "the norm alone" if count == 1 else f"{count} norms against each other"
+
+
 def untimed(event: TimingEnded) -> str:
     """Say in a line that norms are not timed against each other, and why."""
-    return f"not all norms were timed against each other, tables take times from the runs instead: {event.problem}"
+    return (
+        f"not all norms were timed against each other, tables take times from runs that trained alone: {event.problem}"
+    )
 
 
 class LineProgress(Progress):
@@ -145,10 +163,12 @@ class LineProgress(Progress):
             note(stopping(event))
         elif isinstance(event, RunEnded | RunBusy | RunUnreadable):
             note(ending(event))
+        elif isinstance(event, RunPostponed):
+            note(postponed(event))
         elif isinstance(event, RunProgressed):
             self._progress(event)
         elif isinstance(event, TimingStarted):
-            note(f"timing the steps of {event.num_norms} norms against each other")
+            note(f"timing the steps of {_norms(event.num_norms)}")
         elif isinstance(event, TimingEnded):
             if event.problem:
                 note(untimed(event))
@@ -193,6 +213,7 @@ class LiveProgress(Progress):
         )
         self._num_runs = len(plans)
         self._num_ended = 0
+        self._refreshed_at = -math.inf
         self._all = self._add("all runs", total=self._num_runs, progress=f"0/{self._num_runs} runs")
         self._tasks: dict[str, TaskID] = {}
         self._share: dict[str, float] = {}
@@ -212,7 +233,10 @@ class LiveProgress(Progress):
         """Update the display, if the terminal is still there."""
         with suppress(OSError):
             self._show(event)
-            self._progress.refresh()
+            is_steps = isinstance(event, RunProgressed) and isinstance(event.event, StepsDone)
+            if not is_steps or time.monotonic() - self._refreshed_at > _SECONDS_BETWEEN_REFRESHES:
+                self._progress.refresh()
+                self._refreshed_at = time.monotonic()
 
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
@@ -221,6 +245,9 @@ class LiveProgress(Progress):
             self._print(ending(event), "yellow")
         elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)
+        elif isinstance(event, RunPostponed):
+            self._forget(event.plan)
+            self._print(postponed(event), "yellow")
         elif isinstance(event, TimingStarted | TimingProgressed | TimingEnded):
             self._show_timing(event)
         elif isinstance(event, RunStarted):
@@ -266,7 +293,9 @@ class LiveProgress(Progress):
 
     def _show_timing(self, event: TimingEvent) -> None:
         if isinstance(event, TimingStarted):
-            self._tasks[_TIMING] = self._add(f"timing {event.num_norms} norms", total=1, progress="in turn")
+            self._tasks[_TIMING] = self._add(
+                f"timing {event.num_norms} norm{'s' * (event.num_norms > 1)}", total=1, progress="in turn"
+            )
         elif isinstance(event, TimingProgressed):
             self._progress.update(self._tasks[_TIMING], completed=event.share)
         else:
@@ -276,9 +305,7 @@ class LiveProgress(Progress):
                 self._print(untimed(event), "yellow")
 
     def _end(self, event: RunEnded | RunUnreadable) -> None:
-        if (task := self._tasks.pop(event.plan.run_id, None)) is not None:
-            self._progress.remove_task(task)
-        self._share.pop(event.plan.run_id, None)
+        self._forget(event.plan)
         self._num_ended += 1
         completed = isinstance(event, RunEnded) and event.status.state == "completed"
         style = ("dim" if event.skipped else "green") if completed and isinstance(event, RunEnded) else "red"
@@ -288,6 +315,12 @@ class LiveProgress(Progress):
             completed=self._num_ended + sum(self._share.values()),
             progress=f"{self._num_ended}/{self._num_runs} runs",
         )
+
+    def _forget(self, plan: RunPlan) -> None:
+        """Take the bar of a run away."""
+        if (task := self._tasks.pop(plan.run_id, None)) is not None:
+            self._progress.remove_task(task)
+        self._share.pop(plan.run_id, None)
 
     def _print(self, text: str, style: str) -> None:
         self._progress.console.print(Text(text, style=style))

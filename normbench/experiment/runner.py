@@ -11,7 +11,7 @@ from typing import Any
 
 from normbench.config.schema import EvaluateConfig
 from normbench.errors import DivergedError, FolderBusyError, FolderError, RunError, first_line
-from normbench.experiment.executor import Executor
+from normbench.experiment.executor import Executor, Postponed
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.worker_process import Failed, Finished, Message
 from normbench.runs.events import (
@@ -66,6 +66,8 @@ class RunEnded:
     summary: Any
     """The task's summary, or None."""
     skipped: bool = False
+    runs_at_once: int = 1
+    """How many runs its process trained at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,16 @@ class RunUnreadable:
 
 
 @dataclass(frozen=True)
+class RunPostponed:
+    """A run could not go on beside others; it is trained again from its checkpoint, or anew, beside fewer."""
+
+    plan: RunPlan
+    reason: str
+    runs_at_once: int
+    """How many its process trains at once from now on; 1: that run alone."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """The runs are asked to stop; each ends its step and saves a checkpoint."""
 
@@ -91,7 +103,7 @@ class Stopping:
     """How many runs have failed, if that is why."""
 
 
-ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunBusy | RunUnreadable | Stopping
+ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunPostponed | RunBusy | RunUnreadable | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
@@ -122,6 +134,8 @@ class ExperimentRunner:
     _busy: list[RunPlan] = field(default_factory=list)
     """Runs that another process writes."""
     _seen_busy: set[str] = field(default_factory=set)
+    _postponed: list[RunPlan] = field(default_factory=list)
+    """Runs that ended because of others, and are to be started again."""
 
     def run(self, plans: Iterable[RunPlan], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Run what is not done yet; return whether every run is completed.
@@ -145,6 +159,8 @@ class ExperimentRunner:
                     looked_at = time.monotonic()
                 num_left -= self._hand_out(waiting)
                 ended = self._receive()
+                waiting.extendleft(reversed(self._postponed))
+                self._postponed.clear()
                 num_completed = sum(end.status.state == "completed" for end in ended)
                 num_left -= num_completed
                 num_failed += len(ended) - num_completed
@@ -227,8 +243,10 @@ class ExperimentRunner:
         messages = self.executor.wait(_SECONDS_BETWEEN_LOOKS)
         return [end for run_id, message in messages if (end := self._handle(self._active[run_id], message))]
 
-    def _handle(self, active: _Active, message: Message) -> RunEnded | None:
+    def _handle(self, active: _Active, message: Message | Postponed) -> RunEnded | None:
         """Record one message of a run; return its end if that was the last."""
+        if isinstance(message, Postponed):
+            return self._postpone(active, message)
         if isinstance(message, Failed):
             return self._fail(active, message)
         if isinstance(message, Finished):
@@ -279,6 +297,16 @@ class ExperimentRunner:
         # While stopping, it may not have been able to save a checkpoint.
         return self._end(active, "interrupted" if active.is_stopping else "failed", reason)
 
+    def _postpone(self, active: _Active, message: Postponed) -> RunEnded | None:
+        """Put a run back among those that wait, as one that was interrupted; or end it where all are stopping."""
+        if active.is_stopping:
+            return self._fail(active, message.failure)
+        reason = str(message.failure.error)
+        self._end(active, "interrupted", f"{reason}; {_HINT}")
+        self._postponed.append(active.plan)
+        self.listener(RunPostponed(active.plan, reason, message.runs_at_once))
+        return None
+
     def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
         if not (active.folder.path / STATUS_FILE).exists():
             active.folder.begin(active.plan.config)  # it ended before it started, and still is a row
@@ -287,7 +315,7 @@ class ExperimentRunner:
     def _release(self, active: _Active, status: Status) -> RunEnded:
         del self._active[active.plan.run_id]
         active.folder.release()
-        return RunEnded(active.plan, status, active.summary)
+        return RunEnded(active.plan, status, active.summary, runs_at_once=active.facts.get("concurrent_runs", 1))
 
     def _stop(self, event: Stopping) -> None:
         """Let every running run end its step and save a checkpoint."""

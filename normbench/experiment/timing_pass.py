@@ -66,7 +66,7 @@ class TimingProgressed:
 
 @dataclass(frozen=True)
 class TimingEnded:
-    """The timing pass ended; with a problem, norms that were not timed keep the times of their runs."""
+    """The timing pass ended; with a problem, norms that were not timed keep the times of runs that trained alone."""
 
     problem: str | None
 
@@ -79,7 +79,8 @@ class TimingPass:
     """Times the norms of `plans` that are not timed yet, setting by setting, and keeps `timing.json`.
 
     A norm is timed once, however many seeds and learning rates it was trained with, and only against norms of the same
-    setting; where a setting has a norm to add, all of it is timed again.
+    setting; where a setting has a norm to add, all of it is timed again. A single norm is timed only where its runs
+    shared the device.
     """
 
     folder: Path
@@ -132,7 +133,8 @@ class TimingPass:
         machines: dict[str, tuple[str, ...]] = {}
         due = []
         for plans in _settings(self.plans):
-            if len({timing_key(plan.config) for plan in plans}) < 2:
+            least = 1 if any(_shared_the_device(self.folder / plan.run_id) for plan in plans) else 2
+            if len({timing_key(plan.config) for plan in plans}) < least:
                 continue
             if TASKS[plans[0].config.task].prerequisite(plans[0].config) is not None and self.prerequisite is None:
                 continue  # all is trained, and what training needed was removed since
@@ -144,7 +146,7 @@ class TimingPass:
             for session in known.sessions:
                 if machine_of(session.environment) == machines[device]:
                     done |= session.keys | session.skipped_keys
-            if len(wanted) < 2 or (done.issuperset(wanted) and not self.force):
+            if len(wanted) < least or (done.issuperset(wanted) and not self.force):
                 continue
             name = self.baseline or DEFAULT_BASELINE
             ordered = sorted(
@@ -258,11 +260,19 @@ def _completed(
         found[timing_key(plan.config)] = TimingCandidate(
             plan.config,
             max(summary.peak_memory_mib or 0.0, before.peak_memory_mib if before else 0.0),
-            summary.train_seconds + (before.train_seconds if before else 0.0),
+            summary.train_seconds / record.runs_at_once + (before.train_seconds if before else 0.0),
             summary.num_steps + (before.num_steps if before else 0),
             prerequisite,
         )
     return found
+
+
+def _shared_the_device(run_folder: Path) -> bool:
+    """Return whether a run's own times say nothing, so that its norm is timed even where it is the only one."""
+    try:
+        return read_run(run_folder).runs_at_once > 1
+    except RunError:
+        return False
 
 
 def _read(folder: Path) -> Timing:

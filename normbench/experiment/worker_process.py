@@ -1,5 +1,7 @@
 """Long-lived local processes, one per device, that run functions for the parent and stream back what they yield.
 
+A process can run several generator functions at once, each with a turn up to its next value or pause.
+
 A function that raises, and a process that is killed, become messages: the parent goes on.
 """
 
@@ -21,12 +23,15 @@ from typing import Any, Self, TypeVar
 
 from normbench.errors import NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
+from normbench.runs.events import Pause
 from normbench.worker.libraries import import_libraries
 
 T = TypeVar("T")
 
 _STOP = "stop"
 _JOIN_SECONDS = 5.0
+_SECONDS_BETWEEN_TURNS = 0.0005
+"""How long a process sleeps in which all functions wait for the device."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +94,29 @@ class Worker:
             self._process.start()
         theirs.close()
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Start a function, or a generator function, whose values come one by one."""
+    def submit(self, function: Callable[..., Any], *arguments: Any, job: str = "") -> None:
+        """Start a function, or a generator function, whose values come one by one.
+
+        Several that run at once are told apart by the name of the `job`.
+        """
         with suppress(OSError):  # the process is gone: receive says so
-            self.connection.send((function, arguments))
+            self.connection.send((job, function, arguments))
 
     def receive(self) -> Message:
         """Return the next message, waiting for it."""
+        return self.receive_of_any()[1]
+
+    def receive_of_any(self) -> tuple[str, Message]:
+        """Return the next message and the job that it is of, waiting for it; a lost process is the end of all jobs."""
         try:
-            message: Message = self.connection.recv()
+            job, message = self.connection.recv()
             if isinstance(message, Failed) and message.is_last:
                 self._process.kill()  # it is ending, and might take its time
                 self._process.join()
-            return message
+            return job, message
         except (EOFError, OSError):
             self._process.join(_JOIN_SECONDS)
-            return Failed(WorkerError(_how_it_died(self._process.exitcode)), is_lost=True)
+            return "", Failed(WorkerError(_how_it_died(self._process.exitcode)), is_lost=True)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function that is no generator and return what it returns.
@@ -129,10 +141,10 @@ class Worker:
                 raise message.error
         return message.value
 
-    def stop(self) -> None:
-        """Ask the running function to end at its next yield; it still sends `Finished`."""
+    def stop(self, job: str = "") -> None:
+        """Ask a running function to end at its next yield; it still sends `Finished`."""
         with suppress(OSError):
-            self.connection.send(_STOP)
+            self.connection.send((job, _STOP, ()))
             if hasattr(signal, "SIGCONT") and self._process.pid is not None:
                 os.kill(self._process.pid, signal.SIGCONT)  # a process that was suspended could not end
 
@@ -233,73 +245,115 @@ def _serve(connection: Connection, environment: dict[str, str], preload: Callabl
         with suppress(Exception):  # the function that needs what is missing will say so
             preload()
         gc.freeze()  # modules are never garbage, and looking through torch's for it takes a tenth of a second
-    while True:
+    _Jobs(connection).serve()
+
+
+class _Jobs:
+    """The functions that a process runs for its parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._running: dict[str, Generator[Any, None, None]] = {}
+        self._pauses: dict[str, Pause] = {}
+        self._is_device_usable = True
+
+    def serve(self) -> None:
+        """Run what the parent asks for until it goes away, or until the device is of no more use."""
         try:
-            request = connection.recv()
-        except (EOFError, OSError):
+            while self._is_device_usable:
+                while not self._running or self._connection.poll():
+                    self._take(*self._connection.recv())
+                    if not self._is_device_usable:
+                        return
+                have_gone_on = [self._take_turn(job) for job in list(self._running)]
+                if not any(have_gone_on):
+                    self._connection.poll(_SECONDS_BETWEEN_TURNS)
+        except (EOFError, OSError):  # the parent is gone: what generators save on closing is still saved
+            for generator in self._running.values():
+                with suppress(Exception):
+                    generator.close()
+
+    def _take(self, job: str, function: Callable[..., Any] | str, arguments: tuple[Any, ...]) -> None:
+        """Do what the parent asks for: start a function, or stop one that may have ended by itself."""
+        if isinstance(function, str):
+            if job in self._running:
+                self._stop(job)
             return
-        if request == _STOP:
-            continue  # asked to stop what has just ended
         try:
-            if not _answer(connection, *request):
-                return
-        except (EOFError, OSError):
+            result = function(*arguments)
+        except Exception as error:
+            self._send_end(job, failure_from(error))
             return
+        if isinstance(result, Generator):
+            self._running[job] = result
+        else:
+            self._send_end(job, Finished(result))
 
+    def _take_turn(self, job: str) -> bool:
+        """Let a function go on to its next value or pause; return False where its pause is not over."""
+        generator = self._running.get(job)
+        if generator is None or not self._is_device_usable:
+            return False
+        try:
+            if job in self._pauses and not self._pauses[job].is_over():
+                return False
+            self._pauses.pop(job, None)
+            value = next(generator)
+        except StopIteration:
+            self._send_end(job, Finished())
+        except Exception as error:
+            self._send_end(job, failure_from(error))
+        else:
+            if isinstance(value, Pause):
+                self._pauses[job] = value
+            else:
+                self._send(job, Yielded(value))
+        return True
 
-def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    """Run a function and send how it ended; return whether the process can run another.
+    def _stop(self, job: str) -> None:
+        try:
+            self._running[job].close()
+        except Exception as error:
+            self._send_end(job, failure_from(error))
+        else:
+            self._send_end(job, Finished(stopped=True))
 
-    A message that cannot be pickled is a bug of the function, which the parent is told: nothing is sent of a message
-    before all of it is pickled.
-    """
-    from normbench.worker import targets  # in the training process, where a fast start is not waited for
+    def _send_end(self, job: str, message: Message) -> None:
+        """Send how a function ended; after a failure look whether the device can still be used."""
+        from normbench.worker import targets  # in the training process, where a fast start is not waited for
 
-    message = _run(connection, function, arguments)
-    is_last = isinstance(message, Failed) and not targets.is_device_usable()
-    if isinstance(message, Failed):
-        message = replace(message, is_last=is_last)
-    try:
-        connection.send(message)
-    except OSError:
-        raise
-    except Exception as error:
-        connection.send(failure_from(error))
-    return not is_last
+        self._running.pop(job, None)
+        self._pauses.pop(job, None)
+        if isinstance(message, Failed):
+            self._is_device_usable = targets.is_device_usable()
+            message = replace(message, is_last=not self._is_device_usable)
+        self._send(job, message)
+
+    def _send(self, job: str, message: Message) -> None:
+        """Send a message; one that cannot be pickled is a bug of the function, of which the parent is told.
+
+        Nothing is sent of a message before all of it is pickled.
+        """
+        try:
+            self._connection.send((job, message))
+        except OSError:
+            raise
+        except Exception as error:
+            self._running.pop(job, None)
+            self._connection.send((job, failure_from(error)))
 
 
 def set_library_defaults() -> None:
     """Set what OpenMP and cuBLAS read from the environment, unless it is set; call before torch is imported.
 
     OpenMP's threads wait asleep, not spinning: on a machine that others use too, spinning made a training step three
-    times as long. cuBLAS gets the work space with which torch takes its products for deterministic.
+    times as long. cuBLAS gets the work space with which torch takes its products for deterministic. And as many streams
+    as a process may train runs on have a hardware queue each: by default eight have.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 
 def _do_nothing(_signal: int, _frame: FrameType | None) -> None:
     pass
-
-
-def _run(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Message:
-    """Call `function`; send the values of a generator until its end or until the parent asks it to stop."""
-    try:
-        result = function(*arguments)
-        if not isinstance(result, Generator):
-            return Finished(result)
-    except Exception as error:
-        return failure_from(error)
-    try:
-        for value in result:
-            connection.send(Yielded(value))
-            if connection.poll() and connection.recv() == _STOP:
-                result.close()
-                return Finished(stopped=True)
-    except (ConnectionError, EOFError):
-        with suppress(Exception):
-            result.close()  # the parent is gone: what the generator saves on closing is still saved
-        raise
-    except Exception as error:
-        return failure_from(error)
-    return Finished()

@@ -110,8 +110,9 @@ def _run_table(run: RunRecord) -> str:
 
 
 def _epoch_cells(run: RunRecord) -> list[Sequence[str]]:
+    beside = f", up to {run.runs_at_once} runs at once" if run.runs_at_once > 1 else ""
     rows: list[Sequence[str]] = [
-        ("epoch", "train loss", "train accuracy (%)", "test loss", "test accuracy (%)", "train time (s)")
+        ("epoch", "train loss", "train accuracy (%)", "test loss", "test accuracy (%)", f"train time (s){beside}")
     ]
     for epoch in run.epochs:
         rows.append(

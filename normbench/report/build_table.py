@@ -148,8 +148,10 @@ def _rows(
 def seconds_to_reach(run: RunRecord, target: float, epoch_seconds: float | None = None) -> float | None:
     """Return the training time, evaluation excluded, up to the end of the first epoch with that test accuracy.
 
-    An epoch takes `epoch_seconds`, or what the run itself measured.
+    An epoch takes `epoch_seconds`, or what the run itself measured if it had the device to itself; else it is None.
     """
+    if epoch_seconds is None and run.runs_at_once > 1:
+        return None
     seconds = 0.0
     for epoch in run.epochs:
         seconds += epoch.train_seconds if epoch_seconds is None else epoch_seconds

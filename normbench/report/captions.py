@@ -184,7 +184,8 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
             "absolute deviation of the rounds' own ratios, "
             '"about 1x" where that spans 1.'
         )
-    if "runs" in sources or not sentences:
+    is_shared = any(run.runs_at_once > 1 for run in section.runs)
+    if "runs" in sources or not (sentences or is_shared):
         what = f"Where the notes say so, {time} comes from the runs" if sentences else capitalized(time)
         sentences.append(f"{what}: training steps only, median ± median absolute deviation over {over}{later}.")
     sentences.append("A deviation that rounds to 0 is left out.")
@@ -237,10 +238,20 @@ def timing_notes(section: Section, times: Sequence[Mapping[str, EpochTime]], tim
         for group in groups:
             if group.label in own_times and own_times[group.label].source == "runs":
                 untimed.setdefault(reasons.get(group.label, "not timed with the others"), []).append(group.label)
-    if all(time.source == "runs" for own_times in times for time in own_times.values()):
-        return []
     time = task_report(section.task).time
-    return [
+    shared = [
+        group.label
+        for groups, own_times in zip(section.by_setting, times, strict=True)
+        for group in groups
+        if group.completed and group.label not in own_times
+    ]
+    lines = []
+    if shared:
+        labels = ", ".join(dict.fromkeys(shared))
+        lines.append(f"{labels}: no {time}; the runs shared the device with others, and were not timed apart.")
+    if all(time.source == "runs" for own_times in times for time in own_times.values()):
+        return lines
+    return lines + [
         f"{', '.join(dict.fromkeys(labels))}: {time} from the runs, each by itself ({reason})."
         for reason, labels in untimed.items()
     ]

@@ -130,16 +130,17 @@ def accuracy_curves(shown: Sequence[Panel]) -> Figure:
 def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[str, float]]) -> Figure:
     """Draw mean test accuracy after each epoch against the mean training time until then, evaluation excluded.
 
-    `epoch_seconds` gives for each panel, by label, how long an epoch takes; the runs themselves for those without.
+    `epoch_seconds` gives for each panel, by label, how long an epoch takes; for those without, the runs themselves,
+    unless they shared the device with others.
     """
     panels = [_TimePanel(panel.title, panel.groups, known) for panel, known in zip(shown, epoch_seconds, strict=True)]
     few = has_few_lines(shown)
 
     def draw(axes: Axes, panel: _TimePanel, chosen: Styles) -> None:
         for group in panel.groups:
-            if group.completed:
-                seconds = panel.epoch_seconds.get(group.label)
-                _draw_accuracy_over_time(axes, group, chosen[group.norm, group.label], seconds, few)
+            seconds = panel.epoch_seconds.get(group.label)
+            if timed := [run for run in group.completed if seconds is not None or run.runs_at_once == 1]:
+                _draw_accuracy_over_time(axes, timed, chosen[group.norm, group.label], seconds, few)
         label_axes(axes, "training time (s)", "test accuracy (%)")
 
     explanation = ["line: mean over seeds after each epoch", *([interval_text(shown, "bar")] if few else [])]
@@ -306,10 +307,12 @@ def _draw_accuracy(axes: Axes, group: Group, style: Style, few: bool) -> None:
             _draw_unfinished(axes, run, style, np.arange(1.0, accuracies.size + 1), accuracies, top=100.0)
 
 
-def _draw_accuracy_over_time(axes: Axes, group: Group, style: Style, epoch_seconds: float | None, few: bool) -> None:
-    """Draw the mean of the completed runs against their mean time; an epoch takes `epoch_seconds` where it is known."""
-    length = min(len(run.epochs) for run in group.completed)
-    runs = [run.epochs[:length] for run in group.completed]
+def _draw_accuracy_over_time(
+    axes: Axes, completed: Sequence[RunRecord], style: Style, epoch_seconds: float | None, few: bool
+) -> None:
+    """Draw the mean of completed runs against their mean time; an epoch takes `epoch_seconds` where it is known."""
+    length = min(len(run.epochs) for run in completed)
+    runs = [run.epochs[:length] for run in completed]
     seconds = np.array([[epoch_seconds or epoch.train_seconds for epoch in epochs] for epochs in runs])
     accuracy = np.array([[100 * epoch.test_accuracy for epoch in epochs] for epochs in runs])
     mean, half_width = mean_band(accuracy)

@@ -1,4 +1,4 @@
-"""The time of an epoch: from norms that were timed in turn, or else from the runs themselves.
+"""The time of an epoch: from norms that were timed in turn, or else from runs that each had the device to themselves.
 
 A run of a task without epochs counts as one epoch, which takes all of its training steps.
 """
@@ -33,7 +33,9 @@ class EpochTime:
 
 
 def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> dict[str, EpochTime]:
-    """Return the times of one setting's groups by label, without those that have no completed run.
+    """Return the times of one setting's groups by label, as far as they are known.
+
+    They are not of groups that have no completed run, nor of those whose runs shared the device and were not timed.
 
     Ratios are those of the medians, so that the numbers of a row agree. Where norms were timed in turn, their spread is
     that of the ratios within a round, and otherwise what both medians' own spreads make of it.
@@ -43,21 +45,23 @@ def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> di
     found = {}
     for group in groups:
         seconds = of_runs[group.label]
-        if seconds is None:
-            continue
-        if session := _session(group, base, section, timing):
+        if group.completed and (session := _session(group, base, section, timing)):
             timed = _timed_seconds(group, session)
             found[group.label] = EpochTime(_spread(timed), _paired_ratio(timed, session, base), "interleaved")
-        else:
+        elif seconds is not None:
             reference = of_runs[base.label] if base else None
             found[group.label] = EpochTime(seconds, _ratio_of(seconds, reference, is_same=group is base), "runs")
     return found
 
 
 def run_seconds(group: Group) -> list[float]:
-    """Return the training seconds of the completed runs' epochs, first ones left out where there are others."""
-    epochs = [epoch.train_seconds for run in group.completed for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
-    return epochs or [run.summary.train_seconds for run in group.completed]
+    """Return the training seconds of the completed runs' epochs, first ones left out where there are others.
+
+    Runs that shared the device are left out.
+    """
+    runs = [run for run in group.completed if run.runs_at_once == 1]
+    epochs = [epoch.train_seconds for run in runs for epoch in run.epochs[1 if len(run.epochs) > 1 else 0 :]]
+    return epochs or [run.summary.train_seconds for run in runs]
 
 
 def reasons_untimed(groups: Iterable[Group], section: Section, timing: Timing) -> dict[str, str]:

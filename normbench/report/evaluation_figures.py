@@ -82,7 +82,7 @@ def confusion_figures(sections: Sequence[Section]) -> Iterator[PageFigure]:
     """Yield the confusion matrices of the first norms, where classes are few."""
     groups = [group for panel in panels(sections) for group in panel.groups if evaluations(group)]
     names = {entry.class_names for group in groups for entry in evaluations(group)}
-    if len(names) != 1 or len(next(iter(names))) > _MAX_CLASSES:
+    if len(names) != 1 or not 1 < len(next(iter(names))) <= _MAX_CLASSES:
         return
     shown = groups[:_MAX_CONFUSIONS]
     left_out = f" The first {len(shown)} of {len(groups)} norms." if len(groups) > len(shown) else ""

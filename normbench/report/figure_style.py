@@ -293,7 +293,11 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
-    """Return `figure` as a file of `kind` (png, pdf or svg), without dates or versions in it."""
+    """Return `figure` as a file of `kind` (png, pdf or svg), without dates or versions in it.
+
+    The bytes are those of ``Figure.savefig``, which draws everything twice, once to lay it out; that is done here
+    (`fix_layout`).
+    """
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -302,6 +306,31 @@ def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> byt
     buffer = io.BytesIO()
     for point in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(HOVER)):
         point.set_visible(kind == "svg")
-    with figure_style():
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=undated[kind], transparent=transparent)
+    with figure_style(), _as_saved(figure, transparent):
+        getattr(_canvas(figure, kind), f"print_{kind}")(buffer, metadata=undated[kind])
     return buffer.getvalue()
+
+
+def _canvas(figure: Figure, kind: str) -> Any:
+    """Return what draws `figure` as `kind`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    return {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf, "svg": FigureCanvasSVG}[kind](figure)
+
+
+@contextmanager
+def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
+    """Give `figure` the resolution of files and, if `transparent`, no background; put both back at the end."""
+    patches = [figure.patch, *(axes.patch for axes in figure.axes)] if transparent else []
+    before = figure.dpi, [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
+    figure.dpi = DPI
+    for patch in patches:
+        patch.set(facecolor="none", edgecolor="none")
+    try:
+        yield
+    finally:
+        figure.dpi, colors = before
+        for patch, (face, edge) in zip(patches, colors, strict=True):
+            patch.set(facecolor=face, edgecolor=edge)

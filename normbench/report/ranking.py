@@ -52,7 +52,7 @@ def ranking(shown: Sequence[Panel], measure: Measure) -> Figure:
         for axes, panel in zip(grid, shown, strict=False):
             _draw(axes, panel, measure)
         add_heading(figure, heading([group for panel in shown for group in panel.groups]))
-        _add_legend(figure, {family(group.norm) for panel in shown for group in panel.groups})
+        add_family_legend(figure, [group for panel in shown for group in panel.groups])
         return fix_layout(figure)
 
 
@@ -102,8 +102,11 @@ def _order(estimate: Estimate | None, measure: Measure) -> tuple[bool, float]:
     return False, -estimate.mean if measure.higher_is_better else estimate.mean
 
 
-def _add_legend(figure: Figure, families: set[str]) -> None:
+def add_family_legend(figure: Figure, groups: Sequence[Group]) -> None:
+    """Say below the axes which family each color and marker is."""
     from matplotlib.lines import Line2D
+
+    families = {family(group.norm) for group in groups}
 
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="none", label=name)

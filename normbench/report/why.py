@@ -13,10 +13,14 @@ import numpy as np
 from normbench.report.chapters import Chapter, Grid
 from normbench.report.curves import finite_part, smooth, smoothing_window
 from normbench.report.figure_style import (
+    WIDTH,
     Panel,
     Styles,
+    add_heading,
     add_hover,
     draw_panels,
+    figure_style,
+    fix_layout,
     has_few_lines,
     interval_text,
     label_axes,
@@ -25,6 +29,7 @@ from normbench.report.figure_style import (
     say_empty,
 )
 from normbench.report.grouping import Group, Section
+from normbench.report.heading import heading
 from normbench.report.palette import Style
 from normbench.report.probe_curves import (
     Band,
@@ -35,6 +40,7 @@ from normbench.report.probe_curves import (
     over_layers,
     over_training,
 )
+from normbench.report.ranking import FAMILIES, add_family_legend, family
 from normbench.report.small_multiples import small_multiples
 from normbench.report.sweeps import LEARNING_RATE, sweeps
 from normbench.report.task_report import PageFigure
@@ -42,6 +48,7 @@ from normbench.runs.records import ExperimentRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 MAX_SETTINGS = 6
@@ -109,6 +116,12 @@ _HOW = (
 _INTERVALS = "Lines are means over n completed runs, geometric on logarithmic axes; bands are 95 % t intervals."
 
 
+_RANKED = (
+    "Means over training, then over n completed runs, the least first, and 95 % t intervals; geometric over training "
+    "on logarithmic axes."
+)
+
+
 @dataclass(frozen=True)
 class _QuantityPanel(Panel):
     band: Callable[[Group], Band | None]
@@ -140,8 +153,8 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
     """Return the figures of one setting."""
     suffix = "" if number == 1 else f"_{number}"
     of_setting = f": {panel.title}" if panel.title else ""
-    probes = _probes_of(panel)
-    found = []
+    probes, found = _probes_of(panel), []
+    intervals = _INTERVALS if has_few_lines([panel]) else _RANKED
     if "landscape" in probes:
         found += [
             PageFigure(
@@ -157,7 +170,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"Smoothness{of_setting}",
                 "Along the gradient, by training step: range of the loss, largest change of the gradient and its least "
                 "cosine, largest gradient difference over distance; and, for scale, the norms of gradient and weights. "
-                + _INTERVALS,
+                + intervals,
                 _over_training(panel, LANDSCAPE),
             ),
         ]
@@ -174,7 +187,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"signals_training{suffix}",
                 f"Signals during training{of_setting}",
                 "By training step; zeros and the distances from running statistics are means over the layers that have "
-                "them. " + _INTERVALS,
+                "them. " + intervals,
                 _over_training(panel, SIGNALS),
             ),
         ]
@@ -186,7 +199,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"curvature{suffix}",
                 f"Curvature{of_setting}",
                 "Magnitude of the Hessian's eigenvalue of the largest magnitude, by power iteration, by training step; "
-                f"{converged} of {len(rows)} measurements reached their tolerance. {_INTERVALS}",
+                f"{converged} of {len(rows)} measurements reached their tolerance. {intervals}",
                 _over_training(panel, CURVATURE),
             )
         )
@@ -194,11 +207,49 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
 
 
 def _over_training(panel: Panel, quantities: Sequence[Quantity]) -> Figure:
+    """Draw curves; of many norms, the means over training, ranked, as so many lines could not be told apart."""
+    if not has_few_lines([panel]):
+        return _ranked(panel, quantities)
     shown = [
         _QuantityPanel(q.label, panel.groups, partial(over_training, quantity=q), q.is_log, "training step", q.limits)
         for q in quantities
     ]
     return _draw(panel, shown)
+
+
+def _ranked(panel: Panel, quantities: Sequence[Quantity]) -> Figure:
+    from matplotlib.figure import Figure
+
+    num_columns = min(3, len(quantities))
+    num_rows = -(-len(quantities) // num_columns)
+    with figure_style():
+        figure = Figure(figsize=(WIDTH, num_rows * (0.6 + 0.13 * len(panel.groups)) + 0.5))
+        grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+        for axes, quantity in zip(grid, quantities, strict=False):
+            _rank(axes, panel, quantity)
+        add_heading(figure, f"{heading(panel.groups)}\nmean over training, then over seeds; bar: 95 % t interval")
+        add_family_legend(figure, panel.groups)
+        return fix_layout(figure)
+
+
+def _rank(axes: Axes, panel: Panel, quantity: Quantity) -> None:
+    found = [(group, mean_of_training(group, quantity)) for group in panel.groups]
+    known = sorted(((estimate.mean, group, estimate) for group, estimate in found if estimate), key=lambda e: e[0])
+    for row, (mean, group, estimate) in enumerate(known):
+        color, marker = FAMILIES[family(group.norm)]
+        half = estimate.half_width or 0.0
+        low = min(half, 0.9 * mean) if quantity.is_log else half  # a logarithmic axis ends somewhere
+        axes.errorbar([mean], [row], xerr=[[low], [half]], color=color, marker=marker, markersize=3, linewidth=0.8)
+        add_hover(axes, mean, row, f"{group.label}: {mean:.3g} ± {half:.2g}")
+    axes.set_yticks(range(len(known)), [group.label for _, group, _ in known], fontsize=6)
+    axes.set_ylim(len(known) - 0.4, -0.6)
+    axes.set_title(quantity.label, fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    if not known:
+        say_empty(axes)
+    elif quantity.is_log:
+        axes.set_xscale("log")
+        _label_decades(axes.xaxis, axes.get_xlim(), num_labels=4)
 
 
 def _over_layers(panel: Panel) -> Figure:
@@ -227,7 +278,7 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
         if not drawn:
             say_empty(axes)
         elif quantity.is_log:
-            _label_decades(axes)
+            _label_decades(axes.yaxis, axes.get_ylim())
         else:
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, quantity.limits[0]), min(high, quantity.limits[1]))
@@ -242,16 +293,16 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
     )
 
 
-def _label_decades(axes: Axes) -> None:
+def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6) -> None:
     """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    low, high = axes.get_ylim()
+    low, high = limits
     decades = math.log10(high / low)
     subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
-    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_band(axes: Axes, group: Group, band: Band, style: Style, quantity: _QuantityPanel, few: bool) -> None:

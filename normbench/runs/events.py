@@ -1,8 +1,8 @@
-"""Events that a run sends while it trains, for every task: plain data that needs no torch."""
+"""Events that a run sends while it trains, for every task: plain data that needs no torch; and where it waits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,14 @@ class StepsDone:
     train_accuracy: float | None
     """Share of this epoch's images so far that were classified correctly; None where none are classified."""
     images_per_second: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The run waits for its device, and other runs of its process may go on meanwhile; never sent to another one."""
+
+    is_over: Callable[[], bool]
+    """Whether the run can go on without waiting."""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ _MAX_BYTES = 2**20
 _MAX_ROWS_BYTES = 128 * 2**20
 """The most bytes of `metrics.jsonl` and `steps.csv`: nine million steps."""
 _MAX_FACTS = 1000
+_MAX_AT_ONCE = 2**31
 
 State = Literal["running", "completed", "diverged", "failed", "interrupted"]
 
@@ -152,6 +153,11 @@ class RunRecord:
     def task(self) -> Task:
         """The task that the run is of."""
         return TASKS[self.config.task]
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many runs its process trained at once, at most; if several, its times are not its own."""
+        return int(self.environment.get("concurrent_runs", 1))
 
     @property
     def is_completed(self) -> bool:
@@ -336,6 +342,9 @@ def _read_environment(path: Path) -> Mapping[str, Any]:
         raise damaged(path, f"not a mapping of at most {_MAX_FACTS:,} facts")
     if not isinstance(facts.get("norm_path"), str | None):
         raise damaged(path, "norm_path: not a text")
+    at_once = facts.get("concurrent_runs", 1)
+    if type(at_once) is not int or not 1 <= at_once <= _MAX_AT_ONCE:
+        raise damaged(path, f"concurrent_runs: not a whole number from 1 to {_MAX_AT_ONCE:,}")
     return facts
 
 

@@ -130,7 +130,7 @@ class StyleTraining:
     def warm_up(self) -> None:
         """Do nothing: there is no evaluation."""
 
-    def evaluate(self) -> None:
+    def launch_evaluation(self) -> None:
         """Do nothing: the training is not counted in epochs."""
 
     def summarize(self, totals: Totals, rows: Sequence[EpochRow], losses: Sequence[tuple[float, ...]]) -> TrainingDone:

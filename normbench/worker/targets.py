@@ -21,7 +21,7 @@ from normbench.norms import Norm
 from normbench.own_code import Source, Target, module_source
 from normbench.registry import load
 from normbench.runs.evaluation_file import Evaluation
-from normbench.runs.events import RunEvent
+from normbench.runs.events import Pause, RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.tasks import TASKS
 
@@ -84,6 +84,8 @@ class RunRequest:
     """The folder of the run that this one needs (`Task.prerequisite`)."""
     evaluate: EvaluateConfig | None = None
     """What is measured of the trained network beside the task's result."""
+    runs_at_once: int = 1
+    """How many runs its process trains at once, at most, this one among them."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class TimingCandidate:
     config: BaseRunConfig
     peak_memory_mib: float
     train_seconds: float
+    """Of runs that shared the device, their share."""
     num_steps: int
     prerequisite: Path | None = None
     """The folder of the run that its runs needed."""
@@ -225,7 +228,7 @@ def compile_kernels(requests: Sequence[RunRequest]) -> float:
     return time.perf_counter() - began
 
 
-def train_run(request: RunRequest) -> Iterator[RunEvent]:
+def train_run(request: RunRequest) -> Iterator[RunEvent | Pause]:
     """Train a run and yield its events; see `normbench.worker.train_run.train_run`."""
     from normbench.worker import train_run
 

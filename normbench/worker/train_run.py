@@ -5,32 +5,48 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from normbench.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from normbench.engine.device import OutOfMemoryError, describe, is_out_of_memory
+from normbench.engine.device import describe, is_out_of_memory
 from normbench.engine.precompile import compile_for
 from normbench.engine.same_bits import promise
 from normbench.engine.step.base import TrainStep
-from normbench.errors import RunError
+from normbench.engine.trainer import Trainer
+from normbench.errors import OutOfMemoryError, RunError
 from normbench.layers.norm_act import describe_paths
 from normbench.norms import NORMS, SEQUENCE_NORMS
-from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, RunEvent, Started, StepsDone, TrainingDone
+from normbench.runs.events import (
+    CheckpointFailed,
+    EpochDone,
+    FactsLearned,
+    Pause,
+    RunEvent,
+    Started,
+    StepsDone,
+    TrainingDone,
+    TrainingEvent,
+)
 from normbench.runs.provenance import describe_program, same_bits_on
 from normbench.runs.records import CHECKPOINT_FILE, read_run, read_status
 from normbench.worker import classifiers as classifiers  # what most processes need, imported while they start
+from normbench.worker.company import Member, check_room, train_in_company
 from normbench.worker.interface import LoadedRun
 from normbench.worker.targets import RunRequest, task_of
 
 MIN_SECONDS_BETWEEN_CHECKPOINTS = 1.0
 MAX_CHECKPOINT_SHARE = 0.02
-"""Checkpoints may take this share of a run's time: so much more rarely is one written as it takes longer."""
+"""Checkpoints may take this share of a run's time: so much more rarely is one written as it takes longer.
+
+Those of several runs at once together, because the others wait while one writes its own.
+"""
 SECONDS_AFTER_FAILED_CHECKPOINT = 30.0
 _MOVED = "no: it began on"
 
@@ -47,8 +63,11 @@ def _steps_of(requests: Sequence[RunRequest]) -> Iterator[TrainStep]:
             yield _load(request).trainer.step
 
 
-def train_run(request: RunRequest) -> Iterator[RunEvent]:
+def train_run(request: RunRequest) -> Iterator[RunEvent | Pause]:
     """Train the run and yield its events; when closed early, save a checkpoint to go on from.
+
+    Where the process trains several runs at once it also yields pauses, in which the others have their turns. What a
+    run computes does not depend on them.
 
     Checkpoints, and what a task keeps of its network, are written into the run's folder; the caller writes the rest.
 
@@ -57,18 +76,27 @@ def train_run(request: RunRequest) -> Iterator[RunEvent]:
     Raises:
         DataError: what the run reads is missing or damaged.
         DivergedError: a loss is not finite.
-        OutOfMemoryError: the device's memory does not hold the run.
+        OutOfMemoryError: the device's memory does not hold the run, or not beside the others.
     """
+    if request.runs_at_once == 1:
+        yield from _train_run(request, None)
+    else:
+        yield from train_in_company(partial(_train_run, request), request.config.device)
+
+
+def _train_run(request: RunRequest, member: Member | None) -> Generator[RunEvent | Pause, None, None]:
     config, parent = request.config, multiprocessing.parent_process()
     writers = (_writer_of(request.folder), parent.pid if parent else os.getpid(), None)
     try:
+        if member is not None:
+            check_room(config.device)
         run, problems = _resume(request)
         trainer = run.trainer
-        facts = {**describe(config.device), **run.facts}
+        facts = {**describe(config.device), **run.facts, **_concurrent_runs(request)}
         moved = _moved(request.folder, facts) if trainer.losses else {}
         problems = [*run.problems, *problems]
         yield Started(trainer.rows, trainer.losses, facts | moved, tuple(problems), trainer.probe_rows)
-        yield from _train(run, request, moved)
+        yield from _train(run, request, moved, member)
     except GeneratorExit:
         if _writer_of(request.folder) in writers:
             _save(run, request)
@@ -112,6 +140,15 @@ def _moved(folder: Path, facts: Mapping[str, Any]) -> dict[str, str]:
     return {} if began_on == here else {"same_bits": f"{_MOVED} {began_on or 'another machine'}"}
 
 
+def _concurrent_runs(request: RunRequest) -> dict[str, int]:
+    """Return how many runs shared the device with this one, itself counted, as long as it was not alone throughout."""
+    try:
+        before = read_run(request.folder).environment.get("concurrent_runs", 1) if request.resume else 1
+    except RunError:
+        before = 1
+    return {"concurrent_runs": most} if (most := max(before, request.runs_at_once)) > 1 else {}
+
+
 def _writer_of(folder: Path) -> int | None:
     """Return which process records the run: another one than before, if it goes on with what this one's parent left."""
     try:
@@ -131,28 +168,49 @@ def _load(request: RunRequest) -> LoadedRun:
     return task_of(request.config.task).load_run(request.config, request.data_dir, request.prerequisite)
 
 
-def _train(run: LoadedRun, request: RunRequest, known: dict[str, str]) -> Iterator[RunEvent]:
+def _train(
+    run: LoadedRun, request: RunRequest, known: dict[str, str], member: Member | None = None
+) -> Iterator[RunEvent | Pause]:
     """Train to the end, with a checkpoint as often as its cost allows; `known` stands above what its steps show."""
-    saved_at, pause = time.monotonic(), MIN_SECONDS_BETWEEN_CHECKPOINTS
+    least_pause = MIN_SECONDS_BETWEEN_CHECKPOINTS * request.runs_at_once
+    share = MAX_CHECKPOINT_SHARE / request.runs_at_once
+    saved_at, pause = time.monotonic(), least_pause
     has_stepped = False
-    for event in run.trainer.run():
-        if isinstance(event, EpochDone):
-            _average_epoch(event, run, request)
-        yield _finish(event, run, request) if isinstance(event, TrainingDone) else event
-        if not isinstance(event, StepsDone):
-            continue
-        if not has_stepped:
-            has_stepped = True
-            yield FactsLearned(_how_steps_run(run, request) | known)
-        began = time.monotonic()
-        if began - saved_at >= pause:
-            try:
-                _save(run, request)
-                pause = max(MIN_SECONDS_BETWEEN_CHECKPOINTS, (time.monotonic() - began) / MAX_CHECKPOINT_SHARE)
-            except CheckpointError as error:
-                yield CheckpointFailed(str(error))
-                pause = SECONDS_AFTER_FAILED_CHECKPOINT
-            saved_at = time.monotonic()
+    with closing(run.trainer.run() if member is None else _in_turns(run.trainer, member)) as events:
+        for event in events:
+            if isinstance(event, EpochDone):
+                _average_epoch(event, run, request)
+            yield _finish(event, run, request) if isinstance(event, TrainingDone) else event
+            if not isinstance(event, StepsDone):
+                continue
+            if not has_stepped:
+                has_stepped = True
+                yield FactsLearned(_how_steps_run(run, request) | known)
+            began = time.monotonic()
+            if began - saved_at >= pause:
+                try:
+                    _save(run, request)
+                    pause = max(least_pause, (time.monotonic() - began) / share)
+                except CheckpointError as error:
+                    yield CheckpointFailed(str(error))
+                    pause = SECONDS_AFTER_FAILED_CHECKPOINT
+                saved_at = time.monotonic()
+
+
+def _in_turns(trainer: Trainer, member: Member) -> Generator[TrainingEvent | Pause, None, None]:
+    """Yield the events of a run that is `member` of a company; its first step waits until all are prepared.
+
+    A capture that fails for want of memory is no reason to go on without one here: alone there may be enough.
+    """
+    member.memory = trainer.memory
+    with closing(trainer.run_in_turns()) as events:
+        for event in events:
+            if member.is_preparing and isinstance(event, Pause):
+                if (reason := trainer.step.fallback_reason) and "out of memory" in reason:
+                    raise torch.OutOfMemoryError(reason)
+                yield member.when_all_are_prepared()
+            else:
+                yield event
 
 
 def _average_epoch(event: EpochDone, run: LoadedRun, request: RunRequest) -> None:

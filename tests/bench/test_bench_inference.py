@@ -174,6 +174,19 @@ def test_onnx_that_is_not_installed_is_told_with_the_way_to_it(normbench, monkey
     assert "pip install 'normbench[onnx]'" in told.err
 
 
+@pytest.mark.gpu
+def test_captured_networks_are_timed_beside_eager_ones_on_a_gpu() -> None:
+    settings = InferBenchSettings(
+        **{**SETTINGS, "device": "cuda"}, variants=("eager", "graph"), precisions=("bf16",), batch_sizes=(1, 16)
+    )  # type: ignore[arg-type]
+    bench = InferBench([make_norm("bn"), make_norm("gn")], settings, lambda _: None)
+    bench.run()
+    assert [row.failure for row in bench.rows] == [None] * 12
+    assert all(row.peak_memory_mib for row in bench.rows)
+    times = {(row.norm, row.folded, row.variant, row.batch_size): row.ms_per_batch for row in bench.rows}
+    assert times["bn", False, "graph", 1] < times["bn", False, "eager", 1]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_network_says_what_torch_says_and_costs_the_nodes_of_its_norm() -> None:

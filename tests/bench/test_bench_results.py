@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from normbench.bench.at_once_plot import draw_at_once
 from normbench.bench.dot_plot import draw_layers, draw_train
 from normbench.bench.folder import make_folder, read_results, write_results
 from normbench.bench.results import Breakdown, LayerResults, LayerRow, TrainResults, TrainRow, with_ratios
@@ -66,6 +67,25 @@ def test_ratios_are_medians_of_the_quotients_within_a_round() -> None:
     assert rows["bn", "tutorial"].ratio_to_bn == 1
     assert rows["bn", "tutorial"].ratio_to_none is None  # no tutorial loop without a norm was timed
     assert gn.speedup_over_tutorial is None
+
+
+def test_trainings_at_once_are_compared_with_as_many_and_drawn_by_their_number(tmp_path: Path) -> None:
+    rows = with_ratios(
+        [
+            train_row("bn", "auto", 8, 8),
+            train_row("bn", "auto", 6, 6, runs_at_once=2),
+            train_row("none", "auto", 4, 4),
+            train_row("none", "auto", 2, 2, runs_at_once=2),
+        ]
+    )
+    assert [row.ratio_to_none for row in rows] == [2.0, 3.0, 1.0, 1.0]
+    results = train_results().model_copy(update={"rows": rows})
+    assert "auto, 2 at once" in train_tables(results)[0].columns[1].cells
+    figure = draw_at_once(results)
+    drawn = {tuple(line.get_xdata()): list(line.get_ydata()) for line in figure.axes[0].lines[:1]}
+    assert drawn == {(1, 2): pytest.approx([3600 / (0.008 * 782), 3600 / (0.006 * 782)])}
+    assert (tmp_path / "at_once.png") in write_results(tmp_path, results)
+    assert draw_at_once(train_results()) is None
 
 
 def test_times_follow_from_the_samples() -> None:

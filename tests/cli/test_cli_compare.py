@@ -205,7 +205,7 @@ def test_a_stop_while_norms_are_timed_keeps_the_runs(quick, tiny, tmp_path, monk
     monkeypatch.setattr("normbench.worker.time_norms.time_setting", interrupted)
     code, out, err = quick("compare", tiny)
     assert code == 143
-    assert "tables take times from the runs instead: stopped" in err
+    assert "tables take times from runs that trained alone: stopped" in err
     assert "from the runs themselves" in out
     assert [run.status.state for run in read_experiment(tmp_path / "runs" / "tiny").runs] == ["completed"] * 2
 

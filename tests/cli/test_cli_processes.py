@@ -1,22 +1,29 @@
-"""The whole program in processes of its own, interrupted, terminated and killed."""
+"""The whole program in processes of its own, interrupted, terminated and killed: forked, so that torch is there."""
 
 import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from command import LONG, environment, num_epochs, signal_group, start, wait_for, worker_pids
+from command import LONG, num_epochs, signal_group, wait_for, worker_pids
+from forked_program import ForkedProgram, import_all
 
 from normbench.runs.records import RunRecord, read_run
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"
 )
+
+
+SMALL = LONG.replace("\ntrain:", "\nmodel: norm_resnet_small\ntrain:").replace("500", "20000")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imported() -> None:
+    import_all()
 
 
 @pytest.fixture
@@ -31,16 +38,17 @@ def record(folder: Path, name: str) -> RunRecord:
 
 
 def test_killed_interrupted_and_terminated_programs_lose_and_double_nothing(folder) -> None:
-    with start(folder, "compare", "long.yaml") as first:
+    (folder / "long.yaml").write_text(SMALL)
+    with ForkedProgram(folder, "compare", "long.yaml") as first:
         wait_for(lambda: num_epochs(folder, "bn-") >= 1)
+        wait_for(lambda: len(worker_pids(first)) == 1)  # what described the machine has ended
         (worker,) = worker_pids(first)
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: num_epochs(folder, "gn-") >= 1)  # the other run goes on, in another process
 
         config = record(folder, "gn").folder / "config.yaml"
-        with start(folder, "train", "--config", str(config), "--name", "long") as other:
-            assert other.stderr is not None
-            assert other.stderr.readline() == "GN seed 0: another process is training it; left to that\n"
+        with ForkedProgram(folder, "train", "--config", str(config), "--name", "long") as other:
+            wait_for(lambda: other.told() == "GN seed 0: another process is training it; left to that\n")
             assert other.poll() is None  # it waits for the run
             other.terminate()
             other.communicate(timeout=60)
@@ -60,8 +68,9 @@ def test_killed_interrupted_and_terminated_programs_lose_and_double_nothing(fold
     losses = torch.load(gn.folder / "checkpoint.pt", weights_only=True)["losses"]
     assert gn.total_losses.tolist() == pytest.approx(losses[:, 0].tolist(), rel=1e-6)
 
-    with start(folder, "train", "--config", str(config), "--name", "long") as second:
+    with ForkedProgram(folder, "train", "--config", str(config), "--name", "long") as second:
         wait_for(lambda: num_epochs(folder, "gn-") >= len(gn.epochs) + 2)
+        wait_for(lambda: len(worker_pids(second)) == 1)
         (worker,) = worker_pids(second)
         second.kill()  # it goes on, and is killed without a word
         err = second.communicate(timeout=100)[1]
@@ -69,7 +78,9 @@ def test_killed_interrupted_and_terminated_programs_lose_and_double_nothing(fold
     wait_for(lambda: not Path(f"/proc/{worker}").exists())  # the orphan saves a checkpoint and ends
     assert record(folder, "gn").status.state == "interrupted"
 
-    with start(folder, "train", "--config", str(config), "--name", "long") as third:  # from what the orphan saved
+    with ForkedProgram(
+        folder, "train", "--config", str(config), "--name", "long"
+    ) as third:  # from what the orphan saved
         wait_for(lambda: json.loads((gn.folder / "status.json").read_text())["pid"] == third.pid)
         num_before = num_epochs(folder, "gn-")
         wait_for(lambda: num_epochs(folder, "gn-") > num_before)
@@ -89,14 +100,11 @@ def test_killed_interrupted_and_terminated_programs_lose_and_double_nothing(fold
 def test_a_checkpoint_that_does_not_fit_the_disk_is_told_and_the_records_stay(folder) -> None:
     """A file-size limit of 1 MiB, for a full disk: the checkpoint has 18."""
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would ignore it
-
-    with subprocess.Popen(
-        [sys.executable, "-m", "normbench", "compare", "long.yaml"], cwd=folder, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=limit,
-    ) as process:  # fmt: skip
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    process = ForkedProgram(folder, "compare", "long.yaml")
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with process:
         wait_for(lambda: num_epochs(folder) >= 1)
         signal_group(process, signal.SIGINT)
         err = process.communicate(timeout=60)[1]

@@ -10,7 +10,7 @@ from normbench.config.schema import RunConfig
 from normbench.errors import ConfigError
 from normbench.experiment.plan import draft_runs
 
-DEFAULTS = {"every": 200, "samples": 64}
+DEFAULTS = {"every": 500, "samples": 64}
 
 
 def load(tmp_path: Path, text: str, *settings: str) -> Any:
@@ -19,7 +19,7 @@ def load(tmp_path: Path, text: str, *settings: str) -> Any:
     return load_config(file, settings=settings)
 
 
-@pytest.mark.parametrize("text", ["signals", "[signals]", "{signals: {}}", "{signals: }", "{signals: {every: 200}}"])
+@pytest.mark.parametrize("text", ["signals", "[signals]", "{signals: {}}", "{signals: }", "{signals: {every: 500}}"])
 def test_probes_can_be_written_in_short(tmp_path: Path, text: str) -> None:
     experiment = load(tmp_path, f"probes: {text}").experiment
     assert experiment.model_dump()["probes"] == {"signals": DEFAULTS}

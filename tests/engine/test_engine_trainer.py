@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.classifier import ClassifierTraining
-from normbench.engine.evaluate import Evaluation
+from normbench.engine.evaluate import PendingEvaluation
 from normbench.engine.step.base import TrainStep
 from normbench.engine.trainer import Trainer
 from normbench.errors import DivergedError
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
-from normbench.runs.events import EpochDone, StepsDone, TrainingDone
+from normbench.runs.events import EpochDone, Pause, StepsDone, TrainingDone
 
 SEED = 3
 
@@ -123,6 +123,54 @@ def test_interrupted_and_resumed_equals_uninterrupted_bitwise(
         assert torch.equal(tensor, second.model.state_dict()[name]), name
 
 
+@pytest.fixture
+def short_turns(monkeypatch) -> None:
+    monkeypatch.setattr("normbench.engine.trainer.STEPS_PER_TURN", 1)
+
+
+def test_trainings_in_turns_give_what_each_gives_alone(make_trainer, short_turns) -> None:
+    def trainers() -> list[Trainer]:
+        return [make_trainer(TinyNet(make_norm("brn")(8), seed), seed=seed, epochs=2) for seed in (0, 1)]
+
+    expected = [list(trainer.run()) for trainer in trainers()]
+    found: list[list] = [[], []]
+    running = [trainer.run_in_turns() for trainer in trainers()]
+    for events in zip(*running, strict=True):
+        for kept, event in zip(found, events, strict=True):
+            kept.append(event)
+    assert [losses_of(events) for events in found] == [losses_of(events) for events in expected]
+    assert [rows_of(events) for events in found] == [rows_of(events) for events in expected]
+    kinds = [type(event) for event in found[0]]
+    # Before the first step; after each that does not end a report, before reports, and while an evaluation is computed.
+    epoch = [Pause, StepsDone, Pause, Pause, Pause, StepsDone, Pause, EpochDone]
+    assert kinds == [Pause, *epoch, *epoch, TrainingDone]
+
+
+@pytest.mark.parametrize("num_turns", range(1, 17))
+def test_stopped_in_any_turn_and_resumed_equals_uninterrupted(make_trainer, short_turns, num_turns: int) -> None:
+    expected = list(make_trainer(epochs=2).run())
+    first = make_trainer(epochs=2)
+    events = first.run_in_turns()
+    for _ in range(num_turns):
+        next(events)
+    events.close()
+    second = make_trainer(TinyNet(seed=1), epochs=2)
+    second.load_state_dict(first.state_dict())
+    done = [loss for (loss,) in second.losses]
+    rest = list(second.run())
+    assert done + losses_of(rest) == losses_of(expected)
+    assert rows_of(expected)[len(first.rows) :] == rows_of(rest)
+
+
+def test_a_training_that_is_stopped_in_a_turn_in_which_it_diverges_has_diverged(make_trainer, short_turns) -> None:
+    events = make_trainer(TinyNet(NanAfter(1))).run_in_turns()
+    while not isinstance(next(events), StepsDone):
+        pass
+    assert isinstance(next(events), Pause)
+    with pytest.raises(DivergedError, match="loss is nan at epoch 1, step 1 of 3"):
+        events.close()
+
+
 def test_the_interrupts_above_cut_epochs_in_two(make_trainer) -> None:
     kinds = [type(event) for event in make_trainer().run()]
     assert kinds == [StepsDone, StepsDone, EpochDone] * 2 + [TrainingDone]
@@ -142,9 +190,9 @@ class Clock:
 
 def test_training_time_leaves_out_evaluation_and_whoever_handles_the_events(make_trainer, monkeypatch) -> None:
     clock = Clock()
-    evaluate = ClassifierTraining.evaluate
+    evaluate = ClassifierTraining.launch_evaluation
 
-    def slow_evaluate(self: ClassifierTraining) -> Evaluation:
+    def slow_evaluate(self: ClassifierTraining) -> PendingEvaluation:
         clock.now += 100
         return evaluate(self)
 
@@ -154,7 +202,7 @@ def test_training_time_leaves_out_evaluation_and_whoever_handles_the_events(make
         clock.now += 1
         step(self, position)
 
-    monkeypatch.setattr(ClassifierTraining, "evaluate", slow_evaluate)
+    monkeypatch.setattr(ClassifierTraining, "launch_evaluation", slow_evaluate)
     monkeypatch.setattr(TrainStep, "__call__", slow_step)
     rows, summary = [], None
     for event in make_trainer(clock=clock, epochs=2).run():
@@ -205,7 +253,8 @@ def test_a_norm_that_yields_nan_is_told_with_epoch_and_step(make_trainer) -> Non
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_test_loss_that_is_not_finite_ends_training_as_diverged(make_trainer, monkeypatch, loss: float) -> None:
-    monkeypatch.setattr(ClassifierTraining, "evaluate", lambda self: Evaluation(loss, 0.1))
+    pending = PendingEvaluation(torch.tensor(20 * loss), torch.tensor(2), 20)
+    monkeypatch.setattr(ClassifierTraining, "launch_evaluation", lambda self: pending)
     events: list = []
     with pytest.raises(DivergedError, match=f"^test loss is {loss} at epoch 1, step 2 of 3, learning rate 0.001$"):
         events.extend(make_trainer().run())

@@ -74,6 +74,17 @@ def sessions(folder: Path) -> list[list[str]]:
     return [[norm.label for norm in session.timed] for session in read_timing(folder).sessions]
 
 
+def test_a_single_norm_is_timed_only_where_its_runs_shared_the_device(tmp_path) -> None:
+    train(tmp_path / "alone", [GN])
+    assert time_norms(tmp_path / "alone", [GN])[0] == []
+    train(tmp_path / "shared", [GN], HERE | {"concurrent_runs": 3})
+    assert time_norms(tmp_path / "shared", [GN])[0] == [["GN"]]
+    worker: Any = LocalWorker(script=timed_part)
+    TimingPass(tmp_path / "shared", [GN], worker, lambda _: None, force=True).run()
+    ((candidate,), *_) = worker.submitted[0]
+    assert candidate.train_seconds == pytest.approx(0.06 / 3)  # its share of what the clock said
+
+
 def test_norms_are_timed_once_and_again_only_with_a_new_one(tmp_path) -> None:
     train(tmp_path, [GN, BN, IN])
     timed, seen = time_norms(tmp_path, [GN, BN])

@@ -121,6 +121,40 @@ def test_a_function_asked_to_stop_ends_at_its_next_yield_and_may_clean_up(worker
     assert messages(worker, "count", 1) == [Yielded(0), Finished()]
 
 
+def test_several_functions_go_on_in_turns_and_the_failure_of_one_is_its_own(worker, tmp_path) -> None:
+    def submit(job: str, stop: int, fail_at: int) -> None:
+        worker.submit(worker_targets.count_after_pauses, stop, fail_at, tmp_path / job, job=job)
+
+    submit("c", 10**9, 10**9)
+    received = [worker.receive_of_any()]  # it runs
+    submit("a", 20, 99)
+    submit("b", 20, 1)
+    while received[-1] != ("a", Finished()):
+        received.append(worker.receive_of_any())
+    assert [message for job, message in received if job == "a"] == [*map(Yielded, range(20)), Finished()]
+    first, failed = (message for job, message in received if job == "b")
+    assert first == Yielded(0)
+    assert str(failed.error) == "no 1"
+    turns = [job for job, _ in received[received.index(("a", Yielded(0))) :] if job != "b"]
+    assert abs(turns.count("a") - turns.count("c")) <= 1
+    assert not (tmp_path / "c").exists()
+    worker.stop("c")
+    while isinstance((last := worker.receive_of_any())[1], Yielded):
+        pass
+    assert last == ("c", Finished(stopped=True))
+    assert (tmp_path / "c").exists()
+    assert messages(worker, "count", 1) == [Yielded(0), Finished()]
+
+
+def test_where_the_parent_goes_away_all_functions_may_clean_up(tmp_path) -> None:
+    with Worker() as worker:
+        for job in "ab":
+            worker.submit(worker_targets.count_after_pauses, 10**9, 10**9, tmp_path / job, job=job)
+        for _ in range(10):
+            worker.receive_of_any()
+    assert all((tmp_path / job).exists() for job in "ab")
+
+
 def test_ctrl_c_and_sigterm_do_not_reach_the_process(worker) -> None:
     pid = worker.call(worker_targets.identity)[0]
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -151,6 +151,28 @@ def test_a_norm_that_was_not_timed_keeps_the_times_of_its_runs_and_is_named(
     assert "Where the notes say so, time per epoch comes from the runs" in table.cost_caption
 
 
+def test_times_of_runs_that_shared_the_device_are_refused(tmp_path: Path, new_run: NewRun) -> None:
+    """They are those of the clock: gn's runs seem slow because others were trained beside them."""
+    shared = {"concurrent_runs": 4}
+    runs = {
+        norm: new_run(tmp_path, norm, steps_per_epoch=4, epoch_seconds=7.77, accuracy=0.95, environment=facts)
+        for norm, facts in (("bn", shared), ("gn", shared), ("in", shared), ("ln", None))
+    }
+    write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN))
+    report = Report(read_experiment(tmp_path))
+    (table,) = report.tables
+    rows = {row.label: row for row in table.rows}
+    assert [rows[norm].time_source for norm in ("bn", "gn", "in", "ln")] == ["interleaved", "interleaved", None, "runs"]
+    assert rows["in"].epoch_seconds is rows["in"].relative_time is None
+    assert rows["in"].seconds_to_reach["0.90"] is None
+    assert rows["gn"].seconds_to_reach["0.90"] > 0
+    said = "in: no time per epoch; the runs shared the device with others, and were not timed apart."
+    assert said in table.notes
+    figures = {figure.name: figure for figure in report.figures}
+    (axes,) = figures["accuracy_time"].figure.axes
+    assert len(axes.containers) == 3  # a curve each, but for in
+
+
 def test_norms_timed_in_parts_are_compared_within_their_part(
     tmp_path: Path, runs: dict[str, Path], new_run: NewRun
 ) -> None:

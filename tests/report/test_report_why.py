@@ -19,7 +19,7 @@ from normbench.report.html import inline_svg, report_to_html
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.probe_curves import mean_of_training, over_layers, over_training
-from normbench.report.why import CURVATURE, LANDSCAPE, LAYERS, SIGNALS
+from normbench.report.why import CURVATURE, LANDSCAPE, LAYERS, SIGNALS, _over_training
 from normbench.runs.record_files import experiment_records
 from normbench.runs.records import read_experiment, read_run
 
@@ -155,6 +155,21 @@ def test_the_chapter_stands_between_curves_and_cost(report: Report) -> None:
     for header in grid.headers:
         assert header.replace("|", r"\|") in markdown
     assert [row[0] for row in grid.rows] == ["bn", HOSTILE]
+
+
+def test_many_norms_are_ranked(tmp_path: Path, new_run: NewRun) -> None:
+    norms = ["bn", "ln", "in", "gn", "frn", "none", "brn", "sn", "dyt"]
+    for norm in norms:
+        for seed in range(2):
+            add_probes(new_run(tmp_path, norm, seed, epochs=1, steps_per_epoch=30), norm, seed)
+    report = Report(read_experiment(tmp_path))
+    (panel,) = panels(report.sections)
+    figure = _over_training(panel, LANDSCAPE[3:4])
+    (axes,) = figure.axes
+    means = {group.label: mean_of_training(group, LANDSCAPE[3]).mean for group in panel.groups}
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == sorted(norms, key=means.__getitem__)
+    places = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert places == sorted(means.values())
 
 
 def test_without_probes_there_is_no_chapter(tmp_path: Path, new_run: NewRun) -> None:

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from command import num_epochs, start, wait_for, worker_pids
-from forked_program import ForkedProgram, import_all
+from forked_program import ForkedProgram, SavingProgram, import_all
 from recorded_results import results
 
 from normbench.runs.records import read_status
@@ -160,9 +159,11 @@ def check_killed(
 
 
 def test_what_is_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, undisturbed) -> None:
+    import_all()
     draw = random.Random(SEED)
     for number in range(3):
-        if check_killed(start, _made(tmp_path / str(number)), undisturbed(start, TRAIN), TRAIN, draw, 1):
+        calm = undisturbed(SavingProgram, TRAIN)
+        if num_killed(check_killed(SavingProgram, _made(tmp_path / str(number)), calm, TRAIN, draw, 4)):
             return
     pytest.fail("nothing was killed")
 
@@ -177,7 +178,7 @@ def test_a_thousand_kills(tmp_path, undisturbed, arguments: list[str], kind: str
     draw = random.Random(SEED)
     kills: Counter[str] = Counter()
     num_rounds = 0
-    begin, share = (ForkedProgram, 0.9) if kind == "forked" else (start, 0.1)
+    begin, share = (SavingProgram, 0.9) if kind == "forked" else (start, 0.1)
     if kind == "forked":
         import_all()
     while num_killed(kills) < KILLS * share / 3:
@@ -201,7 +202,7 @@ def _made(folder: Path) -> Path:
 # --- signals -------------------------------------------------------------------------------------------------------
 
 
-LONG = f"name: long\nnorms: [bn, gn]\n{DATA}train: {{epochs: 500, batch_size: 16}}"
+LONG = f"name: long\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 20000, batch_size: 16}}"
 """Trained until it is stopped."""
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGQUIT: 131}
 
@@ -210,11 +211,11 @@ def _slow(number: signal.Signals) -> Any:
     return pytest.param(number, marks=pytest.mark.slow)
 
 
-@pytest.fixture
-def training(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(params=[ForkedProgram, pytest.param(start, marks=pytest.mark.slow)], ids=["forked", "started"])
+def training(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A comparison that has trained for longer than a checkpoint takes to come."""
     (tmp_path / "long.yaml").write_text(LONG)
-    with start(tmp_path, "compare", "long.yaml") as process:
+    with request.param(tmp_path, "compare", "long.yaml") as process:
         wait_for(lambda: num_epochs(tmp_path) >= 2)
         yield process
         if process.poll() is None:
@@ -313,8 +314,11 @@ def _catches(pid: int, number: int) -> bool:
 
 
 def test_two_processes_train_each_run_once_and_both_end_well(tmp_path) -> None:
-    (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{DATA}train: {{epochs: 2, batch_size: 32}}")
-    with start(tmp_path, "compare", "two.yaml") as first, start(tmp_path, "compare", "two.yaml") as second:
+    (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 2, batch_size: 32}}")
+    with (
+        ForkedProgram(tmp_path, "compare", "two.yaml") as first,
+        ForkedProgram(tmp_path, "compare", "two.yaml") as second,
+    ):
         said = [process.communicate(timeout=200)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     trained = [line for text in said for line in text.splitlines() if "Epoch 1/2 | Batch 0" in line]

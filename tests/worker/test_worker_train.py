@@ -16,8 +16,7 @@ from run_events import make_plan
 
 from normbench.config.schema import DatasetConfig
 from normbench.engine.checkpoint import CheckpointError, save_checkpoint
-from normbench.engine.device import OutOfMemoryError
-from normbench.errors import DataError
+from normbench.errors import DataError, OutOfMemoryError
 from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.runner import ExperimentRunner, RunEnded, RunProgressed
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, Started, StepsDone, TrainingDone

@@ -30,8 +30,6 @@ class CurvatureProbe:
 
     def measure(self, moment: Moment) -> CurvatureRow:
         """Return the eigenvalue and how well it converged."""
-        # In channels_last a CPU's convolution may take a path of our own, which cannot be differentiated twice.
-        moment.model.to(memory_format=torch.contiguous_format)
         leaves = [p.detach().requires_grad_() for p in moment.parameters.values()]
         gradient = torch.autograd.grad(
             moment.loss(leaves), leaves, create_graph=True, allow_unused=True, materialize_grads=True

@@ -60,15 +60,19 @@ class Moment:
 
 
 def moment_of(train_step: TrainStep, step: int, step_in_epoch: int, learning_rate: float) -> Moment:
-    """Return the moment before a step: `step` from the start of training, `step_in_epoch` of its epoch, which began."""
+    """Return the moment before a step: `step` from the start of training, `step_in_epoch` of its epoch, which began.
+
+    Network and images are contiguous, for which cuDNN's float32 convolutions are made, and in which no path of our own
+    convolves on a CPU: it could not be differentiated twice.
+    """
     start = step_in_epoch * train_step.settings.batch_size
     indices = train_step.state.order[start : start + train_step.batch_size_of(step_in_epoch)]
     images, labels = train_step.images.batch(indices)
     if train_step.state.crop_flip is not None:
         dx, dy, flip = (drawn[indices] for drawn in train_step.state.crop_flip)
         images = apply_crop_flip(images, dy, dx, flip)
-    model = copy.deepcopy(train_step.model).train()
-    return Moment(step, learning_rate, model, train_step.objective, normalize(images), labels)
+    model = copy.deepcopy(train_step.model).train().to(memory_format=torch.contiguous_format)
+    return Moment(step, learning_rate, model, train_step.objective, normalize(images.contiguous()), labels)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:

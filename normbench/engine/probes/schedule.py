@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from normbench.config.probes import ProbesConfig
-from normbench.engine.device import DeviceName, full_precision
+from normbench.engine.device import DeviceName, full_precision, is_beside_others, is_out_of_memory
 from normbench.engine.probes.curvature import CurvatureProbe
 from normbench.engine.probes.landscape import LandscapeProbe
 from normbench.engine.probes.moment import Moment, moment_of
@@ -81,6 +81,8 @@ class ProbeSchedule:
             try:
                 row = _measure(probe, train_step, step, step_in_epoch, rate)
             except (RuntimeError, ValueError) as error:  # not differentiable twice, or out of memory, say
+                if is_out_of_memory(error) and is_beside_others(train_step.settings.device):
+                    raise  # alone there may be enough
                 self._failed.add(probe.name)
                 yield ProbeFailed(probe.name, first_line(error))
                 continue

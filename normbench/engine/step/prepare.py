@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
-from normbench.engine.device import synchronize
+from normbench.engine.device import is_beside_others, synchronize
 from normbench.engine.memory import forget_warm_up
 from normbench.engine.optimizer import Optimizer, Snapshot
 from normbench.engine.precompile import compile_for
@@ -29,6 +32,8 @@ def prepare(step: TrainStep) -> None:
     settings = step.settings
     if settings.device == "cpu" and settings.engine == "eager":
         return
+    if settings.device == "cuda" and torch.backends.cudnn.benchmark:  # algorithms are chosen by time
+        torch.cuda.synchronize()
     snapshot = Snapshot(step.model, step.optimizer)
     compile_for([step])
     step.refresh()
@@ -71,14 +76,15 @@ def warm_up_and_capture(
 ) -> tuple[list[torch.cuda.CUDAGraph], str | None]:
     """Warm the steps up, which changes what they train, and capture each without running it once more.
 
-    All happens on one stream of its own, because autograd's leaf nodes stay on the stream that first used them; the
-    graphs share one pool of memory. A step must read and write the same device tensors at each call and never ask the
-    host. `finish` is called after each capture.
+    All happens on one stream, because autograd's leaf nodes stay on the stream that first used them: the current one
+    where that is a run's own, and else one made for it. The graphs share one pool of memory. A step must read and write
+    the same device tensors at each call and never ask the host. `finish` is called after each capture.
 
     Returns:
         A graph for each step; or none, and why they cannot be captured.
     """
-    stream = torch.cuda.Stream()
+    beside_others = is_beside_others("cuda")
+    stream = torch.cuda.current_stream() if beside_others else torch.cuda.Stream()  # the default one has no captures
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         warm_up(steps, rewind)
@@ -89,14 +95,32 @@ def warm_up_and_capture(
         for step in steps:
             graph = torch.cuda.CUDAGraph()
             optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
-            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None, stream=stream):
+            pool = graphs[0].pool() if graphs else None
+            with _capture_beside_others(graph, pool) if beside_others else torch.cuda.graph(graph, pool, stream):
                 step()
             finish()
             graphs.append(graph)
     except RuntimeError as error:
-        torch.cuda.synchronize()
+        synchronize("cuda")
         return [], f"not capturable: {_why(error)}"
     return graphs, None
+
+
+@contextmanager
+def _capture_beside_others(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Capture on the current stream as `torch.cuda.graph` does, but without its wait for all streams of the device.
+
+    Nothing may be freed meanwhile by a search for garbage, which that does before.
+    """
+    gc.disable()
+    try:
+        graph.capture_begin(pool)
+        try:
+            yield
+        finally:
+            graph.capture_end()
+    finally:
+        gc.enable()
 
 
 def _why(error: RuntimeError) -> str:

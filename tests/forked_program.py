@@ -1,8 +1,7 @@
 """The program in a process that was forked from this one, which has imported all that it needs.
 
 Importing torch takes seconds, during which nothing is written. A forked program has its own session, training process,
-locks, pipes and files, and is killed where it works a hundred times as often in the same time. It saves a checkpoint
-after every step that is told, so that it is killed while it does.
+locks, pipes and files, and is killed where it works a hundred times as often in the same time.
 """
 
 from __future__ import annotations
@@ -42,15 +41,19 @@ def import_all() -> None:
 class ForkedProgram:
     """Looks like `subprocess.Popen`, as far as the tests look."""
 
+    saves_always = False
+    """Whether a checkpoint is saved whenever steps are told, so that it is killed while it saves."""
+
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.returncode: int | None = None
-        self._err = folder / f"stderr-{time.monotonic_ns()}"
+        now = time.monotonic_ns()
+        self._out, self._err = folder / f"stdout-{now}", folder / f"stderr-{now}"
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
-                code = _run(folder, self._err, arguments)
+                code = self._run(folder, arguments)
             finally:
                 os._exit(code)
 
@@ -68,7 +71,17 @@ class ForkedProgram:
         return self.returncode
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def told(self) -> str:
+        """Return what it has written to stderr until now."""
+        return self._err.read_text() if self._err.exists() else ""
 
     def communicate(self, timeout: float) -> tuple[str, str]:
         end = time.monotonic() + timeout
@@ -77,37 +90,45 @@ class ForkedProgram:
                 os.killpg(self.pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired("forked program", timeout)
             time.sleep(0.01)
-        return "", self._err.read_text()
+        return self._out.read_text(), self._err.read_text()
+
+    def _run(self, folder: Path, arguments: tuple[str, ...]) -> int:
+        """Be the program; return its exit code."""
+        os.setsid()
+        for descriptor, path in ((0, os.devnull), (1, self._out), (2, self._err)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        os.chdir(folder)
+        variables = environment()
+        os.environ.clear()
+        os.environ.update(variables)
+        sys.argv = ["normbench", *arguments]
+        worker_process.Worker._start = _start_forked  # type: ignore[method-assign]
+        if self.saves_always:
+            train_run.MIN_SECONDS_BETWEEN_CHECKPOINTS, train_run.MAX_CHECKPOINT_SHARE = 0.0, 1e9
+        try:
+            __main__.main()
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else 0
+        except BaseException:
+            traceback.print_exc()
+        return 1
 
     def __enter__(self) -> ForkedProgram:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, problem: object, *_: object) -> None:
+        if problem is not None and self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
-def _run(folder: Path, err: Path, arguments: tuple[str, ...]) -> int:
-    """Be the program; return its exit code."""
-    os.setsid()
-    for descriptor, path in ((0, os.devnull), (1, os.devnull), (2, err)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-    os.chdir(folder)
-    variables = environment()
-    os.environ.clear()
-    os.environ.update(variables)
-    sys.argv = ["normbench", *arguments]
-    worker_process.Worker._start = _start_forked  # type: ignore[method-assign]
-    train_run.MIN_SECONDS_BETWEEN_CHECKPOINTS, train_run.MAX_CHECKPOINT_SHARE = 0.0, 1e9
-    try:
-        __main__.main()
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
-    except BaseException:
-        traceback.print_exc()
-    return 1
+class SavingProgram(ForkedProgram):
+    """A forked program with as many checkpoints as there can be."""
+
+    saves_always = True
 
 
 def _start_forked(self: Any) -> None:
