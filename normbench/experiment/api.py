@@ -13,9 +13,11 @@ from normbench.config.load import load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
-from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.execute import Listener, RunOptions, run_experiment
+from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.shards import Shard
+from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
@@ -53,6 +55,8 @@ def compare(
     fail_fast: bool = False,
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
+    until_resolved: bool = False,
+    max_seeds: int | None = None,
     runs_at_once: int | None = None,
     shard: str | None = None,
     max_runs: int = MAX_RUNS,
@@ -80,6 +84,8 @@ def compare(
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        until_resolved: add seeds until every verdict is resolved, at the looks of docs/statistics.md.
+        max_seeds: the most seeds then; 20 if absent.
         runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
             What a run computes does not depend on it.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
@@ -98,7 +104,11 @@ def compare(
     if more:
         raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
+    most = most_seeds(arguments.get("seeds"), max_seeds, until_resolved=until_resolved)
+    if most is not None:
+        flags["seeds"] = most
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    options = replace(options, max_seeds=most)
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
     options = replace(options, runs_at_once=_count(runs_at_once))
     if baseline_from is not None:
@@ -191,7 +201,10 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
     return {allowed[name]: value for name, value in given.items()}
 
 
-_OWN = {"compare": ("fail_fast", "max_failures", "baseline_from", "shard"), "train": ("norm", "norm_options", "seed")}
+_OWN = {
+    "compare": ("fail_fast", "max_failures", "baseline_from", "shard", "until_resolved", "max_seeds"),
+    "train": ("norm", "norm_options", "seed"),
+}
 """The arguments by name that only one of the functions has."""
 _OPTIONS = ("config", "settings", *(set(RunOptions.__dataclass_fields__) - {*_OWN["compare"]}), "max_runs", "listener")
 
@@ -233,5 +246,5 @@ def _execute(
 ) -> Comparison:
     with start_worker() as worker:
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
-        plans = plan_experiment(loaded, worker, options.data_dir)
+        plans = plan_tuned(loaded, worker, options, listener)
         return run_experiment(loaded, plans, options, worker, listener=listener)
