@@ -1,6 +1,7 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
-The records, docs/performance/steps.json and layers.json, are the `results.json` of ``normbench bench`` with what the
+The record at_once.json holds the epochs' times and the timing pass of one comparison. The others, steps.json and
+layers.json in docs/performance, are the `results.json` of ``normbench bench`` with what the
 page does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and
 ``<!-- end -->``.
 """
@@ -21,7 +22,7 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def fill_tables(page: str) -> str:
     """Return the page with every table between markers written anew."""
-    tables = {"steps": steps_table, "tutorial": tutorial_table, "layers": layers_table}
+    tables = {"steps": steps_table, "tutorial": tutorial_table, "layers": layers_table, "at_once": at_once_table}
     return _BLOCK.sub(lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}", page)
 
 
@@ -97,6 +98,25 @@ def layers_table() -> str:
             line.append(_times_as_fast(native, fused))
         cells.append(line)
     return _table(header, cells)
+
+
+def at_once_table() -> str:
+    """Return what a step costs alone, by the timing pass, and beside others, while the first runs train together."""
+    record = json.loads((RECORDS / "at_once.json").read_text(encoding="utf-8"))
+    count, alone = record["runs_at_once"], {row["norm"]: median(row["seconds_per_step"]) for row in record["timed"]}
+    first = sorted(record["runs"], key=lambda run: (run["seed"], run["norm"]))[:count]
+    # Their first three epochs, in which none of them has ended.
+    steps = {(run["norm"], run["seed"]): median(run["train_seconds"][:3]) / record["steps_per_epoch"] for run in first}
+    together = 1 / sum(1 / seconds for seconds in steps.values())
+    apart = sum(alone[norm] for norm, _ in steps) / count
+    rows = [
+        (norm, _ms([alone[norm]]), *(_ms([seconds]) for (name, _), seconds in steps.items() if name == norm))
+        for norm in alone
+    ]
+    seeds = [f"seed {seed}, {count} at once (ms/step)" for seed in dict.fromkeys(seed for _, seed in steps)]
+    table = _table(("norm", "alone (ms/step)", *seeds), rows)
+    gain = f"{apart / together:.2f} times as fast"
+    return f"{table}\nA run-step: {_ms([apart])} ms one after another, {_ms([together])} ms at once, {gain}.\n"
 
 
 def _times_as_fast(native: Mapping[str, Any], fused: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from local_worker import LocalWorker
 from normbench.cli import main
 from normbench.engine.device import set_default_arithmetic
 from normbench.experiment.interrupts import SIGNALS
+from normbench.experiment.timing_pass import MIN_ROUNDS
 
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
     # Without a GPU, tests/kernels interprets the kernels on the CPU. Triton decides that when it and the kernels are
@@ -78,6 +79,8 @@ def normbench(
     for variable in ("COLUMNS", "NORMBENCH_DATA_DIR", "NORMBENCH_RUNS_DIR", "FORCE_COLOR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
+    monkeypatch.setattr("normbench.experiment.timing_pass._BLOCK_SECONDS", 0.0)  # single steps, in as few
+    monkeypatch.setattr("normbench.experiment.timing_pass.MAX_ROUNDS", MIN_ROUNDS)  # rounds as there may be
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer replaces it
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from normbench.errors import DataError, UnknownNameError
 from normbench.runs.events import Pause, RunEvent
@@ -86,13 +87,18 @@ def forever(closed: Path) -> Iterator[int]:
 
 
 def train_with_a_fault_on_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
-    """Train the run; where its norm is gn, read beyond the end of a tensor on the GPU before the second step."""
+    """Train the run; where its norm is gn, read beyond the end of a tensor on the GPU after the first steps."""
     import torch
 
-    for event in targets.train_run(request):
-        yield event
-        if request.config.norm.name == "gn":
-            torch.zeros(1, device="cuda")[torch.tensor([10**9], device="cuda")].item()
+    from normbench.worker import train_run
+
+    def fault(*_: object) -> dict[str, Any]:
+        torch.zeros(1, device="cuda")[torch.tensor([10**9], device="cuda")].item()
+        return {}
+
+    if request.config.norm.name == "gn":
+        train_run._how_steps_run = fault
+    yield from targets.train_run(request)
 
 
 def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:

@@ -13,7 +13,7 @@ from torch import nn
 from normbench.bench.tutorial_loop import PilImages, TutorialLoop, with_plain_layers
 from normbench.config.schema import RunConfig
 from normbench.data.images import ImageDataset
-from normbench.engine.augment import draw_crop_flip
+from normbench.engine.augment import draw_augmentation
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, set_arithmetic, set_default_arithmetic, synchronize
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
@@ -84,7 +84,7 @@ class TrainerCase:
         self.peak_memory_mib = memory.peak_mib() if self._device == "cuda" else None
         count, seed = len(self._images.train), self._config.seed
         self._order = epoch_order(count, seed, 0)
-        self._crop_flip = draw_crop_flip(count, seed, 0) if train.augment == "crop_flip" else None
+        self._crop_flip = draw_augmentation(train.augment, count, seed, 0)
         self._num_whole_batches = count // train.batch_size
         self._position = self._num_whole_batches  # the next step opens an epoch
 

@@ -26,6 +26,7 @@ HEADINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             ),
             "evaluate": "Evaluate trained networks: calibration, classes, statistics, corruptions.",
             "stylize": "Style transfer: train, compare norms, apply.",
+            "cluster": "Show a Ray cluster's nodes: GPUs, versions, how many runs fit, what differs.",
             "bench": "Measure speed: training steps, layers alone, or networks in use.",
         },
         "Read what is recorded": {

@@ -86,6 +86,19 @@ def compare(
         str | None,
         typer.Option(metavar="K/N", help="Run part K of N, whole seeds where possible, and merge the parts later."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Train on a Ray cluster: auto, HOST:PORT or local (docs/cluster.md)."),
+    ] = None,
+    cpus_per_run: Annotated[
+        int, typer.Option(metavar="N", min=1, help="With --cluster: CPUs, and threads on a CPU, that a run takes.")
+    ] = 1,
+    node_failures: Annotated[
+        int, typer.Option(metavar="N", min=0, help="With --cluster: how often a run goes on after its node was lost.")
+    ] = 2,
+    ship_code: Annotated[
+        bool, typer.Option("--ship-code", help="With --cluster: nodes run this machine's NormBench.")
+    ] = False,
     force: ForceOption = False,
     retry: RetryOption = False,
     fail_fast: FailFastOption = False,
@@ -126,6 +139,11 @@ def compare(
         "train.engine": engine,
         "name": name,
     }
+    where = None
+    if cluster is not None:
+        from normbench.cluster.options import ClusterOptions
+
+        where = ClusterOptions(cluster, cpus_per_run, node_failures, ship_code, data_dir)
     execute(
         config,
         set_ or [],
@@ -134,6 +152,7 @@ def compare(
         max_runs=max_runs,
         dry_run=dry_run,
         json_output=json_output,
+        cluster=where,
         runs_dir=runs_dir,
         data_dir=data_dir,
         force=force,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from normbench.cli.console import counted, print_table, table
 from normbench.experiment.estimate import estimate_seconds
@@ -18,14 +19,19 @@ MAX_ROWS = 1_000
 
 
 def print_dry_run(
-    folder: Path, plans: Sequence[RunPlan], *, force: bool = False, retry: bool = False, json_output: bool = False
-) -> None:
-    """Print what running `plans` in `folder` would do; times come from recorded runs beside and in it."""
+    folder: Path, plans: Sequence[RunPlan], *, force: bool = False, retry: bool = False, json_output: bool = False,
+    place: Callable[[int], Sequence[Mapping[str, Any]]] | None = None,
+) -> None:  # fmt: skip
+    """Print what running `plans` in `folder` would do; times come from recorded runs beside and in it.
+
+    `place` returns the nodes of a cluster with their shares of a number of runs.
+    """
     states = [planned_state(folder / plan.run_id) for plan in plans]
     will_run = [is_due(state, force=force, retry=retry) for state in states]
     due = [plan for plan, due in zip(plans, will_run, strict=True) if due]
     known = dict(zip((plan.run_id for plan in due), estimate_seconds(due, folder.parent), strict=True))
     seconds = [known.get(plan.run_id) for plan in plans]
+    nodes = place(len(due)) if place else []
     if json_output:
         runs = [
             {
@@ -40,10 +46,24 @@ def print_dry_run(
             }
             for plan, state, due, estimate in zip(plans, states, will_run, seconds, strict=True)
         ]
+        placed = {"nodes": nodes} if place else {}
         counts = {"runs": len(plans), "will_run": len(due), "states": Counter(states)}
-        print(json.dumps({"schema_version": 1, "folder": str(folder), **counts, "plans": runs}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "schema_version": 1,
+                    "folder": str(folder),
+                    **counts,
+                    **placed,
+                    "plans": runs,
+                },
+                indent=2,
+            )
+        )
     else:
         _print(folder, plans, states, seconds, num_due=len(due))
+        if nodes:
+            _print_nodes(nodes, list(known.values()))
 
 
 def _print(
@@ -73,6 +93,18 @@ def _print(
         print(f"; {len(estimates)} should take about {total}; no time is recorded for the other {others}")
     else:
         print("; their time is unknown, because no run of the same kind is recorded yet" if num_due else "")
+
+
+def _print_nodes(nodes: Sequence[Mapping[str, Any]], seconds: Sequence[float | None]) -> None:
+    """Print how many runs go where, and about how long that takes if all of their times are known."""
+    shown = table("node", "address", "devices", "runs at once", "runs", right=("runs at once", "runs"))
+    for node in nodes:
+        shown.add_row(*(str(node[key]) for key in ("node", "address", "devices", "runs_at_once", "runs")))
+    print_table(shown)
+    at_once = sum(node["runs_at_once"] for node in nodes)
+    known = [second for second in seconds if second is not None]
+    took = f", about {duration(sum(known) / min(at_once, len(known)))}" if known and len(known) == len(seconds) else ""
+    print(f"{counted(at_once, 'run')} at once on {counted(len(nodes), 'node')}{took}")
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,8 @@ from normbench.data.randomness import generator
 
 MAX_SHIFT = 4
 """Pixels by which an image is padded on each side before it is cropped to its own size."""
+MAX_ALTERNATE_SHIFT = 2
+"""The same where flips alternate: airbench's."""
 
 
 class CropFlip(NamedTuple):
@@ -31,6 +33,23 @@ def draw_crop_flip(num_images: int, seed: int, epoch: int) -> CropFlip:
     source = generator(seed, "augmentation", epoch)
     dx, dy = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, num_images), generator=source)
     return CropFlip(dx, dy, torch.rand(num_images, generator=source) < 0.5)
+
+
+def draw_augmentation(kind: str, num_images: int, seed: int, epoch: int) -> CropFlip | None:
+    """Draw what an epoch does to every image, on the CPU; `kind` is `augment` of the training settings.
+
+    ``shift_alternate`` draws which images are mirrored in the first epoch; from then on each is in every other
+    (Jordan 2024, arXiv 2404.00498, section 3.6): of two epochs in a row, none repeats what the other has shown.
+    """
+    if kind == "none":
+        return None
+    if kind == "crop_flip":
+        return draw_crop_flip(num_images, seed, epoch)
+    limit = MAX_ALTERNATE_SHIFT
+    source = generator(seed, "augmentation", epoch)
+    dx, dy = torch.randint(-limit, limit + 1, (2, num_images), generator=source)
+    first = torch.rand(num_images, generator=generator(seed, "flip", 0)) < 0.5
+    return CropFlip(dx, dy, first if epoch % 2 == 0 else ~first)
 
 
 def apply_crop_flip(

@@ -33,7 +33,10 @@ def save_checkpoint(state: dict[str, Any], path: Path, run_id: str) -> None:
     Raises:
         CheckpointError: it cannot be written; what was there stays.
     """
-    content = _serialized(state)
+    try:
+        content = _serialized(state)
+    except RuntimeError as error:  # a fault of the GPU, which gives nothing away any more
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {first_line(error)}") from error
     comment = _comment(run_id, hashlib.sha256(content).hexdigest())
     # The last two bytes of a zip file without a comment are the comment's length.
     signed = b"".join((content[:-2], len(comment).to_bytes(2, "little"), comment))

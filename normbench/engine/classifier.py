@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from normbench.config.schema import TrainConfig
-from normbench.engine.augment import CropFlip, draw_crop_flip
+from normbench.engine.augment import CropFlip, draw_augmentation
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision
 from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, PendingEvaluation, evaluate, launch_evaluation
@@ -42,6 +42,7 @@ class ClassifierTraining:
     ) -> None:
         self.num_epochs = config.epochs
         self._seed = seed
+        self._augment = config.augment
         self._augmentation_seed = seed if augmentation_seed is None else augmentation_seed
         self._test_images = test_images
         num_steps = config.epochs * -(-len(train_images) // config.batch_size)
@@ -51,7 +52,7 @@ class ClassifierTraining:
             num_images=len(train_images),
             num_epochs=config.epochs,
             learning_rates=rates,
-            augment=config.augment == "crop_flip",
+            augment=config.augment != "none",
             device=device,
             precision=precision,
             engine=engine,
@@ -64,8 +65,8 @@ class ClassifierTraining:
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return the order of the images, and how each is cropped and flipped."""
         settings = self.step.settings
-        crop_flip = draw_crop_flip(settings.num_images, self._augmentation_seed, epoch) if settings.augment else None
-        return epoch_order(settings.num_images, self._seed, epoch), crop_flip
+        drawn = draw_augmentation(self._augment, settings.num_images, self._augmentation_seed, epoch)
+        return epoch_order(settings.num_images, self._seed, epoch), drawn
 
     def warm_up(self) -> None:
         """Evaluate one batch on CUDA, where cuDNN chooses algorithms for its shapes the first time in a process."""

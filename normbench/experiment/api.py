@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from normbench.experiment.execute import Listener, RunOptions, run_experiment
 from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.shards import Shard
+from normbench.experiment.site import open_site
 from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
+from normbench.registry import load
 
 ConfigLike = str | Path | Mapping[str, Any] | BaseExperimentConfig
 """A config file, the name of a built-in config, a config as a mapping, or an experiment's config."""
@@ -59,6 +62,8 @@ def compare(
     max_seeds: int | None = None,
     runs_at_once: int | None = None,
     shard: str | None = None,
+    cluster: str | None = None,
+    cpus_per_run: int = 1,
     max_runs: int = MAX_RUNS,
     listener: Listener | None = None,
     **arguments: Any,
@@ -89,6 +94,8 @@ def compare(
         runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
             What a run computes does not depend on it.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
+        cluster: ``"local"``, ``"auto"`` or ``"HOST:PORT"``: train on a Ray cluster (docs/cluster.md).
+        cpus_per_run: the CPUs that a run takes there.
         max_runs: the most runs that the config may ask for.
         listener: a function that is called with every event, in place of a display of progress.
         arguments: `norms`, `seeds`, `baseline`, `model`, `dataset`, `epochs`, `batch_size`, `lr`, `precision`,
@@ -115,7 +122,10 @@ def compare(
         options = replace(options, baseline_from=Path(baseline_from))
     if shard is not None:
         options = replace(options, shard=Shard.parse(shard))
-    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None)
+    where = None
+    if cluster is not None:
+        where = load("normbench.cluster.options:ClusterOptions")(cluster, cpus_per_run, data_dir=options.data_dir)
+    return _execute(_source(config), settings, flags, options, listener, max_runs, default_name=None, cluster=where)
 
 
 def train(
@@ -202,7 +212,16 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
 
 
 _OWN = {
-    "compare": ("fail_fast", "max_failures", "baseline_from", "shard", "until_resolved", "max_seeds"),
+    "compare": (
+        "fail_fast",
+        "max_failures",
+        "baseline_from",
+        "shard",
+        "until_resolved",
+        "max_seeds",
+        "cluster",
+        "cpus_per_run",
+    ),
     "train": ("norm", "norm_options", "seed"),
 }
 """The arguments by name that only one of the functions has."""
@@ -243,8 +262,11 @@ def _execute(
     listener: Listener | None,
     max_runs: int,
     default_name: str | None,
+    cluster: Any = None,
 ) -> Comparison:
-    with start_worker() as worker:
+    with ExitStack() as stack:
+        worker = stack.enter_context(start_worker()) if cluster is None else None
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
-        plans = plan_tuned(loaded, worker, options, listener)
-        return run_experiment(loaded, plans, options, worker, listener=listener)
+        site = stack.enter_context(open_site(cluster, loaded, worker))
+        plans = plan_tuned(loaded, site, options, listener)
+        return run_experiment(loaded, plans, options, site, listener=listener)

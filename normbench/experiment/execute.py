@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from normbench.errors import DataError, FolderError, NormBenchError, RunError, f
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.evaluate_runs import evaluate_runs
-from normbench.experiment.executor import LocalExecutor, TrainingProcess
+from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
 from normbench.experiment.looks import check_until_resolved, look_at, run_stages, seeds_of, stages
 from normbench.experiment.own import find_own
@@ -26,14 +26,13 @@ from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolve
 from normbench.experiment.progress import Progress, make_progress, note
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
 from normbench.experiment.shards import Shard
+from normbench.experiment.site import Site
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
-from normbench.experiment.worker_process import Worker, start_worker
 from normbench.report import load_libraries, write_report_of, write_run_report
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
-from normbench.tasks.classification import CLASSIFICATION
 from normbench.worker import targets
 from normbench.worker.targets import DraftError, EvaluationRequest, RunRequest
 
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 Listener = Callable[[ExperimentEvent | TimingEvent], None]
 
-CLASSIFIERS_AT_ONCE_ON_CUDA = 8
-"""More brings next to nothing: eight fill an H200 at batch size 64 (docs/performance.md)."""
 _MAX_NORMS_COMPILED_TOGETHER = 12
 """More would let the first run wait for long."""
 _MIN_COMPILE_SECONDS_NOTED = 2.0
@@ -67,7 +64,7 @@ class RunOptions:
     max_seeds: int | None = None
     """Add seeds until every verdict is resolved, at most so many; None to run the config's seeds."""
     runs_at_once: int | None = None
-    """How many runs a device trains at once, at most; None: `CLASSIFIERS_AT_ONCE_ON_CUDA`, and one of other runs."""
+    """How many runs a device trains at once, at most; None: as `normbench.experiment.site` chooses."""
     shard: Shard | None = None
     """The part of the runs to be done; None for all of them."""
 
@@ -105,12 +102,12 @@ def run_experiment(
     loaded: LoadedConfig,
     plans: list[RunPlan],
     options: RunOptions,
-    worker: Worker,
+    site: Site,
     *,
     listener: Listener | None = None,
     on_report: Callable[[Comparison], None] = lambda _: None,
 ) -> Comparison:
-    """Train what is due, on `worker` first, time the norms, and report on all that is recorded, whatever happens.
+    """Train what is due at `site`, time the norms, and report on all that is recorded, whatever happens.
 
     `listener` is called with every event in place of the display; `on_report` before the report is written to
     disk, also after an interrupt.
@@ -121,6 +118,7 @@ def run_experiment(
         FolderError: the experiment's folder cannot be written.
         KeyboardInterrupt: Ctrl-C; runs ended their step and saved a checkpoint, and the report is written.
     """
+    options = replace(options, data_dir=site.data_dir(options.data_dir))
     folder = options.runs_dir / loaded.experiment.name
     resolved = resolved_experiment(loaded.experiment, plans)
     plans = options.chosen(plans)
@@ -137,17 +135,16 @@ def run_experiment(
         note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
-    prerequisite = _prerequisite(plans[0].config, options, worker, train=bool(due))
+    prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
-        worker.call(targets.check_data, config, options.data_dir, prerequisite)
-    _compile_kernels(due, folder, options, worker, prerequisite)
+        site.process.call(targets.check_data, config, options.data_dir, prerequisite)
+    _compile_kernels(due, folder, options, site.process, prerequisite)
     write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
     sweep(folder)
-    with ExitStack() as stack:
-        others = [stack.enter_context(start_worker(more)) for more in _other_workers(due, worker)]
+    with site.executor(due, plans, folder, options.runs_at_once) as executor:
         runner = ExperimentRunner(
             folder,
-            LocalExecutor([worker, *others], _runs_at_once(options, due, 1 + len(others))),
+            executor,
             lambda _: None,
             options.data_dir,
             options.force,
@@ -156,14 +153,15 @@ def run_experiment(
             prerequisite,
             options.max_failures,
             loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
+            max_host_losses=site.max_host_losses,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, worker, left, options, loaded.experiment, shown, trackers, on_report)
+        return _run(runner, site, left, options, loaded.experiment, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
-    worker: TrainingProcess,
+    site: Site,
     left: list[list[RunPlan]],
     options: RunOptions,
     experiment: AnyExperiment,
@@ -198,17 +196,20 @@ def _run(
                 run_ids = tuple(plan.run_id for plan in plans)
                 comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
             if not runner.has_stopped:
-                _evaluate_kept(runner, worker, plans, options, signals.arrived)
+                _evaluate_kept(runner, site.process, plans, options, signals.arrived)
+            for process in () if runner.has_stopped else site.timing_processes():
                 TimingPass(
                     folder,
                     plans,
-                    worker,
+                    process,
                     listener,
                     options.data_dir,
                     experiment.baseline,
                     options.force,
                     runner.prerequisite,
                 ).run(signals.arrived)
+                if signals.arrived():
+                    break
     finally:
         runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
@@ -233,7 +234,7 @@ def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
 
 def _evaluate_kept(
     runner: ExperimentRunner,
-    worker: TrainingProcess,
+    process: TrainingProcess,
     plans: Sequence[RunPlan],
     options: RunOptions,
     stop_requested: Callable[[], bool],
@@ -243,7 +244,7 @@ def _evaluate_kept(
         return
     folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
     request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
-    ended = evaluate_runs(folders, request, worker, stop_requested=stop_requested)
+    ended = evaluate_runs(folders, request, process, stop_requested=stop_requested)
     states = Counter(run.state for run in ended)
     if missing := states["no checkpoint"] + states["failed"]:
         note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
@@ -259,21 +260,6 @@ def _shown(listener: Listener | Progress) -> Iterator[None]:
         yield
 
 
-def _other_workers(due: list[RunPlan], worker: TrainingProcess) -> list[dict[str, str]]:
-    """Return the environments of the workers that can run `due` beside `worker`, no more than there is work for."""
-    if len(due) < 2:
-        return []
-    devices: frozenset[str] = frozenset(plan.config.device for plan in due)
-    return worker.call(targets.worker_environments, devices)[1 : len(due)]
-
-
-def _runs_at_once(options: RunOptions, due: list[RunPlan], num_workers: int) -> int:
-    """Return how many runs each worker trains at once, no more than there are for it."""
-    gain = all((plan.config.device, plan.config.task) == ("cuda", CLASSIFICATION.name) for plan in due)
-    wanted = options.runs_at_once or (CLASSIFIERS_AT_ONCE_ON_CUDA if gain else 1)
-    return max(1, min(wanted, -(-len(due) // num_workers)))
-
-
 def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     """Return one config for each set of data that runs read."""
     found: dict[str, BaseRunConfig] = {}
@@ -283,7 +269,7 @@ def _by_data(due: list[RunPlan]) -> dict[str, BaseRunConfig]:
     return found
 
 
-def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *, train: bool) -> Path | None:
+def _prerequisite(config: BaseRunConfig, options: RunOptions, site: Site, *, train: bool) -> Path | None:
     """Return the folder of the run that runs like `config` need, among the other experiments; None if they need none.
 
     Where it is not there yet, nor in the user cache, where it was kept before, it is trained if `train`, and else None
@@ -296,7 +282,7 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     if needed is None:
         return None
     loaded = load_config(needed)
-    (plan,) = plan_experiment(loaded, worker)
+    (plan,) = plan_experiment(loaded, site.process)
     root = options.runs_dir / loaded.experiment.name
     folder = root / plan.run_id
     for place in (folder, platformdirs.user_cache_path("normbench") / root.name / plan.run_id):
@@ -305,14 +291,15 @@ def _prerequisite(config: BaseRunConfig, options: RunOptions, worker: Worker, *,
     if not train:
         return None
     for waiting in (config, plan.config):
-        worker.call(targets.check_data, waiting, options.data_dir, None)
+        site.process.call(targets.check_data, waiting, options.data_dir, None)
     what = f"a {plan.config.model_name} on {needed['dataset']['name']}"
     note(f"normbench: training the feature network once, {what}; it is kept in {folder}")
     write_experiment(root, resolved_experiment(loaded.experiment, [plan]))
     progress = make_progress([plan])
-    executor = LocalExecutor([worker])
-    runner = ExperimentRunner(root, executor, progress, options.data_dir, force=True, retry=True, keep_checkpoint=True)
-    with HeldSignals() as signals, progress:
+    with site.executor([plan], [plan], root, 1) as executor, HeldSignals() as signals, progress:
+        runner = ExperimentRunner(
+            root, executor, progress, options.data_dir, True, True, True, max_host_losses=site.max_host_losses
+        )
         completed = runner.run([plan], signals.arrived)
     if not completed:
         raise DataError(f"the feature network is not trained: see {folder}")

@@ -22,6 +22,7 @@ from normbench.experiment.runner import (
     ExperimentEvent,
     RunBusy,
     RunEnded,
+    RunMoved,
     RunPostponed,
     RunProgressed,
     RunStarted,
@@ -86,8 +87,10 @@ def name_of(plan: RunPlan) -> str:
     return f"{plan.config.label}{point} seed {plan.config.seed}"
 
 
-def ending(event: RunEnded | RunBusy | RunUnreadable) -> str:
-    """Say in a line how a run ended, or why it is not trained."""
+def ending(event: RunEnded | RunMoved | RunBusy | RunUnreadable) -> str:
+    """Say in a line how a run ended, or moves, or why it is not trained."""
+    if isinstance(event, RunMoved):
+        return f"{name_of(event.plan)}: goes on elsewhere: {event.reason}"
     if isinstance(event, RunBusy):
         return f"{name_of(event.plan)}: another process is training it; left to that"
     if isinstance(event, RunUnreadable):
@@ -161,7 +164,7 @@ class LineProgress(Progress):
         """Print what `event` says, if it is a line's worth."""
         if isinstance(event, Stopping):
             note(stopping(event))
-        elif isinstance(event, RunEnded | RunBusy | RunUnreadable):
+        elif isinstance(event, RunEnded | RunMoved | RunBusy | RunUnreadable):
             note(ending(event))
         elif isinstance(event, RunPostponed):
             note(postponed(event))
@@ -241,7 +244,8 @@ class LiveProgress(Progress):
     def _show(self, event: ExperimentEvent | TimingEvent) -> None:
         if isinstance(event, Stopping):
             self._print(stopping(event), "yellow")
-        elif isinstance(event, RunBusy):
+        elif isinstance(event, RunBusy | RunMoved):
+            self._forget(event.plan)
             self._print(ending(event), "yellow")
         elif isinstance(event, RunEnded | RunUnreadable):
             self._end(event)

@@ -71,6 +71,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True)
+class RunMoved:
+    """The machine that trained a run was lost; the run goes on from its checkpoint elsewhere, or here later."""
+
+    plan: RunPlan
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunBusy:
     """Another process is writing the run, which is left to it, and taken over if that process ends before the run."""
 
@@ -103,7 +111,7 @@ class Stopping:
     """How many runs have failed, if that is why."""
 
 
-ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunPostponed | RunBusy | RunUnreadable | Stopping
+ExperimentEvent = RunStarted | RunProgressed | RunEnded | RunMoved | RunPostponed | RunBusy | RunUnreadable | Stopping
 Listener = Callable[[ExperimentEvent], None]
 
 
@@ -127,6 +135,8 @@ class ExperimentRunner:
     """After so many runs that fail or diverge no other is started."""
     evaluate: EvaluateConfig | None = None
     """What is measured of each trained network beside its result."""
+    max_host_losses: int = 0
+    """How often a run goes on elsewhere because its machine was lost, before it is left interrupted."""
     has_stopped: bool = False
     """Whether runs were left undone because of a signal or of failures."""
     _active: dict[str, _Active] = field(default_factory=dict)
@@ -135,7 +145,9 @@ class ExperimentRunner:
     """Runs that another process writes."""
     _seen_busy: set[str] = field(default_factory=set)
     _postponed: list[RunPlan] = field(default_factory=list)
-    """Runs that ended because of others, and are to be started again."""
+    """Runs that ended because of others, or whose machine was lost, and are to be started again."""
+    _attempts: dict[str, int] = field(default_factory=dict)
+    """How often each run was started, by its run id."""
 
     def run(self, plans: Iterable[RunPlan], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Run what is not done yet; return whether every run is completed.
@@ -223,8 +235,8 @@ class ExperimentRunner:
         return is_due(planned_state(self.folder / plan.run_id), force=self._is_forced(plan), retry=self.retry)
 
     def _is_forced(self, plan: RunPlan) -> bool:
-        """Return whether the run is made again; what another process has made meanwhile is new enough."""
-        return self.force and plan.run_id not in self._seen_busy
+        """Return whether the run is made again; what another process or this one has made meanwhile is new enough."""
+        return self.force and plan.run_id not in self._seen_busy and plan.run_id not in self._attempts
 
     def _start(self, plan: RunPlan, folder: RunFolder) -> None:
         self._active[plan.run_id] = _Active(plan, folder)
@@ -236,6 +248,7 @@ class ExperimentRunner:
         request = RunRequest(
             plan.config, folder.path, self.data_dir, resume, self.keep_checkpoint, self.prerequisite, self.evaluate
         )
+        self._attempts[plan.run_id] = self._attempts.get(plan.run_id, 0) + 1
         self.executor.submit(plan.run_id, request)
 
     def _receive(self) -> list[RunEnded]:
@@ -255,6 +268,8 @@ class ExperimentRunner:
         if isinstance(event, Started):
             active.folder.begin(active.plan.config, rows=event.rows, losses=event.losses, probe_rows=event.probe_rows)
             active.facts = describe_program() | without_places(event.facts)
+            if (attempts := self._attempts[active.plan.run_id]) > 1:
+                active.facts["attempts"] = attempts
             active.folder.write_environment(active.facts)
             with folder_errors(self.folder):
                 write_provenance(self.folder)
@@ -286,16 +301,24 @@ class ExperimentRunner:
             return self._release(active, active.folder.finish(active.summary, keep_checkpoint=self.keep_checkpoint))
         return self._end(active, "interrupted", f"stopped before its end; {_HINT}")
 
-    def _fail(self, active: _Active, failure: Failed) -> RunEnded:
+    def _fail(self, active: _Active, failure: Failed) -> RunEnded | None:
         if failure.traceback:
             active.folder.write_error(failure.traceback)
         reason = str(failure.error)
         if isinstance(failure.error, DivergedError):
             return self._end(active, "diverged", reason)
+        if failure.is_host_lost and self._may_move(active):
+            self.listener(RunMoved(active.plan, reason))
+            self._postponed.append(active.plan)
+            self._end(active, "interrupted", reason)
+            return None
         if failure.is_lost:  # killed for its memory, say: once a call, and from its checkpoint the next time
             return self._end(active, "interrupted", f"{reason}; {_HINT}")
         # While stopping, it may not have been able to save a checkpoint.
         return self._end(active, "interrupted" if active.is_stopping else "failed", reason)
+
+    def _may_move(self, active: _Active) -> bool:
+        return not active.is_stopping and self._attempts[active.plan.run_id] <= self.max_host_losses
 
     def _postpone(self, active: _Active, message: Postponed) -> RunEnded | None:
         """Put a run back among those that wait, as one that was interrupted; or end it where all are stopping."""

@@ -10,9 +10,9 @@ from normbench.config.schema import ExperimentConfig, spell_out_lr
 from normbench.config.tuning import TuneConfig
 from normbench.errors import ConfigError, RunError
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
-from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import note
+from normbench.experiment.site import LocalSite, Site
 from normbench.experiment.worker_process import start_worker
 from normbench.runs.records import ExperimentRecord, read_experiment
 from normbench.runs.tuning_file import Trial, Tuning, write_tuning
@@ -27,7 +27,7 @@ def is_tuned(loaded: LoadedConfig) -> bool:
 
 
 def plan_tuned(
-    loaded: LoadedConfig, worker: TrainingProcess, options: RunOptions, listener: Listener | None = None
+    loaded: LoadedConfig, site: Site, options: RunOptions, listener: Listener | None = None
 ) -> list[RunPlan]:
     """Return the comparison's runs: at one learning rate for all norms and, where that is asked for, at each's own.
 
@@ -37,18 +37,20 @@ def plan_tuned(
         ConfigError: as `plan_experiment`, or the data set has no split to tune on.
         RunError: a run of the tuning did not end.
     """
-    plans = plan_experiment(loaded, worker, options.data_dir)
+    plans = plan_experiment(loaded, site.process, options.data_dir)
     if not is_tuned(loaded):
         return plans
     if options.shard is not None:
         raise ConfigError("--shard: tune chooses learning rates by all of its runs; train it in one place")
+    if not isinstance(site, LocalSite):
+        raise ConfigError("--cluster: tune chooses learning rates on one machine; leave one of the two out")
     tuning = _tune(loaded, options, listener)
     folder = options.runs_dir / loaded.experiment.name
     with folder_errors(folder):
         write_tuning(folder, tuning)
     rates = ", ".join(f"{label} {rate:.3g}" for label, rate in tuning.chosen.items())
     note(f"normbench: learning rates chosen: {rates}")
-    own = plan_experiment(_at_own_rates(loaded, plans, tuning), worker, options.data_dir)
+    own = plan_experiment(_at_own_rates(loaded, plans, tuning), site.process, options.data_dir)
     shared = {plan.run_id for plan in plans}
     by_seed = {seed: position for position, seed in enumerate(loaded.experiment.seeds)}
     both = [*plans, *(replace(plan, point="own rate") for plan in own if plan.run_id not in shared)]
@@ -113,7 +115,7 @@ def _tune(loaded: LoadedConfig, options: RunOptions, listener: Listener | None) 
     with start_worker() as worker:
         plans = plan_experiment(tuning, worker, options.data_dir)
         own_options = replace(options, max_seeds=None, baseline_from=None, shard=None)
-        comparison = run_experiment(tuning, plans, own_options, worker, listener=listener)
+        comparison = run_experiment(tuning, plans, own_options, LocalSite(worker), listener=listener)
     record = read_experiment(comparison.folder)
     ended = {run.run_id for run in record.runs if run.status.state in ("completed", "diverged")}
     left = [plan.run_id for plan in plans if plan.run_id not in ended]

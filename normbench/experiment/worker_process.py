@@ -60,6 +60,8 @@ class Failed:
     """The traceback of a bug."""
     is_lost: bool = False
     """Whether the process died."""
+    is_host_lost: bool = False
+    """Whether the machine that the process ran on was lost, so that the run may go on elsewhere."""
     is_last: bool = False
     """Whether the process ends now, because its device is of no more use to it."""
 

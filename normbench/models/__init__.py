@@ -76,6 +76,11 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             label="ResNet-9",
             description="the small residual net of fast CIFAR-10 training (DAWNBench)",
         ),
+        "speednet": Model(
+            build="normbench.models.speednet:SpeedNet",
+            label="SpeedNet",
+            description="a whitening layer and six wide convolutions, after airbench94: 94 % in seconds on a GPU",
+        ),
         "vgg_a": Model(
             build="normbench.models.vgg:VGGA",
             label="VGG-A",

@@ -16,7 +16,7 @@ from normbench.data import image_shape, load_dataset
 from normbench.data.images import ImageDataset
 from normbench.data.own import load_own_images
 from normbench.data.randomness import derive_seed
-from normbench.engine.batches import DeviceImages
+from normbench.engine.batches import DeviceImages, normalize
 from normbench.engine.checkpoint import load_checkpoint
 from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.device import (
@@ -33,6 +33,7 @@ from normbench.engine.probes.schedule import build_probes
 from normbench.engine.trainer import Trainer
 from normbench.errors import RunError
 from normbench.evaluation.average import WeightAverage
+from normbench.layers.whitening import Whitening
 from normbench.models import build_model
 from normbench.norms import AnyNormFactory
 from normbench.runs.evaluation_file import Evaluation
@@ -41,6 +42,8 @@ from normbench.runs.records import CHECKPOINT_FILE
 from normbench.worker.interface import STILL, LoadedRun, try_model
 from normbench.worker.own import check_logits, model_entry, norm_factory, watched
 
+_WHITENED_IMAGES = 2000
+"""The first training images, whose patches a whitening layer takes."""
 _TRIED_IMAGES = 8
 """Real images that what is of a user's own is tried with."""
 
@@ -183,8 +186,12 @@ def build_training(config: RunConfig, train_images: DeviceImages, test_images: D
     set_arithmetic(_precision(config), config.device, reproducible=config.train.reproducible)
     if config.norm.code is not None or config.model.code is not None:
         torch.manual_seed(derive_seed(config.seed, "layers"))  # what draws random numbers draws those of its run
+    model = build_run_model(config)
+    for layer in model.modules():
+        if isinstance(layer, Whitening):
+            layer.fit(normalize(train_images.first(_WHITENED_IMAGES).images.cpu()))
     return ClassifierTraining(
-        build_run_model(config),
+        model,
         train_images,
         test_images,
         config.train,

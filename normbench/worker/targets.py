@@ -5,6 +5,7 @@ The parent imports this module and has no torch; the functions import what they 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -176,6 +177,8 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
                 raise DraftError(draft.norm_position, str(error)) from error
             checked.add(key)
         configs.append(config)
+    gc.collect()
+    gc.freeze()  # what trying networks has imported is never garbage, and every run looks for garbage before it starts
     return configs
 
 

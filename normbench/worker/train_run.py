@@ -92,6 +92,8 @@ def _train_run(request: RunRequest, member: Member | None) -> Generator[RunEvent
             check_room(config.device)
         run, problems = _resume(request)
         trainer = run.trainer
+        if member is not None:
+            trainer.memory.suspend()  # until its turns begin
         facts = {**describe(config.device), **run.facts, **_concurrent_runs(request)}
         moved = _moved(request.folder, facts) if trainer.losses else {}
         problems = [*run.problems, *problems]

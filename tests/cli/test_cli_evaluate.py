@@ -22,6 +22,7 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/summary.json"))
 
 
+@pytest.mark.slow
 def test_a_config_measures_inside_the_run_and_the_command_the_same_from_its_weights(normbench, tmp_path) -> None:
     settings = ("--set", "evaluate.batch_sizes=[1,8]", "--set", "evaluate.average_share=1")
     train = ("compare", "bn", "gn", *TINY, "--epochs", "2", "--seeds", "1", "--name", "e", "--keep-checkpoint")

@@ -135,3 +135,11 @@ def test_env_says_what_a_bug_report_needs(normbench) -> None:
     assert {"normbench", "commit", "python", "torch", "device", "cpu", "torchvision", "numpy"} <= set(facts)
     text = normbench("env").out
     assert all(name in text for name in facts)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_runs_at_once_are_a_number_or_auto(normbench, text: str) -> None:
+    result = normbench("compare", "bn", "gn", "--dataset", "synthetic", "--dry-run", f"--runs-at-once={text}")
+    assert result.code == 2
+    assert f"--runs-at-once: {text!r} is neither auto nor a whole number from 1" in result.err
+    assert "Traceback" not in result.err

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import functional
 
-from normbench.engine.augment import apply_crop_flip, draw_crop_flip
+from normbench.engine.augment import apply_crop_flip, draw_augmentation, draw_crop_flip
 
 
 def reference(image, shift_y, shift_x, flip):
@@ -56,3 +56,22 @@ def test_nothing_depends_on_values_so_that_a_cuda_graph_can_hold_it():
         images = torch.empty(8, 3, 32, 32, dtype=torch.uint8)
         shift = torch.empty(8, dtype=torch.int64)
         assert apply_crop_flip(images, shift, shift, torch.empty(8, dtype=torch.bool)).shape == images.shape
+
+
+def test_each_image_is_mirrored_in_every_other_epoch_and_shifted_by_at_most_two_pixels() -> None:
+    epochs = [draw_augmentation("shift_alternate", 2000, seed=3, epoch=epoch) for epoch in range(4)]
+    flips = [drawn.flip for drawn in epochs]
+    assert torch.equal(flips[0], ~flips[1])
+    assert torch.equal(flips[0], flips[2])
+    assert torch.equal(flips[1], flips[3])
+    assert 900 < flips[0].sum() < 1100
+    for drawn in epochs:
+        assert set(drawn.dx.tolist()) == set(drawn.dy.tolist()) == {-2, -1, 0, 1, 2}
+    assert not torch.equal(epochs[0].dx, epochs[1].dx)
+    assert not torch.equal(flips[0], draw_augmentation("shift_alternate", 2000, seed=4, epoch=0).flip)
+
+
+def test_the_other_kinds_draw_what_they_drew_before() -> None:
+    assert draw_augmentation("none", 10, seed=0, epoch=1) is None
+    for ours, plain in zip(draw_augmentation("crop_flip", 10, 0, 1), draw_crop_flip(10, 0, 1), strict=True):
+        assert torch.equal(ours, plain)

@@ -9,6 +9,7 @@ from run_events import make_plan
 
 from normbench.config.probes import ProbesConfig
 from normbench.config.schema import ModelConfig
+from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import shortcoming
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunProgressed
@@ -37,7 +38,7 @@ PROBED = with_probes(
 
 def train(folder: Path, plan: RunPlan, stop_after: int | None = None) -> tuple[RunRecord, list[ExperimentEvent]]:
     events: list[ExperimentEvent] = []
-    runner = ExperimentRunner(folder, [LocalWorker()], events.append)
+    runner = ExperimentRunner(folder, LocalExecutor([LocalWorker()]), events.append)
     runner.run(
         [plan], lambda: stop_after is not None and sum(isinstance(e, RunProgressed) for e in events) >= stop_after
     )
@@ -67,6 +68,13 @@ def test_a_row_is_recorded_before_every_step_that_was_asked_for(probed: RunRecor
     losses = [row.loss for row in probed.probe_rows["landscape"]]  # of the batch, and the weights, of the step
     assert losses == pytest.approx(probed.total_losses[::2].tolist(), rel=1e-6)
     assert probed.unreadable == ()
+
+
+def test_the_loss_of_a_batch_in_parts_is_that_of_the_step(tmp_path: Path) -> None:
+    plan = changed(PLAIN, train=PLAIN.config.train.model_copy(update={"micro_batch": 5}))
+    record, _ = train(tmp_path, with_probes(plan, landscape={"every": 1}))
+    losses = [row.loss for row in record.probe_rows["landscape"]]
+    assert losses == pytest.approx(record.total_losses.tolist(), rel=1e-6)
 
 
 def test_an_interrupted_run_ends_with_the_rows_of_an_uninterrupted_one(probed: RunRecord, tmp_path: Path) -> None:

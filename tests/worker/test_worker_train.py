@@ -301,6 +301,16 @@ def test_no_room_for_a_checkpoint_is_called_so(tmp_path, monkeypatch) -> None:
         save_checkpoint({"weights": torch.zeros(100)}, tmp_path / "checkpoint.pt", "run")
 
 
+def test_a_device_that_gives_nothing_away_any_more_is_a_checkpoint_that_cannot_be_written(tmp_path) -> None:
+    class Lost:
+        def __reduce__(self) -> str:
+            raise RuntimeError("CUDA error: device-side assert triggered\nSearch for it")
+
+    with pytest.raises(CheckpointError, match=r"cannot be written: CUDA error: device-side assert triggered$"):
+        save_checkpoint({"weights": Lost()}, tmp_path / "checkpoint.pt", "run")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -34,6 +34,8 @@ class Moment:
     """The step's batch as the network takes it, ``(N, C, H, W)`` in [-1, 1], augmented as the step's is."""
     labels: Tensor
     """``(N,)``"""
+    micro_batch: int | None = None
+    """The images that the network sees at once, and norms take statistics of; all of the batch where None."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -43,13 +45,17 @@ class Moment:
     def loss(self, weights: Weights) -> Tensor:
         """Return the loss that the step minimizes, a scalar, at `weights` in place of the network's own.
 
-        Statistics are those of the batch, as in training. Each call starts from the buffers as they are now, so that it
-        does not matter which comes first.
+        Statistics are those of the batch, or of each of its parts, as in training. Each call starts from the buffers as
+        they are now, so that it does not matter which comes first.
         """
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         state = {**dict(zip(self.parameters, weights, strict=True)), **buffers}
-        outputs = self.objective.forward(lambda x: functional_call(self.model, state, (x,)), self.images)
-        return self.objective.outcome(outputs, self.labels).losses[0]
+        size = self.micro_batch or len(self.labels)
+        losses = []
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            outputs = self.objective.forward(lambda x: functional_call(self.model, state, (x,)), images)
+            losses.append(len(labels) / len(self.labels) * self.objective.outcome(outputs, labels).losses[0])
+        return torch.stack(losses).sum()
 
     def value_and_gradient(self, weights: Weights) -> tuple[Tensor, list[Tensor]]:
         """Return the loss at `weights` and its gradient, zeros for a weight that it does not depend on."""
@@ -72,7 +78,10 @@ def moment_of(train_step: TrainStep, step: int, step_in_epoch: int, learning_rat
         dx, dy, flip = (drawn[indices] for drawn in train_step.state.crop_flip)
         images = apply_crop_flip(images, dy, dx, flip)
     model = copy.deepcopy(train_step.model).train().to(memory_format=torch.contiguous_format)
-    return Moment(step, learning_rate, model, train_step.objective, normalize(images.contiguous()), labels)
+    settings = train_step.settings
+    part = None if settings.sync_statistics else settings.micro_batch
+    batch = normalize(images.contiguous())
+    return Moment(step, learning_rate, model, train_step.objective, batch, labels, part)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
