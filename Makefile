@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all torture lint format typecheck compare plots data docs build clean
+.PHONY: help install demo test test-all torture lint format typecheck compare plots results data docs build clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ compare: install  ## Run a comparison: make compare CONFIG=configs/tutorial.yaml
 
 plots: install  ## Redraw every plot and table from what is recorded under runs/
 	$(BIN)/normbench plots $(RUNS)
+
+results: install  ## Write the pages under docs/results anew from the bundles beside them
+	$(BIN)/python docs/results_pages.py docs/results/*.md
 
 data: install  ## Download CIFAR-10 (170 MB) into the user cache
 	$(BIN)/normbench data fetch

@@ -60,6 +60,13 @@ def compare(
     batch_size: BatchSizeOption = None,
     lr: LearningRateOption = None,
     seeds: SeedsOption = None,
+    until_resolved: Annotated[
+        bool,
+        typer.Option("--until-resolved", help="Add seeds until every verdict is resolved: docs/statistics.md."),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option(metavar="N", min=3, help="With --until-resolved, the most seeds.", show_default="20")
+    ] = None,
     baseline: BaselineOption = None,
     baseline_from: Annotated[
         Path | None,
@@ -113,9 +120,11 @@ def compare(
     """
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
+    from normbench.experiment.looks import most_seeds
     from normbench.experiment.shards import Shard
 
     config, chosen = config_or_norms(words or [], norms)
+    most = most_seeds(seeds, max_seeds, until_resolved=until_resolved)
     flags: dict[str, Any] = {
         "norms": chosen,
         "model": model,
@@ -123,7 +132,7 @@ def compare(
         "train.epochs": epochs,
         "train.batch_size": batch_size,
         "train.lr": lr,
-        "seeds": seeds,
+        "seeds": seeds if most is None else most,
         "baseline": baseline,
         "device": device,
         "train.precision": precision,
@@ -155,5 +164,6 @@ def compare(
         runs_at_once=read_runs_at_once(runs_at_once),
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
+        max_seeds=most,
         shard=None if shard is None else Shard.parse(shard),
     )

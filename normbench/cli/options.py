@@ -68,6 +68,22 @@ BaselineOption = Annotated[
     str | None, typer.Option(help="The norm that others are compared with.", autocompletion=norm_names)
 ]
 MarginOption = Annotated[float, typer.Option(min=0.0, help="Differences within this many points count as equivalent.")]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The comparisons that share the 5 % of errors: setting or sweep.",
+        autocompletion=one_of("setting", "sweep"),
+        show_default=False,
+    ),
+]
+SpreadOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The cells' standard deviations in a sweep: own, or borrowed.",
+        autocompletion=one_of("own", "borrowed"),
+        show_default=False,
+    ),
+]
 WandbOption = Annotated[
     bool, typer.Option("--wandb", help="Also log to Weights & Biases (pip install 'normbench\\[wandb]').")
 ]

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from normbench.cli.completion import run_folders
-from normbench.cli.options import BaselineOption, JsonOption, MarginOption, TensorBoardOption
+from normbench.cli.options import (
+    BaselineOption,
+    FamilyOption,
+    JsonOption,
+    MarginOption,
+    SpreadOption,
+    TensorBoardOption,
+    given,
+)
 
 
 def report(
@@ -29,6 +37,8 @@ def report(
     ] = None,
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
+    family: FamilyOption = None,
+    spread: SpreadOption = None,
     tensorboard: TensorBoardOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -40,6 +50,7 @@ def report(
     from normbench.errors import ConfigError, RunError, shown
     from normbench.report import Report, write_report_of
     from normbench.report.recorded_runs import load_experiments
+    from normbench.report.setting_results import analysis_of
     from normbench.report.tensorboard import require_tensorboard, write_tensorboard
     from normbench.runs.bundle_file import find_bundle
     from normbench.runs.records import REPORT_FOLDER, is_run
@@ -55,7 +66,8 @@ def report(
     if output is not None and len(experiments) > 1:
         raise ConfigError(f"--output: one folder for a report, and {folder} holds {len(experiments)} experiments")
     for experiment in experiments:
-        found = Report(experiment, baseline, margin / 100)
+        analysis = analysis_of(experiment, given({"family": family, "spread": spread}))
+        found = Report(experiment, baseline, margin / 100, analysis)
         place = find_bundle(experiment.folder)
         if tensorboard and place:
             raise ConfigError("--tensorboard: its files go into the experiment's folder; a bundle is not written into")

@@ -35,12 +35,15 @@ def execute(
         from normbench.config.load import load_config
         from normbench.experiment.execute import RunOptions, plan_experiment, run_experiment
         from normbench.experiment.site import open_site
+        from normbench.experiment.tuning import is_tuned, plan_tuned, tuning_of
 
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         run_options = RunOptions(**options)
         site = stack.enter_context(open_site(cluster, loaded, worker))
-        plans = plan_experiment(loaded, site.process, run_options.data_dir)
         if dry_run:
+            if is_tuned(loaded):  # what follows it is known when it is done
+                loaded = tuning_of(loaded)
+            plans = plan_experiment(loaded, site.process, run_options.data_dir)
             folder = run_options.runs_dir / loaded.experiment.name
             force, retry = run_options.force, run_options.retry
             print_dry_run(
@@ -48,6 +51,7 @@ def execute(
                 place=getattr(site, "placement", None),
             )  # fmt: skip
             return
+        plans = plan_tuned(loaded, site, run_options)
         result = run_experiment(
             loaded, plans, run_options, site, on_report=lambda comparison: _print(comparison, json_output=json_output)
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from normbench.cli.completion import one_of, run_folders
-from normbench.cli.options import BaselineOption, JsonOption, MarginOption
+from normbench.cli.options import BaselineOption, FamilyOption, JsonOption, MarginOption, SpreadOption, given
 
 
 def table(
@@ -29,6 +29,8 @@ def table(
     ] = "text",
     baseline: BaselineOption = None,
     margin: MarginOption = 0.5,
+    family: FamilyOption = None,
+    spread: SpreadOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say below a table how each of its numbers is made.")
     ] = False,
@@ -45,7 +47,8 @@ def table(
     from normbench.report.recorded_runs import format_tables, load_tables
 
     left_out: list[str] = []
-    tables = load_tables(folders, baseline=baseline, margin=margin / 100, tell=left_out.append)
+    analysis = given({"family": family, "spread": spread})
+    tables = load_tables(folders, baseline=baseline, margin=margin / 100, analysis=analysis, tell=left_out.append)
     format_ = "json" if json_output else format_
     if format_ == "text":
         for found in tables:

@@ -20,9 +20,13 @@ _NOT_IN_GRID = {
     "name": "one experiment has one name",
     "baseline": "one experiment has one baseline",
     "grid": "a grid has no grid",
+    "tune": "it tries learning rates itself",
+    "analysis": "one experiment has one analysis",
     "batch_one": "it is a probe of a comparison without a grid",
     "evaluate": "it changes no training",
     "probe": "it is no setting",
+    "sources": "they are runs of their own",
+    "held": "it is no setting",
 }
 
 

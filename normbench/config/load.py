@@ -23,6 +23,7 @@ from normbench.config.naming import question_name
 from normbench.config.overrides import assign
 from normbench.config.probes import CurvatureConfig, LandscapeConfig, ProbesConfig, SignalsConfig
 from normbench.config.schema import (
+    AnalysisConfig,
     BatchOneConfig,
     DatasetConfig,
     EvaluateConfig,
@@ -33,6 +34,7 @@ from normbench.config.schema import (
     TrainConfig,
 )
 from normbench.config.style import StyleExperimentConfig, StyleTrainConfig
+from normbench.config.tuning import TuneConfig
 from normbench.config.yaml_reader import parse_options, parse_value, read_yaml
 from normbench.errors import ConfigError, UnknownNameError
 
@@ -49,13 +51,20 @@ _SECTIONS: Mapping[str, Sections] = {
         "train": TrainConfig,
         "lr_scaling": LearningRateScaling,
         "batch_one": BatchOneConfig,
+        "tune": TuneConfig,
+        "analysis": AnalysisConfig,
         "probes": ProbesConfig,
         "probes.landscape": LandscapeConfig,
         "probes.signals": SignalsConfig,
         "probes.curvature": CurvatureConfig,
         "evaluate": EvaluateConfig,
     },
-    "style_transfer": {"": StyleExperimentConfig, "norms": NormConfig, "train": StyleTrainConfig},
+    "style_transfer": {
+        "": StyleExperimentConfig,
+        "norms": NormConfig,
+        "train": StyleTrainConfig,
+        "analysis": AnalysisConfig,
+    },
 }
 """The sections of a config by task and name; the whole of it by the empty name."""
 

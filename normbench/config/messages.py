@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from normbench.config.schema import BatchOneConfig
+from normbench.config.tuning import TuneConfig
 from normbench.errors import suggestion
 
 Key = tuple[str | int, ...]
@@ -132,7 +133,7 @@ def _elsewhere(path: Key, sections: Sections) -> str:
     places = [
         f"{name}.{key}" if name else key
         for name, section in sections.items()
-        if section not in (here, BatchOneConfig)
+        if section not in (here, BatchOneConfig, TuneConfig)
         and key in section.model_fields
         and key not in ("name", "options", "label")
     ]

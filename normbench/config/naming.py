@@ -11,7 +11,7 @@ from typing import Any
 MAX_LENGTH = 64
 _IN_NAME = {"model": "", "dataset": "", "train.epochs": "e", "train.batch_size": "bs", "train.lr": "lr"}
 """Fields that a name spells out, where they are given, each with the letters before its value."""
-_SAME_QUESTION = ("norms", "name", "seeds", "seed", "device", "baseline")
+_SAME_QUESTION = ("norms", "name", "seeds", "seed", "device", "baseline", "analysis")
 """Fields that ask nothing else: more seeds, say, go on with the same experiment."""
 
 

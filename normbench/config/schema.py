@@ -27,6 +27,7 @@ from pydantic import (
 
 from normbench.config.bounds import MAX_SEEDS
 from normbench.config.probes import ProbesEntry
+from normbench.config.tuning import TuneConfig
 from normbench.own_code import Source
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | None
@@ -239,8 +240,8 @@ def spell_out_lr(data: Any) -> Any:
 
 
 def without_probes(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out `probes` where there are none: run ids are hashes of what is written."""
-    return {key: value for key, value in data.items() if key != "probes" or value is not None}
+    """Leave out `probes` and `held` where there are none: run ids are hashes of what is written."""
+    return {key: value for key, value in data.items() if key not in ("probes", "held") or value is not None}
 
 
 class LearningRateScaling(Frozen):
@@ -275,6 +276,15 @@ class BatchOneConfig(Frozen):
         return spell_out_lr(data)
 
 
+class AnalysisConfig(Frozen):
+    """How verdicts are given (docs/statistics.md); it is written with the experiment before its first run."""
+
+    family: Literal["setting", "sweep"] = "setting"
+    """Among which comparisons the 5 % of errors are shared: those of one setting, or all of a sweep."""
+    spread: Literal["own", "borrowed"] = "borrowed"
+    """Whether the cells of a sweep borrow from each other what their spread is; a single table never does."""
+
+
 class EvaluateConfig(Frozen):
     """What is measured of each trained network before its weights go (docs/evaluation.md)."""
 
@@ -293,6 +303,9 @@ class EvaluateConfig(Frozen):
         return ceil(self.average_share * num_epochs)
 
 
+SourceOfVariance = Literal["initialization", "order", "augmentation"]
+"""What a seed decides."""
+Held = Mapping[SourceOfVariance, Annotated[int, Field(ge=0, strict=True)]]
 NormEntry = Annotated[NormConfig, BeforeValidator(_name_only)]
 ModelEntry = Annotated[ModelConfig, BeforeValidator(_name_only)]
 DatasetEntry = Annotated[DatasetConfig, BeforeValidator(_name_only)]
@@ -315,6 +328,7 @@ class BaseExperimentConfig(Frozen):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     baseline: StrictStr | None = None
     """The norm (its label or name) that differences and relative times refer to; bn where it takes part."""
+    analysis: AnalysisConfig = AnalysisConfig()
 
     @property
     def model_name(self) -> str:
@@ -401,16 +415,35 @@ class ExperimentConfig(BaseExperimentConfig):
     lr_scaling: Annotated[LearningRateScaling, BeforeValidator(_rule_only)] = LearningRateScaling()
     batch_one: BatchOneConfig | None = None
     """If given (`{}` for the defaults): how each norm fares at batch size 1."""
+    tune: TuneConfig | None = None
+    """If given: norms are compared at one learning rate for all, and each at its own, chosen by these rules."""
+    sources: tuple[SourceOfVariance, ...] = ()
+    """What is also varied from seed to seed alone, all else as with the first seed (docs/statistics.md)."""
+    held: Held | None = None
     evaluate: EvaluateConfig | None = None
     """If given (`{}` for the defaults): more than accuracy, measured of each network once it is trained."""
-    probe: Literal["batch_one"] | None = None
-    """Stands in the config of a probe's run, which can be run again like any other."""
+    probe: Literal["batch_one", "variance"] | None = None
+    """Stands in the config of a probe's run, as `held` does; it can be run again like any other."""
     probes: ProbesEntry | None = None
     """What is measured during training beside the loss; nothing if absent. Training is the same, bit for bit."""
 
     @model_serializer(mode="wrap")
     def _leave_out_probes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_probes(handler(self))
+
+    @model_validator(mode="after")
+    def _is_tuned_alone(self) -> Self:
+        """Refuse what would set learning rates beside `tune`."""
+        if self.tune is None:
+            return self
+        if self.grid:
+            raise ValueError("tune and grid: the rates are chosen for one setting; write a config for each")
+        if self.lr_scaling.rule != "none":
+            raise ValueError("tune and lr_scaling: tune tries the rates themselves; leave lr_scaling out")
+        for norm in self.norms:
+            if "learning_rate" in spell_out_lr(norm.train):
+                raise ValueError(f"tune chooses each norm's learning rate, and {norm.name} sets its own")
+        return self
 
     @property
     def model_name(self) -> str:
@@ -434,8 +467,10 @@ class RunConfig(BaseRunConfig):
     model: ModelEntry
     dataset: DatasetEntry
     train: TrainConfig
-    probe: Literal["batch_one"] | None = None
+    probe: Literal["batch_one", "variance"] | None = None
     """The purpose of a run that is no part of the comparison itself."""
+    held: Held | None = None
+    """What has another seed than the run's own, with that seed."""
     probes: ProbesEntry | None = None
 
     @model_serializer(mode="wrap")
@@ -446,6 +481,10 @@ class RunConfig(BaseRunConfig):
     def model_name(self) -> str:
         """The key of the network in the registry of models."""
         return self.model.name
+
+    def seed_of(self, source: SourceOfVariance) -> int:
+        """Return the seed that decides the initialization, the order of the images, or their augmentation."""
+        return (self.held or {}).get(source, self.seed)
 
     @property
     def length(self) -> int:

@@ -35,6 +35,7 @@ class ClassifierTraining:
         config: TrainConfig,
         *,
         seed: int,
+        augmentation_seed: int | None = None,
         device: DeviceName,
         precision: Precision,
         engine: Engine,
@@ -42,6 +43,7 @@ class ClassifierTraining:
         self.num_epochs = config.epochs
         self._seed = seed
         self._augment = config.augment
+        self._augmentation_seed = seed if augmentation_seed is None else augmentation_seed
         self._test_images = test_images
         num_steps = config.epochs * -(-len(train_images) // config.batch_size)
         rates = learning_rates(config.schedule, config.learning_rate, num_steps, config.warmup_fraction)
@@ -63,7 +65,7 @@ class ClassifierTraining:
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return the order of the images, and how each is cropped and flipped."""
         settings = self.step.settings
-        drawn = draw_augmentation(self._augment, settings.num_images, self._seed, epoch)
+        drawn = draw_augmentation(self._augment, settings.num_images, self._augmentation_seed, epoch)
         return epoch_order(settings.num_images, self._seed, epoch), drawn
 
     def warm_up(self) -> None:

@@ -14,10 +14,12 @@ from normbench.config.load import load_config
 from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
-from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
+from normbench.experiment.execute import Listener, RunOptions, run_experiment
+from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.shards import Shard
 from normbench.experiment.site import open_site
+from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
 from normbench.registry import load
 
@@ -56,6 +58,8 @@ def compare(
     fail_fast: bool = False,
     max_failures: int | None = None,
     baseline_from: str | Path | None = None,
+    until_resolved: bool = False,
+    max_seeds: int | None = None,
     runs_at_once: int | None = None,
     shard: str | None = None,
     cluster: str | None = None,
@@ -85,6 +89,8 @@ def compare(
         fail_fast: start no other run after one that fails or diverges.
         max_failures: start no other run after so many that fail or diverge.
         baseline_from: a folder or bundle whose runs of the baseline, with the same settings, are taken over.
+        until_resolved: add seeds until every verdict is resolved, at the looks of docs/statistics.md.
+        max_seeds: the most seeds then; 20 if absent.
         runs_at_once: how many runs a device trains at once, at most; by default 8 classifiers on a GPU, and else one.
             What a run computes does not depend on it.
         shard: ``"K/N"``: run part K of N, whole seeds where possible.
@@ -105,7 +111,11 @@ def compare(
     if more:
         raise ConfigError("compare takes one config: a file, a name, a mapping or an ExperimentConfig")
     flags = _flags("compare", arguments, _EXPERIMENT_ARGUMENTS)
+    most = most_seeds(arguments.get("seeds"), max_seeds, until_resolved=until_resolved)
+    if most is not None:
+        flags["seeds"] = most
     options = _options(runs_dir, data_dir, force, retry, keep_checkpoint, tensorboard)
+    options = replace(options, max_seeds=most)
     options = replace(options, wandb=wandb, mlflow=mlflow, max_failures=1 if fail_fast else max_failures)
     options = replace(options, runs_at_once=_count(runs_at_once))
     if baseline_from is not None:
@@ -202,7 +212,16 @@ def _flags(function: str, arguments: Mapping[str, Any], allowed: Mapping[str, st
 
 
 _OWN = {
-    "compare": ("fail_fast", "max_failures", "baseline_from", "shard", "cluster", "cpus_per_run"),
+    "compare": (
+        "fail_fast",
+        "max_failures",
+        "baseline_from",
+        "shard",
+        "until_resolved",
+        "max_seeds",
+        "cluster",
+        "cpus_per_run",
+    ),
     "train": ("norm", "norm_options", "seed"),
 }
 """The arguments by name that only one of the functions has."""
@@ -249,5 +268,5 @@ def _execute(
         worker = stack.enter_context(start_worker()) if cluster is None else None
         loaded = load_config(source, settings=settings, flags=flags, default_name=default_name, max_runs=max_runs)
         site = stack.enter_context(open_site(cluster, loaded, worker))
-        plans = plan_experiment(loaded, site.process, options.data_dir)
+        plans = plan_tuned(loaded, site, options, listener)
         return run_experiment(loaded, plans, options, site, listener=listener)

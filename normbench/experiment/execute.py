@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from normbench.config.load import LoadedConfig, load_config
+from normbench.config.load import AnyExperiment, LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig, ExperimentConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
 from normbench.experiment.baseline import adopt_baseline
@@ -20,6 +20,7 @@ from normbench.experiment.comparison import Comparison
 from normbench.experiment.evaluate_runs import evaluate_runs
 from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
+from normbench.experiment.looks import check_until_resolved, look_at, run_stages, seeds_of, stages
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
@@ -28,7 +29,7 @@ from normbench.experiment.shards import Shard
 from normbench.experiment.site import Site
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.report import load_libraries, write_report_of, write_run_report
-from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE
+from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
 from normbench.tasks import TASKS
@@ -60,6 +61,8 @@ class RunOptions:
     max_failures: int | None = None
     baseline_from: Path | None = None
     """A folder or bundle whose runs of the baseline are taken over."""
+    max_seeds: int | None = None
+    """Add seeds until every verdict is resolved, at most so many; None to run the config's seeds."""
     runs_at_once: int | None = None
     """How many runs a device trains at once, at most; None: as `normbench.experiment.site` chooses."""
     shard: Shard | None = None
@@ -119,6 +122,9 @@ def run_experiment(
     folder = options.runs_dir / loaded.experiment.name
     resolved = resolved_experiment(loaded.experiment, plans)
     plans = options.chosen(plans)
+    left = stages(plans, options.max_seeds, folder)
+    if options.max_seeds is not None:
+        check_until_resolved(loaded.experiment, plans, is_shard=options.shard is not None)
     trackers: list[Tracking] = []
     if options.tensorboard or options.wandb or options.mlflow:
         from normbench.experiment.tracking import open_trackers
@@ -133,7 +139,7 @@ def run_experiment(
     for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
         site.process.call(targets.check_data, config, options.data_dir, prerequisite)
     _compile_kernels(due, folder, options, site.process, prerequisite)
-    write_experiment(folder, resolved)
+    write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
     sweep(folder)
     with site.executor(due, plans, folder, options.runs_at_once) as executor:
         runner = ExperimentRunner(
@@ -150,15 +156,15 @@ def run_experiment(
             max_host_losses=site.max_host_losses,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, site, plans, options, loaded.experiment.baseline, shown, trackers, on_report)
+        return _run(runner, site, left, options, loaded.experiment, shown, trackers, on_report)
 
 
 def _run(
     runner: ExperimentRunner,
     site: Site,
-    plans: list[RunPlan],
+    left: list[list[RunPlan]],
     options: RunOptions,
-    baseline: str | None,
+    experiment: AnyExperiment,
     listener: Listener | Progress,
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
@@ -175,11 +181,20 @@ def _run(
                 _report_run(run_folder)
 
     runner.listener = listen
+    plans = left[0]
     comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
+
+    def run(stage: Sequence[RunPlan]) -> bool:
+        if stage is not left[0]:
+            write_experiment(folder, resolved_experiment(experiment, stage))
+        return runner.run(stage, signals.arrived)
+
     signals = HeldSignals()
     try:
         with signals, _shown(listener):
-            comparison = replace(comparison, is_complete=runner.run(plans, signals.arrived))
+            for plans, is_complete in run_stages(left, folder, options.max_seeds, run):
+                run_ids = tuple(plan.run_id for plan in plans)
+                comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
             if not runner.has_stopped:
                 _evaluate_kept(runner, site.process, plans, options, signals.arrived)
             for process in () if runner.has_stopped else site.timing_processes():
@@ -189,7 +204,7 @@ def _run(
                     process,
                     listener,
                     options.data_dir,
-                    baseline,
+                    experiment.baseline,
                     options.force,
                     runner.prerequisite,
                 ).run(signals.arrived)
@@ -198,8 +213,23 @@ def _run(
     finally:
         runner.executor.dismiss()  # all ends while the report is written
         if not signals.is_urgent:
+            if _is_whole_look(options) and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
+                _look_at(folder, plans)
             comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
     return comparison
+
+
+def _is_whole_look(options: RunOptions) -> bool:
+    """Return whether the report to come is a look that is not recorded yet, at all that was asked for."""
+    return options.max_seeds is None and options.shard is None
+
+
+def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
+    """Record that the verdicts are looked at; a report is written all the same where that cannot be."""
+    try:
+        look_at(folder, seeds_of(plans), None)
+    except NormBenchError as error:
+        note(f"normbench: {error}")
 
 
 def _evaluate_kept(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from normbench.config.load import AnyExperiment, LoadedConfig
 from normbench.config.schema import (
@@ -16,6 +16,7 @@ from normbench.config.schema import (
     LearningRateScaling,
     ModelConfig,
     NormConfig,
+    SourceOfVariance,
     Value,
     spell_out_lr,
 )
@@ -57,7 +58,37 @@ def draft_runs(loaded: LoadedConfig, own: OwnEntries = NOTHING_OWN) -> list[RunD
     return [
         replace(draft, config={**draft.config, "seed": seed})
         for seed in loaded.experiment.seeds
-        for drafts in (*cells, probes)
+        for drafts in (*cells, probes, _draft_sources(loaded, cells, is_first=seed == loaded.experiment.seeds[0]))
+        for draft in drafts
+    ]
+
+
+def _draft_sources(loaded: LoadedConfig, cells: list[list[RunDraft]], *, is_first: bool) -> list[RunDraft]:
+    """Return one seed's runs in which a single thing is not as with the first seed, whose own run is one of each.
+
+    Raises:
+        ConfigError: augmentation is to vary, and there is none.
+    """
+    experiment = loaded.experiment
+    sources = getattr(experiment, "sources", ())
+    if "augmentation" in sources and any(d.config["train"]["augment"] == "none" for drafts in cells for d in drafts):
+        raise loaded.error(("sources",), "augmentation cannot vary where train.augment is none")
+    if is_first:
+        return []
+    first = experiment.seeds[0]
+    return [
+        replace(
+            draft,
+            config={
+                **draft.config,
+                "held": {other: first for other in get_args(SourceOfVariance) if other != source},
+                "probe": "variance",
+                "probes": None,
+            },
+            point=", ".join(filter(None, [draft.point, f"{source} alone varies"])),
+        )
+        for source in sources
+        for drafts in cells
         for draft in drafts
     ]
 
@@ -264,4 +295,5 @@ def resolved_experiment(experiment: AnyExperiment, plans: Sequence[RunPlan]) -> 
         for section in ("model", "dataset")
         if hasattr(first, section) and section not in swept
     }
-    return experiment.model_copy(update={"norms": norms, **kept})
+    seeds = tuple(dict.fromkeys(plan.config.seed for plan in plans))
+    return experiment.model_copy(update={"norms": norms, "seeds": seeds, **kept})

@@ -11,9 +11,10 @@ from normbench.report.columns import format_estimate
 from normbench.report.comparison_table import Row, Table
 from normbench.report.figure_style import setting_title
 from normbench.report.grouping import Section, Setting
+from normbench.report.paired import MIN_SEEDS
 from normbench.report.stats import Estimate
 from normbench.report.sweeps import Sensitivity
-from normbench.report.verdicts import MIN_SEEDS, Verdict
+from normbench.report.verdicts import Verdict
 from normbench.tasks import Measure
 
 
@@ -33,7 +34,7 @@ def answers(table: Table) -> list[str]:
     for setting, rows in by_setting.items():
         for measure in table.measures:
             names = [setting_title(setting)] * several + [measure.header] * (len(table.measures) > 1)
-            said = [_best(rows, measure), _against_baseline(rows, measure, table)]
+            said = [_best(rows, measure, table.rates), _against_baseline(rows, measure, table)]
             found.append("".join(f"{name}: " for name in names) + " ".join(filter(None, said)))
     return found
 
@@ -58,7 +59,7 @@ def failing_rates(entries: Sequence[Sensitivity]) -> list[str]:
     return found
 
 
-def _best(rows: Sequence[Row], measure: Measure) -> str:
+def _best(rows: Sequence[Row], measure: Measure, rates: str | None) -> str:
     """Return which norm is best, or that this is not resolved."""
     sign = -1 if measure.higher_is_better else 1
     known = sorted((row for row in rows if _estimate(row, measure)), key=lambda row: sign * _mean(row, measure))
@@ -67,11 +68,13 @@ def _best(rows: Sequence[Row], measure: Measure) -> str:
     first = known[0]
     if len(known) == 1:
         return f"{first.label} reaches {_written(first, measure)}."
-    return f"{_condition(known)}, {_leader(known, measure)}"
+    return f"{_condition(known, rates)}, {_leader(known, measure)}"
 
 
-def _condition(rows: Sequence[Row]) -> str:
+def _condition(rows: Sequence[Row], tuned: str | None) -> str:
     """Return under what the ranking holds: a norm may do better at another learning rate than the one it had."""
+    if tuned is not None:
+        return f"under this protocol, {tuned}"
     rates = sorted({row.learning_rate for row in rows})
     if len(rates) == 1:
         return f"under this protocol, with one learning rate for all norms ({rates[0]:.3g})"

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from normbench.config.schema import AnalysisConfig
 from normbench.report.batch_one import BatchOneProbe, batch_one_probe
 from normbench.report.captions import (
     caption,
     cost_caption,
     describe_environment,
+    describe_rates,
+    design_caption,
     failure,
     is_failure,
+    look_notes,
     notes,
     probe_caption,
     short_caption,
     timing_notes,
+    tuning_notes,
 )
 from normbench.report.comparison_table import TARGETS, Result, Row, Table
 from normbench.report.epoch_times import EpochTime, epoch_times
 from normbench.report.grouping import Group, Section
-from normbench.report.stats import summarize
-from normbench.report.verdicts import MIN_SEEDS, Comparison, compare_to_baseline, rank_ranges
+from normbench.report.setting_results import analysis_of, setting_results
+from normbench.report.stats import failure_rate
 from normbench.runs.records import ExperimentRecord, RunRecord
-from normbench.tasks import Measure, Task
+from normbench.tasks import Task
 
 
 def build_tables(
@@ -31,38 +36,64 @@ def build_tables(
     sections: Sequence[Section],
     margin: float | None = None,
     result_id: str | None = None,
+    analysis: AnalysisConfig | None = None,
 ) -> tuple[Table, ...]:
-    """Return a table for each section. `margin` replaces the margin of measures in which it is no share of a mean."""
-    return tuple(_table(experiment, section, len(sections), margin, result_id) for section in sections)
+    """Return a table for each section. `margin` replaces the margin of measures in which it is no share of a mean.
+
+    `analysis` replaces what the experiment says of it.
+    """
+    return tuple(
+        _table(experiment, section, len(sections), margin, result_id, analysis or analysis_of(experiment))
+        for section in sections
+    )
 
 
 def _table(
-    experiment: ExperimentRecord, section: Section, num_sections: int, margin: float | None, result_id: str | None
+    experiment: ExperimentRecord,
+    section: Section,
+    num_sections: int,
+    margin: float | None,
+    result_id: str | None,
+    analysis: AnalysisConfig,
 ) -> Table:
     probe = batch_one_probe(experiment, section)
     times = [epoch_times(groups, section, experiment.timing) for groups in section.by_setting]
     margins = _margins(section.task, margin)
+    verdicts = {
+        measure.name: setting_results(section, measure, margins[measure.name], analysis, experiment.looks)
+        for measure in section.task.measures
+    }
     rows = [
         row
-        for groups, own_times in zip(section.by_setting, times, strict=True)
-        for row in _rows(groups, section, margins, probe, own_times)
+        for index, (groups, own_times) in enumerate(zip(section.by_setting, times, strict=True))
+        for row in _rows(groups, section, {name: found[index] for name, found in verdicts.items()}, probe, own_times)
     ]
+    rates = describe_rates(section, experiment.tuning)
     title = experiment.name
     if num_sections > 1:
-        title += f" ({describe_environment(section.environment)})"
+        title += f" ({rates or describe_environment(section.environment)})"
     return Table(
         title=title,
         short_caption=short_caption(section, rows),
-        caption=caption(section, rows, num_sections, margins) + (f" {probe_caption(probe)}" if probe else ""),
+        caption=caption(section, rows, num_sections, margins)
+        + design_caption(section, rows, analysis, experiment.looks)
+        + (f" {probe_caption(probe)}" if probe else ""),
         cost_caption=cost_caption(section, rows),
         task=section.task,
         varied=section.varied,
         rows=tuple(rows),
         failures=tuple(failure(group, run) for group in section.groups for run in group.runs if is_failure(run)),
-        notes=(*notes(section, times), *timing_notes(section, times, experiment.timing), *experiment.unreadable),
+        notes=(
+            *tuning_notes(section, experiment.tuning),
+            *look_notes(experiment.looks, rows),
+            *notes(section, times),
+            *timing_notes(section, times, experiment.timing),
+            *experiment.unreadable,
+        ),
         environment=section.environment,
         baseline=section.baseline,
         margins=margins,
+        rates=rates,
         result_id=result_id,
     )
 
@@ -77,13 +108,11 @@ def _margins(task: Task, margin: float | None) -> dict[str, float]:
 def _rows(
     groups: tuple[Group, ...],
     section: Section,
-    margins: Mapping[str, float],
+    results: Mapping[str, Mapping[str, Result]],
     probe: BatchOneProbe | None,
     times: Mapping[str, EpochTime],
 ) -> list[Row]:
-    """Return the rows of one setting, compared with each other."""
-    measures = section.task.measures
-    results = {measure.name: _results(groups, section, measure, margins[measure.name]) for measure in measures}
+    """Return the rows of one setting, with their `results` by measure and label."""
     rows = []
     for group in groups:
         summaries = [run.summary for run in group.completed]
@@ -109,27 +138,11 @@ def _rows(
                 num_planned=group.num_planned,
                 runs=group.count_text,
                 is_baseline=group.label == section.baseline,
+                failure_rate=failure_rate(group.states["diverged"], len(summaries)),
                 batch_one=probe.of(group.runs[0].config.norm) if probe else None,
             )
         )
     return rows
-
-
-def _results(groups: tuple[Group, ...], section: Section, measure: Measure, margin: float) -> dict[str, Result]:
-    """Return, by label, one measure of the groups of one setting, compared with each other."""
-    scores = {group.label: group.scores(measure) for group in groups}
-    estimates = {label: summarize(list(by_seed.values())) for label, by_seed in scores.items()}
-    comparisons: dict[str, Comparison] = {}
-    base = estimates.get(section.baseline) if section.baseline else None
-    if section.baseline in scores:
-        others = {label: by_seed for label, by_seed in scores.items() if label != section.baseline}
-        absolute = margin * abs(base.mean) if base and measure.margin_is_relative else margin
-        comparisons = compare_to_baseline(
-            others, scores[section.baseline], absolute, higher_is_better=measure.higher_is_better
-        )
-    can_rank = sum(len(by_seed) >= MIN_SEEDS for by_seed in scores.values()) > 1
-    ranks = rank_ranges(scores, higher_is_better=measure.higher_is_better) if can_rank else {}
-    return {label: Result(estimates[label], comparisons.get(label), ranks.get(label)) for label in scores}
 
 
 def seconds_to_reach(run: RunRecord, target: float, epoch_seconds: float | None = None) -> float | None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from normbench.config.schema import AnalysisConfig
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.comparison_table import Row
 from normbench.report.epoch_times import EpochTime, reasons_untimed
 from normbench.report.grouping import Group, Scalar, Section, Setting
+from normbench.report.paired import MIN_SEEDS
 from normbench.report.stats import median_and_mad
 from normbench.report.task_report import task_report
-from normbench.report.verdicts import MIN_SEEDS, Verdict
+from normbench.report.verdicts import Verdict
+from normbench.runs.looks_file import RecordedLooks
 from normbench.runs.records import RunRecord
 from normbench.runs.timing_file import Timing
+from normbench.runs.tuning_file import Tuning
 from normbench.tasks import Measure
 
 DRIFT = 0.10
@@ -21,6 +25,14 @@ DRIFT = 0.10
 FRESH_SEEDS = (
     "Fresh seeds: what a new comparison should plan for a verdict; adding seeds to this one after looking at it would "
     "break the promise of at most 5 % false verdicts."
+)
+WITHHELD = (
+    "No verdict is given where fewer than 4 of 5 seeds were completed by both norms, unless the other runs, counted "
+    "as worse than any, agree with it."
+)
+ADDED_SEEDS = (
+    "Seeds were added after the verdicts had been looked at ({numbers} seeds): the chance of a false better or worse "
+    "is larger than 5 % (docs/statistics.md); compare --until-resolved adds seeds without that."
 )
 FIRST_RUN_MEMORY = (
     "On a GPU NormBench 0.1.0 charged the first run of a process with more memory than the later ones, whatever its "
@@ -54,18 +66,74 @@ def caption(section: Section, rows: Sequence[Row], num_sections: int, margins: M
         sentences.append(
             f"Difference: to {section.baseline}{within}, paired by seed,{unit} with its 95 % t interval. Verdict: "
             f"Holm-adjusted paired t test at 5 %{per_measure}, from {MIN_SEEDS} seeds on; equivalent means within "
-            f"{within_margin}."
+            f"{within_margin}, by two one-sided tests at 5 %, adjusted likewise."
         )
     if any(result.comparison and result.comparison.seeds_to_resolve for result in results):
         sentences.append(FRESH_SEEDS)
     if len(measures) == 1 and any(result.rank for result in results):
         sentences.append(f"Rank: the places that a norm may hold{within}, at a joint confidence of 95 %.")
     sentences.append("Runs: completed of planned; only completed runs enter the numbers.")
-    if num_sections > 1:
+    if num_sections > 1 and section.rates is None:
         sentences.append(
             f"This is one of {num_sections} tables: runs from different devices, versions or precisions are not mixed."
         )
     return " ".join(sentences)
+
+
+def design_caption(section: Section, rows: Sequence[Row], analysis: AnalysisConfig, looks: RecordedLooks) -> str:
+    """Return the sentences on how the comparison was planned; each with a space in front, nothing by default."""
+    results = [result for row in rows for result in row.results.values() if result.comparison]
+    sentences = []
+    if looks.maximum is not None:
+        numbers = listed(str(len(look.seeds)) for look in looks.looks)
+        sentences.append(
+            f"Seeds were added until verdicts were resolved, at most {looks.maximum}; looked at after {numbers}. The "
+            "5 % are shared among the looks (docs/statistics.md); intervals are not adjusted for them."
+        )
+    if len(section.by_setting) > 1 and analysis.family == "sweep":
+        sentences.append("The p values are adjusted over all settings together.")
+    if any(result.comparison and result.comparison.is_borrowed for result in results):
+        sentences.append(
+            "Each cell's standard deviation borrows from the other cells' (moderated t test): intervals and tests rest "
+            "on both; `--spread own` takes each cell's alone."
+        )
+    if any(result.comparison and result.comparison.is_withheld for result in results):
+        sentences.append(WITHHELD)
+    return "".join(f" {sentence}" for sentence in sentences)
+
+
+def describe_rates(section: Section, tuning: Tuning) -> str | None:
+    """Return which learning rates the runs of a section have, where they were tuned."""
+    if section.rates == "each its own":
+        images = "held-out images" if tuning.split == "val" else "the test images"
+        seeds = "seed" if len(tuning.seeds) == 1 else "seeds"
+        count, num_seeds = len(tuning.of(tuning.labels[0])), len(tuning.seeds)
+        return f"each norm at its own learning rate, the best of {count} on {images} over {num_seeds} {seeds}"
+    if section.rates == "one for all":
+        return f"with one learning rate for all norms ({tuning.shared_rate:.3g})"
+    return None if section.rates is None else "with learning rates of an earlier tuning"
+
+
+def tuning_notes(section: Section, tuning: Tuning) -> list[str]:
+    """Return which norms' own rates lie at an end of those that were tried, so that a better one may lie beyond."""
+    if section.rates != "each its own":
+        return []
+    labels = {run.config.label for run in section.runs} & set(tuning.labels)
+    return [
+        f"{label}: its best learning rate, {tuning.chosen[label]:.3g}, is the {edge} that was tried; a better one may "
+        "lie beyond. Widen the range of tune."
+        for label in tuning.labels
+        if label in labels and (edge := tuning.at_edge(label))
+    ]
+
+
+def look_notes(looks: RecordedLooks, rows: Sequence[Row]) -> list[str]:
+    """Return that seeds were added without a rule, where they were, and verdicts rest on them."""
+    numbers = [len(look.seeds) for look in looks.looks if len(look.seeds) >= MIN_SEEDS]
+    is_tested = any(result.comparison and result.comparison.holm_p for row in rows for result in row.results.values())
+    if looks.maximum is not None or len(numbers) < 2 or not is_tested:
+        return []
+    return [ADDED_SEEDS.format(numbers=listed(map(str, numbers)))]
 
 
 def describe_margin(measure: Measure, margin: float) -> str:

@@ -44,6 +44,8 @@ class Chapter:
 ChapterMaker = Callable[[ExperimentRecord, Sequence[Section]], Chapter | None]
 
 CHAPTERS: tuple[str, ...] = (
+    "normbench.report.tuning:tuning_chapter",
+    "normbench.report.variance:variance_chapter",
     "normbench.report.why:why",
     "normbench.report.evaluations:evaluation",
     "normbench.report.robustness:robustness",

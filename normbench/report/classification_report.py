@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from normbench.report.comparison_table import Table
 from normbench.report.figure_style import MAX_PANELS, Panel, has_few_lines, panels
+from normbench.report.forest import forest
 from normbench.report.grouping import Group, Section
 from normbench.report.sweeps import sweep_figures
 from normbench.report.task_report import PageFigure, TaskReport, describe_images
@@ -54,6 +55,7 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
     curves = interval if has_few_lines(shown) else means
     return [
         *sweep_figures(found, TEST_ERROR),
+        *forest(found, tables, TEST_ACCURACY),
         *_ranking(shown),
         PageFigure(
             "loss_curves", "Training loss", f"Training loss by iteration. {curves}{left_out}", loss_curves(shown)

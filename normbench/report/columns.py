@@ -9,7 +9,7 @@ from typing import Literal
 
 from normbench.report.captions import field_name, format_scalar, verdict_word
 from normbench.report.comparison_table import Row, Table
-from normbench.report.stats import Estimate, Spread
+from normbench.report.stats import Estimate, Share, Spread
 from normbench.report.sweeps import TOLERANCE, Sensitivity
 from normbench.report.task_report import task_report
 from normbench.report.verdicts import Comparison, Verdict
@@ -54,6 +54,8 @@ def norm_columns(table: Table) -> list[Column]:
 def result_columns(table: Table) -> list[Column]:
     """Return the results of a row, also against the others."""
     found = [column for measure in table.measures for column in _measure_columns(table, measure)]
+    if any(row.failure_rate for row in table.rows):
+        found.append(Column("diverged", lambda row: _share(row.failure_rate)))
     if any(row.batch_one for row in table.rows):
         found.append(Column("at batch size 1 (%): evaluation / batch statistics", _at_batch_one, "left"))
     return found
@@ -107,10 +109,13 @@ def evidence_columns(table: Table, measure: Measure) -> list[Column]:
     return [
         _difference_column(table, measure),
         Column("pairs", evidence(lambda found: str(found.difference.estimate.n))),
+        Column("correlation", evidence(lambda found: _number(found.difference.correlation, "{:+.2f}"))),
         Column("Cohen's d_z", evidence(lambda found: _number(found.difference.cohens_dz, "{:+.2f}"))),
         Column("t test p", evidence(lambda found: format_p(found.difference.t_p))),
         Column("Holm-adjusted p", evidence(lambda found: format_p(found.holm_p))),
         Column("sign-flip p", evidence(lambda found: format_p(found.difference.sign_flip_p))),
+        Column("equivalence p", evidence(lambda found: format_p(found.equivalence_p))),
+        Column("higher / within / lower (%)", evidence(_chances)),
         _verdict_column(table, measure),
     ]
 
@@ -129,6 +134,17 @@ def cost_columns(table: Table) -> list[Column]:
 
 
 RUNS = Column("runs", lambda row: row.runs, "left")
+
+
+def _share(share: Share | None) -> str:
+    """Write ``1 of 5 (1 to 72 %)``."""
+    return "0" if share is None else f"{share.count} of {share.n} ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+
+
+def _chances(found: Comparison) -> str:
+    """Write the chances that the mean difference is above, within and below the margin: ``0 / 2 / 98``."""
+    chances = found.difference.test.chances(found.margin)
+    return NOTHING if chances is None else " / ".join(f"{100 * chance:.0f}" for chance in chances)
 
 
 def _field(path: str) -> Callable[[Row], str]:
@@ -210,6 +226,8 @@ def format_verdict(row: Row, measure: Measure, table: Table) -> str:
             if measure.margin_is_relative
             else f"equivalent (±{measure.scale * margin:g})"
         )
+    if comparison.is_withheld:
+        return "not resolved (too few runs completed)"
     if comparison.verdict == "not resolved" and comparison.seeds_to_resolve is not None:
         return f"not resolved (~{comparison.seeds_to_resolve} fresh seeds)"
     return verdict_word(measure, comparison.verdict)
@@ -227,8 +245,11 @@ SENSITIVITY_HEADERS = (
 
 
 TESTS_CAPTION = (
-    "Differences are taken seed by seed; the verdict rests on the Holm-adjusted p of the paired t test. The sign-flip "
-    "test assumes only that differences are symmetric under equality; with n pairs its p cannot be below 2 / 2^n."
+    "Differences are taken seed by seed; better and worse rest on the Holm-adjusted p of the paired t test, equivalent "
+    "on that of two one-sided ones. Correlation: of the results over seeds; pairing gains by what it is above 0. The "
+    "sign-flip test assumes only that differences are symmetric under equality; with n pairs its p cannot be below "
+    "2 / 2^n. Higher / within / lower: how probable it is, before any data all differences being equally so, that the "
+    "mean difference is above, within and below the margin of equivalence."
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from normbench.report.batch_one import BatchOne
 from normbench.report.epoch_times import Source
 from normbench.report.grouping import Fields, Setting
-from normbench.report.stats import Estimate, Spread
+from normbench.report.stats import Estimate, Share, Spread
 from normbench.report.verdicts import Comparison
 from normbench.tasks import Measure, Task
 
@@ -69,6 +69,8 @@ class Row:
     runs: str
     """``4/5, 1 diverged``: completed of planned, and what became of the rest."""
     is_baseline: bool
+    failure_rate: Share | None
+    """The share of ended runs that diverged; None where none did."""
     batch_one: BatchOne | None
     """How the norm fares at batch size 1; None where the experiment did not ask."""
 
@@ -100,6 +102,8 @@ class Table:
     baseline: str | None
     margins: Mapping[str, float]
     """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
+    rates: str | None = None
+    """Which learning rates the rows have, in words, where an experiment tuned them."""
     result_id: str | None = None
     """The SHA-256 over the records of the experiment."""
 

@@ -105,8 +105,8 @@ def panels(found: Sequence[Section]) -> list[Panel]:
 
 
 def setting_title(setting: Setting, section: Section | None = None) -> str:
-    """Write a setting as ``model resnet9, batch size 16``, after its section's environment where there are several."""
-    where = describe_environment(section.environment) if section else ""
+    """Write a setting as ``model resnet9, batch size 16``, after its section's rates or environment if given."""
+    where = section.rates_text or describe_environment(section.environment) if section else ""
     return ", ".join(filter(None, [where, describe_setting(setting)]))
 
 

@@ -270,6 +270,8 @@ def _compared(result: Result) -> dict[str, Any]:
         "num_pairs": difference.n if difference else None,
         "t_p": comparison.difference.t_p if comparison else None,
         "holm_p": comparison.holm_p if comparison else None,
+        "equivalence_p": comparison.equivalence_p if comparison else None,
+        "correlation": comparison.difference.correlation if comparison else None,
         "sign_flip_p": comparison.difference.sign_flip_p if comparison else None,
         "cohens_dz": comparison.difference.cohens_dz if comparison else None,
         "verdict": comparison.verdict if comparison else None,

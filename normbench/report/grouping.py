@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import UnknownNameError
 from normbench.runs.records import ExperimentRecord, RunRecord, State
+from normbench.runs.tuning_file import Tuning
 from normbench.tasks import TASKS, Measure, Task
 
 Scalar = bool | int | float | str | None
@@ -57,6 +58,11 @@ class Group:
         return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
     @property
+    def lost(self) -> frozenset[int]:
+        """The seeds of the runs that ended without a result."""
+        return frozenset(run.config.seed for run in self.runs if run.status.state in ("diverged", "failed"))
+
+    @property
     def states(self) -> Counter[State]:
         """The number of runs in each state."""
         return Counter(run.status.state for run in self.runs)
@@ -68,6 +74,10 @@ class Group:
         if not_started := self.num_planned - len(self.runs):
             rest.append(f"{not_started} not started")
         return ", ".join([f"{len(self.completed)}/{self.num_planned}", *rest])
+
+
+Rates = Literal["one for all", "each its own", "others"]
+"""The learning rates of a section's runs: one for all norms, each norm's own, or some of an earlier tuning."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,17 @@ class Section:
     """Label of the norm that the others are compared with."""
     num_planned: int
     """Runs that the experiment asks for, also of configurations that no run has begun."""
+    rates: Rates | None = None
+    """Of an experiment that tuned learning rates: which of them the runs have; else None."""
+
+    @property
+    def rates_text(self) -> str:
+        """The section's learning rates in a few words; empty where none was tuned."""
+        return {
+            None: "",
+            "one for all": "one learning rate for all",
+            "each its own": "each at its own learning rate",
+        }.get(self.rates, "other learning rates")
 
     @property
     def by_setting(self) -> list[tuple[Group, ...]]:
@@ -128,9 +149,30 @@ def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple
     num_planned = num_seeds * _num_configurations(experiment.settings)
     overridden = _overridden(experiment)
     return tuple(
-        _section(TASKS[task], dict(environment), runs, overridden, num_seeds, num_planned, wanted)
+        replace(
+            _section(TASKS[task], dict(environment), chosen, overridden, num_seeds, num_planned, wanted), rates=rates
+        )
         for (task, environment), runs in conditions.items()
+        for rates, chosen in by_rates(runs, experiment.tuning)
     )
+
+
+def by_rates(runs: Sequence[RunRecord], tuning: Tuning) -> list[tuple[Rates | None, list[RunRecord]]]:
+    """Return the runs at one rate for all norms, and those at each norm's own; a run may be both.
+
+    All of them at once where no rate was tuned.
+    """
+    if tuning.shared_rate is None:
+        return [(None, list(runs))]
+    own = tuning.chosen
+    found: dict[Rates, list[RunRecord]] = {"one for all": [], "each its own": [], "others": []}
+    for run in runs:
+        rate = run.config.train.learning_rate
+        kinds: list[Rates] = ["one for all"] * (rate == tuning.shared_rate)
+        kinds += ["each its own"] * (rate == own.get(run.config.label))
+        for kind in kinds or ["others"]:
+            found[kind].append(run)
+    return [(kind, chosen) for kind, chosen in found.items() if chosen]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
@@ -185,6 +227,8 @@ def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
     """Return the training fields that some norm sets for itself: they belong to the norm, not to the setting."""
     own = [norm.get("train") or {} for norm in experiment.settings.get("norms", []) if isinstance(norm, Mapping)]
     own += [run.config.norm.train for run in experiment.runs]
+    if experiment.tuning.shared_rate is not None:
+        own.append({"learning_rate": None})
     return frozenset(f"train.{'learning_rate' if key == 'lr' else key}" for train in own for key in train)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import yaml
 
+from normbench.config.schema import AnalysisConfig
 from normbench.errors import shown
 from normbench.report.answers import answers, failing_rates, unfinished
 from normbench.report.build_table import build_tables
@@ -53,6 +54,8 @@ class Report:
     """Label or key of the norm that the others are compared with; the experiment's own where None."""
     margin: float | None = None
     """Raw differences below this count as equivalent, in measures whose own margin is no share of a mean."""
+    analysis: AnalysisConfig | None = None
+    """How verdicts are given; as the experiment says where None."""
 
     @property
     def title(self) -> str:
@@ -88,7 +91,7 @@ class Report:
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """A comparison table for each section."""
-        return build_tables(self.experiment, self.sections, self.margin, self.result_id)
+        return build_tables(self.experiment, self.sections, self.margin, self.result_id, self.analysis)
 
     @cached_property
     def parts(self) -> tuple[PagePart, ...]:

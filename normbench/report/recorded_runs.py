@@ -16,6 +16,7 @@ from normbench.report.comparison_table import Table
 from normbench.report.formats import FORMATS
 from normbench.report.grouping import flatten
 from normbench.report.page import Report
+from normbench.report.setting_results import analysis_of
 from normbench.runs.bundle_file import find_bundle
 from normbench.runs.records import ExperimentRecord, RunRecord, find_runs, is_run, read_experiment, read_run
 from normbench.tasks.task import EpochRow
@@ -126,7 +127,12 @@ def run_folder(run: Path | str | Mapping[str, Any]) -> Path:
 
 
 def load_tables(
-    paths: Sequence[Path], *, baseline: str | None = None, margin: float | None = None, tell: Tell = warnings.warn
+    paths: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    margin: float | None = None,
+    analysis: Mapping[str, str] | None = None,
+    tell: Tell = warnings.warn,
 ) -> list[Table]:
     """Return the comparison tables of all experiments at `paths`.
 
@@ -135,7 +141,11 @@ def load_tables(
         UnknownNameError: `baseline` is given and an experiment has no run of that norm.
     """
     experiments = _readable(paths, lambda path: load_experiments(path, tell), tell)
-    return [table for experiment in experiments for table in Report(experiment, baseline, margin).tables]
+    return [
+        table
+        for experiment in experiments
+        for table in Report(experiment, baseline, margin, analysis_of(experiment, analysis)).tables
+    ]
 
 
 def format_tables(tables: Sequence[Table], name: str) -> str:

@@ -38,6 +38,28 @@ class Spread:
     n: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """How many of `n` runs it was, and the exact 95 % interval of the chance behind it (Clopper & Pearson 1934)."""
+
+    count: int
+    n: int
+    low: float
+    high: float
+
+
+def failure_rate(num_diverged: int, num_completed: int) -> Share | None:
+    """Return the share of runs that diverged; None where none did."""
+    from scipy.special import betaincinv
+
+    if num_diverged == 0:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(num_diverged, num_completed + 1, tail))
+    high = float(betaincinv(num_diverged + 1, num_completed, 1 - tail)) if num_completed else 1.0
+    return Share(num_diverged, num_diverged + num_completed, low, high)
+
+
 def summarize(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate | None:
     """Return the mean of `values` with its two-sided Student-t interval; None for no values.
 
@@ -82,7 +104,7 @@ def mean_band(
 
 
 @lru_cache(maxsize=256)
-def t_quantile(confidence: float, degrees_of_freedom: int) -> float:
+def t_quantile(confidence: float, degrees_of_freedom: float) -> float:
     """Return q such that a Student-t variable lies within ±q with probability `confidence`."""
     from scipy.special import stdtrit  # what scipy.stats.t.ppf calls, at a tenth of the import time
 

@@ -1,47 +1,47 @@
-"""Comparisons of norms that share their seeds: paired differences, tests, verdicts and ranks.
-
-Runs of one seed see the same images in the same order, so the difference of two norms is taken seed by seed: what the
-seed does to both cancels. docs/statistics.md states the formulas and the rule of the verdict, and why.
-"""
+"""Verdicts and ranks of norms that share their seeds; docs/statistics.md states the rule, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from normbench.report.stats import CONFIDENCE, Estimate, summarize, t_quantile
+from normbench.report.borrowing import MIN_CELLS, moderated
+from normbench.report.paired import MIN_SEEDS, PairedDifference, Scores, Spread, TTest, paired_difference, t_test
+from normbench.report.power import seeds_to_resolve
+from normbench.report.sequential import Looks
+from normbench.report.stats import CONFIDENCE
 
 Verdict = Literal["better", "worse", "equivalent", "not resolved"]
-Scores = Mapping[int, float]
-"""The raw number of one measure by seed, of completed runs only."""
+Key = TypeVar("Key", bound=Hashable)
 
-MIN_SEEDS = 3
-"""Below this no verdict is given: at n = 2 two differences that happen to be close would decide."""
-MAX_EXACT_SEEDS = 16
-"""Up to here the sign-flip test enumerates all 2**n flips; beyond, it draws `NUM_RANDOM_FLIPS`."""
-NUM_RANDOM_FLIPS = 100_000
-POWER = 0.8
-MAX_SEEDS = 1000
-"""`seeds_to_resolve` looks no further."""
-_NO_SPREAD = 1e-9
+MIN_COMPLETED = 0.8
+"""Below this share of seeds that both norms completed, a verdict stands only if the lost runs speak for it too."""
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """Candidate minus baseline over the seeds that both completed, in the raw unit of the measure."""
+class Outcomes:
+    """A norm's results by seed, and the seeds of its runs that ended without one: they diverged or failed."""
 
-    estimate: Estimate
-    t_p: float | None
-    """Two-sided p of the paired t test; None for one seed or without any spread."""
-    sign_flip_p: float
-    cohens_dz: float | None
-    """Mean difference in units of the differences' standard deviation."""
+    scores: Scores
+    lost: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What two norms' runs say, before the number of norms that are compared counts."""
+
+    difference: PairedDifference
+    p: float | None
+    """Two-sided, over all looks; None below `MIN_SEEDS` pairs."""
+    equivalence_p: float | None
+    """Of two one-sided tests against the margin, over all looks; None below `MIN_SEEDS` pairs."""
+    margin: float
+    holds_for: frozenset[Verdict]
+    """The verdicts that the runs without a result leave possible."""
 
 
 @dataclass(frozen=True)
@@ -50,48 +50,128 @@ class Comparison:
 
     difference: PairedDifference
     holm_p: float | None
-    """`t_p` adjusted for the number of norms compared; None where no verdict can be given."""
+    """`Evidence.p` adjusted for the number of norms compared; None where no verdict can be given."""
+    equivalence_p: float | None
+    """`Evidence.equivalence_p`, adjusted likewise."""
     verdict: Verdict
     seeds_to_resolve: int | None
     """Seeds that would resolve it if mean and spread stay as they are; None where it is resolved or unknown."""
+    margin: float
+    """Differences smaller than this count as equivalent, in the raw unit of the measure."""
+    is_withheld: bool = False
+    """Whether a verdict is not given because runs ended without a result."""
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether the spread behind it is not that of the differences alone."""
+        spread, std = self.difference.spread, self.difference.estimate.std
+        return spread is not None and spread.std != std
 
 
-def paired_difference(candidate: Scores, baseline: Scores) -> PairedDifference | None:
-    """Return the difference over common seeds; None where there is no common seed."""
-    differences = _differences(candidate, baseline)
-    estimate = summarize(list(differences))
-    if estimate is None:
-        return None
-    dz = estimate.mean / estimate.std if estimate.std is not None and estimate.std > _NO_SPREAD else None
-    return PairedDifference(estimate, _paired_t_p(estimate), sign_flip_p(differences), dz)
+def compare_to_baseline(
+    candidates: Mapping[str, Scores], baseline: Scores, margin: float, *, higher_is_better: bool = True
+) -> dict[str, Comparison]:
+    """Compare each candidate with the baseline; candidates without a common seed are left out.
 
-
-def _differences(candidate: Scores, baseline: Scores) -> NDArray[np.float64]:
-    seeds = sorted(candidate.keys() & baseline.keys())
-    return np.array([candidate[seed] - baseline[seed] for seed in seeds], dtype=np.float64)
-
-
-def _paired_t_p(estimate: Estimate) -> float | None:
-    """Return the two-sided p of the t test that the mean difference is 0."""
-    from scipy.special import stdtr
-
-    if estimate.std is None or estimate.std <= _NO_SPREAD:
-        return None
-    return float(2 * stdtr(estimate.n - 1, -abs(estimate.mean) / estimate.std * np.sqrt(estimate.n)))
-
-
-def sign_flip_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
-    """Return the two-sided p of the sign-flip test: the share of sign patterns with a mean at least as far from 0.
-
-    Exact up to `MAX_EXACT_SEEDS` differences, where the smallest possible value is 2 / 2**n.
+    Differences smaller than `margin`, in the raw unit of the scores, count as equivalent.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    n = values.size
-    if n <= MAX_EXACT_SEEDS:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        return float(np.mean(_as_far_as(signs @ values, values.sum())))
-    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(NUM_RANDOM_FLIPS, n))
-    return float((1 + np.sum(_as_far_as(signs @ values, values.sum()))) / (1 + NUM_RANDOM_FLIPS))
+    found = {name: weigh(Outcomes(scores), Outcomes(baseline), margin) for name, scores in candidates.items()}
+    return judge({name: evidence for name, evidence in found.items() if evidence}, higher_is_better=higher_is_better)
+
+
+def weigh(
+    candidate: Outcomes,
+    baseline: Outcomes,
+    margin: float,
+    *,
+    looks: Looks | None = None,
+    spread: Spread | None = None,
+) -> Evidence | None:
+    """Return what the common seeds say; None where there is none.
+
+    With `looks`, seeds were added until the question was resolved. `spread` replaces that of the differences.
+    """
+    difference = paired_difference(candidate.scores, baseline.scores, spread=spread)
+    if difference is None:
+        return None
+    p = equivalence_p = None
+    if difference.estimate.n >= MIN_SEEDS:
+        p = _p(candidate, baseline, lambda test: test.p, looks, spread)
+        equivalence_p = _p(candidate, baseline, lambda test: test.equivalence_p(margin), looks, spread)
+    return Evidence(difference, p, equivalence_p, margin, _holds_for(candidate, baseline))
+
+
+def _p(
+    candidate: Outcomes,
+    baseline: Outcomes,
+    p_of: Callable[[TTest], float | None],
+    looks: Looks | None = None,
+    spread: Spread | None = None,
+) -> float:
+    """Return the p of one test over all looks; 1 where there are too few pairs, or no spread to test by."""
+
+    def at(seeds: frozenset[int] | None) -> float:
+        test = t_test(candidate.scores, baseline.scores, seeds=seeds, spread=spread)
+        return _or_one(p_of(test) if test is not None and test.estimate.n >= MIN_SEEDS else None)
+
+    return at(None) if looks is None else looks.p(at)
+
+
+def _or_one(p: float | None) -> float:
+    return 1.0 if p is None else p
+
+
+def _holds_for(candidate: Outcomes, baseline: Outcomes) -> frozenset[Verdict]:
+    """Return the verdicts that would stand if every lost run counted as worse than any other."""
+    everything: frozenset[Verdict] = frozenset(("better", "worse", "equivalent"))
+    ended = (candidate.scores.keys() | candidate.lost) & (baseline.scores.keys() | baseline.lost)
+    completed = candidate.scores.keys() & baseline.scores.keys()
+    if len(completed) >= MIN_COMPLETED * len(ended):
+        return everything
+    only_candidate = bool(candidate.lost & ended) and not baseline.lost & ended
+    only_baseline = bool(baseline.lost & ended) and not candidate.lost & ended
+    return frozenset(("worse",)) if only_candidate else frozenset(("better",)) if only_baseline else frozenset()
+
+
+def judge(
+    evidence: Mapping[Key, Evidence], *, higher_is_better: bool = True, can_plan: bool = True
+) -> dict[Key, Comparison]:
+    """Give the verdicts of one family, by the rule of docs/statistics.md.
+
+    Without `can_plan`, nothing is said of seeds for a fresh comparison: this one may have more.
+    """
+    testable = [key for key, found in evidence.items() if found.p is not None]
+    adjusted = dict(zip(testable, holm([_or_one(evidence[key].p) for key in testable]), strict=True))
+    equivalence = dict(zip(testable, holm([_or_one(evidence[key].equivalence_p) for key in testable]), strict=True))
+    return {
+        key: _judge(found, adjusted.get(key), equivalence.get(key), len(testable), higher_is_better, can_plan)
+        for key, found in evidence.items()
+    }
+
+
+def _judge(
+    found: Evidence,
+    holm_p: float | None,
+    equivalence_p: float | None,
+    num_tests: int,
+    higher_is_better: bool,
+    can_plan: bool,
+) -> Comparison:
+    difference = found.difference
+    estimate = difference.estimate
+    verdict: Verdict = "not resolved"
+    if difference.spread is None or holm_p is None or equivalence_p is None:
+        return Comparison(difference, holm_p, equivalence_p, verdict, None, found.margin)
+    if holm_p < 1 - CONFIDENCE:
+        verdict = "better" if (estimate.mean > 0) == higher_is_better else "worse"
+    elif equivalence_p < 1 - CONFIDENCE:
+        verdict = "equivalent"
+    if verdict != "not resolved" and verdict not in found.holds_for:
+        return Comparison(difference, holm_p, equivalence_p, "not resolved", None, found.margin, is_withheld=True)
+    seeds = None
+    if verdict == "not resolved" and can_plan and estimate.std is not None:
+        seeds = seeds_to_resolve(estimate.mean, difference.spread.std, num_tests, found.margin)
+    return Comparison(difference, holm_p, equivalence_p, verdict, seeds, found.margin)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -105,87 +185,43 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_to_baseline(
-    candidates: Mapping[str, Scores], baseline: Scores, margin: float, *, higher_is_better: bool = True
-) -> dict[str, Comparison]:
-    """Compare each candidate with the baseline; candidates without a common seed are left out.
-
-    Differences smaller than `margin`, in the raw unit of the scores, count as equivalent.
-    """
-    differences = {name: paired_difference(scores, baseline) for name, scores in candidates.items()}
-    known = {name: difference for name, difference in differences.items() if difference is not None}
-    testable = [name for name, difference in known.items() if difference.estimate.n >= MIN_SEEDS]
-    adjusted = dict(zip(testable, holm([_p_or_one(known[name].estimate) for name in testable]), strict=True))
-    return {
-        name: _judge(difference, adjusted.get(name), len(testable), margin, higher_is_better)
-        for name, difference in known.items()
-    }
+def borrowed_spreads(evidence: Mapping[Key, Evidence]) -> dict[Key, Spread]:
+    """Return the spread of each cell of a sweep, drawn towards those of the others; none of too few cells."""
+    known = {key: found.difference.spread for key, found in evidence.items() if found.p is not None}
+    spreads = {key: spread for key, spread in known.items() if spread is not None}
+    if len(spreads) < MIN_CELLS:
+        return {}
+    return dict(zip(spreads, moderated(list(spreads.values())), strict=True))
 
 
-def _judge(
-    difference: PairedDifference, holm_p: float | None, num_tests: int, margin: float, higher_is_better: bool
-) -> Comparison:
-    """Give the verdict by the rule of docs/statistics.md."""
-    estimate, std = difference.estimate, difference.estimate.std
-    if holm_p is None or std is None or std <= _NO_SPREAD:
-        return Comparison(difference, holm_p, "not resolved", None)
-    if holm_p < 1 - CONFIDENCE:
-        return Comparison(difference, holm_p, "better" if (estimate.mean > 0) == higher_is_better else "worse", None)
-    simultaneous = 1 - (1 - CONFIDENCE) / num_tests
-    half_width = t_quantile(simultaneous, estimate.n - 1) * std / np.sqrt(estimate.n)
-    if abs(estimate.mean) + half_width < margin:
-        return Comparison(difference, holm_p, "equivalent", None)
-    return Comparison(difference, holm_p, "not resolved", seeds_to_resolve(estimate.mean, std, num_tests, margin))
-
-
-def seeds_to_resolve(mean: float, std: float, num_tests: int, margin: float) -> int | None:
-    """Return how many seeds a fresh comparison should plan for a verdict, were `mean` and `std` the truth.
-
-    A direction then comes with a power of about 80 %; equivalence, where the true difference is 0, with about 63 %.
-    None where more than `MAX_SEEDS` would be needed.
-    """
-    distance = max(abs(mean), margin - abs(mean))
-    enough = np.flatnonzero(_planning_widths(num_tests) * std <= distance)
-    return MIN_SEEDS + int(enough[0]) if enough.size else None
-
-
-@lru_cache(maxsize=256)
-def _planning_widths(num_tests: int) -> NDArray[np.float64]:
-    """Return ``(t[1 - alpha / (2 num_tests)] + t[power]) / sqrt(n)`` for n = MIN_SEEDS ... MAX_SEEDS."""
-    from scipy.special import stdtrit
-
-    n = np.arange(MIN_SEEDS, MAX_SEEDS + 1)
-    quantiles = stdtrit(n - 1, 1 - (1 - CONFIDENCE) / (2 * num_tests)) + stdtrit(n - 1, POWER)
-    return np.asarray(quantiles / np.sqrt(n), dtype=np.float64)
-
-
-def rank_ranges(scores: Mapping[str, Scores], *, higher_is_better: bool = True) -> dict[str, tuple[int, int]]:
+def rank_ranges(
+    scores: Mapping[str, Scores],
+    *,
+    higher_is_better: bool = True,
+    lost: Mapping[str, frozenset[int]] | None = None,
+    looks: Looks | None = None,
+) -> dict[str, tuple[int, int]]:
     """Return the ranks (1 is best) that each norm may hold, at a joint confidence of 95 %.
 
-    All pairs are compared by the paired t test with Holm's adjustment. A norm's best rank is one more than the number
-    of norms resolved to be better; its worst leaves out those resolved to be worse. Norms without any score are left
-    out.
+    All pairs are compared by the paired t test with Holm's adjustment. Whoever is resolved to be better than a norm is
+    better than those that it is better than. A norm's best rank is one more than the number of norms that are better;
+    its worst leaves out those that are worse. Norms without any score are left out.
     """
     names = [name for name, by_seed in scores.items() if by_seed]
-    pairs = list(combinations(names, 2))
-    estimates = [summarize(list(_differences(scores[first], scores[second]))) for first, second in pairs]
-    adjusted = holm([_p_or_one(estimate) for estimate in estimates])
-    num_better = dict.fromkeys(names, 0)
-    num_worse = dict.fromkeys(names, 0)
-    for (first, second), estimate, p in zip(pairs, estimates, adjusted, strict=True):
-        if estimate is not None and p < 1 - CONFIDENCE:
-            winner, loser = (first, second) if (estimate.mean > 0) == higher_is_better else (second, first)
-            num_better[loser] += 1
-            num_worse[winner] += 1
-    return {name: (1 + num_better[name], len(names) - num_worse[name]) for name in names}
-
-
-def _p_or_one(estimate: Estimate | None) -> float:
-    """Return the paired t test's p where there are seeds enough to go by it, else 1."""
-    p = _paired_t_p(estimate) if estimate is not None and estimate.n >= MIN_SEEDS else None
-    return 1.0 if p is None else p
-
-
-def _as_far_as(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:
-    """Return which sums are at least as far from 0 as the observed one, whatever rounding did to equal ones."""
-    return np.abs(sums) >= abs(observed) * (1 - 1e-12) - 1e-15
+    outcomes = [Outcomes(scores[name], (lost or {}).get(name, frozenset())) for name in names]
+    pairs = list(combinations(range(len(names)), 2))
+    tests = [t_test(outcomes[first].scores, outcomes[second].scores) for first, second in pairs]
+    adjusted = holm([_p(outcomes[first], outcomes[second], lambda test: test.p, looks) for first, second in pairs])
+    is_better = np.zeros((len(names), len(names)), dtype=bool)
+    for (first, second), test, p in zip(pairs, tests, adjusted, strict=True):
+        if test is None or p >= 1 - CONFIDENCE:
+            continue
+        leads = (test.estimate.mean > 0) == higher_is_better
+        if ("better" if leads else "worse") in _holds_for(outcomes[first], outcomes[second]):
+            is_better[(first, second) if leads else (second, first)] = True
+    for middle in range(len(names)):
+        is_better |= is_better[:, middle, None] & is_better[middle]
+    return {
+        name: (1 + int(is_better[:, index].sum()), len(names) - int(is_better[index].sum()))
+        for index, name in enumerate(names)
+    }

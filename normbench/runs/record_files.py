@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from normbench.errors import RunError
 from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
 from normbench.runs.evaluation_file import EVALUATION_FILE
+from normbench.runs.looks_file import LOOKS_FILE
 from normbench.runs.places import without_places
 from normbench.runs.probe_files import ROWS, probe_file
 from normbench.runs.provenance import CHANGES, PACKAGES
@@ -31,6 +32,7 @@ from normbench.runs.records import (
 )
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import TIMING_FILE
+from normbench.runs.tuning_file import TUNING_FILE
 from normbench.runs.untrusted import read_bytes
 from normbench.tasks.task import SAMPLES_FILE
 
@@ -47,7 +49,7 @@ _OF_RUN = (
     SUMMARY_FILE,
     *(probe_file(name) for name in ROWS),
 )
-_OF_EXPERIMENT = (EXPERIMENT_FILE, TIMING_FILE)
+_OF_EXPERIMENT = (EXPERIMENT_FILE, LOOKS_FILE, TIMING_FILE, TUNING_FILE)
 _CONFIGS = (CONFIG_FILE, EXPERIMENT_FILE)
 
 

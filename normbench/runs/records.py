@@ -14,6 +14,8 @@
         loss_curve.png, table.md
         samples.npz, model.pt    style transfer: images for the report, and the network
       timing.json                Timing: norms' steps timed against each other (timing_file.py)
+      looks.json                 RecordedLooks: after how many seeds verdicts were looked at (looks_file.py)
+      tuning.json                Tuning: the trials of each norm's learning rate (tuning_file.py)
       report/                    tables and figures over all runs
 
 Nothing here needs torch.
@@ -35,13 +37,16 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from normbench.config.load import task_name
+from normbench.config.schema import AnalysisConfig
 from normbench.errors import RunError, shown
 from normbench.runs.alive import is_being_written
 from normbench.runs.bundle_file import exists, find_bundle, is_member
 from normbench.runs.evaluation_file import Evaluation, read_evaluation
+from normbench.runs.looks_file import RecordedLooks, read_looks
 from normbench.runs.probe_files import ProbeRow, read_probes
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import Timing, read_timing
+from normbench.runs.tuning_file import Tuning, read_tuning
 from normbench.runs.untrusted import describe_problem, read_bytes, read_json, read_pictures, read_yaml
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import LARGEST_LOSS, SAMPLES_FILE, EpochRow, Row
@@ -110,6 +115,7 @@ class _Settings(Row):
     seeds: tuple[int, ...] = ()
     grid: Mapping[str, tuple[Any, ...]] | None = None
     baseline: str | None = None
+    analysis: AnalysisConfig | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +177,10 @@ class ExperimentRecord:
     """Runs that are no part of the comparison: those whose config names a probe."""
     timing: Timing = field(default_factory=Timing)
     """The times of the norms' steps, measured against each other."""
+    looks: RecordedLooks = field(default_factory=RecordedLooks)
+    """After how many seeds the verdicts were looked at."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """The trials by which each norm's own learning rate was chosen."""
     unreadable: tuple[str, ...] = ()
     """The records that are there and cannot be understood, a line each."""
 
@@ -258,7 +268,8 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     run_folders = find_runs(folder)
     if not run_folders:
         raise RunError(f"{folder}: no runs there (a run folder holds {CONFIG_FILE} and {STATUS_FILE})")
-    runs, timing, settings, unreadable = [], Timing(), {}, []
+    runs, timing, looks, tuning = [], Timing(), RecordedLooks(), Tuning()
+    settings, unreadable = {}, []
     for path in run_folders:
         try:
             run = read_run(path)
@@ -269,6 +280,14 @@ def read_experiment(folder: Path) -> ExperimentRecord:
         unreadable += run.unreadable
     if not runs:
         raise RunError(unreadable[0])
+    try:
+        tuning = read_tuning(folder)
+    except RunError as error:
+        unreadable.append(str(error))
+    try:
+        looks = read_looks(folder)
+    except RunError as error:
+        unreadable.append(str(error))
     try:
         timing = read_timing(folder)
     except RunError as error:
@@ -281,7 +300,7 @@ def read_experiment(folder: Path) -> ExperimentRecord:
     runs.sort(key=lambda run: (order.get(run.config.label, len(order)), run.config.seed, run.run_id))
     probes = tuple(run for run in runs if getattr(run.config, "probe", None) is not None)
     compared = tuple(run for run in runs if run not in probes)
-    return ExperimentRecord(folder, compared, settings, probes, timing, tuple(unreadable))
+    return ExperimentRecord(folder, compared, settings, probes, timing, looks, tuning, tuple(unreadable))
 
 
 def read_settings(experiment_folder: Path) -> dict[str, Any]:

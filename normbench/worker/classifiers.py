@@ -166,7 +166,7 @@ def build_run_model(config: RunConfig) -> nn.Module:
     """
     norm = norm_factory(config.norm, model_entry(config.model).family)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "initialization"))
+        torch.manual_seed(derive_seed(config.seed_of("initialization"), "initialization"))
         return _build(config, norm)
 
 
@@ -195,7 +195,8 @@ def build_training(config: RunConfig, train_images: DeviceImages, test_images: D
         train_images,
         test_images,
         config.train,
-        seed=config.seed,
+        seed=config.seed_of("order"),
+        augmentation_seed=config.seed_of("augmentation"),
         device=config.device,
         precision=_precision(config),
         engine=engine,

@@ -72,7 +72,7 @@ def test_html_is_self_contained_and_escaped(html: str) -> None:
     assert len(set(outline.ids)) == len(outline.ids)
     assert not {"script", "link", "iframe", "object", "img", "base", "form"} & set(outline.tags)
     assert not re.search(r"@import|url\((?!#)", html)
-    assert outline.tags.count("svg") == 4
+    assert outline.tags.count("svg") == 5
     assert HOSTILE in outline.text
 
 
@@ -92,14 +92,24 @@ def test_html_and_markdown_hold_the_same_content(page: Report, html: str) -> Non
         for name, value in part.measured:
             assert name in text
             assert f"{name}: {value}" in plain
-    assert [figure.name for figure in page.figures] == ["batch_size", "loss_curves", "accuracy", "accuracy_time"]
+    assert [figure.name for figure in page.figures] == [
+        "batch_size",
+        "forest",
+        "loss_curves",
+        "accuracy",
+        "accuracy_time",
+    ]
 
 
 def test_the_contents_lead_to_every_heading_in_its_order(html: str) -> None:
     contents = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
     links = re.findall(r'<a href="#([^"]+)">(.*?)</a>', contents)
     assert links == re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)
-    assert [title for _, title in links[:2]] == ["Test error against batch size", "Results"]
+    assert [title for _, title in links[:3]] == [
+        "Test error against batch size",
+        "Differences in every setting",
+        "Results",
+    ]
     assert "Why" not in dict(links).values(), "nothing of it was measured"
 
 

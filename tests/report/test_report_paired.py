@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from normbench.report.verdicts import (
-    MIN_SEEDS,
-    Scores,
-    compare_to_baseline,
-    holm,
-    paired_difference,
-    rank_ranges,
-    seeds_to_resolve,
-    sign_flip_p,
-)
+from normbench.report.paired import MIN_SEEDS, Scores, paired_difference, sign_flip_p
+from normbench.report.power import seeds_to_resolve
+from normbench.report.verdicts import compare_to_baseline, holm, rank_ranges
 
 MARGIN = 0.005
 
@@ -43,7 +36,7 @@ def test_smallest_sign_flip_p_is_two_in_two_to_the_n() -> None:
 def test_sign_flip_beyond_enumeration_is_close_to_exact_and_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = np.random.default_rng(1).normal(0.25, 1.0, 12)
     exact = sign_flip_p(differences)
-    monkeypatch.setattr("normbench.report.verdicts.MAX_EXACT_SEEDS", 11)
+    monkeypatch.setattr("normbench.report.paired.MAX_EXACT_SEEDS", 11)
     drawn = sign_flip_p(differences)
     assert drawn == pytest.approx(exact, abs=0.01)
     assert drawn != exact
@@ -144,6 +137,43 @@ def test_seeds_to_resolve_has_the_power_it_promises(mean: float, std: float, num
 
     assert power(n) > 0.75
     assert n == MIN_SEEDS or power(n - 2) < 0.8
+
+
+@pytest.mark.parametrize(("mean", "num_tests"), [(0.0, 1), (0.0, 3), (0.0005, 1), (0.001, 3)])
+def test_seeds_to_resolve_has_its_power_where_norms_are_equivalent_too(mean: float, num_tests: int) -> None:
+    std = 0.007
+    n = seeds_to_resolve(mean, std, num_tests, MARGIN)
+    assert n is not None
+
+    def power(seeds: int) -> float:
+        runs = np.random.default_rng(seeds).normal(mean, std, size=(40_000, seeds))
+        error = runs.std(axis=1, ddof=1) / np.sqrt(seeds)
+        bound = scipy_stats.t.ppf(1 - 0.05 / num_tests, seeds - 1)
+        return float(np.mean(np.abs(runs.mean(axis=1)) + bound * error < MARGIN))
+
+    assert power(n) == pytest.approx(0.8, abs=0.04)
+    assert power(n - 3) < 0.8
+
+
+def test_equivalence_is_two_one_sided_tests_at_five_percent() -> None:
+    differences = np.array([0.001, 0.003, -0.002, 0.0025, 0.0005])
+    found = paired_difference(scores(*(0.7 + differences)), scores(*np.full(5, 0.7)))
+    assert found is not None
+    lower = scipy_stats.ttest_1samp(differences, -MARGIN, alternative="greater").pvalue
+    upper = scipy_stats.ttest_1samp(differences, MARGIN, alternative="less").pvalue
+    assert found.test.equivalence_p(MARGIN) == pytest.approx(max(lower, upper))
+
+
+def test_chances_are_those_of_the_posterior_and_correlation_is_pearsons() -> None:
+    rng = np.random.default_rng(8)
+    baseline, candidate = 0.7 + 0.01 * rng.standard_normal(6), 0.702 + 0.01 * rng.standard_normal(6)
+    found = paired_difference(scores(*candidate), scores(*baseline))
+    assert found is not None
+    assert found.correlation == pytest.approx(scipy_stats.pearsonr(candidate, baseline).statistic)
+    differences = candidate - baseline
+    posterior = scipy_stats.t(5, differences.mean(), differences.std(ddof=1) / np.sqrt(6))
+    expected = (posterior.sf(MARGIN), posterior.cdf(MARGIN) - posterior.cdf(-MARGIN), posterior.cdf(-MARGIN))
+    assert found.test.chances(MARGIN) == pytest.approx(expected)
 
 
 def test_seeds_to_resolve_gives_up_on_hopeless_questions() -> None:

@@ -1,0 +1,96 @@
+"""The chapter on tuned learning rates: what was tried, what was chosen, and what a smaller budget would have found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normbench.report.chapters import Chapter, Grid
+from normbench.report.figure_style import Panel, Styles, draw_panels, line_style
+from normbench.report.grouping import Section
+from normbench.report.task_report import PageFigure
+from normbench.runs.records import ExperimentRecord
+from normbench.runs.tuning_file import Tuning
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class ExpectedBest:
+    """The best score among the first b of equally likely trials, for b = 1, 2, ...: mean and standard deviation."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def expected_best(scores: Sequence[float]) -> ExpectedBest:
+    """Return the expected best of b trials drawn from those that were run (Dodge et al. 2019, arXiv:1909.03004).
+
+    With b draws the best is at most the i-th smallest of N scores with probability ``(i / N) ** b``.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    budgets = np.arange(1, len(ordered) + 1)
+    below = (np.arange(len(ordered) + 1) / len(ordered))[:, None] ** budgets
+    chances = np.diff(below, axis=0)
+    mean = ordered @ chances
+    return ExpectedBest(mean, np.sqrt(np.maximum((ordered[:, None] - mean) ** 2 * chances, 0).sum(axis=0)))
+
+
+def tuning_chapter(experiment: ExperimentRecord, sections: Sequence[Section]) -> Chapter | None:
+    """Return the chapter on tuning; None where no learning rate was tuned."""
+    tuning = experiment.tuning
+    own = next((section for section in sections if section.rates == "each its own"), None)
+    if tuning.shared_rate is None or own is None:
+        return None
+    images = "training images that were held out" if tuning.split == "val" else "the test images, which flatters it"
+    num_rates, num_seeds = len(tuning.of(tuning.labels[0])), len(tuning.seeds)
+    text = (
+        f"Each norm was tried at the same {num_rates} learning rates, with {_counted(num_seeds, 'seed')} each, and its "
+        f"own is the one with the best mean accuracy on {images}. It was then trained afresh with other seeds. "
+        "A run without a result counts as 0 %.",
+    )
+    caption = (
+        "The best score that a search of so many of these learning rates, drawn at random with replacement, is "
+        "expected to find (Dodge et al. 2019); bands are one standard deviation of it."
+    )
+    figure = PageFigure("tuning_budget", "Expected best against budget", caption, _figure(own, tuning))
+    return Chapter("tuning", "Learning rates of their own", text, (figure,), (_grid(tuning),))
+
+
+def _grid(tuning: Tuning) -> Grid:
+    rates = sorted({trial.learning_rate for trial in tuning.trials})
+    rows = []
+    for label in tuning.labels:
+        scores = {trial.learning_rate: trial for trial in tuning.of(label)}
+        cells = [f"{100 * scores[rate].score:.2f}" if rate in scores else "-" for rate in rates]
+        edge = tuning.at_edge(label)
+        rows.append((label, *cells, f"{tuning.chosen[label]:.3g}" + (f" ({edge} tried)" if edge else "")))
+    headers = ("norm", *(f"{rate:.3g}" for rate in rates), "chosen")
+    return Grid("Mean accuracy (%) by learning rate", headers, tuple(rows))
+
+
+def _figure(section: Section, tuning: Tuning) -> Figure:
+    shown = Panel("", tuple(group for group in section.groups if tuning.of(group.label)))
+
+    def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
+        for group in panel.groups:
+            found = expected_best([trial.score for trial in tuning.of(group.label)])
+            budgets, style = np.arange(1, len(found.mean) + 1), chosen[group.norm, group.label]
+            axes.plot(budgets, 100 * found.mean, color=style.color, linestyle=line_style(style), marker=style.marker)
+            low, high = 100 * (found.mean - found.std), 100 * (found.mean + found.std)
+            axes.fill_between(budgets, low, high, color=style.color, alpha=0.12, linewidth=0)
+        axes.set_xlabel("learning rates tried")
+        axes.set_ylabel(f"accuracy on the {'held-out' if tuning.split == 'val' else 'test'} images (%)")
+        axes.set_xticks(range(1, max(len(tuning.of(label)) for label in tuning.labels) + 1))
+
+    return draw_panels([shown], draw, ["line: expected best", "band: one standard deviation"])
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,106 @@
+"""Pages of results are what the records beside them say, and no number is typed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.report.conftest import make_run, make_settings
+from tests.report.test_report_tuning import tuning
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
+sys.path.insert(0, str(ROOT / "docs"))
+from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
+
+from normbench.bundle.description import Credit  # noqa: E402
+from normbench.bundle.write import write_bundle  # noqa: E402
+from normbench.report.page import Report  # noqa: E402
+from normbench.runs.records import read_experiment  # noqa: E402
+from normbench.runs.tuning_file import write_tuning  # noqa: E402
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def numbers_in(text: str) -> set[float]:
+    return {float(found.replace(",", "")) for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_made_of_its_records_or_says_that_it_has_none(page: Path) -> None:
+    text = text_of(page)
+    if not records_of(page, text):
+        assert "records were not kept" in text
+        return
+    assert fill(page, text) == text, "run: make results"
+    assert typed_numbers(page, text) == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
+def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> None:
+    results = re.search(r"^## (?:Results|结果)\n(.*?)(?=^## )", text_of(page), re.DOTALL | re.M)
+    assert results is not None
+    prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", results[1], flags=re.DOTALL)
+    sources = [*PAGES, ROOT / "docs" / "performance.md", ROOT / "docs" / "transformer.md", ROOT / "docs" / "style.md"]
+    known = set().union(*(numbers_in(text_of(source)) for source in sources))
+    decimals = {float(found) for found in re.findall(r"\d+\.\d+", re.sub(r"\d+\.\d+\.\d+|v?\d+\.\d+ M", " ", prose))}
+    assert decimals, "a test of nothing"
+    assert decimals <= known
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page beside the bundle of a small comparison, not filled yet."""
+    folder = tmp_path_factory.mktemp("results")
+    runs = folder / "small"
+    make_settings(runs, ["bn", "gn"], [0, 1, 2])
+    write_tuning(runs, tuning({"bn": 1, "gn": 3}))
+    for seed in range(3):
+        more = {"epochs": 2, "steps_per_epoch": 3}
+        make_run(runs, "bn", seed, accuracy=0.7213 + 0.0001 * seed, train={"learning_rate": 1e-3}, **more)  # type: ignore[arg-type]
+        for rate in (1e-3, 1e-2):
+            accuracy = 0.7011 + 3 * rate + 0.0002 * seed
+            name = f"gn-{rate}-{seed}"
+            make_run(runs, "gn", seed, accuracy=accuracy, train={"learning_rate": rate}, folder_name=name, **more)  # type: ignore[arg-type]
+    write_bundle(runs, folder / "small.nbz", Credit())
+    page = folder / "small.md"
+    page.write_text(
+        "# Small\n\n<!-- small.nbz: answer 2 --><!-- end -->\n\n<!-- small.nbz: table -->\n<!-- end -->\n\n"
+        "GN came to <!-- small.nbz: cell 2 gn, test accuracy (%) -->?<!-- end --> % on CIFAR-10 in 2 epochs (2020).\n"
+    )
+    return page
+
+
+def test_a_page_is_filled_and_stays_as_it_is(page: Path) -> None:
+    filled = fill(page, text_of(page))
+    assert "| **bn** |" in filled or "| bn " in filled
+    assert re.search(r"GN came to <!-- [^>]*-->73\.13 ± 0\.05<!-- end --> %", filled)
+    assert "gn is best with 73.13" in filled
+    assert fill(page, filled) == filled
+
+
+def test_a_typed_number_is_found(page: Path) -> None:
+    filled = fill(page, text_of(page))
+    assert typed_numbers(page, filled) == []
+    assert typed_numbers(page, filled + "\nLN reaches 71.77 % with `--lr 0.77`.\n") == ["71.77"]
+    changed = filled.replace("73.13 ± 0.05<", "74.13 ± 0.05<")
+    assert fill(page, changed) == filled != changed
+
+
+def test_the_overview_has_both_rates(page: Path) -> None:
+    lines = overview(Report(read_experiment(page.with_suffix("")))).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:6]] == [
+        "norm", "test accuracy (%)", "learning rate", "at 0.001", "rank"
+    ]  # fmt: skip
+    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["gn", "73.13 ± 0.05", "0.01", "70.43 ± 0.05", "1"]
+
+
+@pytest.mark.parametrize("what", ["table 9", "cell 1 gn, size", "colour", "figure nothing"])
+def test_what_is_not_there_is_said(page: Path, what: str) -> None:
+    with pytest.raises(ValueError, match=r"small\.md"):
+        fill(page, f"<!-- small.nbz: {what} --><!-- end -->")
