@@ -14,7 +14,8 @@ set -euo pipefail
 
 config=${1:?usage: sbatch slurm.sh CONFIG}
 port=$((20000 + SLURM_JOB_ID % 20000)) # a port of the job's own
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes%%$'\n'*}
 export RAY_AUTH_MODE=token # nobody else on the network may send code
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export RAY_AUTH_TOKEN

@@ -9,7 +9,7 @@ from rich.console import Console
 from normbench.config.schema import RunConfig
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import LineProgress, LiveProgress, make_progress
-from normbench.experiment.runner import RunBusy, RunEnded, RunProgressed, RunStarted, Stopping
+from normbench.experiment.runner import RunBusy, RunEnded, RunPostponed, RunProgressed, RunStarted, Stopping
 from normbench.experiment.timing_pass import TimingEnded, TimingProgressed, TimingStarted
 from normbench.runs.events import CheckpointFailed, EpochDone, FactsLearned, StepsDone
 from normbench.runs.records import Status
@@ -156,6 +156,24 @@ def test_runs_that_train_at_once_have_a_bar_each() -> None:
     assert "epoch 1/5" in bars[0]
     assert "preparing" in bars[1]
     assert "epoch 3/5" in bars[2]
+
+
+def test_a_run_that_is_put_back_loses_its_bar_and_is_told_with_the_reason(capsys) -> None:
+    bn, gn = plan("bn"), plan("gn")
+    full = RunPostponed(gn, "out of memory on cuda", 2)
+    alone = RunPostponed(gn, "the training process was killed", 1)
+    events = [RunStarted(bn, 0), RunStarted(gn, 0), RunProgressed(gn, steps(0, 100)), full]
+    everything, *bars, printed = screen(140, *events, plans=[bn, gn])
+    assert "0/2 runs" in everything  # it is not over
+    assert [bar.split("  ")[0].split(" ━")[0].strip() for bar in bars] == ["BN seed 0"]
+    told = "GN seed 0: goes on with 2 runs at once: out of memory on cuda"
+    assert told in printed
+    ended = RunEnded(gn, status("completed"), SUMMARY, runs_at_once=8)
+    assert lines_of([full, alone, ended], capsys, [gn]) == [
+        told,
+        "GN seed 0: goes on alone: the training process was killed",
+        "GN seed 0: test accuracy 71.23 %, 61.7 s training beside up to 7 others",
+    ]
 
 
 def test_the_timing_pass_has_a_bar() -> None:

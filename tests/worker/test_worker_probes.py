@@ -9,6 +9,7 @@ from run_events import make_plan
 
 from normbench.config.probes import ProbesConfig
 from normbench.config.schema import ModelConfig
+from normbench.engine.probes.moment import Moment
 from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import shortcoming
@@ -116,8 +117,10 @@ def test_a_probe_that_cannot_measure_is_named_and_training_goes_on(
 ) -> None:
     from normbench.engine.probes.curvature import CurvatureProbe
 
-    def fail(self: object, moment: object) -> None:
+    def fail(self: object, moment: Moment) -> None:
         torch.randn(3)  # random numbers that training must not miss
+        for tensor in moment.model.state_dict().values():
+            tensor.zero_()  # of the copy
         raise RuntimeError("derivative for aten::fused is not implemented\nat length")
 
     monkeypatch.setattr(CurvatureProbe, "measure", fail)
