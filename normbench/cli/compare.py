@@ -120,8 +120,8 @@ def compare(
     """
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
-    from normbench.experiment.looks import most_seeds
     from normbench.experiment.shards import Shard
+    from normbench.experiment.stopping import most_seeds
 
     config, chosen = config_or_norms(words or [], norms)
     most = most_seeds(seeds, max_seeds, until_resolved=until_resolved)

@@ -15,10 +15,10 @@ from normbench.config.schema import BaseExperimentConfig
 from normbench.errors import ConfigError, UnknownNameError
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.execute import Listener, RunOptions, run_experiment
-from normbench.experiment.looks import most_seeds
 from normbench.experiment.own_objects import with_own_objects
 from normbench.experiment.shards import Shard
 from normbench.experiment.site import open_site
+from normbench.experiment.stopping import most_seeds
 from normbench.experiment.tuning import plan_tuned
 from normbench.experiment.worker_process import start_worker
 from normbench.registry import load

@@ -10,7 +10,7 @@ from normbench.config.schema import DEFAULT_BASELINE
 from normbench.errors import ConfigError
 from normbench.experiment.plan import RunPlan
 from normbench.report import Report
-from normbench.report.sequential import SCHEDULE, schedule
+from normbench.report.sequential import schedule
 from normbench.runs.looks_file import LOOKS_FILE, read_looks, record_look
 from normbench.runs.records import read_experiment
 from normbench.runs.writer import folder_errors
@@ -38,24 +38,6 @@ def stages(plans: Sequence[RunPlan], max_seeds: int | None, folder: Path) -> lis
         for number in schedule(max_seeds)
         if set(seen) <= (chosen := set(seeds[:number])) or number == max_seeds
     ]
-
-
-def most_seeds(seeds: object, max_seeds: int | None, *, until_resolved: bool) -> int | None:
-    """Return the most seeds of a comparison that ends where it is resolved; None where it does not.
-
-    Raises:
-        ConfigError: arguments that contradict each other.
-    """
-    if not until_resolved:
-        if max_seeds is not None:
-            raise ConfigError("--max-seeds is the most that --until-resolved may take: give both")
-        return None
-    if seeds is not None:
-        raise ConfigError("--until-resolved adds seeds as they are needed: give --max-seeds in place of --seeds")
-    found = SCHEDULE[-1] if max_seeds is None else max_seeds
-    if found < SCHEDULE[0]:
-        raise ConfigError(f"--max-seeds {found} is not allowed: a verdict takes at least {SCHEDULE[0]} seeds")
-    return found
 
 
 def seeds_of(plans: Sequence[RunPlan]) -> tuple[int, ...]:

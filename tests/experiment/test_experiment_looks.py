@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from normbench.errors import ConfigError
-from normbench.experiment.looks import most_seeds, run_stages, stages
+from normbench.experiment.looks import run_stages, stages
+from normbench.experiment.stopping import most_seeds
 from normbench.runs.looks_file import read_looks
 from tests.report.conftest import make_run
 
