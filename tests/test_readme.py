@@ -125,7 +125,8 @@ def test_every_command_of_a_page_can_be_given(page: Path) -> None:
         try:
             command.make_context("normbench", list(words)).close()
         except Exception as error:
-            pytest.fail(f"{line}: {error}")
+            if getattr(error, "exit_code", 1) != 0:  # that is how `--help` ends
+                pytest.fail(f"{line}: {error}")
 
 
 def test_the_commands_of_a_page_are_found_in_all_their_forms() -> None:

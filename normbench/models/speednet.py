@@ -33,8 +33,11 @@ class SpeedNet(nn.Module):
         layers: list[nn.Module] = [nn.GELU()]
         channels, size = 2 * 3 * 2**2, image_size - 1
         for width in WIDTHS:
-            size //= 2
-            layers += [_conv(norm, channels, width), nn.MaxPool2d(2), *_norm_act(norm, width, size)]
+            layers.append(_conv(norm, channels, width))
+            if size > 1:  # images of 8x8 come to one pixel before the last block
+                size //= 2
+                layers.append(nn.MaxPool2d(2))
+            layers += _norm_act(norm, width, size)
             layers += [_conv(norm, width, width), *_norm_act(norm, width, size)]
             channels = width
         self.features = nn.Sequential(*layers, nn.MaxPool2d(size))

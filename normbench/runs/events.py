@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # they bring NumPy and pydantic; a training process is started before these are imported
+    import numpy as np
+    from numpy.typing import NDArray
 
-from normbench.runs.evaluation_file import Evaluation
-from normbench.runs.probe_files import ProbeRow
-from normbench.tasks.task import BaseSummary, EpochRow
+    from normbench.runs.evaluation_file import Evaluation
+    from normbench.runs.probe_files import ProbeRow
+    from normbench.tasks.task import BaseSummary, EpochRow
 
 StepLosses = tuple[float, ...]
 """The losses of one training step, in the order of `Task.loss_columns`."""

@@ -95,11 +95,11 @@ def test_lists_as_json(normbench) -> None:
 
 def test_a_list_in_a_pipe_is_tab_separated(normbench) -> None:
     lines = [line.split("\t") for line in normbench("list", "norms").out.splitlines()]
-    assert lines[0] == ["key", "name", "statistics over", "batch-dependent", "year"]
-    assert ["gn", "Group Normalization", "C/G, H, W", "no", "2018"] in lines
+    assert lines[0] == ["key", "name", "statistics over", "batch-dependent", "folds into convolution", "year"]
+    assert ["gn", "Group Normalization", "C/G, H, W", "no", "no", "2018"] in lines
     assert [line[0] for line in lines[1:]] == [*NORMS, *(f"+{key}" for key in WEIGHTS)]
     long = [line.split("\t") for line in normbench("list", "norms", "--long").out.splitlines()]
-    assert {len(line) for line in long} == {12}
+    assert {len(line) for line in long} == {13}
     assert next(line for line in long if line[0] == "gn")[-1].endswith("affine=True")
 
 
