@@ -1,7 +1,7 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
-The record at_once.json holds the epochs' times and the timing pass of one comparison. The others, steps.json and
-layers.json in docs/performance, are the `results.json` of ``normbench bench`` with what the
+The record at_once.json holds the epochs' times and the timing pass of one comparison. The others, steps.json,
+layers.json and inference.json in docs/performance, are the `results.json` of ``normbench bench`` with what the
 page does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and
 ``<!-- end -->``.
 """
@@ -22,7 +22,13 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def fill_tables(page: str) -> str:
     """Return the page with every table between markers written anew."""
-    tables = {"steps": steps_table, "tutorial": tutorial_table, "layers": layers_table, "at_once": at_once_table}
+    tables = {
+        "steps": steps_table,
+        "tutorial": tutorial_table,
+        "layers": layers_table,
+        "at_once": at_once_table,
+        "inference": inference_table,
+    }
     return _BLOCK.sub(lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}", page)
 
 
@@ -117,6 +123,18 @@ def at_once_table() -> str:
     table = _table(("norm", "alone (ms/step)", *seeds), rows)
     gain = f"{apart / together:.2f} times as fast"
     return f"{table}\nA run-step: {_ms([apart])} ms one after another, {_ms([together])} ms at once, {gain}.\n"
+
+
+def inference_table() -> str:
+    """Return what a batch costs a network in use, by norm, folded or not, and the way that it is run."""
+    rows = json.loads((RECORDS / "inference.json").read_text(encoding="utf-8"))["rows"]
+    times: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows:
+        norm = f"{row['norm']}, folded" if row["folded"] else row["norm"]
+        times.setdefault((norm, row["variant"]), {})[row["batch_size"]] = _ms(row["seconds_per_batch"])
+    sizes = sorted({row["batch_size"] for row in rows})
+    header = ("norm", "way", *(f"batch {size} (ms)" for size in sizes))
+    return _table(header, ((norm, way, *(by_size[size] for size in sizes)) for (norm, way), by_size in times.items()))
 
 
 def _times_as_fast(native: Mapping[str, Any], fused: Mapping[str, Any]) -> str:
