@@ -206,7 +206,7 @@ class TrainConfig(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Literal["none", "crop_flip", "shift_alternate"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip. `shift_alternate`:
-    a random shift by up to 2 pixels, and each image mirrored in every other epoch (arXiv:2404.00498, section 3.6)."""
+    a random shift by up to 2 pixels, and each image mirrored in every other epoch (arXiv:2404.00498)."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto`: bf16 autocast on CUDA and on a CPU with AMX, fp32 elsewhere."""
     engine: Literal["auto", "eager", "graph", "compile"] = "auto"

@@ -39,7 +39,7 @@ def draw_augmentation(kind: str, num_images: int, seed: int, epoch: int) -> Crop
     """Draw what an epoch does to every image, on the CPU; `kind` is `augment` of the training settings.
 
     ``shift_alternate`` draws which images are mirrored in the first epoch; from then on each is in every other
-    (Jordan 2024, arXiv 2404.00498, section 3.6): of two epochs in a row, none repeats what the other has shown.
+    (Jordan 2024, arXiv 2404.00498): of two epochs in a row, none repeats what the other has shown.
     """
     if kind == "none":
         return None

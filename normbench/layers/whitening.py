@@ -16,8 +16,8 @@ class Whitening(nn.Module):
     """A convolution, without padding, whose filters are whitened principal directions of patches and their negatives.
 
     ``(N, C, H, W)`` -> ``(N, 2 C s^2, H - s + 1, W - s + 1)`` for patches of s x s. The filters come from the training
-    images (`fit`) and are not trained; the biases are. Such a layer is part of the fast CIFAR-10 recipes since
-    tysam-code's hlb-CIFAR10 (2023), and of airbench (Jordan 2024, arXiv 2404.00498, section 3.2).
+    images (`fit`) and are not trained; the biases are. Such a layer begins the networks of airbench (Jordan 2024,
+    arXiv 2404.00498).
     """
 
     weight: Tensor
