@@ -14,8 +14,10 @@ from normbench.errors import FolderError, RunError
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.bundle_file import exists
 from normbench.runs.copies import conflict, copy_provenance, first_difference, read_records, write_run
+from normbench.runs.looks_file import LOOKS_FILE, RecordedLooks, read_looks
 from normbench.runs.records import EXPERIMENT_FILE, find_runs, is_run
 from normbench.runs.timing_file import TIMING_FILE, Timing, read_timing
+from normbench.runs.tuning_file import TUNING_FILE, Tuning, read_tuning, write_tuning
 from normbench.runs.untrusted import read_yaml
 from normbench.runs.writer import folder_errors
 
@@ -44,7 +46,7 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         raise FolderError(f"{target}: there is something already; name a new folder or file")
     experiments = [folder for source in sources for folder in _experiments(source)]
     settings = _merged_settings(experiments, target.name)
-    timing = _merged_timing(experiments)
+    timing, looks, tuning = _merged_timing(experiments), _merged_looks(experiments), _merged_tuning(experiments)
     places: dict[str, Path] = {}
     num_repeated = 0
     with folder_errors(target):
@@ -64,6 +66,10 @@ def merge(sources: Sequence[Path], target: Path) -> Merged:
         if timing.sessions:
             content = json.dumps(timing.model_dump(mode="json"), indent=2) + "\n"
             write_text_atomically(target / TIMING_FILE, content)
+        if looks.looks:
+            write_text_atomically(target / LOOKS_FILE, json.dumps(looks.model_dump(), indent=2) + "\n")
+        if tuning is not None:
+            write_tuning(target, tuning)
     return Merged(target, len(places), num_repeated)
 
 
@@ -116,3 +122,27 @@ def _merged_timing(experiments: Sequence[Path]) -> Timing:
     for folder in experiments:
         sessions += [session for session in read_timing(folder).sessions if session not in sessions]
     return Timing(sessions=tuple(sessions))
+
+
+def _merged_looks(experiments: Sequence[Path]) -> RecordedLooks:
+    """Return all looks at the parts, earliest first; the rule for them where all parts have the same one."""
+    recorded = [read_looks(folder) for folder in experiments]
+    looks = {look.seeds: look for one in reversed(recorded) for look in one.looks}
+    rules = {one.maximum for one in recorded}
+    return RecordedLooks(
+        maximum=rules.pop() if len(rules) == 1 else None,
+        looks=tuple(sorted(looks.values(), key=lambda look: look.looked_at)),
+    )
+
+
+def _merged_tuning(experiments: Sequence[Path]) -> Tuning | None:
+    """Return by which trials the parts' learning rates were chosen, if they were."""
+    merged, first = None, experiments[0]
+    for folder in experiments:
+        if not exists(folder / TUNING_FILE):
+            continue
+        tuning = read_tuning(folder)
+        if merged is not None and tuning != merged:
+            raise RunError(f"{first} and {folder} are different experiments: their {TUNING_FILE} differs")
+        merged, first = tuning, folder
+    return merged

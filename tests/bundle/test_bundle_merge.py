@@ -51,6 +51,36 @@ def test_folders_and_a_bundle_become_the_whole_again(experiment: Path, made: Pat
     assert list((tmp_path / "whole" / "provenance").iterdir())
 
 
+def look_at(folder: Path, seeds: list[int], at: str, maximum: int | None) -> None:
+    looks = [{"seeds": seeds, "looked_at": at}]
+    (folder / "looks.json").write_text(json.dumps({"schema_version": 1, "maximum": maximum, "looks": looks}))
+
+
+def test_how_often_verdicts_were_looked_at_is_not_forgotten(experiment: Path, tmp_path: Path) -> None:
+    first, second = (part(experiment, name, f"{name}-*") for name in ("bn", "gn"))
+    look_at(first, [0, 1, 2], "2026-01-02T00:00:00+00:00", 20)
+    look_at(second, [0], "2026-01-01T00:00:00+00:00", 20)
+    merge([first, second], tmp_path / "same rule")
+    merged = json.loads((tmp_path / "same rule" / "looks.json").read_text())
+    assert ([look["seeds"] for look in merged["looks"]], merged["maximum"]) == ([[0], [0, 1, 2]], 20)
+    look_at(second, [0], "2026-01-01T00:00:00+00:00", None)
+    merge([first, second], tmp_path / "two rules")
+    assert json.loads((tmp_path / "two rules" / "looks.json").read_text())["maximum"] is None
+
+
+def test_parts_whose_rates_were_chosen_differently_are_not_joined(experiment: Path, tmp_path: Path) -> None:
+    first, second = (part(experiment, name, f"{name}-*") for name in ("bn", "gn"))
+    trial = {"label": "BN", "learning_rate": 0.1, "accuracies": [0.5]}
+    tuning = {"experiment": "t", "split": "val", "seeds": [10000], "shared_rate": 0.1, "trials": [trial]}
+    (first / "tuning.json").write_text(json.dumps(tuning))
+    (second / "tuning.json").write_text(json.dumps(tuning))
+    merge([first, second], tmp_path / "joined")
+    assert json.loads((tmp_path / "joined" / "tuning.json").read_text())["trials"] == [trial]
+    (second / "tuning.json").write_text(json.dumps({**tuning, "shared_rate": 0.2}))
+    with pytest.raises(RunError, match=rf"{first} and {second} are different experiments: their tuning.json differs"):
+        merge([first, second], tmp_path / "not joined")
+
+
 def test_one_run_recorded_differently_is_an_error_that_names_both(experiment: Path, made: Path, tmp_path: Path) -> None:
     (run,) = experiment.glob("bn-*-s0-*")
     (run / "steps.csv").write_text((run / "steps.csv").read_text().replace("2.", "1."))
