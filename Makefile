@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Make .venv and install NormBench with its development tools
 
-demo: install  ## Compare four norms on built-in images and say where the plots are (about a minute)
+demo: install  ## Compare four norms on built-in images and say where the plots are (a minute or two)
 	$(BIN)/normbench demo --runs-dir $(RUNS)
 
 test: install  ## Run the tests (about nine minutes on two cores)

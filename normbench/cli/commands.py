@@ -14,7 +14,7 @@ HEADINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "Run": {
             "demo": (
-                "Compare four norms on built-in images with three seeds: no data set and no GPU needed, about a minute."
+                "Compare four norms on built-in images with three seeds: no data set and no GPU needed, a minute or two."
             ),
             "compare": "Compare norms: train each with each seed, then draw curves and tables.",
             "train": (
