@@ -13,9 +13,7 @@ from typer.core import TyperGroup
 HEADINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "Run": {
-            "demo": (
-                "Compare four norms on built-in images with three seeds: no data set and no GPU needed, a minute or two."
-            ),
+            "demo": ("Compare four norms on built-in images with three seeds: no data set, no GPU, a minute or two."),
             "compare": "Compare norms: train each with each seed, then draw curves and tables.",
             "train": (
                 "Train a network with one norm and one or more seeds, by the tutorial's protocol unless told otherwise."

@@ -17,7 +17,7 @@ Try next:
 
 
 def demo(device: DeviceOption = None, runs_dir: RunsDirOption = Path("runs")) -> None:
-    """Compare four norms on built-in images with three seeds: no data set and no GPU needed, a minute or two.
+    """Compare four norms on built-in images with three seeds: no data set, no GPU, a minute or two.
 
     It is `normbench compare demo`; running it again shows the results, because completed runs are kept.
     """
