@@ -13,12 +13,10 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from normbench.errors import RunError
 from normbench.runs.bundle_file import exists
-from normbench.runs.regular_files import damaged
-from normbench.runs.untrusted import describe_problem, read_json
+from normbench.runs.untrusted import checked, read_json
 from normbench.tasks.task import Count, Fraction, Loss, Row
 
 EVALUATION_FILE = "evaluation.json"
@@ -183,11 +181,4 @@ def read_evaluation(run_folder: Path) -> Evaluation | None:
     path = run_folder / EVALUATION_FILE
     if not exists(path):
         return None
-    try:
-        return Evaluation.model_validate(read_json(path, _MAX_BYTES))
-    except ValidationError as error:
-        raise damaged(path, describe_problem(error)) from None
-    except RunError:
-        raise
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise damaged(path, str(error)) from None
+    return checked(Evaluation, read_json(path, _MAX_BYTES), path)

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.bundle_file import exists
-from normbench.runs.regular_files import damaged
-from normbench.runs.untrusted import describe_problem, read_json
+from normbench.runs.untrusted import checked, read_json
 from normbench.tasks.task import Row
 
 LOOKS_FILE = "looks.json"
@@ -60,11 +59,7 @@ def read_looks(folder: Path) -> RecordedLooks:
     path = folder / LOOKS_FILE
     if not exists(path):
         return RecordedLooks()
-    recorded = read_json(path)
-    try:
-        return RecordedLooks.model_validate(recorded)
-    except ValidationError as error:
-        raise damaged(path, describe_problem(error)) from None
+    return checked(RecordedLooks, read_json(path), path)
 
 
 def record_look(folder: Path, seeds: Sequence[int], maximum: int | None = None) -> None:

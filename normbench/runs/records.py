@@ -30,11 +30,11 @@ from datetime import datetime
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
 from normbench.config.load import task_name
 from normbench.config.schema import AnalysisConfig
@@ -47,7 +47,7 @@ from normbench.runs.probe_files import ProbeRow, read_probes
 from normbench.runs.regular_files import damaged
 from normbench.runs.timing_file import Timing, read_timing
 from normbench.runs.tuning_file import Tuning, read_tuning
-from normbench.runs.untrusted import describe_problem, read_bytes, read_json, read_pictures, read_yaml
+from normbench.runs.untrusted import Model, checked, describe_problem, read_bytes, read_json, read_pictures, read_yaml
 from normbench.tasks import TASKS, Task
 from normbench.tasks.task import LARGEST_LOSS, SAMPLES_FILE, EpochRow, Row
 
@@ -235,7 +235,7 @@ def read_run(folder: Path) -> RunRecord:
         if not isinstance(recorded, dict) or task_name(recorded) not in TASKS:
             raise damaged(folder / CONFIG_FILE, "not the config of a run")
         task = TASKS[task_name(recorded)]
-        config: Any = _checked(task.run_config, recorded, folder / CONFIG_FILE)
+        config: Any = checked(task.run_config, recorded, folder / CONFIG_FILE)
         status = read_status(folder)
         summary = _validated(task.summary, folder / SUMMARY_FILE) if exists(folder / SUMMARY_FILE) else None
         if status.state == "completed" and summary is None:
@@ -312,25 +312,12 @@ def read_settings(experiment_folder: Path) -> dict[str, Any]:
     path = experiment_folder / EXPERIMENT_FILE
     if not exists(path):
         return {}
-    return _checked(_Settings, read_yaml(path), path).model_dump()
-
-
-Model = TypeVar("Model", bound=BaseModel)
+    return checked(_Settings, read_yaml(path), path).model_dump()
 
 
 def _validated(model: type[Model], path: Path) -> Model:
     """Return what a JSON file says, as a `model`."""
-    return _checked(model, read_json(path, _MAX_BYTES), path)
-
-
-def _checked(model: type[Model], value: Any, path: Path) -> Model:
-    """Return `value`, which `path` holds, as a `model`."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise damaged(path, describe_problem(error)) from None
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise damaged(path, str(error)) from None
+    return checked(model, read_json(path, _MAX_BYTES), path)
 
 
 def _read_environment(path: Path) -> Mapping[str, Any]:

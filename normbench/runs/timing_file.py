@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from normbench.config.schema import BaseRunConfig
 from normbench.runs.bundle_file import exists
-from normbench.runs.regular_files import damaged
-from normbench.runs.untrusted import describe_problem, read_json
+from normbench.runs.untrusted import checked, read_json
 
 TIMING_FILE = "timing.json"
 
@@ -124,11 +123,7 @@ def read_timing(folder: Path) -> Timing:
     path = folder / TIMING_FILE
     if not exists(path):
         return Timing()
-    recorded = read_json(path)
-    try:
-        return Timing.model_validate(recorded)
-    except ValidationError as error:
-        raise damaged(path, describe_problem(error)) from None
+    return checked(Timing, read_json(path), path)
 
 
 def _key(config: Mapping[str, Any]) -> str:

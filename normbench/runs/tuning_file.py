@@ -8,12 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from normbench.runs.atomic import write_text_atomically
 from normbench.runs.bundle_file import exists
-from normbench.runs.regular_files import damaged
-from normbench.runs.untrusted import describe_problem, read_json
+from normbench.runs.untrusted import checked, read_json
 from normbench.tasks.task import Count, Fraction, Row
 
 TUNING_FILE = "tuning.json"
@@ -77,11 +76,7 @@ def read_tuning(folder: Path) -> Tuning:
     path = folder / TUNING_FILE
     if not exists(path):
         return Tuning()
-    recorded = read_json(path)
-    try:
-        return Tuning.model_validate(recorded)
-    except ValidationError as error:
-        raise damaged(path, describe_problem(error)) from None
+    return checked(Tuning, read_json(path), path)
 
 
 def write_tuning(folder: Path, tuning: Tuning) -> None:

@@ -13,12 +13,12 @@ import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from normbench.config.bounds import MAX_DEPTH, MAX_INTEGER
 from normbench.errors import shown
@@ -31,6 +31,8 @@ MAX_YAML_BYTES = 2 * 2**20
 MAX_YAML_VALUES = 200_000
 """The most values of a YAML file, an alias counted as often as it is used."""
 MAX_PICTURE_BYTES = 256 * 2**20
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
@@ -162,6 +164,20 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
     return str(error) or type(error).__name__
+
+
+def checked(model: type[Model], value: Any, path: Path) -> Model:
+    """Return `value`, which `path` holds, as a `model`.
+
+    Raises:
+        RunError: it is none.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise damaged(path, describe_problem(error)) from None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise damaged(path, str(error)) from None
 
 
 def describe_problem(error: ValidationError) -> str:
