@@ -125,6 +125,7 @@ class ClusterSite:
         """
         if runs_at_once not in (None, 1):
             raise ConfigError("--cluster trains one run at a time on each device, so --runs-at-once can only be 1")
+        self.slots += self._new_slots(len(due))
         executor = ClusterExecutor(
             self.ray,
             self.options,

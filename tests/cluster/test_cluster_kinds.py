@@ -101,17 +101,18 @@ class FakeRay:
         self.living: list[FakeHost] = []
         self.busy: set[str] = set()
         """Nodes that others compute on, so that nothing has them whole."""
+        self.free = {"CPU": 8.0, "GPU": 1.0}
         self.timed: list[tuple[Node, int, int, list[FakeHost]]] = []
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"NodeID": node.node_id, "Alive": node.node_id not in self.lost} for node in self.all_nodes]
 
     def available_resources(self) -> dict[str, float]:
-        return {"CPU": 8, "GPU": 1}
+        return self.free
 
     def wait(self, references: Sequence[Any], **_: Any) -> tuple[list[Any], list[Any]]:
         last = self.living[-1]
-        is_pending = last.node.node_id in self.busy and last.num_gpus == last.node.num_gpus
+        is_pending = not self.free or (last.node.node_id in self.busy and last.num_gpus == last.node.num_gpus)
         return ([], list(references)) if is_pending else (list(references), [])
 
     def get(self, reference: Any) -> Any:
@@ -168,6 +169,15 @@ def test_all_norms_of_a_seed_are_trained_on_gpus_of_one_name_and_all_gpus_work(t
     tables = Report(read_experiment(tmp_path)).tables
     assert len(tables) == 2
     assert not any("No pairs" in note for table in tables for note in table.notes)
+
+
+def test_hosts_start_while_the_first_checks_data_and_no_more_than_there_are_runs(tmp_path, ray) -> None:
+    plans = plans_of([0])
+    with open_site(ray).executor(plans, plans, tmp_path, None):
+        assert len(ray.living) == 6
+    ray.living.clear()
+    with open_site(ray).executor(plans[:1], plans, tmp_path, None):
+        assert sorted(host.node.kind for host in ray.living) == ["H100", "H200"]
 
 
 def test_a_comparison_that_goes_on_keeps_each_seed_on_its_device(tmp_path, ray) -> None:
@@ -257,3 +267,12 @@ def test_after_a_timing_pass_there_is_a_process_again_and_none_without_a_node(tm
     ray.lost |= {node.node_id for node in ray.all_nodes}
     with pytest.raises(EnvironmentProblem, match="no node is left"):
         _ = site.process
+
+
+def test_a_cluster_whose_devices_are_all_taken_is_waited_for_with_a_word(ray, capsys) -> None:
+    open_site(ray)
+    assert capsys.readouterr().err == ""
+    ray.living.clear()
+    ray.free = {}
+    open_site(ray)
+    assert capsys.readouterr().err == "normbench: --cluster auto: all devices are taken; waiting for one\n"
