@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from normbench.layers.max_pool2d import MaxPool2d
 from normbench.layers.whitening import Whitening
 from normbench.models.residual import usable_factory
 from normbench.norms import NormFactory, NormLike
@@ -36,7 +37,7 @@ class SpeedNet(nn.Module):
             layers.append(_conv(norm, channels, width))
             if size > 1:  # images of 8x8 come to one pixel before the last block
                 size //= 2
-                layers.append(nn.MaxPool2d(2))
+                layers.append(MaxPool2d())
             layers += _norm_act(norm, width, size)
             layers += [_conv(norm, width, width), *_norm_act(norm, width, size)]
             channels = width
