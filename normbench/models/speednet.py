@@ -38,8 +38,8 @@ class SpeedNet(nn.Module):
             if size > 1:  # images of 8x8 come to one pixel before the last block
                 size //= 2
                 layers.append(MaxPool2d())
-            layers += _norm_act(norm, width, size)
-            layers += [_conv(norm, width, width), *_norm_act(norm, width, size)]
+            layers.append(norm.norm_act(width, size=size, activation="gelu"))
+            layers += [_conv(norm, width, width), norm.norm_act(width, size=size, activation="gelu")]
             channels = width
         self.features = nn.Sequential(*layers, nn.MaxPool2d(size))
         self.classifier = nn.Linear(channels, num_classes, bias=False)
@@ -59,9 +59,3 @@ def _conv(norm: NormFactory, in_channels: int, out_channels: int) -> nn.Module:
     if adopt := getattr(conv, "adopt_weight", None):
         adopt()
     return conv
-
-
-def _norm_act(norm: NormFactory, num_channels: int, size: int) -> list[nn.Module]:
-    if norm.replaces_activation:
-        return [norm.norm_act(num_channels, size=size)]
-    return [norm.norm_only(num_channels, size=size), nn.GELU()]

@@ -52,3 +52,10 @@ def test_a_gradient_reaches_every_parameter_and_no_norm_loses_its_activation() -
         network(torch.randn(4, 3, 32, 32)).square().sum().backward()
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
         assert sum(isinstance(module, torch.nn.GELU) for module in network.modules()) == num_gelus
+
+
+@pytest.mark.parametrize("norm", ["bn", "gn", "ghost_bn", "dyt", "none"])
+def test_a_gelu_follows_the_norm_whether_one_kernel_has_both_or_not(norm) -> None:
+    x = 2 * torch.randn(4, 32, 5, 5, generator=torch.Generator().manual_seed(0))
+    both, alone = make_norm(norm).norm_act(32, size=5, activation="gelu"), make_norm(norm).norm_only(32, size=5)
+    torch.testing.assert_close(both(x), torch.nn.functional.gelu(alone(x)))
