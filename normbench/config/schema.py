@@ -313,6 +313,9 @@ class EvaluateConfig(Frozen):
     """Batches of 512 training images over which running statistics are averaged anew; 0: they are not."""
     average_share: float = Field(0.25, ge=0, le=1)
     """The share of the last epochs over whose ends the weights are averaged; 0: they are not."""
+    views: Literal[1, 2, 6] = 1
+    """Views of each image over which logits are averaged: 2, it and its mirror image; 6, also both shifted by a pixel
+    up and to the left, and down and to the right. That accuracy stands beside the plain one."""
     corruptions: Literal["none", "generated", "official"] = "none"
     """`generated`: 15 kinds in 5 severities, drawn on the device; `official`: from the files of CIFAR-10-C."""
     corruption_seed: int = Field(0, ge=0, strict=True)
