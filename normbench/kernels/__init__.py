@@ -2,14 +2,17 @@
 
 Each operation comes with the question whether it can run: `norm_act` (`unsupported_reason` says in a line why not) is a
 normalization with the activation after it, `convolve_images` (`can_convolve_images`) the convolution of a batch of
-images, `convolve` (`can_convolve`) that between layers, `pooled_linear` (`can_pool_linear`) the mean over positions
-with a linear layer; all have gradients and can be captured in a CUDA graph. `train_step` holds what surrounds the
-network. `reference` has the formulas of `NormActSpec` in plain torch.
+images, `convolve_patches_gelu` (`can_convolve_patches_gelu`) another one with a GELU and fixed filters, `convolve`
+(`can_convolve`) that between layers, `max_pool` (`can_pool_maxima`) the maximum over 2 x 2 pixels, `pooled_linear`
+(`can_pool_linear`) the mean over positions with a linear layer; all have gradients and can be captured in a CUDA graph.
+`train_step` holds what surrounds the network. `reference` has the formulas of `NormActSpec` in plain torch.
 """
 
 from normbench.kernels.conv import can_convolve, convolve
 from normbench.kernels.image_conv import can_convolve_images, convolve_images
+from normbench.kernels.max_pool import can_pool_maxima, max_pool
 from normbench.kernels.operation import AnySpec, norm_act, unsupported_reason
+from normbench.kernels.patch_gelu import can_convolve_patches_gelu, convolve_patches_gelu
 from normbench.kernels.pool_linear import can_pool_linear, pooled_linear
 from normbench.kernels.spec import MomentsSpec, NormActSpec, PixelSpec, WindowSpec
 from normbench.kernels.squashing import SquashSpec, squash
@@ -23,9 +26,13 @@ __all__ = [
     "WindowSpec",
     "can_convolve",
     "can_convolve_images",
+    "can_convolve_patches_gelu",
     "can_pool_linear",
+    "can_pool_maxima",
     "convolve",
     "convolve_images",
+    "convolve_patches_gelu",
+    "max_pool",
     "norm_act",
     "pooled_linear",
     "squash",

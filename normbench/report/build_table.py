@@ -120,7 +120,6 @@ def _rows(
         summaries = [run.summary for run in group.completed]
         time = times.get(group.label)
         relative = time.relative if time else None
-        memory = [summary.peak_memory_mib for summary in summaries if summary.peak_memory_mib is not None]
         rows.append(
             Row(
                 label=group.label,
@@ -134,7 +133,7 @@ def _rows(
                 relative_time_mad=relative.mad if relative and relative.n > 1 else None,
                 seconds_to_reach=_seconds_to_targets(group, section.task, time),
                 num_parameters=summaries[0].num_parameters if summaries else None,
-                peak_memory_mib=max(memory, default=None),
+                peak_memory_mib=_peak_memory_mib(group, time),
                 learning_rate=group.runs[0].config.train.learning_rate,
                 num_completed=len(summaries),
                 num_planned=group.num_planned,
@@ -145,6 +144,14 @@ def _rows(
             )
         )
     return rows
+
+
+def _peak_memory_mib(group: Group, time: EpochTime | None) -> float | None:
+    """Return what a norm needs alone: as measured when it was timed, or the most of its runs without others beside."""
+    if time and time.peak_memory_mib is not None:
+        return time.peak_memory_mib
+    alone = [run.summary.peak_memory_mib for run in group.completed if run.runs_at_once == 1]
+    return max((peak for peak in alone if peak is not None), default=None)
 
 
 def seconds_to_reach(run: RunRecord, target: float, epoch_seconds: float | None = None) -> float | None:

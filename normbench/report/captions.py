@@ -208,7 +208,8 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         times = {"interleaved": f"epochs times the {time}", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
-    sentences.append("Peak memory: the largest of the runs.")
+    timed = "each norm's alone, as measured when it was timed, or else " if "interleaved" in sources else ""
+    sentences.append(f"Peak memory: {timed}the largest of the runs{' without others beside' if is_shared else ''}.")
     versions = {run.environment.get("normbench") for run in section.runs}
     if section.environment["device"].startswith("cuda") and _VERSION_OF_FIRST_RUN_MEMORY in versions:
         sentences.append(FIRST_RUN_MEMORY)
