@@ -14,7 +14,7 @@ import platformdirs
 
 from normbench.config.load import AnyExperiment, LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig, ExperimentConfig
-from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
+from normbench.errors import DataError, FolderError, NormBenchError, RunError
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
 from normbench.experiment.evaluate_runs import evaluate_runs
@@ -24,6 +24,7 @@ from normbench.experiment.looks import check_until_resolved, look_at, run_stages
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
+from normbench.experiment.run_reports import RunReports, reason
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
 from normbench.experiment.shards import Shard
 from normbench.experiment.site import Site
@@ -132,17 +133,19 @@ def run_experiment(
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
-    for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
-        site.process.call(targets.check_data, config, options.data_dir, prerequisite)
-    _compile_kernels(due, folder, options, site.process, prerequisite)
-    write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
-    sweep(folder)
+    # First: what this starts for further devices imports torch while the first one checks data and compiles.
     with site.executor(due, plans, folder, options.runs_at_once) as executor:
-        shown = listener or make_progress(plans)
+        for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
+            site.process.call(targets.check_data, config, options.data_dir, prerequisite)
+        _compile_kernels(due, folder, options, site.process, prerequisite)
+        first = resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0])
+        write_experiment(folder, first)
+        sweep(folder)
+        shown, reports = listener or make_progress(plans), RunReports(write_run_report)
         runner = ExperimentRunner(
             folder,
             executor,
-            _told([shown, *trackers], folder),
+            _told([shown, *trackers], folder, reports),
             options.data_dir,
             options.force,
             options.retry,
@@ -152,7 +155,7 @@ def run_experiment(
             loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
             max_host_losses=site.max_host_losses,
         )
-        return _Course(runner, site, loaded.experiment, options, shown, on_report).finish(left)
+        return _Course(runner, site, loaded.experiment, options, shown, on_report, reports).finish(left)
 
 
 def _trackers(folder: Path, options: RunOptions) -> Sequence[Tracking]:
@@ -163,8 +166,10 @@ def _trackers(folder: Path, options: RunOptions) -> Sequence[Tracking]:
     return open_trackers(folder, tensorboard=options.tensorboard, wandb=options.wandb, mlflow=options.mlflow)
 
 
-def _told(listeners: Sequence[Listener | Progress | Tracking], folder: Path) -> Callable[[ExperimentEvent], None]:
-    """Return a function that tells all `listeners` of an event, and draws a run that ended."""
+def _told(
+    listeners: Sequence[Listener | Progress | Tracking], folder: Path, reports: RunReports
+) -> Callable[[ExperimentEvent], None]:
+    """Return a function that tells all `listeners` of an event, and has a run drawn that ended."""
 
     def tell(event: ExperimentEvent) -> None:
         for listener in listeners:
@@ -172,7 +177,7 @@ def _told(listeners: Sequence[Listener | Progress | Tracking], folder: Path) -> 
         if isinstance(event, RunEnded):
             run_folder = folder / event.plan.run_id
             if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
-                _report_run(run_folder)
+                reports.add(run_folder)
 
     return tell
 
@@ -187,6 +192,7 @@ class _Course:
     options: RunOptions
     listener: Listener | Progress
     on_report: Callable[[Comparison], None]
+    reports: RunReports
     signals: HeldSignals = field(default_factory=HeldSignals)
 
     def finish(self, left: Sequence[list[RunPlan]]) -> Comparison:
@@ -195,9 +201,10 @@ class _Course:
         comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
         try:
             with self.signals, _shown(self.listener):
-                for plans, is_complete in run_stages(left, folder, self.options.max_seeds, self._train):
-                    run_ids = tuple(plan.run_id for plan in plans)
-                    comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
+                with self.reports:
+                    for plans, is_complete in run_stages(left, folder, self.options.max_seeds, self._train):
+                        run_ids = tuple(plan.run_id for plan in plans)
+                        comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
                 if not self.runner.has_stopped:
                     self._evaluate_kept(plans)
                     self._time(plans)
@@ -331,13 +338,6 @@ def _compile_kernels(
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
-def _report_run(run_folder: Path) -> None:
-    try:
-        write_run_report(run_folder)
-    except Exception as error:  # nothing in a picture is worth the runs that are still to come
-        note(f"normbench: {run_folder}: the loss curve cannot be written: {_reason(error)}")
-
-
 def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> Comparison:
     """Write the report over what is recorded, also after an interrupt, and hand it on; return what became of it."""
     from normbench.report.tensorboard import write_tensorboard
@@ -354,14 +354,7 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
             write_tensorboard(report, keep=True)
     except Exception as error:
         kind = FolderError if isinstance(error, OSError) else RunError
-        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {_reason(error)}")
+        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {reason(error)}")
         note(f"normbench: {problem}")
         return replace(comparison, report_error=problem)
     return comparison
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, in a line; with its kind, where it is no user's problem."""
-    if isinstance(error, OSError):
-        return error.strerror or first_line(error)
-    return first_line(error) if isinstance(error, NormBenchError) else f"{type(error).__name__}: {first_line(error)}"
