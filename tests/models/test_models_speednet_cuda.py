@@ -18,7 +18,7 @@ from normbench.engine.device import Engine, Precision
 from normbench.engine.precompile import compile_for
 from normbench.engine.step.prepare import prepare
 from normbench.engine.trainer import Trainer
-from normbench.kernels import convolve_patches_gelu, max_pool
+from normbench.kernels import convolve_patches_gelu, pool_maxima
 from normbench.kernels.support import switched_off
 from normbench.models import build_model
 from normbench.norms import make_norm
@@ -95,7 +95,7 @@ def test_maxima_and_gradients_are_torchs(shape: tuple[int, int, int, int], dtype
     source = torch.Generator().manual_seed(0)
     x = torch.randint(-3, 4, shape, generator=source).to("cuda", dtype, memory_format=torch.channels_last)
     x.requires_grad_()
-    expected, y = functional.max_pool2d(x, 2), max_pool(x)
+    expected, y = functional.max_pool2d(x, 2), pool_maxima(x)
     grad = torch.randn(y.shape, generator=source).to("cuda", dtype)
     assert torch.equal(y, expected)
     assert torch.equal(*(torch.autograd.grad(each, x, grad)[0] for each in (y, expected)))
