@@ -165,8 +165,8 @@ class ClusterSite:
         node = next((node for node in self.nodes if node.node_id in alive), None)
         if node is None:
             raise EnvironmentProblem(f"--cluster {self.options.address}: no node is left")
-        self.slots.append(self._start(node))
         free = self.ray.available_resources()
+        self.slots.append(self._start(node))
         is_full = free.get("CPU", 0) < self.options.cpus_per_run or (self.on_gpus and free.get("GPU", 0) < 1)
         if is_full and not self.ray.wait([self.slots[0].facts], timeout=_SECONDS_BEFORE_A_WORD)[0]:
             note(f"normbench: --cluster {self.options.address}: all devices are taken; waiting for one")
