@@ -33,4 +33,5 @@ class Views(nn.Module):
     def _mirrored(self, images: Tensor) -> Tensor:
         views = (images, images.flip(-1))
         logits = [self.model(view.contiguous(memory_format=torch.channels_last)).float() for view in views]
-        return (logits[0] + logits[1]) / 2
+        mean: Tensor = (logits[0] + logits[1]) / 2
+        return mean

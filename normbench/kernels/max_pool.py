@@ -17,13 +17,13 @@ _WARPS = 4
 
 
 def can_pool_maxima(x: Tensor) -> bool:
-    """Return whether `max_pool` can run on `x`, ``(N, C, H, W)``."""
+    """Return whether `pool_maxima` can run on `x`, ``(N, C, H, W)``."""
     if x.dtype not in DTYPES or x.ndim != 4 or x.numel() == 0 or min(x.shape[2:]) < 2:
         return False
     return x.numel() <= MAX_ELEMENTS // 2 and is_channels_last(x) and unsupported_device_reason(x.device) is None
 
 
-def max_pool(x: Tensor) -> Tensor:
+def pool_maxima(x: Tensor) -> Tensor:
     """Return the maxima of `x`, ``(N, C, H, W)``, channels_last, over windows of 2 x 2: ``(N, C, H // 2, W // 2)``.
 
     The bits are those of torch, forward and backward: of equal values the first has the gradient, a NaN is passed on, a

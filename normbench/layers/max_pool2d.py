@@ -21,6 +21,6 @@ class MaxPool2d(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the maxima."""
         if self.has_kernel(input):
-            return kernels.max_pool(input)
+            return kernels.pool_maxima(input)
         y: Tensor = super().forward(input)
         return y

@@ -111,7 +111,7 @@ def fuse(layer: nn.Module, activation: nn.ReLU | nn.GELU | None = None) -> nn.Mo
     return nn.Sequential(fuse(layer) if isinstance(activation, nn.GELU) else layer, activation)
 
 
-def _name(activation: nn.ReLU | nn.GELU | None) -> Activation:
+def _name(activation: nn.Module | None) -> Activation:
     return "none" if activation is None else "gelu" if isinstance(activation, nn.GELU) else "relu"
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import can_pool_maxima, max_pool
+from normbench.kernels import can_pool_maxima, pool_maxima
 from normbench.layers.max_pool2d import MaxPool2d
 
 SHAPES = [(2, 16, 6, 4), (3, 5, 7, 5), (1, 64, 2, 3), (2, 24, 15, 15)]
@@ -38,7 +38,7 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def test_maxima_and_gradients_are_torchs(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, grad = draw(shape, dtype)
     expected = functional.max_pool2d(x, 2)
-    y = max_pool(x)
+    y = pool_maxima(x)
     assert torch.equal(y, expected)
     assert y.is_contiguous(memory_format=torch.channels_last)
     (dx,) = torch.autograd.grad(y, x, grad)
@@ -51,7 +51,7 @@ def test_a_value_that_is_no_number_is_passed_on_and_has_the_gradient() -> None:
         values = torch.tensor([3.0, 5.0, 4.0, 1.0])
         values[pixel] = torch.nan
         x = values.view(1, 1, 2, 2).requires_grad_()
-        for pool in (max_pool, lambda images: functional.max_pool2d(images, 2)):
+        for pool in (pool_maxima, lambda images: functional.max_pool2d(images, 2)):
             y = pool(x)
             assert y.isnan().all()
             (dx,) = torch.autograd.grad(y.sum(), x)

@@ -36,8 +36,7 @@ def build_step(
         flat = FlatOptimizer(parameter_groups(model, train), train, rates, state.global_step, decays)
         return FusedStep(model, flat, objective, images, settings, state)
     capturable = settings.device == "cuda" and settings.engine != "eager"
-    optimizer: Optimizer = build_optimizer(model, train, capturable=capturable)
-    if decays is not None:
-        optimizer = Lookahead(optimizer, decays, state.global_step)
+    plain = build_optimizer(model, train, capturable=capturable)
+    optimizer: Optimizer = plain if decays is None else Lookahead(plain, decays, state.global_step)
     kind = EagerStep if settings.micro_batch is None else AccumulatedStep
     return kind(model, optimizer, objective, images, settings, state)
