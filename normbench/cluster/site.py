@@ -159,9 +159,8 @@ class ClusterSite:
                 if is_alone:
                     yield slot.process
                 else:
-                    note(
-                        f"normbench: no norm is timed on {name}: others compute on node {node.short_id} ({node.address})"
-                    )
+                    where = f"node {node.short_id} ({node.address})"
+                    note(f"normbench: no norm is timed on {name}: others compute on {where}")
             self._end([slot])
         self._num_started.clear()
 
