@@ -17,6 +17,7 @@ from normbench.report.captions import (
     is_failure,
     look_notes,
     notes,
+    pair_notes,
     probe_caption,
     short_caption,
     timing_notes,
@@ -43,7 +44,7 @@ def build_tables(
     `analysis` replaces what the experiment says of it.
     """
     return tuple(
-        _table(experiment, section, len(sections), margin, result_id, analysis or analysis_of(experiment))
+        _table(experiment, section, sections, margin, result_id, analysis or analysis_of(experiment))
         for section in sections
     )
 
@@ -51,7 +52,7 @@ def build_tables(
 def _table(
     experiment: ExperimentRecord,
     section: Section,
-    num_sections: int,
+    sections: Sequence[Section],
     margin: float | None,
     result_id: str | None,
     analysis: AnalysisConfig,
@@ -70,12 +71,12 @@ def _table(
     ]
     rates = describe_rates(section, experiment.tuning)
     title = experiment.name
-    if num_sections > 1:
+    if len(sections) > 1:
         title += f" ({rates or describe_environment(section.environment)})"
     return Table(
         title=title,
         short_caption=short_caption(section, rows),
-        caption=caption(section, rows, num_sections, margins)
+        caption=caption(section, rows, len(sections), margins)
         + design_caption(section, rows, analysis, experiment.looks)
         + (f" {probe_caption(probe)}" if probe else ""),
         cost_caption=cost_caption(section, rows),
@@ -84,6 +85,7 @@ def _table(
         rows=tuple(rows),
         failures=tuple(failure(group, run) for group in section.groups for run in group.runs if is_failure(run)),
         notes=(
+            *pair_notes(section, sections),
             *tuning_notes(section, experiment.tuning),
             *look_notes(experiment.looks, rows),
             *notes(section, times),

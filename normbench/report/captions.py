@@ -8,7 +8,7 @@ from normbench.config.schema import AnalysisConfig
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.comparison_table import Row
 from normbench.report.epoch_times import EpochTime, reasons_untimed
-from normbench.report.grouping import Group, Scalar, Section, Setting
+from normbench.report.grouping import Group, Scalar, Section, Setting, unpaired
 from normbench.report.paired import MIN_SEEDS
 from normbench.report.stats import median_and_mad
 from normbench.report.task_report import task_report
@@ -125,6 +125,21 @@ def tuning_notes(section: Section, tuning: Tuning) -> list[str]:
         for label in tuning.labels
         if label in labels and (edge := tuning.at_edge(label))
     ]
+
+
+def pair_notes(section: Section, sections: Sequence[Section]) -> list[str]:
+    """Return which completed runs have no partner because the baseline's run of their seed took place elsewhere."""
+    lines = []
+    for conditions, seeds in unpaired(section, sections).items():
+        here, there = dict(section.environment), dict(conditions)
+        differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        places = (describe_environment({key: found.get(key, "-") for key in differing}) for found in (here, there))
+        runs = "; ".join(f"{label}, seed {', '.join(map(str, sorted(own)))}" for label, own in seeds.items())
+        lines.append(
+            f"No pairs: {runs} ran on {next(places)}, and the baseline with these seeds on {next(places)}. "
+            "Train all norms of a seed under the same conditions."
+        )
+    return lines
 
 
 def look_notes(looks: RecordedLooks, rows: Sequence[Row]) -> list[str]:
