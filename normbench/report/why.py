@@ -266,6 +266,9 @@ def _rank(axes: Axes, panel: Panel, quantity: Quantity) -> None:
     elif quantity.is_log:
         axes.set_xscale("log")
         _label_decades(axes.xaxis, axes.get_xlim(), num_labels=4)
+    else:
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, quantity.limits[0]), min(right, quantity.limits[1]))
 
 
 def _over_layers(panel: Panel) -> Figure:
@@ -311,12 +314,12 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
 
 def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6) -> None:
     """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = limits
     decades = math.log10(high / low)
-    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels))
+    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels) if decades > 0.9 else MaxNLocator(num_labels - 1))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
