@@ -4,5 +4,8 @@ from __future__ import annotations
 
 
 def import_libraries() -> None:
-    """Import torch and what training needs, which takes a second or more."""
+    """Import torch and what training needs, which takes a second or more; the compiler of kernels starts meanwhile."""
+    from normbench.kernels.compiler import start_ahead
+
+    start_ahead()
     import normbench.worker.train_run  # noqa: F401

@@ -96,6 +96,8 @@ def pair(images: DeviceImages, norm: str | None = None, **train: Any) -> tuple[R
         {"optimizer": "adam"},
         {"optimizer": "adamw", "augment": "crop_flip"},
         {"optimizer": "sgd", "label_smoothing": 0.2},
+        {"optimizer": "sgd", "lookahead": {"every": 4}},
+        {"optimizer": "adam", "lookahead": {"every": 1, "decay": 0.5, "power": 0}},
         {"optimizer": "sgd", "momentum": 0.0, "augment": "crop_flip", "label_smoothing": 0.1},
     ],
     ids=str,
@@ -288,12 +290,17 @@ from torch import nn
 from normbench import make_norm
 from normbench.config.schema import TrainConfig
 from normbench.engine.batches import DeviceImages
+from normbench.engine.device import set_arithmetic, set_default_arithmetic
 from normbench.engine.optimizer import Snapshot
 from normbench.engine.precompile import compile_for
 from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import CrossEntropy
 from normbench.engine.step.state import StepSettings
 from normbench.layers.pooled_linear import PooledLinear
+set_arithmetic("bf16", "cuda")
+assert torch.are_deterministic_algorithms_enabled()
+set_default_arithmetic("cuda")
+assert not torch.are_deterministic_algorithms_enabled()
 pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
 images = DeviceImages(pixels, torch.zeros(2).numpy(), "cpu", channels_last=True)
 bn = make_norm("bn")
