@@ -26,7 +26,7 @@ install: $(VENV)/.installed  ## Make .venv and install NormBench with its develo
 demo: install  ## Compare four norms on built-in images and say where the plots are (a minute or two)
 	$(BIN)/normbench demo --runs-dir $(RUNS)
 
-test: install  ## Run the tests (about nine minutes on two cores)
+test: install  ## Run the fast tests (some minutes on two cores)
 	$(PYTEST) -m "not slow and not gpu"
 
 test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one; show the coverage
