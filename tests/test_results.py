@@ -119,6 +119,25 @@ def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
     assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
 
 
+def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
+    """In points: bn 72.14, gn 70.43 at 0.001 and 73.13 at its own rate; all spreads are tiny."""
+    (page.parent / "claims.yaml").write_text(
+        """
+- {claim: BN beats GN, source: a, higher: bn, than: gn, records: [small.nbz, small.nbz 2]}
+- {claim: BN is as good as itself, source: b, equal: [bn, bn], records: [small.nbz]}
+- {claim: GN reaches 73 %, source: c, norm: gn, reaches: 73, records: [small.nbz 2, small.nbz]}
+- {claim: LN is best, source: d, untested: needs 5 runs}
+"""
+    )
+    filled = fill(page, "<!-- small.nbz: claims claims.yaml -->\n\n<!-- end -->")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in filled.splitlines() if "|" in line][2:]
+    assert [(row[2], row[5]) for row in rows] == [
+        ("small", "confirmed"), ("small, table 2", "refuted"), ("small", "not resolved"),
+        ("small, table 2", "confirmed"), ("small", "refuted"), ("-", "not tested fairly")
+    ]  # fmt: skip
+    assert rows[0][3] == "+1.71 ± 0.02 points"
+
+
 def test_chapters_and_grids_are_taken_over(page: Path) -> None:
     filled = fill(page, "<!-- small.nbz: chapter tuning -->\n\n<!-- end -->")
     assert "Each norm was tried at the same" in filled
