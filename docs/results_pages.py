@@ -12,7 +12,7 @@ one of
     chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
     grid TITLE       one table of a chapter, by its title
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
-                     it has of batch size 1 or corrupted images; `overview MORE... of BN, GN` has these norms alone
+                     it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
     against OTHER    each norm's runs against its own runs in another bundle, paired by seed
     claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
@@ -123,7 +123,7 @@ def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
         return _figure(page, _named(page, what, report.figures, rest), write=write_figures)
     if kind == "overview":
         more, _, labels = f" {rest}".partition(" of ")
-        names = [label.strip() for label in labels.split(",") if label.strip()]
+        names = [label.strip() for label in labels.split(";") if label.strip()]
         return overview(report, [_report(page.parent / name) for name in more.split()], names)
     if kind == "against":
         return against(report, _report(page.parent / rest))
