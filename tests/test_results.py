@@ -16,6 +16,7 @@ PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
 
+from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
 from normbench.bundle.write import write_bundle  # noqa: E402
 from normbench.report.page import Report  # noqa: E402
@@ -43,6 +44,7 @@ def test_a_page_is_made_of_its_records_or_says_that_it_has_none(page: Path) -> N
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
 def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> None:
+    assert fill(page, text_of(page)) == text_of(page), "run: make results"
     results = re.search(r"^## (?:Results|结果)\n(.*?)(?=^## )", text_of(page), re.DOTALL | re.M)
     assert results is not None
     prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", results[1], flags=re.DOTALL)
@@ -51,6 +53,14 @@ def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> N
     decimals = {float(found) for found in re.findall(r"\d+\.\d+", re.sub(r"\d+\.\d+\.\d+|v?\d+\.\d+ M", " ", prose))}
     assert decimals, "a test of nothing"
     assert decimals <= known
+
+
+@pytest.mark.parametrize("key", [key for key in EVIDENCE if key.startswith("own_")])
+def test_every_result_of_our_own_that_advise_quotes_stands_on_its_page(key: str) -> None:
+    quoted, source = EVIDENCE[key].text, ROOT / EVIDENCE[key].source
+    decimals = {float(found) for found in re.findall(r"\d+\.\d+", quoted)}
+    assert decimals, "a test of nothing"
+    assert decimals <= numbers_in(text_of(source))
 
 
 @pytest.fixture(scope="module")
