@@ -53,8 +53,8 @@ compare: install  ## Run a comparison: make compare CONFIG=configs/tutorial.yaml
 plots: install  ## Redraw every plot and table from what is recorded under runs/
 	$(BIN)/normbench plots $(RUNS)
 
-results: install  ## Write the pages under docs/results anew from the bundles beside them
-	$(BIN)/python docs/results_pages.py docs/results/*.md
+results: install  ## Write the pages under docs/results, and README's results, anew from the bundles there
+	$(BIN)/python docs/results_pages.py README*.md docs/results/*.md
 
 data: install  ## Download CIFAR-10 (170 MB) into the user cache
 	$(BIN)/normbench data fetch
