@@ -14,9 +14,10 @@ import platformdirs
 
 from normbench.config.load import AnyExperiment, LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig, ExperimentConfig
-from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
+from normbench.errors import DataError, FolderError, NormBenchError, RunError
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.drawing import Drawers, reason, usual_count
 from normbench.experiment.evaluate_runs import evaluate_runs
 from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
@@ -28,7 +29,7 @@ from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEn
 from normbench.experiment.shards import Shard
 from normbench.experiment.site import Site
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
-from normbench.report import load_libraries, write_report_of, write_run_report
+from normbench.report import load_libraries, write_report_of
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
@@ -141,7 +142,10 @@ def run_experiment(
     _compile_kernels(due, folder, options, site.process, prerequisite)
     write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
     sweep(folder)
-    with site.executor(due, plans, folder, options.runs_at_once) as executor:
+    with (
+        site.executor(due, plans, folder, options.runs_at_once) as executor,
+        Drawers(usual_count() if due else 0) as drawers,
+    ):
         runner = ExperimentRunner(
             folder,
             executor,
@@ -156,7 +160,7 @@ def run_experiment(
             max_host_losses=site.max_host_losses,
         )
         shown = listener or make_progress(plans)
-        return _run(runner, site, left, options, loaded.experiment, shown, trackers, on_report)
+        return _run(runner, site, left, options, loaded.experiment, shown, trackers, on_report, drawers)
 
 
 def _run(
@@ -168,6 +172,7 @@ def _run(
     listener: Listener | Progress,
     trackers: Sequence[Tracking],
     on_report: Callable[[Comparison], None],
+    drawers: Drawers,
 ) -> Comparison:
     folder = runner.folder
 
@@ -178,7 +183,7 @@ def _run(
         if isinstance(event, RunEnded):
             run_folder = folder / event.plan.run_id
             if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
-                _report_run(run_folder)
+                drawers.draw_run(run_folder)
 
     runner.listener = listen
     plans = left[0]
@@ -197,6 +202,11 @@ def _run(
                 comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
             if not runner.has_stopped:
                 _evaluate_kept(runner, site.process, plans, options, signals.arrived)
+            if any(plan.config.device != "cuda" for plan in plans):
+                drawers.wait()  # drawing takes from the cores that are timed
+            else:
+                drawers.foresee(lambda: comparison.report.figures)
+                comparison = replace(comparison)  # which reads again what is timed now
             for process in () if runner.has_stopped else site.timing_processes():
                 TimingPass(
                     folder,
@@ -215,7 +225,7 @@ def _run(
         if not signals.is_urgent:
             if _is_whole_look(options) and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
                 _look_at(folder, plans)
-            comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
+            comparison = _report(comparison, on_report, drawers, tensorboard=options.tensorboard)
     return comparison
 
 
@@ -325,14 +335,9 @@ def _compile_kernels(
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
-def _report_run(run_folder: Path) -> None:
-    try:
-        write_run_report(run_folder)
-    except Exception as error:  # nothing in a picture is worth the runs that are still to come
-        note(f"normbench: {run_folder}: the loss curve cannot be written: {_reason(error)}")
-
-
-def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> Comparison:
+def _report(
+    comparison: Comparison, on_report: Callable[[Comparison], None], drawers: Drawers, *, tensorboard: bool
+) -> Comparison:
     """Write the report over what is recorded, also after an interrupt, and hand it on; return what became of it."""
     from normbench.report.tensorboard import write_tensorboard
 
@@ -343,19 +348,12 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
         report = comparison.report
         with suppress(OSError):  # nobody reads stdout any more: the report is written all the same
             on_report(comparison)
-        write_report_of(report)
+        write_report_of(report, draw=drawers.draw_figures)
         if tensorboard:
             write_tensorboard(report, keep=True)
     except Exception as error:
         kind = FolderError if isinstance(error, OSError) else RunError
-        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {_reason(error)}")
+        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {reason(error)}")
         note(f"normbench: {problem}")
         return replace(comparison, report_error=problem)
     return comparison
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, in a line; with its kind, where it is no user's problem."""
-    if isinstance(error, OSError):
-        return error.strerror or first_line(error)
-    return first_line(error) if isinstance(error, NormBenchError) else f"{type(error).__name__}: {first_line(error)}"
