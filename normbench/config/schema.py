@@ -187,6 +187,21 @@ class DatasetConfig(Frozen):
         return self.model_dump() | ({} if self.images is None else {"images": self.images})
 
 
+class LookaheadConfig(Frozen):
+    """Slow weights, which move towards the trained ones after every few steps, and replace them then.
+
+    Lookahead (Zhang et al. 2019, arXiv:1907.08610) is `power` 0 with `decay` 1 - alpha. The defaults are those of
+    airbench (Jordan 2024, arXiv:2404.00498), where the slow weights follow at once at first and slowly at the end.
+    """
+
+    every: int = Field(default=5, ge=1, strict=True)
+    """Steps from one replacement to the next; the last step of the training is one."""
+    decay: float = Field(default=0.77, ge=0, lt=1)
+    """The share of the slow weights that stays, at the end of the training."""
+    power: float = Field(default=3.0, ge=0)
+    """The share grows with this power of the training done."""
+
+
 class TrainConfig(Frozen):
     """How a network is trained; the defaults are the tutorial's protocol."""
 
@@ -203,6 +218,8 @@ class TrainConfig(Frozen):
     """`one_cycle`: linear from 0 to the learning rate, then linear to 0. `cosine`: half a cosine to 0."""
     warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
     """Share of training over which the rate rises linearly from 0; if absent, 0.3 for one_cycle and 0 otherwise."""
+    lookahead: LookaheadConfig | None = None
+    """If given (`{}` for the defaults): the weights are replaced by slow ones that follow them."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: Literal["none", "crop_flip", "shift_alternate"] = "none"
     """`crop_flip`: a random shift by up to 4 pixels (reflected border) and a random horizontal flip. `shift_alternate`:
@@ -228,6 +245,8 @@ class TrainConfig(Frozen):
 
 PARTS_OFF: Mapping[str, Any] = {"micro_batch": None, "sync_statistics": False}
 """The settings of a training on whole batches, which ids of runs and times do not hold."""
+LATER_OFF: Mapping[str, Any] = {**PARTS_OFF, "lookahead": None}
+"""Settings that came when runs without them had been recorded, as those have them: their ids do not hold these."""
 
 
 def spell_out_lr(data: Any) -> Any:
@@ -294,6 +313,9 @@ class EvaluateConfig(Frozen):
     """Batches of 512 training images over which running statistics are averaged anew; 0: they are not."""
     average_share: float = Field(0.25, ge=0, le=1)
     """The share of the last epochs over whose ends the weights are averaged; 0: they are not."""
+    views: Literal[1, 2, 6] = 1
+    """Views of each image over which logits are averaged: 2, it and its mirror image; 6, also both shifted by a pixel
+    up and to the left, and down and to the right. That accuracy stands beside the plain one."""
     corruptions: Literal["none", "generated", "official"] = "none"
     """`generated`: 15 kinds in 5 severities, drawn on the device; `official`: from the files of CIFAR-10-C."""
     corruption_seed: int = Field(0, ge=0, strict=True)
@@ -392,7 +414,7 @@ class BaseRunConfig(Frozen):
         """Return the training settings of these names, and whether bits may differ if they may."""
         if not self.train.reproducible:
             names += ("reproducible",)
-        names += tuple(name for name, off in PARTS_OFF.items() if getattr(self.train, name, off) != off)
+        names += tuple(name for name, off in LATER_OFF.items() if getattr(self.train, name, off) != off)
         found: dict[str, Any] = self.train.model_dump(include=set(names))
         return found
 
@@ -500,7 +522,7 @@ class RunConfig(BaseRunConfig):
             del content["probe"]
         if self.train.reproducible:
             del content["train"]["reproducible"]  # of before it could be chosen
-        for name, value in PARTS_OFF.items():  # likewise
+        for name, value in LATER_OFF.items():  # likewise
             if content["train"][name] == value:
                 del content["train"][name]
         return self._named([f"bs{self.train.batch_size}"], content)

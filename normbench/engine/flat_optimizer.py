@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normbench.config.schema import TrainConfig
 from normbench.engine.gradient_addresses import GradientAddresses, readable
+from normbench.engine.lookahead import SLOW_WEIGHT
 from normbench.kernels.conv import GradientShares
 from normbench.kernels.train_step import UPDATE_BLOCK, Blocks, update_adam, update_sgd
 
@@ -33,10 +34,16 @@ class FlatOptimizer:
         train: which optimizer, and its momentum.
         learning_rates: float32 ``(steps,)`` on the parameters' device.
         num_steps: int64 scalar on the device: the steps begun, this one included.
+        decays: like `learning_rates`: those of slow weights, if there are any (`normbench.engine.lookahead`).
     """
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], train: TrainConfig, learning_rates: Tensor, num_steps: Tensor
+        self,
+        groups: Sequence[dict[str, Any]],
+        train: TrainConfig,
+        learning_rates: Tensor,
+        num_steps: Tensor,
+        decays: Tensor | None = None,
     ) -> None:
         self.param_groups = list(groups)
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
@@ -45,6 +52,7 @@ class FlatOptimizer:
         self._momentum = train.momentum
         self._learning_rates = learning_rates
         self._num_steps = num_steps
+        self._decays = decays
         steps = torch.arange(1, len(learning_rates) + 1, dtype=torch.float64)
         corrections = torch.stack([1 - _BETAS[0] ** steps, (1 - _BETAS[1] ** steps).sqrt()], dim=1)
         self._corrections = corrections.to(device, torch.float32)
@@ -72,12 +80,20 @@ class FlatOptimizer:
 
         names = ("momentum_buffer",) if train.optimizer == "sgd" else ("exp_avg", "exp_avg_sq")
         self._weights, *self._moments = (torch.zeros(num_blocks * UPDATE_BLOCK, device=device) for _ in ("", *names))
+        self._slow = None if decays is None else torch.zeros_like(self._weights)
         for parameter, rows in self._rows.items():
             start = rows.start * UPDATE_BLOCK
             view = _view(self._weights, parameter, start)
             view.copy_(parameter.detach())
             parameter.data = view
             self.state[parameter] = {n: _view(m, parameter, start) for n, m in zip(names, self._moments, strict=True)}
+            if self._slow is not None:
+                self.state[parameter][SLOW_WEIGHT] = _view(self._slow, parameter, start).copy_(parameter.detach())
+
+    @property
+    def has_slow_weights(self) -> bool:
+        """Whether there are slow weights beside those that are trained."""
+        return self._slow is not None
 
     def bf16_copy(self, parameter: nn.Parameter) -> Tensor:
         """Return a new bf16 copy of `parameter`, to compute with: `step` takes its gradient and keeps it up to date."""
@@ -124,14 +140,14 @@ class FlatOptimizer:
         if self.name == "sgd":
             update_sgd(
                 self._weights, self._moments[0], self._addresses.tensor, self._addresses.num_shares, self._blocks,
-                self._learning_rates, self._num_steps,
+                self._learning_rates, self._num_steps, self._slow, self._decays,
                 momentum=self._momentum,
             )  # fmt: skip
         else:
             first, second = self._moments
             update_adam(
                 self._weights, first, second, self._addresses.tensor, self._addresses.num_shares, self._blocks,
-                self._learning_rates, self._corrections, self._num_steps,
+                self._learning_rates, self._corrections, self._num_steps, self._slow, self._decays,
                 beta1=_BETAS[0], beta2=_BETAS[1], eps=_EPS, decoupled=self.name == "adamw",
             )  # fmt: skip
 

@@ -15,9 +15,11 @@ from normbench.layers.hooks import learning_rate_factors
 
 
 class Optimizer(Protocol):
-    """The methods that torch's optimizers and `FlatOptimizer` have in common."""
+    """The methods that `EagerOptimizer`, `FlatOptimizer` and `Lookahead` have in common."""
 
-    param_groups: list[dict[str, Any]]
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of parameters with their settings."""
 
     @property
     def state(self) -> Mapping[Any, Any]:

@@ -21,14 +21,18 @@ from normbench.engine.device import autocast
 from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
-from normbench.kernels import conv, image_conv, pool_linear
+from normbench.kernels import conv, image_conv, max_pool, patch_gelu, pool_linear
 from normbench.kernels.launch import Compilation, Launches
 from normbench.kernels.operation import AnySpec, launch_all, unsupported_reason
 from normbench.kernels.support import is_channels_last, switched_off, unsupported_device_reason
 from normbench.layers.conv2d import Conv2d
+from normbench.layers.max_pool2d import MaxPool2d
 from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_arguments, kernel_spec
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
+from normbench.layers.whitening import WhiteningGelu
+
+_WITH_KERNELS = (FusedNormAct, TokenNorm, Conv2d, MaxPool2d, WhiteningGelu, PooledLinear)
 
 
 def compile_for(steps: Iterable[TrainStep], *, load_libraries: bool = False, max_workers: int | None = None) -> None:
@@ -87,6 +91,13 @@ class DryRun:
                     facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
                     _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
                     _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
+            elif isinstance(module, MaxPool2d) and module.has_kernel(x):
+                _add(launches, _max_pool, x, sizes)
+            elif isinstance(module, WhiteningGelu):
+                dtype = kernel_dtype(x, module.weight)
+                if dtype is not None and module.has_kernel(x, dtype):
+                    filters = torch.empty_like(module.weight.permute(0, 2, 3, 1), device="cpu").contiguous()
+                    _add(launches, _patch_gelu, x, sizes, filters, _like(module.bias), dtype)
             elif isinstance(module, PooledLinear):
                 dtype = kernel_dtype(x, module.weight)
                 if dtype is not None and module.has_kernel(x, dtype):
@@ -102,7 +113,7 @@ def dry_run(model: nn.Module, images: Tensor, *, backward: bool = False) -> DryR
     inputs: list[tuple[nn.Module, Tensor]] = []
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        if isinstance(module, FusedNormAct | TokenNorm | Conv2d | PooledLinear):
+        if isinstance(module, _WITH_KERNELS):
             module.register_forward_pre_hook(lambda layer, arguments: inputs.append((layer, arguments[0])))
     with torch.set_grad_enabled(backward), switched_off():
         output = copied(images)
@@ -143,7 +154,7 @@ def _fused_launches(step: FusedStep, batch_sizes: Sequence[int], logits: Tensor)
     facts = (shape, step.settings.augment, *logits.shape[1:], logits.dtype, *batch_sizes)
     return {
         ("batch and loss", *facts): batch_and_loss,
-        ("update", step.optimizer.name): step.optimizer.update,
+        ("update", step.optimizer.name, step.optimizer.has_slow_weights): step.optimizer.update,
         **{("standardize", *weights.facts): weights.launch_all for weights in step.standardized},
     }
 
@@ -205,3 +216,12 @@ def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     y, means = pool_linear.forward(x, weight, bias)
     pool_linear.backward(y, means, weight, x.shape[2:], has_bias=bias is not None)
+
+
+def _max_pool(x: Tensor) -> None:
+    y, winners = max_pool.forward(x)
+    max_pool.backward(y, winners, x.shape)
+
+
+def _patch_gelu(images: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    patch_gelu.backward(patch_gelu.forward(images, weight, bias, dtype), images, weight, bias)

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from normbench.config.schema import LookaheadConfig
+
 Schedule = Literal["constant", "cosine", "one_cycle"]
 
 _DEFAULT_WARMUP: dict[Schedule, float] = {"constant": 0.0, "cosine": 0.0, "one_cycle": 0.3}
@@ -35,3 +37,14 @@ def learning_rates(
     # Four bytes per step; as a list of Python's numbers it would be 32. Python's cosine, so that the bits stay what
     # they were.
     return torch.from_numpy(np.fromiter(map(rate, range(num_steps)), np.float32, num_steps))
+
+
+def lookahead_decays(lookahead: LookaheadConfig, num_steps: int) -> torch.Tensor:
+    """Return the share of the slow weights that stays after each step, ``(num_steps,)`` float32; -1 between updates.
+
+    The updates are after the last step and every `every` steps before it; that after s of S steps has
+    ``decay * (s / S) ** power``.
+    """
+    done = np.arange(1, num_steps + 1)
+    shares = lookahead.decay * (done / num_steps) ** lookahead.power
+    return torch.from_numpy(np.where((num_steps - done) % lookahead.every == 0, shares, -1).astype(np.float32))

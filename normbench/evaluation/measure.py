@@ -17,6 +17,7 @@ from normbench.evaluation.average import WeightAverage
 from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupted
 from normbench.evaluation.predictions import predict
 from normbench.evaluation.statistics import as_trained, depends_on_batch_or_mode, reestimated
+from normbench.evaluation.views import Views
 from normbench.kernels.support import switched_off
 from normbench.runs.evaluation_file import (
     CorruptionResult,
@@ -24,6 +25,7 @@ from normbench.runs.evaluation_file import (
     Statistics,
     StatisticsResult,
     TrainImages,
+    ViewsResult,
     Weights,
     pack_hits,
 )
@@ -74,11 +76,20 @@ def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
             hits=pack_hits(found.is_hit),
             train=TrainImages(num_images=len(train_images), accuracy=on_train.accuracy, loss=on_train.loss),
             statistics=tuple(_statistics(subject, config, has_statistics=has_statistics)),
+            views=_views(subject, config.views),
             num_averaged=0 if average is None else average.count,
             corruptions=_corruptions(subject, config, adapts=has_statistics),
         )
     finally:
         model.train(was_training)
+
+
+def _views(subject: Subject, num_views: int) -> ViewsResult | None:
+    """Return the result with several views of each image; None where one is enough."""
+    if num_views == 1:
+        return None
+    found = evaluate(Views(subject.model, num_views), subject.test_images, *_where(subject))
+    return ViewsResult(num_views=num_views, accuracy=found.accuracy, loss=found.loss)
 
 
 def _statistics(subject: Subject, config: EvaluateConfig, *, has_statistics: bool) -> Iterator[StatisticsResult]:

@@ -1,9 +1,13 @@
-"""Drawing beside the processes that train: figures of runs as they end, and those of the report all at once."""
+"""Drawing beside the processes that train: pictures of runs as they end, and those of the report all at once.
+
+A picture takes this process a sixth of a second or more, in which no device that becomes free is given a run.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,43 +18,61 @@ from types import TracebackType
 from typing import Any, Self
 
 from normbench.errors import NormBenchError, first_line
+from normbench.experiment import worker_process
 from normbench.experiment.progress import note
 from normbench.experiment.worker_process import Failed, Finished, Worker
-from normbench.report import load_libraries, write_run_report
+from normbench.report import load_libraries
 from normbench.report.drawing import Drawn, draw_figure
 from normbench.report.task_report import PageFigure
 
+_NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _MIN_CORES = 4
-"""With fewer, a process that draws would take from those that train what it gives."""
-_PROCESSES = 3
+"""With fewer, a process that draws takes from those that train what it gives."""
+_FIRST_PROCESSES = 3
+"""As many as the figures of most reports."""
+_MAX_PROCESSES = max(1, min(8, _NUM_CORES // 4))
+_MANY_RUNS, _FEW_SECONDS = 8, 4.0
+"""Where so many runs end in that time, there is another process from then on while there are fewer than that."""
+_MAX_WAITING = 2
+"""Runs that may wait for each process before there is one more."""
 
 
 def usual_count() -> int:
-    """Return how many processes may draw on this machine."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _PROCESSES if count >= _MIN_CORES else 0
+    """Return how many processes draw from the start on this machine."""
+    return _FIRST_PROCESSES if _NUM_CORES >= _MIN_CORES else 0
 
 
 class Drawers:
-    """Processes that draw, `count` of them; where there are none, or one is lost, this process draws itself.
+    """Processes that draw, `count` from the start and more where runs end fast; without any, this process draws itself.
 
-    What cannot be drawn of a run is told in a line: nothing in a picture is worth the runs that are still to come.
+    What goes wrong with a run's pictures is told in a line, and nothing more: no picture is worth the runs that are
+    still to come.
+
+    Args:
+        write: draws the pictures of a run into its folder.
+        count: how many processes there are from the start.
     """
 
-    def __init__(self, count: int) -> None:
-        self._places = [_Place(Worker(preload=load_libraries)) for _ in range(count)]
+    def __init__(self, write: Callable[[Path], object], count: int = 0) -> None:
+        self._write = write
+        self._places = [_Place() for _ in range(count if _can_be_sent(write) else 0)]
+        self._ended_at: deque[float] = deque(maxlen=_MANY_RUNS)
         self._drawn: dict[bytes, Drawn] = {}
         """Figures by all that they are drawn from."""
 
     def draw_run(self, folder: Path) -> None:
-        """Draw the figures of a run's folder, beside this process where there is another."""
+        """Draw the pictures of a run whose folder this is: here, or soon elsewhere."""
+        self._ended_at.append(time.monotonic())
         self._collect()
+        if (len(self._places) < _MAX_PROCESSES and self._is_one_missing()) and _can_be_sent(self._write):
+            self._places.append(_Place())
         if not self._places:
-            _draw_run(folder)
+            try:
+                self._write(folder)
+            except Exception as error:
+                _tell(folder, error)
             return
-        place = min(self._places, key=lambda place: len(place.tasks))
-        place.tasks.append(folder)
-        place.worker.submit(write_run_report, folder)
+        min(self._places, key=lambda place: len(place.tasks)).begin(folder, self._write, folder)
 
     def foresee(self, figures: Callable[[], Sequence[PageFigure]]) -> None:
         """Begin to draw figures that are likely to be asked for, as many as there are processes."""
@@ -76,6 +98,11 @@ class Drawers:
         while any(place.tasks for place in self._places):
             self._receive_any()
 
+    def _is_one_missing(self) -> bool:
+        """Return whether runs end faster than they are drawn."""
+        is_fast = len(self._ended_at) == _MANY_RUNS and self._ended_at[-1] - self._ended_at[0] < _FEW_SECONDS
+        return is_fast and all(len(place.tasks) > _MAX_WAITING for place in self._places)
+
     def _begin(self, figures: Sequence[PageFigure]) -> list[PageFigure]:
         """Begin to draw figures that can be sent; return those for which no process is free.
 
@@ -87,17 +114,15 @@ class Drawers:
             if content is None or content in self._drawn or any(content in place.tasks for place in self._places):
                 continue
             free = [place for place in self._places if not any(isinstance(task, bytes) for task in place.tasks)]
-            if not free:
+            if free:
+                min(free, key=lambda place: len(place.tasks)).begin(content, draw_figure, entry)
+            else:
                 left.append(entry)
-                continue
-            place = min(free, key=lambda place: len(place.tasks))
-            place.tasks.append(content)
-            place.worker.submit(draw_figure, entry)
         return left
 
     def _collect(self) -> None:
         """Take what has come, without waiting."""
-        for place in list(self._places):
+        for place in self._places:
             while place.tasks and place.worker.connection.poll():
                 self._receive(place)
 
@@ -108,26 +133,25 @@ class Drawers:
             self._receive(busy[connection])  # type: ignore[index]
 
     def _receive(self, place: _Place) -> None:
-        """Take a process's next message; draw what a process leaves that was lost."""
-        message = place.worker.receive()
-        if isinstance(message, Failed) and message.is_lost:
-            self._places.remove(place)
-            for folder in (task for task in place.tasks if isinstance(task, Path)):
-                _draw_run(folder)
-            place.tasks.clear()
-            return
-        task = place.tasks.popleft()
+        """Take a process's next message; one that was lost is replaced, and goes on with what it had not begun."""
+        message, task = place.worker.receive(), place.tasks.popleft()
         if isinstance(task, bytes):
             if isinstance(message, Finished):
                 self._drawn[task] = message.value
         elif isinstance(message, Failed):
             _tell(task, message.error)
+        if isinstance(message, Failed) and message.is_lost:
+            left, place.tasks = place.tasks, deque()
+            for folder in (task for task in left if isinstance(task, Path)):
+                place.begin(folder, self._write, folder)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the processes; at once where an exception leaves the block."""
+        """End the processes, when all is drawn; or at once, where an exception ends the block."""
+        if kind is None:
+            self.wait()
         for place in self._places:
             place.worker.kill() if kind else place.worker.dismiss()
         for place in self._places:
@@ -136,9 +160,16 @@ class Drawers:
 
 @dataclass(eq=False)
 class _Place:
-    worker: Worker
+    worker: Worker = field(default_factory=lambda: worker_process.Worker(preload=load_libraries))
     tasks: deque[Path | bytes] = field(default_factory=deque)
     """What it was asked to draw, in order: runs by their folders, figures by their contents."""
+
+    def begin(self, task: Path | bytes, function: Callable[..., object], argument: object) -> None:
+        """Have something drawn, by another process if this one was lost."""
+        if not self.tasks:
+            self.worker.revive()
+        self.tasks.append(task)
+        self.worker.submit(function, argument)
 
 
 def _content(figure: PageFigure) -> bytes | None:
@@ -148,11 +179,10 @@ def _content(figure: PageFigure) -> bytes | None:
     return None
 
 
-def _draw_run(folder: Path) -> None:
-    try:
-        write_run_report(folder)
-    except Exception as error:
-        _tell(folder, error)
+def _can_be_sent(function: Callable[..., object]) -> bool:
+    with suppress(Exception):
+        return bool(pickle.dumps(function))
+    return False
 
 
 def _tell(folder: Path, error: Any) -> None:

@@ -88,7 +88,7 @@ def unsupported_reason(x: Tensor, spec: NormActSpec) -> str | None:
         return reason
     n, c, h, w = x.shape
     groups = spec.num_groups(c)
-    if spec.scope == "position" and spec.activation not in ("none", "relu"):
+    if spec.scope == "position" and spec.activation not in ("none", "relu", "gelu"):
         return f"no fused kernel for statistics by position with {spec.activation}"
     values = {"sample": c // groups * h * w, "batch": n * h * w, "position": c}[spec.scope]
     if values == 1 and spec.centered:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from normbench.kernels.spec import NormActSpec
 
@@ -32,6 +33,8 @@ def norm_act(
     y = (x - mean) * rstd * scale + shift
     if spec.activation == "relu":
         return y.relu()
+    if spec.activation == "gelu":
+        return functional.gelu(y)
     return torch.maximum(y, torch.as_tensor(per_channel(extra, 0.0))) if spec.activation == "tlu" else y
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scope = Literal["sample", "batch", "position"]
-Activation = Literal["none", "relu", "tlu", "swish"]
+Activation = Literal["none", "relu", "gelu", "tlu", "swish"]
 Formula = Literal["batch_instance", "switch", "batch_group", "evonorm_b0", "evonorm_b1", "evonorm_b2"]
 
 
@@ -19,6 +19,7 @@ class NormActSpec:
 
     - ``none``: ``normalized * weight + bias``
     - ``relu``: the same, ``max(., 0)``
+    - ``gelu``: the same, times the normal distribution's share below it (arXiv 1606.08415)
     - ``tlu``: the same, ``max(., extra)``: the thresholded linear unit of FRN (arXiv 1911.09737)
     - ``swish``: ``x * sigmoid(extra * x) / sqrt(var + eps) * weight + bias``: EvoNorm-S (arXiv 2004.02967)
     """

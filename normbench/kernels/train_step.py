@@ -111,6 +111,8 @@ def update_adam(
     learning_rates: Tensor,
     corrections: Tensor,
     num_steps: Tensor,
+    slow: Tensor | None,
+    decays: Tensor | None,
     *,
     beta1: float,
     beta2: float,
@@ -130,6 +132,8 @@ def update_adam(
         learning_rates: float32, ``(steps,)``.
         corrections: float32, ``(steps, 2)``: ``1 - beta1^t`` and ``sqrt(1 - beta2^t)`` of step t.
         num_steps: int64 scalar on the device: t.
+        slow: like `weights`: slow weights, which follow the weights and replace them after some steps; or None.
+        decays: float32, ``(steps,)``: the share of `slow` that then stays, and -1 for the steps between; or None.
         beta1: how much of `first` stays.
         beta2: how much of `second` stays.
         eps: added to the root of `second`.
@@ -139,7 +143,7 @@ def update_adam(
 
     launch(
         train_step_kernels.update_adam, (len(gradients),),
-        weights, first, second, gradients, num_shares, *blocks, learning_rates, corrections, num_steps,
+        weights, first, second, gradients, num_shares, *blocks, learning_rates, corrections, num_steps, slow, decays,
         BETA1=beta1, BETA2=beta2, EPS=eps, DECOUPLED=decoupled,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip
@@ -153,6 +157,8 @@ def update_sgd(
     blocks: Blocks,
     learning_rates: Tensor,
     num_steps: Tensor,
+    slow: Tensor | None,
+    decays: Tensor | None,
     *,
     momentum: float,
 ) -> None:
@@ -161,6 +167,6 @@ def update_sgd(
 
     launch(
         train_step_kernels.update_sgd, (len(gradients),),
-        weights, momenta, gradients, num_shares, *blocks, learning_rates, num_steps, momentum,
+        weights, momenta, gradients, num_shares, *blocks, learning_rates, num_steps, slow, decays, momentum,
         BLOCK=UPDATE_BLOCK, num_warps=_UPDATE_WARPS, maxnreg=_UPDATE_REGISTERS,
     )  # fmt: skip

@@ -97,6 +97,7 @@ def cross_entropy(
 @triton.jit
 def update_adam(
     weights, first, second, gradients, num_shares, copies, places, settings, learning_rates, corrections, num_steps,
+    slow, decays,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Make one step of Adam, or AdamW where DECOUPLED; `num_steps` counts it, `train_step.Blocks` has the tables.
@@ -126,6 +127,8 @@ def update_adam(
     m += (1.0 - BETA1) * (gradient - m)
     v = BETA2 * v + (1.0 - BETA2) * gradient * gradient
     weight -= step_size * m / (tl.sqrt(v) / root_correction + EPS)
+    if slow is not None:
+        weight = look_ahead(slow + at, tl.load(decays + step), weight)
     tl.store(first + at, m)
     tl.store(second + at, v)
     tl.store(weights + at, weight)
@@ -143,6 +146,8 @@ def update_sgd(
     settings,
     learning_rates,
     num_steps,
+    slow,
+    decays,
     momentum,
     BLOCK: tl.constexpr,
 ):
@@ -158,9 +163,20 @@ def update_sgd(
     rate *= rate_factor
     moving = momentum * moving + gradient
     weight -= rate * (gradient + momentum * moving)
+    if slow is not None:
+        weight = look_ahead(slow + at, tl.load(decays + tl.load(num_steps) - 1), weight)
     tl.store(momenta + at, moving)
     tl.store(weights + at, weight)
     store_copy(copies, places, weight, BLOCK)
+
+
+@triton.jit
+def look_ahead(slow, decay, weight):
+    """Return `weight`, or after every few steps what the slow weights, at the addresses `slow`, have moved to."""
+    if decay >= 0:
+        weight += decay * (tl.load(slow) - weight)
+        tl.store(slow, weight)
+    return weight
 
 
 @triton.jit

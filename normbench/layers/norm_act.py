@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from normbench import kernels
-from normbench.kernels import AnySpec, MomentsSpec
+from normbench.kernels import AnySpec, MomentsSpec, NormActSpec
 from normbench.kernels.spec import Activation
 
 
@@ -30,12 +30,12 @@ class Fusable(nn.Module):
 
 
 class FusedNormAct(Fusable, nn.Sequential):
-    """A norm layer and the ReLU after it, if any: ``Sequential(layer, ReLU)``, with the same parameters and keys.
+    """A norm layer and the activation after it, if any: ``Sequential(layer, ReLU)``, with the same parameters and keys.
 
     `forward` runs the fused kernel where there is one and the layers where there is none.
     """
 
-    def __init__(self, layer: nn.Module, activation: nn.ReLU | None = None) -> None:
+    def __init__(self, layer: nn.Module, activation: nn.ReLU | nn.GELU | None = None) -> None:
         super().__init__(*(layer,) if activation is None else (layer, activation))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ class FusedNormAct(Fusable, nn.Sequential):
     @property
     def spec(self) -> AnySpec | None:
         """The kernels' task, or None where no kernel computes this layer."""
-        return kernel_spec(self[0], "relu" if len(self) == 2 else "none")
+        return kernel_spec(self[0], _name(self[1] if len(self) == 2 else None))
 
     def native_reason(self, x: torch.Tensor) -> str | None:
         """Return in a line why `x` takes the layers, or None where it takes the kernel."""
@@ -99,11 +99,20 @@ def native_reason(layer: nn.Module, spec: AnySpec | None, x: torch.Tensor) -> st
     return kernels.unsupported_reason(x, spec)
 
 
-def fuse(layer: nn.Module, activation: nn.ReLU | None = None) -> nn.Module:
-    """Return `layer` and `activation` as one module, which runs as one kernel where there is a kernel for them."""
-    if kernel_spec(layer, "none" if activation is None else "relu") is not None:
+def fuse(layer: nn.Module, activation: nn.ReLU | nn.GELU | None = None) -> nn.Module:
+    """Return `layer` and `activation` as one module, which runs as one kernel where there is a kernel for them.
+
+    Where the kernel of the layer has no GELU, that one follows by itself.
+    """
+    if kernel_spec(layer, _name(activation)) is not None:
         return FusedNormAct(layer, activation)
-    return layer if activation is None else nn.Sequential(layer, activation)
+    if activation is None:
+        return layer
+    return nn.Sequential(fuse(layer) if isinstance(activation, nn.GELU) else layer, activation)
+
+
+def _name(activation: nn.Module | None) -> Activation:
+    return "none" if activation is None else "gelu" if isinstance(activation, nn.GELU) else "relu"
 
 
 def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
@@ -113,7 +122,8 @@ def kernel_spec(layer: nn.Module, activation: Activation) -> AnySpec | None:
     """
     for kind in type(layer).__mro__:
         if "kernel_spec" in vars(kind):
-            return cast("FusableNorm", layer).kernel_spec(activation)
+            spec = cast("FusableNorm", layer).kernel_spec(activation)
+            return spec if activation != "gelu" or isinstance(spec, NormActSpec) else None  # others have no GELU
         if "forward" in vars(kind):
             return None
     return None

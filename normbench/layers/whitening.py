@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from normbench import kernels
+from normbench.layers.precision import kernel_dtype
+
 EPS = 5e-4
 """Added to the variances, in units of the mean variance of a pixel: directions of less are not blown up to noise."""
 
@@ -50,3 +53,18 @@ class Whitening(nn.Module):
     def _filters(self, directions: Tensor, channels: int) -> Tensor:
         """Return a filter for each row of `directions`, and one for its negative."""
         return torch.cat([directions, -directions]).view(-1, channels, self._size, self._size)
+
+
+class WhiteningGelu(Whitening):
+    """`Whitening` with a GELU after it: one kernel of our own on a GPU, in 16 bits."""
+
+    def has_kernel(self, images: Tensor, dtype: torch.dtype) -> bool:
+        """Return whether the kernel computes this layer on `images`, for an output in `dtype`."""
+        return kernels.can_convolve_patches_gelu(images, self.weight, dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the GELU of how much of each direction is at each position, in both signs."""
+        dtype = kernel_dtype(images, self.weight)
+        if dtype is not None and self.has_kernel(images, dtype):
+            return kernels.convolve_patches_gelu(images, self.weight, self.bias, dtype)
+        return functional.gelu(super().forward(images))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normbench.layers.whitening import Whitening
+from normbench.layers.max_pool2d import MaxPool2d
+from normbench.layers.whitening import WhiteningGelu
 from normbench.models.residual import usable_factory
 from normbench.norms import NormFactory, NormLike
 
@@ -15,7 +16,7 @@ _NO_BRANCHES = "it has no residual branches"
 
 
 class SpeedNet(nn.Module):
-    """A whitening 2x2 convolution and six 3x3 convolutions in three blocks, each of which halves the image.
+    """A whitening 2x2 convolution, GELU, and six 3x3 convolutions in three blocks, each of which halves the image.
 
     A block is conv, 2x2 pooling, norm, GELU, conv, norm, GELU; its widths are 64, 256 and 256. What is left, 3x3, is
     pooled by maximum; a linear layer without bias follows, its result over 9. A norm that contains an activation has
@@ -29,16 +30,16 @@ class SpeedNet(nn.Module):
     def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> None:
         norm = usable_factory("speednet", norm, reason_against={"fixup": _NO_BRANCHES, "skipinit": _NO_BRANCHES})
         super().__init__()
-        self.whitening = Whitening(3)
-        layers: list[nn.Module] = [nn.GELU()]
+        self.whitening = WhiteningGelu(3)
+        layers: list[nn.Module] = []
         channels, size = 2 * 3 * 2**2, image_size - 1
         for width in WIDTHS:
             layers.append(_conv(norm, channels, width))
             if size > 1:  # images of 8x8 come to one pixel before the last block
                 size //= 2
-                layers.append(nn.MaxPool2d(2))
-            layers += _norm_act(norm, width, size)
-            layers += [_conv(norm, width, width), *_norm_act(norm, width, size)]
+                layers.append(MaxPool2d())
+            layers.append(norm.norm_act(width, size=size, activation="gelu"))
+            layers += [_conv(norm, width, width), norm.norm_act(width, size=size, activation="gelu")]
             channels = width
         self.features = nn.Sequential(*layers, nn.MaxPool2d(size))
         self.classifier = nn.Linear(channels, num_classes, bias=False)
@@ -58,9 +59,3 @@ def _conv(norm: NormFactory, in_channels: int, out_channels: int) -> nn.Module:
     if adopt := getattr(conv, "adopt_weight", None):
         adopt()
     return conv
-
-
-def _norm_act(norm: NormFactory, num_channels: int, size: int) -> list[nn.Module]:
-    if norm.replaces_activation:
-        return [norm.norm_act(num_channels, size=size)]
-    return [norm.norm_only(num_channels, size=size), nn.GELU()]

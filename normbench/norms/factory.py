@@ -47,8 +47,14 @@ class NormFactory:
         """How a residual net starts: ``default``, or without a norm ``fixup`` or ``skipinit`` (option `init`)."""
         return str(self.options.get("init", "default"))
 
-    def norm_act(self, num_channels: int, *, size: int | tuple[int, int] | None = None) -> nn.Module:
-        """Build the layer followed by ReLU, or alone where it contains its own activation; fused where it can be."""
+    def norm_act(
+        self,
+        num_channels: int,
+        *,
+        size: int | tuple[int, int] | None = None,
+        activation: Literal["relu", "gelu"] = "relu",
+    ) -> nn.Module:
+        """Build the layer followed by `activation`, or alone where it contains its own; fused where it can be."""
         from torch import nn
 
         from normbench.layers.norm_act import fuse
@@ -57,6 +63,8 @@ class NormFactory:
         layer = self(num_channels, size=size)
         if self.replaces_activation:
             return mark_site(fuse(layer))
+        if activation == "gelu":
+            return mark_site(fuse(layer, nn.GELU()))
         # In place only on a tensor that a norm of the catalog made: one that gives back its input, as no norm does and
         # a function of the user's may, would have the block's own input overwritten.
         relu = nn.ReLU(inplace=self.norm.kind != "none" and isinstance(self.norm.build, str))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
 
 import numpy as np
@@ -98,8 +99,9 @@ def estimate_text(values: Sequence[float | None], scale: float, digits: int) -> 
 
 def quality_grid(sections: Sequence[Section]) -> Grid:
     """Return accuracy, loss, calibration and generalization gap of each norm."""
-    columns: tuple[tuple[str, Callable[[Evaluation], float], float, int], ...] = (
+    columns: tuple[tuple[str, Callable[[Evaluation], float | None], float, int], ...] = (
         ("test accuracy (%)", lambda e: e.accuracy, 100, 2),
+        *_views_columns(sections),
         ("NLL (nats)", lambda e: e.loss, 1, 3),
         ("ECE (%)", lambda e: e.calibration_error, 100, 2),
         ("train accuracy (%)", lambda e: e.train.accuracy, 100, 2),
@@ -112,8 +114,26 @@ def quality_grid(sections: Sequence[Section]) -> Grid:
     caption = (
         f"{_INTERVAL} NLL: mean negative log-likelihood of the labels. ECE: expected calibration error over {NUM_BINS} "
         "bins of equal width. Train accuracy: in evaluation mode, without augmentation, over at most 10,000 images."
+        + (_VIEWS if _views_columns(sections) else "")
     )
     return Grid("More than accuracy", ("norm", *(header for header, *_ in columns)), rows, caption)
+
+
+_VIEWS = (
+    " Views: logits averaged over each image and its mirror image and, of 6, over both shifted by a pixel; the other "
+    "columns are of the images alone."
+)
+
+
+def _views_columns(sections: Sequence[Section]) -> list[tuple[str, Callable[[Evaluation], float | None], float, int]]:
+    """Return a column for each number of views that any run was evaluated with."""
+    results = [e.views for _, group, _ in evaluated(sections) for e in evaluations(group) if e.views is not None]
+
+    def accuracy(entry: Evaluation, num_views: int) -> float | None:
+        return entry.views.accuracy if entry.views is not None and entry.views.num_views == num_views else None
+
+    numbers = sorted({result.num_views for result in results})
+    return [(f"{number} views (%)", partial(accuracy, num_views=number), 100, 2) for number in numbers]
 
 
 def sources(sections: Sequence[Section]) -> list[Source]:

@@ -35,6 +35,7 @@ from normbench.report.probe_curves import (
     Band,
     LayerQuantity,
     Quantity,
+    Values,
     has_probe,
     mean_of_training,
     over_layers,
@@ -139,9 +140,24 @@ def why(experiment: ExperimentRecord, sections: Sequence[Section]) -> Chapter | 
     if not figures:
         return None
     left_out = f"Only the first {MAX_SETTINGS} of {len(shown)} settings are drawn." if len(shown) > MAX_SETTINGS else ""
-    text = [*([_HOW] if shown else []), *filter(None, [left_out])]
+    text = [*([_HOW] if shown else []), *filter(None, [_measured_once(shown), left_out])]
     grids = [grid for panel in shown for grid in _grids(panel)]
     return Chapter("why", "Why: smoothness and signals", tuple(text), tuple(figures), tuple(grids))
+
+
+def _measured_once(shown: Sequence[Panel]) -> str:
+    """Say which probes measured each run but once: what they show is a network that is not trained yet."""
+    counts: dict[str, int] = {}
+    for run in (run for panel in shown for group in panel.groups for run in group.completed):
+        for name, rows in run.probe_rows.items():
+            counts[name] = max(counts.get(name, 0), len(rows))
+    once = [name for name, count in counts.items() if count == 1]
+    if not once:
+        return ""
+    return (
+        f"Measured before the first step alone, for want of more steps: {', '.join(once)}. A smaller "
+        f"{' and '.join(f'probes.{name}.every' for name in once)} measures during training too."
+    )
 
 
 def _probes_of(panel: Panel) -> list[str]:
@@ -307,7 +323,7 @@ def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6)
 
 def _draw_band(axes: Axes, group: Group, band: Band, style: Style, quantity: _QuantityPanel, few: bool) -> None:
     if few and band.low is not None and band.high is not None:
-        axes.fill_between(band.x, band.low, band.high, color=style.color, alpha=0.15, linewidth=0)
+        _fill(axes, band.x, band.low, band.high, style, 0.15)
     axes.plot(
         band.x, band.mean, color=style.color, linestyle=line_style(style), marker=style.marker,
         markersize=3, linewidth=1.2, markevery=max(1, band.x.size // 6),
@@ -328,8 +344,9 @@ def _loss_bands(panel: Panel) -> Figure:
         if at is None or low is None or high is None:
             say_empty(axes)
             return
-        _fill(axes, low, high, style)
-        axes.plot(at.x, at.mean, color=style.color, linewidth=1.2)
+        shared, first, second = np.intersect1d(low.x, high.x, return_indices=True)
+        _fill(axes, shared, low.mean[first], high.mean[second], style, 0.3)
+        axes.plot(at.x, at.mean, color=style.color, linewidth=1.2, marker="o" if at.x.size == 1 else "", markersize=3)
         ends = dict(zip(high.x, high.mean, strict=True))
         for x, y in zip(at.x, at.mean, strict=True):
             top = f", up to {ends[x]:.3g}" if x in ends else ""
@@ -338,17 +355,19 @@ def _loss_bands(panel: Panel) -> Figure:
     def draw_behind(axes: Axes, group: Group, color: str) -> None:
         at = over_training(group, loss)
         if at is not None:
-            axes.plot(at.x, at.mean, color=color, linewidth=0.5, zorder=0.5)
+            axes.plot(at.x, at.mean, color=color, linewidth=0.5, zorder=0.5, marker="." if at.x.size == 1 else "")
 
     explanation = "line: loss, mean over seeds; band: least to greatest loss along the gradient"
     limits = _limits([run.probe_rows.get("landscape", ()) for g in panel.groups for run in g.completed])
     return small_multiples(panel.groups, draw, draw_behind, "training step", "loss (nats)", explanation, limits)
 
 
-def _fill(axes: Axes, low: Band, high: Band, style: Style) -> None:
-    """Fill between two curves at the steps that both have."""
-    shared, first, second = np.intersect1d(low.x, high.x, return_indices=True)
-    axes.fill_between(shared, low.mean[first], high.mean[second], color=style.color, alpha=0.3, linewidth=0)
+def _fill(axes: Axes, x: Values, low: Values, high: Values, style: Style, alpha: float) -> None:
+    """Fill between two curves; of one point, which has no width, draw the range as a bar."""
+    if x.size == 1:
+        axes.vlines(x, low, high, color=style.color, alpha=min(1.0, 2 * alpha), linewidth=4)
+    else:
+        axes.fill_between(x, low, high, color=style.color, alpha=alpha, linewidth=0)
 
 
 def _limits(runs: Sequence[Sequence[Any]]) -> tuple[float, float]:

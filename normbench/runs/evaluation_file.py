@@ -48,6 +48,14 @@ class TrainImages(Row):
     loss: Loss
 
 
+class ViewsResult(Row):
+    """The test images with logits averaged over several views of each (`normbench.evaluation.views`)."""
+
+    num_views: Annotated[int, Field(ge=2, le=100)]
+    accuracy: Fraction
+    loss: Loss
+
+
 class StatisticsResult(Row):
     """The test images with the norms' statistics from one source."""
 
@@ -108,6 +116,8 @@ class Evaluation(Row):
     train: TrainImages
     statistics: Annotated[tuple[StatisticsResult, ...], Field(max_length=100)] = ()
     """Empty where neither the mode nor the batch changes what the network says of an image."""
+    views: ViewsResult | None = None
+    """None where only the images themselves were asked for."""
     num_averaged: Count = 0
     """Epochs over whose ends the averaged weights were taken; 0 without such."""
     corruptions: Corruptions | None = None

@@ -11,6 +11,6 @@ def quick(normbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     """The same, but for the reports on disk, which take seconds to draw."""
     for name in ("report.write_report_of", "experiment.execute.write_report_of"):
         monkeypatch.setattr(f"normbench.{name}", lambda _, **__: [])
-    for name in ("report.write_run_report", "experiment.drawing.write_run_report"):
+    for name in ("report.write_run_report", "experiment.execute.write_run_report"):
         monkeypatch.setattr(f"normbench.{name}", lambda _: [])
     return normbench

@@ -327,7 +327,7 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", full)
-    monkeypatch.setattr("normbench.experiment.drawing.write_run_report", full)
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", full)
     code, out, err = quick("compare", tiny)
     assert code == 3
     assert "BN" in out
@@ -342,7 +342,7 @@ def test_whatever_fails_while_a_run_is_drawn_is_a_note_and_the_others_are_traine
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug in a figure\nwith lines")
 
-    monkeypatch.setattr("normbench.experiment.drawing.write_run_report", broken)
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", broken)
     code, _, err = quick("compare", tiny)
     assert code == 0
     assert err.count("the loss curve cannot be written: RuntimeError: a bug in a figure\n") == 2
@@ -396,7 +396,7 @@ def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
 def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
-        patch.setattr("normbench.experiment.drawing.write_run_report", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
         normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
     recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}
     bn = folders(tmp_path)["bn"].relative_to(tmp_path)

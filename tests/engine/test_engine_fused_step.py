@@ -96,6 +96,8 @@ def pair(images: DeviceImages, norm: str | None = None, **train: Any) -> tuple[R
         {"optimizer": "adam"},
         {"optimizer": "adamw", "augment": "crop_flip"},
         {"optimizer": "sgd", "label_smoothing": 0.2},
+        {"optimizer": "sgd", "lookahead": {"every": 4}},
+        {"optimizer": "adam", "lookahead": {"every": 1, "decay": 0.5, "power": 0}},
         {"optimizer": "sgd", "momentum": 0.0, "augment": "crop_flip", "label_smoothing": 0.1},
     ],
     ids=str,

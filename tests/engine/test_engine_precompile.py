@@ -13,8 +13,10 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 from normbench import make_norm
 from normbench.engine.precompile import dry_run
 from normbench.kernels.launch import Compilation
+from normbench.layers.max_pool2d import MaxPool2d
 from normbench.layers.norm_act import norm_paths
 from normbench.layers.pooled_linear import PooledLinear
+from normbench.layers.whitening import WhiteningGelu
 
 pytestmark = pytest.mark.usefixtures("interpreted_on_poisoned_memory")
 
@@ -39,6 +41,11 @@ def test_every_layer_with_a_kernel_has_launches_and_equal_ones_share_them() -> N
     assert num_launches(nn.Sequential(stem, stem, *model), images, torch.bfloat16) == 4
     assert num_launches(nn.Sequential(stem, PooledLinear(3, 10)), images, torch.bfloat16) == 2
     assert num_launches(nn.Sequential(stem, PooledLinear(3, 10)), images) == 0  # those two need 16 bits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        launches = dry_run(nn.Sequential(WhiteningGelu(3), MaxPool2d()), images).launches()
+    assert len(launches) == 2
+    for launch in launches.values():
+        launch()  # a compilation would pass over what it raises
 
 
 def test_a_dry_run_runs_no_kernel_and_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,3 +192,26 @@ def test_corruptions_are_tried_with_statistics_as_trained_and_of_the_batch(bn: n
     plain = evaluate_all(replace(few, model=trained(nn.GroupNorm(2, 8))), config).corruptions
     assert plain is not None
     assert plain.mean_adapted_error is None
+
+
+@pytest.mark.parametrize("num_views", [2, 6])
+def test_views_are_averaged_by_their_weights(bn: nn.Module, num_views: int) -> None:
+    whole = subject(bn)
+    config = EvaluateConfig(batch_sizes=(), reestimate_batches=0, views=num_views)
+    found = evaluate_all(whole, config).views
+    assert found is not None
+    x = normalize(whole.test_images.images).numpy()
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    weights = {(1, 1): 1.0} if num_views == 2 else {(1, 1): 0.5, (0, 0): 0.25, (2, 2): 0.25}
+    logits = np.zeros((203, 10))
+    with torch.no_grad():
+        for (top, left), weight in weights.items():
+            window = padded[:, :, top : top + 32, left : left + 32]
+            for view in (window, window[..., ::-1]):
+                logits += weight / 2 * bn(torch.from_numpy(view.copy())).double().numpy()
+    labels = whole.test_images.labels.numpy()
+    assert found.num_views == num_views
+    assert found.accuracy == (logits.argmax(axis=1) == labels).mean()
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert found.loss == pytest.approx(-np.log(shares[np.arange(203), labels]).mean(), rel=1e-5)
+    assert not bn.training

@@ -44,7 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
-    monkeypatch.setattr("normbench.experiment.drawing.write_run_report", lambda _: [])
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
     monkeypatch.setattr(targets, "train_run", record)
     (tmp_path / "tiny.yaml").write_text(TINY)
     return ids

@@ -316,7 +316,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process, and draw no report."""
     monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
-    monkeypatch.setattr("normbench.experiment.drawing.write_run_report", lambda _: [])
+    monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
     monkeypatch.setattr("normbench.experiment.timing_pass.TimingPass.run", lambda *_: None)
 
 

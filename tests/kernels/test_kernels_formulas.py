@@ -93,6 +93,7 @@ CASES = {
     "gn, no affine": ((3, 12, 9, 9), NormActSpec(scope="sample", groups=3), ""),
     "gn, groups of 6 channels": ((3, 24, 6, 5), NormActSpec(scope="sample", groups=4), "weight bias"),
     "gn, no activation": ((3, 24, 6, 5), NormActSpec(scope="sample", groups=6, activation="none"), "weight bias"),
+    "gn, gelu": ((3, 24, 6, 5), NormActSpec(scope="sample", groups=6, activation="gelu"), "weight bias"),
     "ln": ((2, 48, 11, 4), LN, "weight bias"),
     "ln, 37 channels": ((2, 37, 3, 3), LN, "bias"),
     "in": ((2, 40, 4, 4), NormActSpec(scope="sample", groups=40), ""),
@@ -106,11 +107,13 @@ CASES = {
     "bn": ((4, 10, 8, 8), BN, "weight bias"),
     "bn, 40 channels": ((5, 40, 7, 7), BN, "weight bias"),
     "bn, no affine": ((5, 24, 7, 7), NormActSpec(scope="batch", activation="none"), ""),
+    "bn, gelu": ((4, 10, 8, 8), NormActSpec(scope="batch", activation="gelu"), "weight bias"),
     "bn, one sample": ((1, 6, 3, 3), BN, "weight bias"),
 }
 POSITION_CASES = {
     "ln2d": ((2, 10, 5, 7), NormActSpec(scope="position"), "weight bias"),
     "ln2d, 520 channels": ((2, 520, 3, 5), NormActSpec(scope="position", activation="none", eps=1e-6), "weight bias"),
+    "ln2d, gelu": ((2, 24, 5, 7), NormActSpec(scope="position", activation="gelu"), "weight bias"),
     "pono": ((2, 10, 5, 7), NormActSpec(scope="position"), ""),
     "rms2d": ((2, 24, 5, 7), NormActSpec(scope="position", centered=False), "weight"),
 }

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from normbench.experiment.drawing import Drawers
-from normbench.report import Report, write_report_of
+from normbench.report import Report, write_report_of, write_run_report
 from normbench.report.drawing import draw_figures
 from normbench.runs.records import read_experiment
 
 
+@pytest.mark.slow
 def test_processes_draw_the_same_files_also_after_one_was_lost(
     tutorial: Path, new_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -20,13 +21,13 @@ def test_processes_draw_the_same_files_also_after_one_was_lost(
     report = Report(read_experiment(tutorial))
     figures = report.figures
     here = draw_figures(figures)
-    with Drawers(0) as alone:
+    with Drawers(write_run_report) as alone:
         for run in runs:
             alone.draw_run(run)
     expected = [(run / "loss_curve.png").read_bytes() for run in runs]
     for run in runs:
         (run / "loss_curve.png").unlink()
-    with Drawers(2) as drawers:
+    with Drawers(write_run_report, 2) as drawers:
         drawers.draw_run(tmp_path / "no_such_run")
         for run in runs:
             drawers.draw_run(run)
@@ -50,5 +51,5 @@ def test_processes_draw_the_same_files_also_after_one_was_lost(
 def test_what_cannot_be_sent_is_drawn_here(tutorial: Path) -> None:
     (first, *_) = Report(read_experiment(tutorial)).figures
     local = type(first)(first.name, first.title, first.caption, lambda: first.draw())
-    with Drawers(1) as drawers:
+    with Drawers(write_run_report, 1) as drawers:
         assert drawers.draw_figures([local]) == draw_figures([first])

@@ -20,6 +20,7 @@ from normbench.runs.evaluation_file import (
     Evaluation,
     StatisticsResult,
     TrainImages,
+    ViewsResult,
     pack_hits,
 )
 from normbench.runs.records import ExperimentRecord, read_experiment
@@ -54,6 +55,7 @@ def evaluation(norm: str, seed: int) -> Evaluation:
         confusion=confusion.tolist(),
         bins=(*bins, CalibrationBin(num_images=NUM_IMAGES, confidence=1, accuracy=accuracy)), hits=pack_hits(is_hit),
         train=TrainImages(num_images=30, accuracy=1.0, loss=0.1),
+        views=ViewsResult(num_views=2, accuracy=accuracy * 0.5, loss=1.0) if norm == "bn" else None,
         statistics=(result("running", 1), result("re-estimated", 0.9), result("batch", 0.8, 8)) if norm == "bn" else (),
         corruptions=Corruptions(source="generated", seed=0, adapted_batch_size=500, results=tuple(kinds)),
         measured_on={"device_name": "a CPU", "torch": "2"},
@@ -91,6 +93,8 @@ def test_tables_are_means_with_intervals_over_seeds(experiment: ExperimentRecord
     expected = f"{100 * accuracies.mean():.2f} ± {100 * (interval[1] - accuracies.mean()):.2f}"
     (bn, gn) = (found["More than accuracy"][name] for name in found["More than accuracy"])
     assert bn["test accuracy (%)"] == expected
+    assert bn["2 views (%)"].startswith(f"{50 * accuracies.mean():.2f} ±")
+    assert gn["2 views (%)"] == "-"
     assert bn["NLL (nats)"] == "1.250 ± 0.000"
     assert bn["train - test (points)"].startswith(f"{100 * (1 - accuracies.mean()):.2f} ±")
     (bn, gn) = found["Where the statistics come from"].values()

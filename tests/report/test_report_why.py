@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from scipy import stats
 
 from normbench.bundle.description import Credit
@@ -134,6 +135,24 @@ def test_a_step_at_which_a_run_exploded_is_left_out(experiment: Path, tmp_path: 
     (panel,) = panels(report.sections)
     assert over_training(panel.groups[0], LANDSCAPE[4]).x.tolist() == [0, 400]
     assert report.chapters
+
+
+def test_runs_that_were_measured_once_show_that_and_say_so(tmp_path: Path, new_run: NewRun) -> None:
+    for norm in ("bn", "gn"):
+        for seed in range(2):
+            folder = new_run(tmp_path, norm, seed)
+            add_probes(folder, norm, seed)
+            file = folder / "probes" / "landscape.jsonl"
+            file.write_text(file.read_text().splitlines(keepends=True)[0])
+    report = Report(read_experiment(tmp_path))
+    (chapter,) = report.chapters
+    (said,) = [text for text in chapter.text if text.startswith("Measured before")]
+    assert ": landscape. A smaller probes.landscape.every" in said  # signals and curvature were measured three times
+    (band,) = [figure for figure in chapter.figures if figure.name == "loss_band"]
+    (bars,) = [c for c in band.figure.axes[0].collections if isinstance(c, LineCollection)]
+    (panel,) = panels(report.sections)
+    ends = [run.probe_rows["landscape"][0].loss_range for run in panel.groups[0].completed]
+    assert bars.get_segments()[0][:, 1].tolist() == pytest.approx(np.mean(ends, axis=0).tolist())
 
 
 def test_the_chapter_stands_between_curves_and_cost(report: Report) -> None:
