@@ -1,9 +1,9 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
 The record at_once.json holds the epochs' times and the timing pass of one comparison, gpus.json is the record of
-``tools/gpu_scaling.py``. The others, steps.json, layers.json and inference.json in docs/performance, are the
-`results.json` of ``normbench bench`` with what the page does not need left out and times to four digits. Each table
-stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+``tools/gpu_scaling.py``. The others, steps.json, layers.json and inference.json in docs/performance, are what
+`normbench bench` measured, by ``docs/performance_records.py``. Each table stands between ``<!-- table: NAME -->`` and
+``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def steps_table() -> str:
         if any(row["variant"] == "tutorial" for row in run["rows"]):
             continue
         for (norm, batch_size), row in rows.items():
+            if not row["seconds_per_step"]:
+                continue
             without = rows["none", batch_size]["seconds_per_step"]
             steps[batch_size].setdefault(norm, _against(row["seconds_per_step"], without))
             paths[norm] = row["norm_path"] or "-"
@@ -58,7 +60,7 @@ def steps_table() -> str:
         (
             (
                 norm,
-                *(cell for size in (64, 1024) for cell in _step_cells(steps[size][norm])),
+                *(cell for size in (64, 1024) for cell in _step_cells(steps[size].get(norm))),
                 f"{memory[norm]:.0f}",
                 paths[norm].partition(":")[0],
             )
@@ -128,7 +130,8 @@ def at_once_table() -> str:
 
 def inference_table() -> str:
     """Return what a batch costs a network in use, by norm, folded or not, and the way that it is run."""
-    rows = json.loads((RECORDS / "inference.json").read_text(encoding="utf-8"))["rows"]
+    (run,) = _runs("inference")
+    rows = run["rows"]
     times: dict[tuple[str, str], dict[int, str]] = {}
     for row in rows:
         norm = f"{row['norm']}, folded" if row["folded"] else row["norm"]
@@ -197,7 +200,10 @@ def _against(seconds: Sequence[float], without: Sequence[float]) -> tuple[float,
     return 1e3 * median(seconds), 1e3 * _mad(seconds), quotient, 1e6 * above
 
 
-def _step_cells(found: tuple[float, float, float, float]) -> tuple[str, str, str]:
+def _step_cells(found: tuple[float, float, float, float] | None) -> tuple[str, str, str]:
+    """Return dashes for a case that failed."""
+    if found is None:
+        return "-", "-", "-"
     ms, _, quotient, above = found
     return f"{ms:.3f}", f"{quotient:.2f}", f"{above:.0f}"
 

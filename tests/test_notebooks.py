@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "docs/notebooks").glob("*.ipynb"))
 LESS_WORK = """
 experiment["norms"] = ["bn", "gn"]
+experiment["model"] = "norm_resnet_small"
 experiment["dataset"]["options"] = {"num_train": 32, "num_test": 20}
 experiment["train"] = {"epochs": 1, "batch_size": 16}
 experiment["device"] = "cpu"

@@ -16,7 +16,8 @@ from normbench.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TINY = ["--set", "dataset={name: synthetic, options: {num_train: 64, num_test: 40}}", "--device", "cpu"]
+TINY = ["--set", "dataset={name: synthetic, options: {num_train: 32, num_test: 20}}", "--device", "cpu"]
+TINY += ["--set", "model=norm_resnet_small"]  # where a command names no other
 
 
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ def test_every_normbench_command_runs_in_their_order(normbench: Callable[..., An
         assert result.out.strip(), line
     folders = {path.parent.parent.name for path in tmp_path.glob("runs/*/report/report.html")}
     named = {re.sub("-[0-9a-f]{6}$", "", name) for name in folders}  # the hash is of the fewer images
-    assert named == {"train", "bn_gn_gn+ws-resnet9-e1", "bn_gn_mynorm-e1", "tutorial"}
+    assert named == {"train", "bn_gn_gn+ws-resnet9-e1", "bn_gn_mynorm-norm_resnet_small-e1", "tutorial"}
 
 
 @pytest.mark.parametrize("line", MAKE)

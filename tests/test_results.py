@@ -95,12 +95,41 @@ def test_a_typed_number_is_found(page: Path) -> None:
 def test_the_overview_has_both_rates(page: Path) -> None:
     lines = overview(Report(read_experiment(page.with_suffix("")))).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:6]] == [
-        "norm", "test accuracy (%)", "learning rate", "at 0.001", "rank"
+        "norm", "test accuracy (%)", "learning rate", "rank", "at 0.001 for all"
     ]  # fmt: skip
-    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["gn", "73.13 ± 0.05", "0.01", "70.43 ± 0.05", "1"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["gn", "73.13 ± 0.05", "0.01", "1", "70.43 ± 0.05"]
+    assert len(overview(Report(read_experiment(page.with_suffix(""))), labels=["bn"]).splitlines()) == 3
 
 
-@pytest.mark.parametrize("what", ["table 9", "cell 1 gn, size", "colour", "figure nothing"])
+def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
+    """bn differs by 0.02 to 0.04 points from its own run of each seed, gn by 2 points."""
+    other = page.parent / "other"
+    make_settings(other, ["bn", "gn"], [0, 1, 2])
+    for seed in range(3):
+        more = {"epochs": 2, "steps_per_epoch": 3, "train": {"learning_rate": 1e-3}}
+        make_run(other, "bn", seed, accuracy=0.7213 + 0.0001 * seed - 0.0002 - 0.0001 * (seed == 2), **more)  # type: ignore[arg-type]
+        make_run(other, "gn", seed, accuracy=0.7241 + 0.0003 * seed, **more)  # type: ignore[arg-type]
+    write_bundle(other, page.parent / "other.nbz", Credit())
+    text = "<!-- small.nbz: against other.nbz -->\n\n<!-- end -->"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in fill(page, text).splitlines() if "|" in line]
+    assert rows[0][:3] == ["norm", "small (%)", "other (%)"]
+    assert [(row[0], row[3], row[4], row[-1]) for row in rows[2:]] == [
+        ("bn", "+0.02 ± 0.01", "3", "higher"), ("gn", "-2.01 ± 0.02", "3", "lower")
+    ]  # fmt: skip
+    assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
+
+
+def test_chapters_and_grids_are_taken_over(page: Path) -> None:
+    filled = fill(page, "<!-- small.nbz: chapter tuning -->\n\n<!-- end -->")
+    assert "Each norm was tried at the same" in filled
+    assert "![Expected best against budget](small/tuning_budget.png)" in filled
+    grid = fill(page, "<!-- small.nbz: grid Mean accuracy (%) by learning rate -->\n\n<!-- end -->")
+    assert grid.splitlines()[2].split("|")[1].strip() == "norm"
+
+
+@pytest.mark.parametrize(
+    "what", ["table 9", "cell 1 gn, size", "colour", "figure nothing", "chapter nothing", "grid nothing"]
+)
 def test_what_is_not_there_is_said(page: Path, what: str) -> None:
     with pytest.raises(ValueError, match=r"small\.md"):
         fill(page, f"<!-- small.nbz: {what} --><!-- end -->")

@@ -17,7 +17,7 @@ from normbench.cluster.connection import connected
 from normbench.cluster.executor import ClusterExecutor, Slot
 from normbench.cluster.nodes import Node, check_software, misfits, read_nodes
 from normbench.cluster.options import ClusterOptions
-from normbench.cluster.process import HostProcess, close_all
+from normbench.cluster.process import HostProcess, Reservation, close_all
 from normbench.config.load import LoadedConfig
 from normbench.data.formats import read_arrays, write_npz
 from normbench.data.locate import find_cifar
@@ -137,24 +137,51 @@ class ClusterSite:
         yield executor
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
-        """End all hosts; then, for each kind of device, start one that has a whole node for itself."""
-        nodes = {slot.device_name: slot.process.node for slot in self.slots if slot.device_name is not None}
+        """End all hosts but one for each kind of device, and yield each of these while it has its node for itself."""
+        kept: dict[str | None, Slot] = {}
+        nodes: dict[str | None, Node] = {}
+        for slot in self.slots:
+            if slot.device_name is not None and slot.device_name not in nodes:
+                if slot.process.node not in nodes.values():
+                    kept[slot.device_name] = slot
+                nodes[slot.device_name] = slot.process.node
         alive = self._alive()
         for node in self.nodes:  # nothing may have been left to train there
             if node.kind and node.node_id in alive:
                 nodes.setdefault(node.kind, node)
-        close_all(self.ray, [slot.process for slot in self.slots])
-        self.slots.clear()
+        self._end([slot for slot in self.slots if slot not in kept.values()])
         for name, node in nodes.items():
-            slot = self._start(node, whole=True)
-            self.slots.append(slot)
-            if self.ray.wait([slot.facts], timeout=_SECONDS_TO_BE_ALONE)[0]:
-                yield slot.process
-            else:
-                note(f"normbench: no norm is timed on {name}: others compute on node {node.short_id} ({node.address})")
-            close_all(self.ray, [slot.process])
-            self.slots.clear()
+            if name not in kept:
+                self._end([slot for slot in self.slots if slot.process.node == node])
+                self.slots.append(self._start(node))
+            slot = kept.get(name, self.slots[-1])
+            with self._alone(slot) as is_alone:
+                if is_alone:
+                    yield slot.process
+                else:
+                    where = f"node {node.short_id} ({node.address})"
+                    note(f"normbench: no norm is timed on {name}: others compute on {where}")
+            self._end([slot])
         self._num_started.clear()
+
+    @contextmanager
+    def _alone(self, slot: Slot) -> Iterator[bool]:
+        """Reserve what a host's node has beside it; yield whether that was there within a minute, and the host, too."""
+        node = slot.process.node
+        num_cpus = node.num_cpus - self.options.cpus_per_run
+        num_gpus = node.num_gpus - 1 if self.on_gpus else 0
+        rest = Reservation(self.ray, node, num_cpus, num_gpus) if num_cpus or num_gpus else None
+        waited = [*([rest.made] if rest else []), *([slot.facts] if slot.device_name is None else [])]
+        try:
+            ready = self.ray.wait(waited, num_returns=len(waited), timeout=_SECONDS_TO_BE_ALONE)[0] if waited else []
+            yield len(ready) == len(waited)
+        finally:
+            if rest:
+                rest.end()
+
+    def _end(self, slots: Sequence[Slot]) -> None:
+        close_all(self.ray, [slot.process for slot in slots])
+        self.slots[:] = [slot for slot in self.slots if slot not in slots]
 
     def _alive(self) -> set[str]:
         return {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
@@ -165,8 +192,8 @@ class ClusterSite:
         node = next((node for node in self.nodes if node.node_id in alive), None)
         if node is None:
             raise EnvironmentProblem(f"--cluster {self.options.address}: no node is left")
-        self.slots.append(self._start(node))
         free = self.ray.available_resources()
+        self.slots.append(self._start(node))
         is_full = free.get("CPU", 0) < self.options.cpus_per_run or (self.on_gpus and free.get("GPU", 0) < 1)
         if is_full and not self.ray.wait([self.slots[0].facts], timeout=_SECONDS_BEFORE_A_WORD)[0]:
             note(f"normbench: --cluster {self.options.address}: all devices are taken; waiting for one")
@@ -202,7 +229,7 @@ class ClusterSite:
             else:
                 self.nodes.append(node)
 
-    def _start(self, node: Node, *, whole: bool = False) -> Slot:
+    def _start(self, node: Node) -> Slot:
         self._num_started[node.node_id] += 1
         threads = str(self.options.cpus_per_run)
         variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -210,10 +237,8 @@ class ClusterSite:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         data_dir = node.facts.get("data_dir")
         data = {} if data_dir or not self._data_sets else self._shipped()
-        num_cpus = node.num_cpus if whole else self.options.cpus_per_run
-        num_gpus = 0 if not self.on_gpus else node.num_gpus if whole else 1
         arguments = (self._session, str(next(self._names)), variables, data_dir, data)
-        process = HostProcess(self.ray, node, num_cpus, num_gpus, arguments)
+        process = HostProcess(self.ray, node, self.options.cpus_per_run, int(self.on_gpus), arguments)
         return Slot(process, process.describe("cuda" if self.on_gpus else "cpu"))
 
     def _data_folder(self) -> str | None:

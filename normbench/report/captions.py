@@ -175,7 +175,7 @@ def probe_caption(probe: BatchOneProbe) -> str:
         sentences.append(
             f"Stable: at least {100 * STABLE_FROM:g} % of the best norm's gain over chance there ({probe.best_label}, "
             f"{100 * probe.best_accuracy:.1f} %); collapsed: less than {100 * COLLAPSED_BELOW:g} %, or a diverged run; "
-            "degraded: between."
+            "degraded: between. In brackets: what other seeds might give, by paired t tests at 5 % against both lines."
         )
     if probe.accuracy_without_norm is not None:
         sentences.append(f"Without a norm: {100 * probe.accuracy_without_norm.mean:.1f} %.")

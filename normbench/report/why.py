@@ -117,6 +117,11 @@ _HOW = (
 _INTERVALS = "Lines are means over n completed runs, geometric on logarithmic axes; bands are 95 % t intervals."
 
 
+_BY_LAYER = (
+    "In the last measurement of each run, by layer in the order of the forward pass: the first four of each norm with "
+    "its activation, the last two of each weight. "
+)
+_IN_LAST_LAYER = "In the last layer: the first four of its norm with its activation, the last two of its weight. "
 _RANKED = (
     "Means over training, then over n completed runs, the least first, and 95 % t intervals; geometric over training "
     "on logarithmic axes."
@@ -195,8 +200,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
             PageFigure(
                 f"signals{suffix}",
                 f"Signals by layer{of_setting}",
-                "In the last measurement of each run, by layer in the order of the forward pass: the first four of "
-                "each norm with its activation, the last two of each weight. " + _INTERVALS,
+                (_BY_LAYER + _INTERVALS) if has_few_lines([panel]) else (_IN_LAST_LAYER + _RANKED),
                 partial(_over_layers, panel),
             ),
             PageFigure(
@@ -266,14 +270,24 @@ def _rank(axes: Axes, panel: Panel, quantity: Quantity) -> None:
     elif quantity.is_log:
         axes.set_xscale("log")
         _label_decades(axes.xaxis, axes.get_xlim(), num_labels=4)
+    else:
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, quantity.limits[0]), min(right, quantity.limits[1]))
 
 
 def _over_layers(panel: Panel) -> Figure:
+    """Draw curves over layers; of many norms, the last layer's numbers, ranked."""
+    if not has_few_lines([panel]):
+        return _ranked(panel, [Quantity("signals", q.label, _last(q.of), q.is_log, q.limits) for q in LAYERS])
     shown = [
         _QuantityPanel(q.label, panel.groups, partial(over_layers, quantity=q), q.is_log, "layer", q.limits)
         for q in LAYERS
     ]
     return _draw(panel, shown)
+
+
+def _last(of: Callable[[Any], Sequence[float]]) -> Callable[[Any], float]:
+    return lambda row: next(reversed(of(row)), math.nan)
 
 
 def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
@@ -311,12 +325,12 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
 
 def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6) -> None:
     """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = limits
     decades = math.log10(high / low)
-    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels))
+    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels) if decades > 0.9 else MaxNLocator(num_labels - 1))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

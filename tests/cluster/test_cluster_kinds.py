@@ -72,7 +72,7 @@ class FakeHost:
         return self.describe(device)
 
     def submit(self, function: Any, wanted: Sequence[Any], *_: Any) -> None:
-        self._ray.timed.append((self.node, self.num_cpus, self.num_gpus, list(self._ray.living)))
+        self._ray.timed.append((self, list(self._ray.living), list(self._ray.reserved)))
         seconds = SECONDS_PER_STEP[self.node.kind]
         timed = [
             TimedNorm(
@@ -89,6 +89,17 @@ class FakeHost:
     def revive(self) -> None: ...
 
 
+class FakeReservation:
+    """What is kept of a node."""
+
+    def __init__(self, ray: FakeRay, node: Node, num_cpus: int, num_gpus: int) -> None:
+        self.node, self.num_cpus, self.num_gpus, self.made, self._ray = node, num_cpus, num_gpus, self, ray
+        ray.reserved.append(self)
+
+    def end(self) -> None:
+        self._ray.reserved.remove(self)
+
+
 class FakeRay:
     """As much of Ray as the driver asks for; work on nodes is done when it is looked at."""
 
@@ -101,18 +112,22 @@ class FakeRay:
         self.living: list[FakeHost] = []
         self.busy: set[str] = set()
         """Nodes that others compute on, so that nothing has them whole."""
-        self.free = {"CPU": 8.0, "GPU": 1.0}
-        self.timed: list[tuple[Node, int, int, list[FakeHost]]] = []
+        self.num_free = 1
+        self.is_slow = False
+        """Whether no host starts while one waits for it."""
+        self.reserved: list[FakeReservation] = []
+        self.timed: list[tuple[FakeHost, list[FakeHost], list[FakeReservation]]] = []
+        """A host that timed norms, with the hosts and reservations of that moment."""
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"NodeID": node.node_id, "Alive": node.node_id not in self.lost} for node in self.all_nodes]
 
     def available_resources(self) -> dict[str, float]:
-        return self.free
+        return {"CPU": 8, "GPU": self.num_free - len(self.living)}
 
     def wait(self, references: Sequence[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        last = self.living[-1]
-        is_pending = not self.free or (last.node.node_id in self.busy and last.num_gpus == last.node.num_gpus)
+        held_up = [reference for reference in references if isinstance(reference, FakeReservation)]
+        is_pending = self.is_slow or any(kept.node.node_id in self.busy for kept in held_up)
         return ([], list(references)) if is_pending else (list(references), [])
 
     def get(self, reference: Any) -> Any:
@@ -130,6 +145,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         ray.living[:] = [host for host in ray.living if host not in hosts]
 
     monkeypatch.setattr(site_module, "HostProcess", FakeHost)
+    monkeypatch.setattr(site_module, "Reservation", FakeReservation)
     monkeypatch.setattr(site_module, "close_all", close_all)
     monkeypatch.setattr(site_module, "read_nodes", lambda *_: list(ray.all_nodes))
     return ray
@@ -227,13 +243,18 @@ def test_where_the_last_node_of_a_name_is_lost_runs_go_on_elsewhere_and_the_repo
 def test_norms_are_timed_once_for_each_name_on_a_node_of_their_own_and_times_stay_apart(tmp_path, ray) -> None:
     site, plans = open_site(ray), plans_of(range(6))
     assert train(site, tmp_path, plans)
+    trained = list(ray.living)
     for process in site.timing_processes():
         TimingPass(tmp_path, plans, process, lambda _: None).run()
-    assert sorted(node.kind for node, *_ in ray.timed) == ["H100", "H200"]
-    for node, num_cpus, num_gpus, living in ray.timed:
-        assert (num_cpus, num_gpus) == (node.num_cpus, node.num_gpus)
-        assert [host.node for host in living] == [node], "another host was there while norms were timed"
-    assert ray.living == []
+    assert sorted(host.node.kind for host, *_ in ray.timed) == ["H100", "H200"]
+    for host, living, reserved in ray.timed:
+        assert host in trained, "one that has all loaded goes on"
+        assert [other for other in living if other.node == host.node] == [host], "another was there meanwhile"
+        (kept,) = reserved
+        assert kept.node == host.node
+        assert kept.num_cpus + host.num_cpus == host.node.num_cpus
+        assert kept.num_gpus + host.num_gpus == host.node.num_gpus
+    assert ray.living == ray.reserved == []
     assert {s.environment["device_name"] for s in read_timing(tmp_path).sessions} == {"H100", "H200"}
     for table in Report(read_experiment(tmp_path)).tables:
         seconds = 4 * SECONDS_PER_STEP[table.environment["device_name"]]
@@ -253,9 +274,9 @@ def test_a_node_that_others_compute_on_is_left_out_of_timing_with_a_word(tmp_pat
     ray.busy.add(ray.all_nodes[2].node_id)
     for process in site.timing_processes():
         TimingPass(tmp_path, plans, process, lambda _: None).run()
-    assert [node.kind for node, *_ in ray.timed] == ["H100"]
+    assert [host.node.kind for host, *_ in ray.timed] == ["H100"]
     assert "no norm is timed on H200: others compute on node cccccccccccc (10.0.0.c)" in capsys.readouterr().err
-    assert ray.living == []
+    assert ray.living == ray.reserved == []
 
 
 def test_after_a_timing_pass_there_is_a_process_again_and_none_without_a_node(tmp_path, ray) -> None:
@@ -270,9 +291,8 @@ def test_after_a_timing_pass_there_is_a_process_again_and_none_without_a_node(tm
 
 
 def test_a_cluster_whose_devices_are_all_taken_is_waited_for_with_a_word(ray, capsys) -> None:
+    ray.is_slow = True
     open_site(ray)
-    assert capsys.readouterr().err == ""
-    ray.living.clear()
-    ray.free = {}
+    assert capsys.readouterr().err == "", "its own host has the only GPU"
     open_site(ray)
     assert capsys.readouterr().err == "normbench: --cluster auto: all devices are taken; waiting for one\n"

@@ -13,6 +13,7 @@ import pytest
 import torch
 import worker_targets
 from command import run, signal_group, start, wait_for
+from forked_program import import_all, start_forked
 from run_events import make_plan
 
 from normbench.config.probes import ProbesConfig
@@ -36,7 +37,8 @@ def plan(norm: str, seed: int = 0, device: str = "cpu", **train: object) -> RunP
     config = make_plan(norm, seed, epochs=20, precision="bf16", engine="graph", **train).config
     options = {"num_train": 1000, "num_test": 100, "seed": 0}
     dataset = config.dataset.model_copy(update={"options": options})
-    config = config.model_copy(update={"device": device, "dataset": dataset})
+    model = ModelConfig(name="norm_resnet")
+    config = config.model_copy(update={"device": device, "dataset": dataset, "model": model})
     return RunPlan(config.run_id, config, 0)
 
 
@@ -63,8 +65,13 @@ def outcome(folder: Path, plan: RunPlan) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def worker():
-    with Worker() as worker:
-        yield worker
+    """A process; forked, with nothing to import, where CUDA does not forbid it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            import_all()
+            patch.setattr(Worker, "_start", start_forked)
+        with Worker() as worker:
+            yield worker
 
 
 class Alone:

@@ -190,6 +190,14 @@ def test_many_norms_are_ranked(tmp_path: Path, new_run: NewRun) -> None:
     places = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert places == sorted(means.values())
 
+    (signals,) = [entry for entry in report.chapters[0].figures if entry.name == "signals"]  # in the last layer
+    ranks = {
+        norm: np.mean([[row["norms"][-1]["stable_rank"] for row in run] for run in rows_of(report, norm, "signals")])
+        for norm in norms
+    }
+    axes = signals.figure.axes[2]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == sorted(norms, key=ranks.__getitem__)
+
 
 def test_without_probes_there_is_no_chapter(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "bn", 0, epochs=1, steps_per_epoch=50)
