@@ -17,11 +17,16 @@ one of
     claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
     config           the experiment as a config, and the command that ran it
-    figure NAME      the figure, written as PNG into a folder beside the page that is called like the page
+    figure NAME      the figure, written as PNG into a folder beside the page that is called like the page;
+                     `figure NAME as FILE` where a page has figures of one name from two records
+    probed NAME      what a paper claims of what probes measure, tested (docs/results_probes.py); `bands`: over rates
     cell ROW, COLUMN the text of one cell of the table; also `cell 2 ROW, COLUMN`
 
 A table with several settings, of batch sizes say, has several rows of a norm: `cell ROW | 64, COLUMN` is that of the
 row in which some column reads 64.
+
+Of what ``normbench bench infer`` recorded, whose path ends in ``.json``, there are `facts`, `tables`, `table TITLE` and
+`figure` (docs/results_bench.py).
 
 A number that is typed and that none of the page's records gives is found by `typed_numbers`, and fails the tests.
 """
@@ -35,7 +40,10 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from results_bench import bench
+from results_bench import everything as everything_of_bench
 from results_claims import bundles_of, claims_table
+from results_probes import CLAIMS, band_claims, claims
 from results_tables import against, overview
 
 from normbench.report.chapters import Chapter, Grid
@@ -57,7 +65,7 @@ from normbench.report.task_report import PageFigure
 
 T = TypeVar("T")
 
-_BLOCK = re.compile(r"(<!-- (\S+\.nbz): (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (\S+\.(?:nbz|json)): (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 _CODE_AND_LINKS = re.compile(
     r"```.*?```|~~~.*?~~~|^    .*?$|`[^`]*`|\]\([^)]*\)|<!--.*?-->|https?://\S+", re.DOTALL | re.M
 )
@@ -111,16 +119,25 @@ def _report(bundle: Path) -> Report:
 
 @cache
 def _everything(bundle: Path) -> str:
-    """Return all that a report says, and its config."""
+    """Return all that a report says, and its config, or what a benchmark says."""
+    if bundle.suffix == ".json":
+        return everything_of_bench(bundle)
     report = _report(bundle)
     return f"{report_to_markdown(report)}\n{report.config}"
 
 
 def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
+    if bundle.suffix == ".json":
+        return bench(page, bundle, what, write_figures=write_figures)
     report = _report(bundle)
     kind, _, rest = what.partition(" ")
     if kind == "figure":
-        return _figure(page, _named(page, what, report.figures, rest), write=write_figures)
+        name, _, file = rest.partition(" as ")
+        return _figure(page, _named(page, what, report.figures, name), file or name, write=write_figures)
+    if kind == "probed":
+        return claims(report, _one_of(page, what, {name: name for name in CLAIMS}, rest))
+    if kind == "bands":
+        return band_claims(report)
     if kind == "overview":
         more, _, labels = f" {rest}".partition(" of ")
         names = [label.strip() for label in labels.split(";") if label.strip()]
@@ -179,19 +196,19 @@ def _named(page: Path, what: str, figures: Iterable[PageFigure], name: str) -> P
     return _one_of(page, what, {figure.name: figure for figure in figures}, name)
 
 
-def _figure(page: Path, figure: PageFigure, *, write: bool) -> str:
+def _figure(page: Path, figure: PageFigure, file: str, *, write: bool) -> str:
     folder = page.with_suffix("")
     if write:
         folder.mkdir(exist_ok=True)
-        save_figure(figure.figure, folder / figure.name, (".png",))
-    return f"![{figure.title}]({folder.name}/{figure.name}.png)\n\n{figure.caption}"
+        save_figure(figure.figure, folder / file, (".png",))
+    return f"![{figure.title}]({folder.name}/{file}.png)\n\n{figure.caption}"
 
 
 def _chapter(page: Path, chapter: Chapter, *, write: bool) -> str:
     return "\n\n".join(
         [
             *chapter.text,
-            *(_figure(page, figure, write=write) for figure in chapter.figures),
+            *(_figure(page, figure, figure.name, write=write) for figure in chapter.figures),
             *(f"**{grid.title}**\n\n{_grid(grid)}" for grid in chapter.grids),
         ]
     )
