@@ -12,8 +12,9 @@ one of
     chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
     grid TITLE       one table of a chapter, by its title
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
-                     it has of batch size 1 or corrupted images; `overview MORE... of BN, GN` has these norms alone
+                     it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
     against OTHER    each norm's runs against its own runs in another bundle, paired by seed
+    claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
     config           the experiment as a config, and the command that ran it
     figure NAME      the figure, written as PNG into a folder beside the page that is called like the page
@@ -34,6 +35,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from results_claims import bundles_of, claims_table
 from results_tables import against, overview
 
 from normbench.report.chapters import Chapter, Grid
@@ -92,6 +94,8 @@ def typed_numbers(page: Path, text: str) -> list[str]:
 def records_of(page: Path, text: str) -> list[Path]:
     """Return the bundles that a page is made of."""
     named = [name for match in _BLOCK.finditer(text) for name in (match[2], *re.findall(r"\S+\.nbz", match[3]))]
+    for file in re.findall(r": claims (\S+) -->", text):
+        named += bundles_of(page.parent / file)
     return [page.parent / name for name in dict.fromkeys(named)]
 
 
@@ -119,10 +123,12 @@ def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
         return _figure(page, _named(page, what, report.figures, rest), write=write_figures)
     if kind == "overview":
         more, _, labels = f" {rest}".partition(" of ")
-        names = [label.strip() for label in labels.split(",") if label.strip()]
+        names = [label.strip() for label in labels.split(";") if label.strip()]
         return overview(report, [_report(page.parent / name) for name in more.split()], names)
     if kind == "against":
         return against(report, _report(page.parent / rest))
+    if kind == "claims":
+        return claims_table(page.parent / rest, lambda name: _report(page.parent / name))
     if kind == "chapter":
         chapters = {chapter.anchor: chapter for chapter in report.chapters}
         return _chapter(page, _one_of(page, what, chapters, rest), write=write_figures)
@@ -218,7 +224,7 @@ def main(pages: Iterable[str]) -> None:
         if records_of(page, text):
             filled = fill(page, text, write_figures=True)
             page.write_text(filled, encoding="utf-8")
-            for number in typed_numbers(page, filled):
+            for number in typed_numbers(page, filled) if page.parent.name == "results" else ():
                 print(f"{page}: {number} is in none of its records")
 
 
