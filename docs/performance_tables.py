@@ -1,8 +1,8 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
-The record at_once.json holds the epochs' times and the timing pass of one comparison. The others, steps.json,
-layers.json and inference.json in docs/performance, are the `results.json` of ``normbench bench`` with what the
-page does not need left out and times to four digits. Each table stands between ``<!-- table: NAME -->`` and
+The record at_once.json holds the epochs' times and the timing pass of one comparison, gpus.json is the record of
+``tools/gpu_scaling.py``. The others, steps.json, layers.json and inference.json in docs/performance, are what
+`normbench bench` measured, by ``docs/performance_records.py``. Each table stands between ``<!-- table: NAME -->`` and
 ``<!-- end -->``.
 """
 
@@ -28,6 +28,7 @@ def fill_tables(page: str) -> str:
         "layers": layers_table,
         "at_once": at_once_table,
         "inference": inference_table,
+        "gpus": gpus_table,
     }
     return _BLOCK.sub(lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}", page)
 
@@ -42,6 +43,8 @@ def steps_table() -> str:
         if any(row["variant"] == "tutorial" for row in run["rows"]):
             continue
         for (norm, batch_size), row in rows.items():
+            if not row["seconds_per_step"]:
+                continue
             without = rows["none", batch_size]["seconds_per_step"]
             steps[batch_size].setdefault(norm, _against(row["seconds_per_step"], without))
             paths[norm] = row["norm_path"] or "-"
@@ -57,7 +60,7 @@ def steps_table() -> str:
         (
             (
                 norm,
-                *(cell for size in (64, 1024) for cell in _step_cells(steps[size][norm])),
+                *(cell for size in (64, 1024) for cell in _step_cells(steps[size].get(norm))),
                 f"{memory[norm]:.0f}",
                 paths[norm].partition(":")[0],
             )
@@ -127,7 +130,8 @@ def at_once_table() -> str:
 
 def inference_table() -> str:
     """Return what a batch costs a network in use, by norm, folded or not, and the way that it is run."""
-    rows = json.loads((RECORDS / "inference.json").read_text(encoding="utf-8"))["rows"]
+    (run,) = _runs("inference")
+    rows = run["rows"]
     times: dict[tuple[str, str], dict[int, str]] = {}
     for row in rows:
         norm = f"{row['norm']}, folded" if row["folded"] else row["norm"]
@@ -135,6 +139,44 @@ def inference_table() -> str:
     sizes = sorted({row["batch_size"] for row in rows})
     header = ("norm", "way", *(f"batch {size} (ms)" for size in sizes))
     return _table(header, ((norm, way, *(by_size[size] for size in sizes)) for (norm, way), by_size in times.items()))
+
+
+def gpus_table() -> str:
+    """Return a row per call: what a comparison took on so many GPUs, and what share of linear that is."""
+    record = json.loads((RECORDS / "gpus.json").read_text(encoding="utf-8"))
+    calls = [call for call in record["calls"] if not call["is_warm_up"]]
+    fewest: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    for call in sorted(calls, key=lambda call: call["gpus"]):
+        fewest.setdefault((call["comparison"], call["cluster"]), call)
+    digests: dict[str, set[str]] = {}
+    for call in calls:
+        digests.setdefault(call["comparison"], set()).add(call["digest"])
+    rows = []
+    for call in calls:
+        base = fewest[call["comparison"], call["cluster"]]
+        shares = [
+            f"{base[key] * base['gpus'] / (call[key] * call['gpus']):.2f}" for key in ("seconds", "training_seconds")
+        ]
+        parts = [f"{call[f'{part}_seconds']:.1f}" for part in ("start", "training", "timing", "report")]
+        busy = "-" if call["busy_share"] is None else f"{100 * call['busy_share']:.0f}"
+        rows.append(
+            (
+                f"{call['comparison']}, {call['completed']}/{call['runs']}{', cluster' if call['cluster'] else ''}",
+                str(call["gpus"]),
+                f"{call['seconds']:.1f}",
+                *parts,
+                *shares,
+                busy,
+                f"{3600 * call['runs'] / call['seconds']:.0f}",
+                f"{call['driver_peak_mib']:.0f}",
+                "yes" if len(digests[call["comparison"]]) == 1 else "no",
+            )
+        )
+    header = (
+        "comparison, completed runs", "GPUs", "command to report (s)", "start (s)", "training (s)", "timing (s)",
+        "report (s)", "of linear", "training of linear", "GPUs busy (%)", "runs an hour", "driver (MiB)", "same bits",
+    )  # fmt: skip
+    return _table(header, rows)
 
 
 def _times_as_fast(native: Mapping[str, Any], fused: Mapping[str, Any]) -> str:
@@ -158,7 +200,10 @@ def _against(seconds: Sequence[float], without: Sequence[float]) -> tuple[float,
     return 1e3 * median(seconds), 1e3 * _mad(seconds), quotient, 1e6 * above
 
 
-def _step_cells(found: tuple[float, float, float, float]) -> tuple[str, str, str]:
+def _step_cells(found: tuple[float, float, float, float] | None) -> tuple[str, str, str]:
+    """Return dashes for a case that failed."""
+    if found is None:
+        return "-", "-", "-"
     ms, _, quotient, above = found
     return f"{ms:.3f}", f"{quotient:.2f}", f"{above:.0f}"
 

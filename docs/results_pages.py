@@ -1,16 +1,27 @@
 """Write pages of results from the records beside them: ``python docs/results_pages.py PAGE...`` (``make results``).
 
-A record is the bundle (``NAME.nbz``) of an experiment. What stands between ``<!-- NAME.nbz: WHAT -->`` and
-``<!-- end -->`` is made of it, in a paragraph of its own or within a sentence; WHAT is one of
+A record is the bundle (``NAME.nbz``) of an experiment; its path is relative to the page. What stands between
+``<!-- NAME.nbz: WHAT -->`` and ``<!-- end -->`` is made of it, in a paragraph of its own or within a sentence; WHAT is
+one of
 
-    answer           what the rows let one say, in sentences
+    answer           what the rows let one say, in sentences; `answer 2` only those of the second table
     table            the comparison; `table 2` is the second one, say that of each norm at its own learning rate
     tests            the evidence behind its verdicts; also `tests 2`
     caption          what its numbers are; also `caption 2`
-    overview         every norm in a row: at its own learning rate, at one for all, cost, batch size 1
+    rates            how much each norm minds the learning rate, where one was swept
+    chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
+    grid TITLE       one table of a chapter, by its title
+    overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
+                     it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
+    against OTHER    each norm's runs against its own runs in another bundle, paired by seed
+    claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
+    config           the experiment as a config, and the command that ran it
     figure NAME      the figure, written as PNG into a folder beside the page that is called like the page
     cell ROW, COLUMN the text of one cell of the table; also `cell 2 ROW, COLUMN`
+
+A table with several settings, of batch sizes say, has several rows of a norm: `cell ROW | 64, COLUMN` is that of the
+row in which some column reads 64.
 
 A number that is typed and that none of the page's records gives is found by `typed_numbers`, and fails the tests.
 """
@@ -19,17 +30,32 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-from normbench.report.columns import Column, columns, evidence_columns, format_estimate, format_rank, norm_columns
-from normbench.report.comparison_table import Row, Table
+from results_claims import bundles_of, claims_table
+from results_tables import against, overview
+
+from normbench.report.chapters import Chapter, Grid
+from normbench.report.columns import (
+    SENSITIVITY_HEADERS,
+    columns,
+    evidence_columns,
+    norm_columns,
+    sensitivity_caption,
+    sensitivity_cells,
+)
+from normbench.report.comparison_table import Table
 from normbench.report.figure_style import save_figure
 from normbench.report.formats import markdown_columns, markdown_grid
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.recorded_runs import load_experiments
+from normbench.report.task_report import PageFigure
+
+T = TypeVar("T")
 
 _BLOCK = re.compile(r"(<!-- (\S+\.nbz): (.*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 _CODE_AND_LINKS = re.compile(
@@ -60,13 +86,17 @@ def fill(page: Path, text: str, *, write_figures: bool = False) -> str:
 def typed_numbers(page: Path, text: str) -> list[str]:
     """Return the numbers of a page outside its markers, code and links that none of its records gives."""
     known = {float(number) for path in records_of(page, text) for number in _numbers(_everything(path))}
+    known |= {float(number) for block in _BLOCK.finditer(text) for number in _numbers(block[4])}
     prose = _NAMES.sub(" ", _CODE_AND_LINKS.sub(" ", _BLOCK.sub(" ", text)))
     return [number for number in _numbers(prose) if float(number) not in known]
 
 
 def records_of(page: Path, text: str) -> list[Path]:
     """Return the bundles that a page is made of."""
-    return [page.parent / name for name in dict.fromkeys(match[2] for match in _BLOCK.finditer(text))]
+    named = [name for match in _BLOCK.finditer(text) for name in (match[2], *re.findall(r"\S+\.nbz", match[3]))]
+    for file in re.findall(r": claims (\S+) -->", text):
+        named += bundles_of(page.parent / file)
+    return [page.parent / name for name in dict.fromkeys(named)]
 
 
 def _numbers(text: str) -> list[str]:
@@ -89,86 +119,102 @@ def _everything(bundle: Path) -> str:
 def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
     report = _report(bundle)
     kind, _, rest = what.partition(" ")
+    if kind == "figure":
+        return _figure(page, _named(page, what, report.figures, rest), write=write_figures)
+    if kind == "overview":
+        more, _, labels = f" {rest}".partition(" of ")
+        names = [label.strip() for label in labels.split(";") if label.strip()]
+        return overview(report, [_report(page.parent / name) for name in more.split()], names)
+    if kind == "against":
+        return against(report, _report(page.parent / rest))
+    if kind == "claims":
+        return claims_table(page.parent / rest, lambda name: _report(page.parent / name))
+    if kind == "chapter":
+        chapters = {chapter.anchor: chapter for chapter in report.chapters}
+        return _chapter(page, _one_of(page, what, chapters, rest), write=write_figures)
+    if kind == "grid":
+        grids = {grid.title: grid for chapter in report.chapters for grid in chapter.grids}
+        return _grid(_one_of(page, what, grids, rest))
+    if kind == "rates":
+        cells = [sensitivity_cells(entry) for entry in report.sensitivities]
+        aligns = ["left", *["right"] * (len(SENSITIVITY_HEADERS) - 1)]
+        return f"{markdown_grid([list(SENSITIVITY_HEADERS), *cells], aligns)}\n\n{sensitivity_caption()}"  # type: ignore[arg-type]
+    if kind == "config":
+        return "\n\n".join(["\n".join(f"    {command}" for command in report.commands), f"```yaml\n{report.config}```"])
+    return _of_part(page, report, what)
+
+
+def _of_part(page: Path, report: Report, what: str) -> str:
+    kind, _, rest = what.partition(" ")
     number = re.match(r"(\d+)\s*", rest)
     index = int(number[1]) - 1 if number else 0
     rest = rest[number.end() :] if number else rest
-    if kind == "figure":
-        return _figure(page, report, rest, write=write_figures)
-    if kind == "overview":
-        return overview(report)
     if not index < len(report.parts):
-        raise ValueError(f"{page}: {what}: {bundle.name} has {len(report.parts)} tables")
+        raise ValueError(f"{page}: {what}: there are {len(report.parts)} tables")
     part = report.parts[index]
     table = part.table
     if kind == "answer":
-        return "\n".join(f"- On {part.data}: {answer}" for answer in part.answers)
+        parts = [part] if number else report.parts
+        return "\n".join(f"- On {part.data}: {answer}" for part in parts for answer in part.answers)
     if kind == "table":
         return markdown_columns(table.rows, columns(table))
     if kind == "tests":
-        measure = table.measures[0]
-        return markdown_columns(table.rows, [*norm_columns(table), *evidence_columns(table, measure)])
+        return markdown_columns(table.rows, [*norm_columns(table), *evidence_columns(table, table.measures[0])])
     if kind == "caption":
         return f"{table.caption} {table.cost_caption}"
     if kind == "measured":
         return "\n".join(f"- {name}: {value}" for name, value in part.measured)
     if kind == "cell":
         return _cell(page, table, rest)
-    raise ValueError(f"{page}: {what}: no such thing can be made of {bundle.name}")
+    raise ValueError(f"{page}: {what}: no such thing can be made of {report.title}")
 
 
-def _figure(page: Path, report: Report, name: str, *, write: bool) -> str:
-    found = next((figure for figure in report.figures if figure.name == name), None)
-    if found is None:
-        raise ValueError(f"{page}: figure {name}: there are {', '.join(figure.name for figure in report.figures)}")
+def _one_of(page: Path, what: str, known: Mapping[str, T], name: str) -> T:
+    if name not in known:
+        raise ValueError(f"{page}: {what}: there are {', '.join(known)}")
+    return known[name]
+
+
+def _named(page: Path, what: str, figures: Iterable[PageFigure], name: str) -> PageFigure:
+    return _one_of(page, what, {figure.name: figure for figure in figures}, name)
+
+
+def _figure(page: Path, figure: PageFigure, *, write: bool) -> str:
+    folder = page.with_suffix("")
     if write:
-        folder = page.with_suffix("")
         folder.mkdir(exist_ok=True)
-        save_figure(found.figure, folder / name, (".png",))
-    return f"![{found.title}]({page.stem}/{name}.png)\n\n{found.caption}"
+        save_figure(figure.figure, folder / figure.name, (".png",))
+    return f"![{figure.title}]({folder.name}/{figure.name}.png)\n\n{figure.caption}"
+
+
+def _chapter(page: Path, chapter: Chapter, *, write: bool) -> str:
+    return "\n\n".join(
+        [
+            *chapter.text,
+            *(_figure(page, figure, write=write) for figure in chapter.figures),
+            *(f"**{grid.title}**\n\n{_grid(grid)}" for grid in chapter.grids),
+        ]
+    )
+
+
+def _grid(grid: Grid) -> str:
+    aligns = ["left", *["right"] * (len(grid.headers) - 1)]
+    written = markdown_grid([list(grid.headers), *map(list, grid.rows)], aligns)  # type: ignore[arg-type]
+    return f"{written}\n\n{grid.caption}" if grid.caption else written
 
 
 def _cell(page: Path, table: Table, what: str) -> str:
-    label, _, header = (part.strip() for part in what.partition(","))
-    row = next((row for row in table.rows if row.label == label), None)
-    column = next((column for column in columns(table) if column.header == header), None)
+    name, _, header = (part.strip() for part in what.rpartition(","))
+    label, _, setting = (part.strip() for part in name.partition("|"))
+    shown = columns(table)
+    rows = [row for row in table.rows if row.label == label]
+    row = next((row for row in rows if not setting or setting in [column.cell(row) for column in shown]), None)
+    column = next((column for column in shown if column.header == header), None)
     if row is None or column is None:
-        headers = "; ".join(column.header for column in columns(table))
-        labels = ", ".join(row.label for row in table.rows)
+        headers = "; ".join(column.header for column in shown)
+        labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
         raise ValueError(f"{page}: cell {what}: rows are {labels}; columns are {headers}")
     return column.cell(row)
-
-
-def overview(report: Report) -> str:
-    """Return a row per norm, the best at its own learning rate first: both accuracies, rank, cost, batch size 1."""
-    by_rates = {section.rates: table for section, table in zip(report.sections, report.tables, strict=True)}
-    shared = by_rates.get("one for all") or report.tables[0]
-    own = by_rates.get("each its own")
-    main = own or shared
-    measure = main.measures[0]
-    beside = {row.label: row for row in shared.rows}
-    sign = -1 if measure.higher_is_better else 1
-
-    def place(row: Row) -> float:
-        estimate = row.results[measure.name].estimate
-        return sign * estimate.mean if estimate else float("inf")
-
-    def accuracy(row: Row | None) -> str:
-        return format_estimate(row.results[measure.name].estimate if row else None, measure)
-
-    shown: list[tuple[str, Column | None]] = [(column.header, column) for column in columns(main)]
-    kept = [
-        column
-        for header, column in shown
-        if column and (header.startswith(("time", "peak", "at batch size 1")) or header in ("diverged", "runs"))
-    ]
-    header = ["norm", f"{measure.header} ({measure.unit})", "rank"]
-    header[2:2] = ["learning rate", f"at {shared.rows[0].learning_rate:.3g}"] if own else []
-    lines = [[*header, *(column.header for column in kept)]]
-    for row in sorted(main.rows, key=place):
-        cells = [row.label, accuracy(row), format_rank(row.results[measure.name].rank)]
-        cells[2:2] = [f"{row.learning_rate:.3g}", accuracy(beside.get(row.label))] if own else []
-        lines.append([*cells, *(column.cell(row) for column in kept)])
-    return markdown_grid(lines, ["left", *["right"] * (len(lines[0]) - 1)])
 
 
 def main(pages: Iterable[str]) -> None:
@@ -178,7 +224,7 @@ def main(pages: Iterable[str]) -> None:
         if records_of(page, text):
             filled = fill(page, text, write_figures=True)
             page.write_text(filled, encoding="utf-8")
-            for number in typed_numbers(page, filled):
+            for number in typed_numbers(page, filled) if page.parent.name == "results" else ():
                 print(f"{page}: {number} is in none of its records")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 TINY = """
 norms: [bn, gn]
+model: norm_resnet_small
 dataset: {name: synthetic, options: {num_train: 32, num_test: 20}}
 train: {epochs: 2, batch_size: 16}
 device: cpu
@@ -20,6 +21,7 @@ device: cpu
 
 LONG = """
 norms: [bn, gn]
+model: norm_resnet_small
 dataset: {name: synthetic, options: {num_train: 64, num_test: 20}}
 train: {epochs: 500, batch_size: 16}
 device: cpu

@@ -1,5 +1,6 @@
 """What all tests share: how Triton is imported, and the command line in this process."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -41,6 +42,10 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
 
     del os.environ["TRITON_INTERPRET"]
 
+    from quick_interpreter import patch_language_once
+
+    patch_language_once()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, by name, what needs a GPU or the real images where there are none."""
@@ -63,6 +68,13 @@ def _arithmetic() -> Iterator[None]:
     yield
     if torch.cuda.is_available():
         set_default_arithmetic("cuda")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen() -> None:
+    """Take what is imported by now out of each search for garbage: every training begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 class Result(NamedTuple):

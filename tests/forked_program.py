@@ -105,7 +105,7 @@ class ForkedProgram:
         os.environ.clear()
         os.environ.update(variables)
         sys.argv = ["normbench", *arguments]
-        worker_process.Worker._start = _start_forked  # type: ignore[method-assign]
+        worker_process.Worker._start = start_forked  # type: ignore[method-assign]
         if self.saves_always:
             train_run.MIN_SECONDS_BETWEEN_CHECKPOINTS, train_run.MAX_CHECKPOINT_SHARE = 0.0, 1e9
         try:
@@ -131,7 +131,7 @@ class SavingProgram(ForkedProgram):
     saves_always = True
 
 
-def _start_forked(self: Any) -> None:
+def start_forked(self: Any) -> None:
     """Stand in for `Worker._start`, which lets a new process import everything."""
     context = get_context("fork")
     self.connection, theirs = context.Pipe()

@@ -15,7 +15,7 @@ def make_plan(norm: str = "bn", seed: int = 0, **train: object) -> RunPlan:
     config = RunConfig.model_validate(
         {
             "norm": {"name": norm, "label": norm.upper()},
-            "model": "norm_resnet",
+            "model": "norm_resnet_small",
             "dataset": {"name": "synthetic", "options": {"num_train": 40, "num_test": 20, "seed": 0}},
             "train": {"epochs": 2, "batch_size": 16, "precision": "fp32", "engine": "eager", **train},
             "seed": seed,

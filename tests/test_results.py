@@ -16,6 +16,7 @@ PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
 
+from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
 from normbench.bundle.write import write_bundle  # noqa: E402
 from normbench.report.page import Report  # noqa: E402
@@ -43,6 +44,7 @@ def test_a_page_is_made_of_its_records_or_says_that_it_has_none(page: Path) -> N
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
 def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> None:
+    assert fill(page, text_of(page)) == text_of(page), "run: make results"
     results = re.search(r"^## (?:Results|结果)\n(.*?)(?=^## )", text_of(page), re.DOTALL | re.M)
     assert results is not None
     prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", results[1], flags=re.DOTALL)
@@ -51,6 +53,14 @@ def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> N
     decimals = {float(found) for found in re.findall(r"\d+\.\d+", re.sub(r"\d+\.\d+\.\d+|v?\d+\.\d+ M", " ", prose))}
     assert decimals, "a test of nothing"
     assert decimals <= known
+
+
+@pytest.mark.parametrize("key", [key for key in EVIDENCE if key.startswith("own_")])
+def test_every_result_of_our_own_that_advise_quotes_stands_on_its_page(key: str) -> None:
+    quoted, source = EVIDENCE[key].text, ROOT / EVIDENCE[key].source
+    decimals = {float(found) for found in re.findall(r"\d+\.\d+", quoted)}
+    assert decimals, "a test of nothing"
+    assert decimals <= numbers_in(text_of(source))
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +105,60 @@ def test_a_typed_number_is_found(page: Path) -> None:
 def test_the_overview_has_both_rates(page: Path) -> None:
     lines = overview(Report(read_experiment(page.with_suffix("")))).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:6]] == [
-        "norm", "test accuracy (%)", "learning rate", "at 0.001", "rank"
+        "norm", "test accuracy (%)", "learning rate", "rank", "at 0.001 for all"
     ]  # fmt: skip
-    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["gn", "73.13 ± 0.05", "0.01", "70.43 ± 0.05", "1"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:6]] == ["gn", "73.13 ± 0.05", "0.01", "1", "70.43 ± 0.05"]
+    assert len(overview(Report(read_experiment(page.with_suffix(""))), labels=["bn"]).splitlines()) == 3
 
 
-@pytest.mark.parametrize("what", ["table 9", "cell 1 gn, size", "colour", "figure nothing"])
+def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
+    """bn differs by 0.02 to 0.04 points from its own run of each seed, gn by 2 points."""
+    other = page.parent / "other"
+    make_settings(other, ["bn", "gn"], [0, 1, 2])
+    for seed in range(3):
+        more = {"epochs": 2, "steps_per_epoch": 3, "train": {"learning_rate": 1e-3}}
+        make_run(other, "bn", seed, accuracy=0.7213 + 0.0001 * seed - 0.0002 - 0.0001 * (seed == 2), **more)  # type: ignore[arg-type]
+        make_run(other, "gn", seed, accuracy=0.7241 + 0.0003 * seed, **more)  # type: ignore[arg-type]
+    write_bundle(other, page.parent / "other.nbz", Credit())
+    text = "<!-- small.nbz: against other.nbz -->\n\n<!-- end -->"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in fill(page, text).splitlines() if "|" in line]
+    assert rows[0][:3] == ["norm", "small (%)", "other (%)"]
+    assert [(row[0], row[3], row[4], row[-1]) for row in rows[2:]] == [
+        ("bn", "+0.02 ± 0.01", "3", "higher"), ("gn", "-2.01 ± 0.02", "3", "lower")
+    ]  # fmt: skip
+    assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
+
+
+def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
+    """In points: bn 72.14, gn 70.43 at 0.001 and 73.13 at its own rate; all spreads are tiny."""
+    (page.parent / "claims.yaml").write_text(
+        """
+- {claim: BN beats GN, source: a, higher: bn, than: gn, records: [small.nbz, small.nbz 2]}
+- {claim: BN is as good as itself, source: b, equal: [bn, bn], records: [small.nbz]}
+- {claim: GN reaches 73 %, source: c, norm: gn, reaches: 73, records: [small.nbz 2, small.nbz]}
+- {claim: LN is best, source: d, untested: needs 5 runs}
+"""
+    )
+    filled = fill(page, "<!-- small.nbz: claims claims.yaml -->\n\n<!-- end -->")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in filled.splitlines() if "|" in line][2:]
+    assert [(row[2], row[5]) for row in rows] == [
+        ("small", "confirmed"), ("small, table 2", "refuted"), ("small", "not resolved"),
+        ("small, table 2", "confirmed"), ("small", "refuted"), ("-", "not tested fairly")
+    ]  # fmt: skip
+    assert rows[0][3] == "+1.71 ± 0.02 points"
+
+
+def test_chapters_and_grids_are_taken_over(page: Path) -> None:
+    filled = fill(page, "<!-- small.nbz: chapter tuning -->\n\n<!-- end -->")
+    assert "Each norm was tried at the same" in filled
+    assert "![Expected best against budget](small/tuning_budget.png)" in filled
+    grid = fill(page, "<!-- small.nbz: grid Mean accuracy (%) by learning rate -->\n\n<!-- end -->")
+    assert grid.splitlines()[2].split("|")[1].strip() == "norm"
+
+
+@pytest.mark.parametrize(
+    "what", ["table 9", "cell 1 gn, size", "colour", "figure nothing", "chapter nothing", "grid nothing"]
+)
 def test_what_is_not_there_is_said(page: Path, what: str) -> None:
     with pytest.raises(ValueError, match=r"small\.md"):
         fill(page, f"<!-- small.nbz: {what} --><!-- end -->")

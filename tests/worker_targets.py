@@ -101,14 +101,22 @@ def train_with_a_fault_on_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
     yield from targets.train_run(request)
 
 
-def train_beside_what_fills_the_gpu(request: RunRequest) -> Iterator[RunEvent]:
-    """Train the run; where its norm is gn, with nearly all of the GPU's memory taken."""
+def train_with_no_memory_left(request: RunRequest) -> Iterator[RunEvent]:
+    """Train the run; where its norm is gn, in a process that may take no more of the GPU's memory than it has.
+
+    The GPU itself is left to the other processes: to fill it would have their runs fail.
+    """
     import torch
 
-    taken = []
-    if request.config.norm.name == "gn":
-        taken.append(torch.empty(torch.cuda.mem_get_info()[0] - 2 * 2**20, dtype=torch.uint8, device="cuda"))
-    yield from targets.train_run(request)
+    if request.config.norm.name != "gn":
+        yield from targets.train_run(request)
+        return
+    torch.cuda.empty_cache()
+    limit_gpu_memory(torch.cuda.memory_reserved())
+    try:
+        yield from targets.train_run(request)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def limit_gpu_memory(num_bytes: int) -> None:

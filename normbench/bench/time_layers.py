@@ -14,6 +14,7 @@ from normbench.bench.results import LayerRow, PerRound, failure_of
 from normbench.engine.device import DeviceName, Precision, activation_dtype, autocast, set_arithmetic, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer, RunSteps, StepTimes
 from normbench.engine.precompile import compile_layers
+from normbench.engine.same_bits import nondeterministic_operations
 from normbench.inspection.measure import Shape, forward_counting_kept_bytes
 from normbench.layers.norm_act import FusedNormAct
 from normbench.norms import NormFactory
@@ -70,13 +71,14 @@ class LayerBench:
     def run(self) -> None:
         """Measure everything; a layer that fails is a row with its reason."""
         set_arithmetic(self._settings.precision, self._settings.device)
-        for shape in self._shapes:
-            self._on_progress(f"layers on {'x'.join(map(str, shape))}")
-            self._current = _ShapeBench(shape, self._settings)
-            self._current.run(self._factories)
-            self._done += self._current.rows()
-            self._current = None
-            gc.collect()  # the next shape needs the memory
+        with nondeterministic_operations():  # as in training: no warning of torch's, of which rows say nothing
+            for shape in self._shapes:
+                self._on_progress(f"layers on {'x'.join(map(str, shape))}")
+                self._current = _ShapeBench(shape, self._settings)
+                self._current.run(self._factories)
+                self._done += self._current.rows()
+                self._current = None
+                gc.collect()  # the next shape needs the memory
 
 
 @dataclass

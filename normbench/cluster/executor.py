@@ -89,7 +89,7 @@ class ClusterExecutor:
         slot = self._chosen
         assert slot is not None
         assert slot.device_name is not None
-        self.device_of_seed.setdefault(self._seed_of.pop(run_id), slot.device_name)
+        self.device_of_seed[self._seed_of.pop(run_id)] = slot.device_name
         folders: dict[Any, Files] = {request.folder: read_files(request.folder) if request.resume else {}}
         if request.prerequisite is not None:
             if request.prerequisite not in self._prerequisites:

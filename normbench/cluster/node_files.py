@@ -9,22 +9,25 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 Files = Mapping[str, bytes]
 """The contents of files by their names, without folders."""
-_ROOT = Path("/tmp")
 _PREFIX = "normbench-cluster"
 _LOCK = ".lock"
 
 
 class NodeFolder:
-    """A host's folder on its node, ``/tmp/normbench-cluster-UID/SESSION-NAME``, held by a lock as long as it lives."""
+    """A host's folder on its node, ``normbench-cluster-UID/SESSION-NAME`` in ``/tmp`` or ``TMPDIR``.
+
+    It is held by a lock as long as the host lives.
+    """
 
     def __init__(self, session: str, name: str) -> None:
-        above = _ROOT / f"{_PREFIX}-{os.getuid()}"
+        above = Path(gettempdir()) / f"{_PREFIX}-{os.getuid()}"
         above.mkdir(mode=0o700, exist_ok=True)
         if above.is_symlink() or above.stat().st_uid != os.getuid():
             raise PermissionError(f"{above} belongs to another user")

@@ -134,6 +134,31 @@ class HostProcess:
             self._ray.kill(self._actor, no_restart=True)
 
 
+class _Placeholder:
+    """Has resources of a node, and does nothing with them."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+class Reservation:
+    """Keeps others off a part of a node; `made` is a reference that is there once it does."""
+
+    def __init__(self, ray: Any, node: Node, num_cpus: int, num_gpus: int) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._ray = ray
+        place = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        actor = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(_Placeholder)
+        self._actor = actor.options(scheduling_strategy=place).remote()
+        self.made = self._actor.is_there.remote()
+
+    def end(self) -> None:
+        """Give the part back."""
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(self._actor, no_restart=True)
+
+
 def _write_content(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 

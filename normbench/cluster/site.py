@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 from collections import Counter
@@ -16,7 +17,7 @@ from normbench.cluster.connection import connected
 from normbench.cluster.executor import ClusterExecutor, Slot
 from normbench.cluster.nodes import Node, check_software, misfits, read_nodes
 from normbench.cluster.options import ClusterOptions
-from normbench.cluster.process import HostProcess, close_all
+from normbench.cluster.process import HostProcess, Reservation, close_all
 from normbench.config.load import LoadedConfig
 from normbench.data.formats import read_arrays, write_npz
 from normbench.data.locate import find_cifar
@@ -28,7 +29,10 @@ from normbench.experiment.progress import note
 from normbench.runs.records import read_run
 
 _MAX_STARTS = 4
-"""Hosts that may be started for each run that fits on a node: where they keep ending, no more are."""
+"""Hosts that one experiment may start for each run that fits on a node: where they keep ending, no more are."""
+_SECONDS_BEFORE_A_WORD = 10.0
+_SECONDS_TO_BE_ALONE = 60.0
+"""How long a timing pass waits for a node that others compute on."""
 
 
 @contextmanager
@@ -58,7 +62,8 @@ class ClusterSite:
     slots: list[Slot] = field(default_factory=list)
     _session: str = field(default_factory=lambda: secrets.token_hex(6))
     _num_started: Counter[str] = field(default_factory=Counter)
-    """Hosts by their nodes."""
+    """Hosts by their nodes, since the last timing pass."""
+    _names: Iterator[int] = field(default_factory=itertools.count)
     _data: dict[str, Any] = field(default_factory=dict)
     """References to the files of data sets that nodes lack, by their names."""
 
@@ -77,7 +82,7 @@ class ClusterSite:
             raise EnvironmentProblem(f"--cluster {self.options.address}: no node has {wanted}, which a run takes")
         check_software(self.nodes, self.options)
         self._known = {node.node_id for node in nodes}
-        self.slots.append(self._start(self.nodes[0]))
+        self._begin()
 
     @property
     def max_host_losses(self) -> int:
@@ -88,8 +93,13 @@ class ClusterSite:
     def process(self) -> TrainingProcess:
         """The first host's process."""
         if not self.slots:
-            raise EnvironmentProblem(f"--cluster {self.options.address}: no host is left")
+            self._begin()
         return self.slots[0].process
+
+    @contextmanager
+    def again(self) -> Iterator[ClusterSite]:
+        """Yield this site: hosts outlive an experiment."""
+        yield self
 
     def data_dir(self, _named: Path | None) -> None:
         """Return None: each node has been told where its data is."""
@@ -115,34 +125,85 @@ class ClusterSite:
         """
         if runs_at_once not in (None, 1):
             raise ConfigError("--cluster trains one run at a time on each device, so --runs-at-once can only be 1")
+        self.slots += self._new_slots(len(due))
         executor = ClusterExecutor(
             self.ray,
             self.options,
             self.slots,
             lambda: self._new_slots(len(due)),
-            _devices_of_seeds(plans, folder),
+            devices_of_seeds(plans, folder),
             {"executor": f"ray {self.ray.__version__}"},
         )
         yield executor
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
-        """End all hosts; then, for each kind of device, start one that has a whole node for itself."""
-        by_device = {slot.device_name: slot.process.node for slot in self.slots if slot.device_name is not None}
-        close_all(self.ray, [slot.process for slot in self.slots])
-        self.slots.clear()
-        for node in by_device.values():
-            slot = self._start(node, whole=True)
-            self.slots.append(slot)
-            yield slot.process
-            close_all(self.ray, [slot.process])
-            self.slots.clear()
+        """End all hosts but one for each kind of device, and yield each of these while it has its node for itself."""
+        kept: dict[str | None, Slot] = {}
+        nodes: dict[str | None, Node] = {}
+        for slot in self.slots:
+            if slot.device_name is not None and slot.device_name not in nodes:
+                if slot.process.node not in nodes.values():
+                    kept[slot.device_name] = slot
+                nodes[slot.device_name] = slot.process.node
+        alive = self._alive()
+        for node in self.nodes:  # nothing may have been left to train there
+            if node.kind and node.node_id in alive:
+                nodes.setdefault(node.kind, node)
+        self._end([slot for slot in self.slots if slot not in kept.values()])
+        for name, node in nodes.items():
+            if name not in kept:
+                self._end([slot for slot in self.slots if slot.process.node == node])
+                self.slots.append(self._start(node))
+            slot = kept.get(name, self.slots[-1])
+            with self._alone(slot) as is_alone:
+                if is_alone:
+                    yield slot.process
+                else:
+                    where = f"node {node.short_id} ({node.address})"
+                    note(f"normbench: no norm is timed on {name}: others compute on {where}")
+            self._end([slot])
+        self._num_started.clear()
+
+    @contextmanager
+    def _alone(self, slot: Slot) -> Iterator[bool]:
+        """Reserve what a host's node has beside it; yield whether that was there within a minute, and the host, too."""
+        node = slot.process.node
+        num_cpus = node.num_cpus - self.options.cpus_per_run
+        num_gpus = node.num_gpus - 1 if self.on_gpus else 0
+        rest = Reservation(self.ray, node, num_cpus, num_gpus) if num_cpus or num_gpus else None
+        waited = [*([rest.made] if rest else []), *([slot.facts] if slot.device_name is None else [])]
+        try:
+            ready = self.ray.wait(waited, num_returns=len(waited), timeout=_SECONDS_TO_BE_ALONE)[0] if waited else []
+            yield len(ready) == len(waited)
+        finally:
+            if rest:
+                rest.end()
+
+    def _end(self, slots: Sequence[Slot]) -> None:
+        close_all(self.ray, [slot.process for slot in slots])
+        self.slots[:] = [slot for slot in self.slots if slot not in slots]
+
+    def _alive(self) -> set[str]:
+        return {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+
+    def _begin(self) -> None:
+        """Start the first host; say so where it has to wait for others' work."""
+        alive = self._alive()
+        node = next((node for node in self.nodes if node.node_id in alive), None)
+        if node is None:
+            raise EnvironmentProblem(f"--cluster {self.options.address}: no node is left")
+        free = self.ray.available_resources()
+        self.slots.append(self._start(node))
+        is_full = free.get("CPU", 0) < self.options.cpus_per_run or (self.on_gpus and free.get("GPU", 0) < 1)
+        if is_full and not self.ray.wait([self.slots[0].facts], timeout=_SECONDS_BEFORE_A_WORD)[0]:
+            note(f"normbench: --cluster {self.options.address}: all devices are taken; waiting for one")
 
     def _new_slots(self, max_hosts: int) -> list[Slot]:
         """Start the hosts that are not there yet, on nodes that were known and that have joined.
 
         Of each kind of device no more than there are runs: all of them might have to be trained on one kind.
         """
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
+        alive = self._alive()
         if alive - self._known:
             self._take_in(read_nodes(self.ray, self._known, self._data_sets, self._data_folder()))
         slots = list(self.slots)
@@ -168,7 +229,7 @@ class ClusterSite:
             else:
                 self.nodes.append(node)
 
-    def _start(self, node: Node, *, whole: bool = False) -> Slot:
+    def _start(self, node: Node) -> Slot:
         self._num_started[node.node_id] += 1
         threads = str(self.options.cpus_per_run)
         variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -176,10 +237,8 @@ class ClusterSite:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         data_dir = node.facts.get("data_dir")
         data = {} if data_dir or not self._data_sets else self._shipped()
-        num_cpus = node.num_cpus if whole else self.options.cpus_per_run
-        num_gpus = 0 if not self.on_gpus else node.num_gpus if whole else 1
-        arguments = (self._session, str(self._num_started.total()), variables, data_dir, data)
-        process = HostProcess(self.ray, node, num_cpus, num_gpus, arguments)
+        arguments = (self._session, str(next(self._names)), variables, data_dir, data)
+        process = HostProcess(self.ray, node, self.options.cpus_per_run, int(self.on_gpus), arguments)
         return Slot(process, process.describe("cuda" if self.on_gpus else "cpu"))
 
     def _data_folder(self) -> str | None:
@@ -207,14 +266,15 @@ class ClusterSite:
         return self._data
 
 
-def _devices_of_seeds(plans: Sequence[RunPlan], folder: Path) -> dict[int, str]:
-    """Return the names of the devices that completed runs were trained on, by their seeds."""
+def devices_of_seeds(plans: Sequence[RunPlan], folder: Path) -> dict[int, str]:
+    """Return the names of the devices that runs were trained on, by their seeds: completed ones before others."""
     found: dict[int, str] = {}
+    begun: dict[int, str] = {}
     for plan in plans:
         try:
             run = read_run(folder / plan.run_id)
         except RunError:
             continue
-        if run.is_completed and "device_name" in run.environment:
-            found.setdefault(plan.config.seed, str(run.environment["device_name"]))
-    return found
+        if name := run.environment.get("device_name"):
+            (found if run.is_completed else begun).setdefault(plan.config.seed, str(name))
+    return {**begun, **found}

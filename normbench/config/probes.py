@@ -46,7 +46,7 @@ class SignalsConfig(_Options):
 class CurvatureConfig(_Options):
     """The largest eigenvalue of the loss's Hessian."""
 
-    every: Every = 5000
+    every: Every = 10_000
     iterations: int = Field(20, ge=1, le=1000, strict=True)
     """Hessian-vector products of the power iteration, at most."""
     tolerance: float = Field(0.1, gt=0, lt=1)

@@ -93,7 +93,7 @@ def set_arithmetic(precision: Precision, device: DeviceName, *, reproducible: bo
         torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not reproducible
         torch.backends.cudnn.deterministic = reproducible
-        torch.use_deterministic_algorithms(reproducible, warn_only=True)
+        _prefer_deterministic(reproducible)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -103,8 +103,16 @@ def set_default_arithmetic(device: DeviceName) -> None:
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
-        torch.use_deterministic_algorithms(False)
+        _prefer_deterministic(False)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+
+
+def _prefer_deterministic(wanted: bool) -> None:
+    """Have torch take deterministic implementations where it has them, and warn where it has none; or undo that.
+
+    `torch.use_deterministic_algorithms` also imports torch's compiler, to tell it so, which takes seconds.
+    """
+    torch.set_deterministic_debug_mode("warn" if wanted else "default")
 
 
 @contextmanager

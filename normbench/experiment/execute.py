@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ import platformdirs
 
 from normbench.config.load import AnyExperiment, LoadedConfig, load_config
 from normbench.config.schema import BaseRunConfig, ExperimentConfig
-from normbench.errors import DataError, FolderError, NormBenchError, RunError, first_line
+from normbench.errors import DataError, FolderError, NormBenchError, RunError
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.drawing import Drawers, reason, usual_count
 from normbench.experiment.evaluate_runs import evaluate_runs
 from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
@@ -125,27 +126,28 @@ def run_experiment(
     left = stages(plans, options.max_seeds, folder)
     if options.max_seeds is not None:
         check_until_resolved(loaded.experiment, plans, is_shard=options.shard is not None)
-    trackers: list[Tracking] = []
-    if options.tensorboard or options.wandb or options.mlflow:
-        from normbench.experiment.tracking import open_trackers
-
-        trackers = open_trackers(folder, tensorboard=options.tensorboard, wandb=options.wandb, mlflow=options.mlflow)
+    trackers = _trackers(folder, options)
     if options.baseline_from is not None:
         adopted = adopt_baseline(options.baseline_from, folder, plans, loaded.experiment.baseline)
         note(f"normbench: runs of the baseline taken from {options.baseline_from}: {len(adopted)}")
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
-    for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
-        site.process.call(targets.check_data, config, options.data_dir, prerequisite)
-    _compile_kernels(due, folder, options, site.process, prerequisite)
-    write_experiment(folder, resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0]))
-    sweep(folder)
-    with site.executor(due, plans, folder, options.runs_at_once) as executor:
+    # First: what this starts for further devices imports torch while the first one checks data and compiles.
+    with ExitStack() as stack:
+        executor = stack.enter_context(site.executor(due, plans, folder, options.runs_at_once))
+        for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
+            site.process.call(targets.check_data, config, options.data_dir, prerequisite)
+        _compile_kernels(due, folder, options, site.process, prerequisite)
+        first = resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0])
+        write_experiment(folder, first)
+        sweep(folder)
+        drawers = stack.enter_context(Drawers(write_run_report, usual_count() if due else 0))
+        shown = listener or make_progress(plans)
         runner = ExperimentRunner(
             folder,
             executor,
-            lambda _: None,
+            _told([shown, *trackers], folder, drawers),
             options.data_dir,
             options.force,
             options.retry,
@@ -155,99 +157,115 @@ def run_experiment(
             loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
             max_host_losses=site.max_host_losses,
         )
-        shown = listener or make_progress(plans)
-        return _run(runner, site, left, options, loaded.experiment, shown, trackers, on_report)
+        return _Course(runner, site, loaded.experiment, options, shown, on_report, drawers).finish(left)
 
 
-def _run(
-    runner: ExperimentRunner,
-    site: Site,
-    left: list[list[RunPlan]],
-    options: RunOptions,
-    experiment: AnyExperiment,
-    listener: Listener | Progress,
-    trackers: Sequence[Tracking],
-    on_report: Callable[[Comparison], None],
-) -> Comparison:
-    folder = runner.folder
+def _trackers(folder: Path, options: RunOptions) -> Sequence[Tracking]:
+    if not (options.tensorboard or options.wandb or options.mlflow):
+        return ()
+    from normbench.experiment.tracking import open_trackers
 
-    def listen(event: ExperimentEvent) -> None:
-        listener(event)
-        for tracker in trackers:
-            tracker(event)
+    return open_trackers(folder, tensorboard=options.tensorboard, wandb=options.wandb, mlflow=options.mlflow)
+
+
+def _told(
+    listeners: Sequence[Listener | Progress | Tracking], folder: Path, drawers: Drawers
+) -> Callable[[ExperimentEvent], None]:
+    """Return a function that tells all `listeners` of an event, and has a run drawn that ended."""
+
+    def tell(event: ExperimentEvent) -> None:
+        for listener in listeners:
+            listener(event)
         if isinstance(event, RunEnded):
             run_folder = folder / event.plan.run_id
             if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
-                _report_run(run_folder)
+                drawers.draw_run(run_folder)
 
-    runner.listener = listen
-    plans = left[0]
-    comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
-
-    def run(stage: Sequence[RunPlan]) -> bool:
-        if stage is not left[0]:
-            write_experiment(folder, resolved_experiment(experiment, stage))
-        return runner.run(stage, signals.arrived)
-
-    signals = HeldSignals()
-    try:
-        with signals, _shown(listener):
-            for plans, is_complete in run_stages(left, folder, options.max_seeds, run):
-                run_ids = tuple(plan.run_id for plan in plans)
-                comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
-            if not runner.has_stopped:
-                _evaluate_kept(runner, site.process, plans, options, signals.arrived)
-            for process in () if runner.has_stopped else site.timing_processes():
-                TimingPass(
-                    folder,
-                    plans,
-                    process,
-                    listener,
-                    options.data_dir,
-                    experiment.baseline,
-                    options.force,
-                    runner.prerequisite,
-                ).run(signals.arrived)
-                if signals.arrived():
-                    break
-    finally:
-        runner.executor.dismiss()  # all ends while the report is written
-        if not signals.is_urgent:
-            if _is_whole_look(options) and any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
-                _look_at(folder, plans)
-            comparison = _report(comparison, on_report, tensorboard=options.tensorboard)
-    return comparison
+    return tell
 
 
-def _is_whole_look(options: RunOptions) -> bool:
-    """Return whether the report to come is a look that is not recorded yet, at all that was asked for."""
-    return options.max_seeds is None and options.shard is None
+@dataclass
+class _Course:
+    """An experiment from its first run to its report."""
 
+    runner: ExperimentRunner
+    site: Site
+    experiment: AnyExperiment
+    options: RunOptions
+    listener: Listener | Progress
+    on_report: Callable[[Comparison], None]
+    drawers: Drawers
+    signals: HeldSignals = field(default_factory=HeldSignals)
 
-def _look_at(folder: Path, plans: Sequence[RunPlan]) -> None:
-    """Record that the verdicts are looked at; a report is written all the same where that cannot be."""
-    try:
-        look_at(folder, seeds_of(plans), None)
-    except NormBenchError as error:
-        note(f"normbench: {error}")
+    def finish(self, left: Sequence[list[RunPlan]]) -> Comparison:
+        """Carry out the stages that are left, and report on whatever they came to."""
+        plans, folder = left[0], self.runner.folder
+        comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
+        try:
+            with self.signals, _shown(self.listener):
+                for plans, is_complete in run_stages(left, folder, self.options.max_seeds, self._train):
+                    run_ids = tuple(plan.run_id for plan in plans)
+                    comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
+                if not self.runner.has_stopped:
+                    self._evaluate_kept(plans)
+                    self._time(plans)
+        finally:
+            self.runner.executor.dismiss()  # all ends while the report is written
+            if not self.signals.is_urgent:
+                self._look_at(plans)
+                comparison = _report(comparison, self.on_report, self.drawers, tensorboard=self.options.tensorboard)
+        return comparison
 
+    def _train(self, stage: Sequence[RunPlan]) -> bool:
+        if self.options.max_seeds is not None:
+            write_experiment(self.runner.folder, resolved_experiment(self.experiment, stage))
+        return self.runner.run(stage, self.signals.arrived)
 
-def _evaluate_kept(
-    runner: ExperimentRunner,
-    process: TrainingProcess,
-    plans: Sequence[RunPlan],
-    options: RunOptions,
-    stop_requested: Callable[[], bool],
-) -> None:
-    """Evaluate runs of before the experiment asked for it, if they kept their weights; say of how many that fails."""
-    if runner.evaluate is None:
-        return
-    folders = [runner.folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
-    request = EvaluationRequest(runner.folder, runner.evaluate, options.data_dir, trust_code=True)
-    ended = evaluate_runs(folders, request, process, stop_requested=stop_requested)
-    states = Counter(run.state for run in ended)
-    if missing := states["no checkpoint"] + states["failed"]:
-        note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
+    def _evaluate_kept(self, plans: Sequence[RunPlan]) -> None:
+        """Evaluate runs of before the experiment asked for it; say how many kept no weights for that."""
+        folder, wanted = self.runner.folder, self.runner.evaluate
+        if wanted is None:
+            return
+        folders = [folder / plan.run_id for plan in plans if getattr(plan.config, "probe", None) is None]
+        request = EvaluationRequest(folder, wanted, self.options.data_dir, trust_code=True)
+        ended = evaluate_runs(folders, request, self.site.process, stop_requested=self.signals.arrived)
+        states = Counter(run.state for run in ended)
+        if missing := states["no checkpoint"] + states["failed"]:
+            note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
+
+    def _time(self, plans: Sequence[RunPlan]) -> None:
+        """Time the norms of `plans` on one machine after the other, on a GPU while the report's figures are drawn."""
+        if any(plan.config.device != "cuda" for plan in plans):
+            self.drawers.wait()  # drawing takes from the cores that are timed
+        else:
+            self.drawers.foresee(lambda: Comparison(self.runner.folder, (), is_complete=False).report.figures)
+        for process in self.site.timing_processes():
+            TimingPass(
+                self.runner.folder,
+                plans,
+                process,
+                self.listener,
+                self.options.data_dir,
+                self.experiment.baseline,
+                self.options.force,
+                self.runner.prerequisite,
+            ).run(self.signals.arrived)
+            if self.signals.arrived():
+                break
+
+    def _look_at(self, plans: Sequence[RunPlan]) -> None:
+        """Record that the verdicts over all that was asked for are looked at, where stages have not done so.
+
+        A report is written all the same where that cannot be.
+        """
+        folder = self.runner.folder
+        is_part = self.options.max_seeds is not None or self.options.shard is not None
+        if is_part or not any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
+            return
+        try:
+            look_at(folder, seeds_of(plans), None)
+        except NormBenchError as error:
+            note(f"normbench: {error}")
 
 
 @contextmanager
@@ -325,14 +343,9 @@ def _compile_kernels(
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
-def _report_run(run_folder: Path) -> None:
-    try:
-        write_run_report(run_folder)
-    except Exception as error:  # nothing in a picture is worth the runs that are still to come
-        note(f"normbench: {run_folder}: the loss curve cannot be written: {_reason(error)}")
-
-
-def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> Comparison:
+def _report(
+    comparison: Comparison, on_report: Callable[[Comparison], None], drawers: Drawers, *, tensorboard: bool
+) -> Comparison:
     """Write the report over what is recorded, also after an interrupt, and hand it on; return what became of it."""
     from normbench.report.tensorboard import write_tensorboard
 
@@ -343,19 +356,12 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
         report = comparison.report
         with suppress(OSError):  # nobody reads stdout any more: the report is written all the same
             on_report(comparison)
-        write_report_of(report)
+        write_report_of(report, draw=drawers.draw_figures)
         if tensorboard:
             write_tensorboard(report, keep=True)
     except Exception as error:
         kind = FolderError if isinstance(error, OSError) else RunError
-        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {_reason(error)}")
+        problem = kind(f"{folder / REPORT_FOLDER}: the report cannot be written: {reason(error)}")
         note(f"normbench: {problem}")
         return replace(comparison, report_error=problem)
     return comparison
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, in a line; with its kind, where it is no user's problem."""
-    if isinstance(error, OSError):
-        return error.strerror or first_line(error)
-    return first_line(error) if isinstance(error, NormBenchError) else f"{type(error).__name__}: {first_line(error)}"

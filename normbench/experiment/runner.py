@@ -308,9 +308,7 @@ class ExperimentRunner:
         if isinstance(failure.error, DivergedError):
             return self._end(active, "diverged", reason)
         if failure.is_host_lost and self._may_move(active):
-            self.listener(RunMoved(active.plan, reason))
-            self._postponed.append(active.plan)
-            self._end(active, "interrupted", reason)
+            self._put_back(active, reason, RunMoved(active.plan, reason))
             return None
         if failure.is_lost:  # killed for its memory, say: once a call, and from its checkpoint the next time
             return self._end(active, "interrupted", f"{reason}; {_HINT}")
@@ -321,14 +319,18 @@ class ExperimentRunner:
         return not active.is_stopping and self._attempts[active.plan.run_id] <= self.max_host_losses
 
     def _postpone(self, active: _Active, message: Postponed) -> RunEnded | None:
-        """Put a run back among those that wait, as one that was interrupted; or end it where all are stopping."""
+        """Have a run trained again beside fewer; or end it where all are stopping."""
         if active.is_stopping:
             return self._fail(active, message.failure)
         reason = str(message.failure.error)
-        self._end(active, "interrupted", f"{reason}; {_HINT}")
-        self._postponed.append(active.plan)
-        self.listener(RunPostponed(active.plan, reason, message.runs_at_once))
+        self._put_back(active, f"{reason}; {_HINT}", RunPostponed(active.plan, reason, message.runs_at_once))
         return None
+
+    def _put_back(self, active: _Active, reason: str, event: RunMoved | RunPostponed) -> None:
+        """Put a run back among those that wait, as one that was interrupted."""
+        self._end(active, "interrupted", reason)
+        self._postponed.append(active.plan)
+        self.listener(event)
 
     def _end(self, active: _Active, state: State, reason: str) -> RunEnded:
         if not (active.folder.path / STATUS_FILE).exists():

@@ -41,6 +41,9 @@ class Site(Protocol):
         `runs_at_once` is how many runs a device trains at once, at most; None where that is not said.
         """
 
+    def again(self) -> AbstractContextManager[Site]:
+        """Open the place for another experiment, which is carried out before this one."""
+
     def timing_processes(self) -> Iterator[TrainingProcess]:
         """Yield a process on each kind of device, one after the other, for the timing pass; nothing is trained then."""
 
@@ -75,6 +78,12 @@ class LocalSite:
         with ExitStack() as stack:
             others = [stack.enter_context(start_worker(more)) for more in self._others(due)]
             yield LocalExecutor([self.process, *others], _runs_at_once(runs_at_once, due, 1 + len(others)))
+
+    @contextmanager
+    def again(self) -> Iterator[LocalSite]:
+        """Yield this machine with a process of its own: that of an experiment ends with it."""
+        with start_worker() as process:
+            yield LocalSite(process)
 
     def timing_processes(self) -> Iterator[TrainingProcess]:
         """Yield `process`."""

@@ -12,8 +12,7 @@ from normbench.errors import ConfigError, RunError
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.progress import note
-from normbench.experiment.site import LocalSite, Site
-from normbench.experiment.worker_process import start_worker
+from normbench.experiment.site import Site
 from normbench.runs.records import ExperimentRecord, read_experiment
 from normbench.runs.tuning_file import Trial, Tuning, write_tuning
 from normbench.runs.writer import folder_errors
@@ -42,9 +41,7 @@ def plan_tuned(
         return plans
     if options.shard is not None:
         raise ConfigError("--shard: tune chooses learning rates by all of its runs; train it in one place")
-    if not isinstance(site, LocalSite):
-        raise ConfigError("--cluster: tune chooses learning rates on one machine; leave one of the two out")
-    tuning = _tune(loaded, options, listener)
+    tuning = _tune(loaded, site, options, listener)
     folder = options.runs_dir / loaded.experiment.name
     with folder_errors(folder):
         write_tuning(folder, tuning)
@@ -105,17 +102,17 @@ def trials(record: ExperimentRecord, tune: TuneConfig) -> tuple[Trial, ...]:
     )
 
 
-def _tune(loaded: LoadedConfig, options: RunOptions, listener: Listener | None) -> Tuning:
+def _tune(loaded: LoadedConfig, site: Site, options: RunOptions, listener: Listener | None) -> Tuning:
     experiment, tune = _parts(loaded)
     tuning = tuning_of(loaded)
     note(
         f"normbench: tuning: {len(experiment.norms)} norms at {len(tune.rates)} learning rates with {tune.seeds} seeds "
         f"each, in {options.runs_dir / tuning.experiment.name}"
     )
-    with start_worker() as worker:
-        plans = plan_experiment(tuning, worker, options.data_dir)
+    with site.again() as place:
+        plans = plan_experiment(tuning, place.process, options.data_dir)
         own_options = replace(options, max_seeds=None, baseline_from=None, shard=None)
-        comparison = run_experiment(tuning, plans, own_options, LocalSite(worker), listener=listener)
+        comparison = run_experiment(tuning, plans, own_options, place, listener=listener)
     record = read_experiment(comparison.folder)
     ended = {run.run_id for run in record.runs if run.status.state in ("completed", "diverged")}
     left = [plan.run_id for plan in plans if plan.run_id not in ended]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Self
 
 from torch import Tensor
+
+from normbench.kernels import compiler
 
 Launches = dict[Hashable, Callable[[], None]]
 """Functions that launch kernels, each under a key of all that decides which kernels those are."""
@@ -28,7 +30,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: o
     if facts not in compiled:
         compiled.add(facts)
         ready = kernel.warmup(*arguments, grid=grid, **settings)
-        if ready is not None:  # as it is where kernels are interpreted
+        if ready is not None:  # as it is where kernels are interpreted, or compiled elsewhere
             _ = ready.run  # loads it onto the device, and builds what launches it
 
 
@@ -44,8 +46,9 @@ def _fact(argument: object) -> Hashable:
 class Compilation:
     """Compiles kernels in the background, on all processor cores; leaving the ``with`` block waits for all of them.
 
-    Triton would otherwise compile kernels one after another, when each is first launched. A launch that fails here is
-    ignored: it will fail in the same way when it is made, where the error has a place to go.
+    Triton would otherwise compile kernels one after another, when each is first launched. Where another process
+    compiles for this one (`normbench.kernels.compiler`), it does so from `add` on, and here they are only loaded. A
+    launch that fails here is ignored: it will fail in the same way when it is made, where the error has a place to go.
 
     The tensors may be on the CPU, where memory takes no room until something is written. (Not on the meta device: some
     of its operations import torch's compiler.)
@@ -55,22 +58,40 @@ class Compilation:
         self._pool = ThreadPoolExecutor(max_workers or os.cpu_count())
         self._keys: set[Hashable] = set()
         self._compiled: set[Hashable] = set()
+        self._sent: set[Hashable] = set()
+        self._waiting: list[Callable[[], None]] = []
+        self._server = compiler.server()
 
     def add(self, launches: Launches) -> None:
         """Start the functions whose keys have not been added before."""
-        for key in launches.keys() - self._keys:
-            self._pool.submit(self._run, launches[key])
+        new = [launches[key] for key in launches.keys() - self._keys]
         self._keys |= launches.keys()
+        if self._server is None:
+            self._start(new)
+            return
+        with self._server.taking_over():
+            for launch_kernels in new:
+                _run(launch_kernels, self._sent)
+        self._waiting += new
 
-    def _run(self, launch_kernels: Callable[[], None]) -> None:
-        token = _compiled.set(self._compiled)
-        with suppress(Exception):
-            launch_kernels()
-        _compiled.reset(token)
+    def _start(self, functions: Iterable[Callable[[], None]]) -> None:
+        for launch_kernels in functions:
+            self._pool.submit(_run, launch_kernels, self._compiled)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for all functions; where an exception leaves the block, only for those that run already."""
+        if self._server is not None and kind is None:
+            self._server.wait()
+            self._start(self._waiting)
         self._pool.shutdown(cancel_futures=kind is not None)
+
+
+def _run(launch_kernels: Callable[[], None], compiled: set[Hashable]) -> None:
+    """Compile what a function launches and is not `compiled` yet."""
+    token = _compiled.set(compiled)
+    with suppress(Exception):
+        launch_kernels()
+    _compiled.reset(token)

@@ -9,7 +9,8 @@ from typing import Literal
 
 from normbench.config.schema import NormConfig, RunConfig
 from normbench.report.grouping import Section, environments
-from normbench.report.stats import Estimate, summarize
+from normbench.report.paired import MIN_SEEDS, Scores, t_test
+from normbench.report.stats import CONFIDENCE, Estimate, summarize
 from normbench.runs.records import ExperimentRecord, RunRecord
 
 Stability = Literal["stable", "degraded", "collapsed"]
@@ -33,6 +34,8 @@ class BatchOne:
     """Test accuracy with the statistics of each test image alone, as in training."""
     stability: Stability | None
     """The verdict of docs/batch_one.md; None where it cannot be given yet."""
+    possible: tuple[Stability, ...]
+    """The verdicts that the seeds do not exclude, `stability` among them; that alone where nothing can be tested."""
     num_completed: int
     num_diverged: int
 
@@ -74,12 +77,13 @@ def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneP
         key: fmean(_accuracies(runs)) for key, runs in by_norm.items() if _accuracies(runs) and not _diverged(runs)
     }
     best = max(means, key=lambda key: means[key], default=None)
+    best_by_seed = {} if best is None else _by_seed(by_norm[best])
     bare = [run for run in here if run.config.norm.name == NO_NORM]
     first = here[0].config
     assert isinstance(first, RunConfig)
     num_train = first.dataset.options.get("num_train")
     return BatchOneProbe(
-        by_norm={key: _result(runs, means[best] if best else None) for key, runs in by_norm.items()},
+        by_norm={key: _result(runs, means[best] if best else None, best_by_seed) for key, runs in by_norm.items()},
         best_label=by_norm[best][0].config.label if best else None,
         best_accuracy=means[best] if best else None,
         accuracy_without_norm=summarize(_accuracies(bare)),
@@ -88,17 +92,19 @@ def batch_one_probe(experiment: ExperimentRecord, section: Section) -> BatchOneP
     )
 
 
-def _result(runs: Sequence[RunRecord], best_accuracy: float | None) -> BatchOne:
+def _result(runs: Sequence[RunRecord], best_accuracy: float | None, best_by_seed: Scores) -> BatchOne:
     with_statistics = [
         run.summary.batch_statistics_accuracy
         for run in runs
         if run.summary is not None and run.summary.batch_statistics_accuracy is not None
     ]
     accuracies, num_diverged = _accuracies(runs), _diverged(runs)
+    verdict = stability(accuracies, num_diverged, best_accuracy)
     return BatchOne(
         accuracy=summarize(accuracies),
         batch_statistics_accuracy=summarize(with_statistics),
-        stability=stability(accuracies, num_diverged, best_accuracy),
+        stability=verdict,
+        possible=_possible(verdict, {} if num_diverged else _by_seed(runs), best_by_seed),
         num_completed=len(accuracies),
         num_diverged=num_diverged,
     )
@@ -112,6 +118,27 @@ def stability(accuracies: Sequence[float], num_diverged: int, best_accuracy: flo
         return None
     share = (fmean(accuracies) - CHANCE) / (best_accuracy - CHANCE)
     return "stable" if share >= STABLE_FROM else "degraded" if share >= COLLAPSED_BELOW else "collapsed"
+
+
+def _possible(verdict: Stability | None, accuracies: Scores, best: Scores) -> tuple[Stability, ...]:
+    """Return the verdicts that are not excluded: paired by seed, a norm is tested against either share of the best."""
+    if verdict is None:
+        return ()
+    higher: tuple[Stability, ...] = ("stable", "degraded", "collapsed")
+    first, last = 0, 2
+    for position, share in enumerate((STABLE_FROM, COLLAPSED_BELOW)):
+        line = {seed: CHANCE + share * (accuracy - CHANCE) for seed, accuracy in best.items()}
+        test = t_test(accuracies, line)
+        p = test.p if test is not None and test.estimate.n >= MIN_SEEDS else None
+        if test is None or p is None:
+            return (verdict,)
+        if p < 1 - CONFIDENCE:
+            first, last = (first, min(last, position)) if test.estimate.mean > 0 else (max(first, position + 1), last)
+    return higher[first : last + 1]
+
+
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, float]:
+    return {run.config.seed: run.summary.test_accuracy for run in runs if run.is_completed}
 
 
 def _accuracies(runs: Sequence[RunRecord]) -> list[float]:

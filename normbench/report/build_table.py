@@ -17,6 +17,7 @@ from normbench.report.captions import (
     is_failure,
     look_notes,
     notes,
+    pair_notes,
     probe_caption,
     short_caption,
     timing_notes,
@@ -43,7 +44,7 @@ def build_tables(
     `analysis` replaces what the experiment says of it.
     """
     return tuple(
-        _table(experiment, section, len(sections), margin, result_id, analysis or analysis_of(experiment))
+        _table(experiment, section, sections, margin, result_id, analysis or analysis_of(experiment))
         for section in sections
     )
 
@@ -51,7 +52,7 @@ def build_tables(
 def _table(
     experiment: ExperimentRecord,
     section: Section,
-    num_sections: int,
+    sections: Sequence[Section],
     margin: float | None,
     result_id: str | None,
     analysis: AnalysisConfig,
@@ -70,12 +71,12 @@ def _table(
     ]
     rates = describe_rates(section, experiment.tuning)
     title = experiment.name
-    if num_sections > 1:
+    if len(sections) > 1:
         title += f" ({rates or describe_environment(section.environment)})"
     return Table(
         title=title,
         short_caption=short_caption(section, rows),
-        caption=caption(section, rows, num_sections, margins)
+        caption=caption(section, rows, len(sections), margins)
         + design_caption(section, rows, analysis, experiment.looks)
         + (f" {probe_caption(probe)}" if probe else ""),
         cost_caption=cost_caption(section, rows),
@@ -84,6 +85,7 @@ def _table(
         rows=tuple(rows),
         failures=tuple(failure(group, run) for group in section.groups for run in group.runs if is_failure(run)),
         notes=(
+            *pair_notes(section, sections),
             *tuning_notes(section, experiment.tuning),
             *look_notes(experiment.looks, rows),
             *notes(section, times),
@@ -118,7 +120,6 @@ def _rows(
         summaries = [run.summary for run in group.completed]
         time = times.get(group.label)
         relative = time.relative if time else None
-        memory = [summary.peak_memory_mib for summary in summaries if summary.peak_memory_mib is not None]
         rows.append(
             Row(
                 label=group.label,
@@ -132,7 +133,7 @@ def _rows(
                 relative_time_mad=relative.mad if relative and relative.n > 1 else None,
                 seconds_to_reach=_seconds_to_targets(group, section.task, time),
                 num_parameters=summaries[0].num_parameters if summaries else None,
-                peak_memory_mib=max(memory, default=None),
+                peak_memory_mib=_peak_memory_mib(group, time),
                 learning_rate=group.runs[0].config.train.learning_rate,
                 num_completed=len(summaries),
                 num_planned=group.num_planned,
@@ -143,6 +144,14 @@ def _rows(
             )
         )
     return rows
+
+
+def _peak_memory_mib(group: Group, time: EpochTime | None) -> float | None:
+    """Return what a norm needs alone: as measured when it was timed, or the most of its runs without others beside."""
+    if time and time.peak_memory_mib is not None:
+        return time.peak_memory_mib
+    alone = [run.summary.peak_memory_mib for run in group.completed if run.runs_at_once == 1]
+    return max((peak for peak in alone if peak is not None), default=None)
 
 
 def seconds_to_reach(run: RunRecord, target: float, epoch_seconds: float | None = None) -> float | None:

@@ -8,7 +8,7 @@ from normbench.config.schema import AnalysisConfig
 from normbench.report.batch_one import COLLAPSED_BELOW, STABLE_FROM, BatchOneProbe
 from normbench.report.comparison_table import Row
 from normbench.report.epoch_times import EpochTime, reasons_untimed
-from normbench.report.grouping import Group, Scalar, Section, Setting
+from normbench.report.grouping import Group, Scalar, Section, Setting, unpaired
 from normbench.report.paired import MIN_SEEDS
 from normbench.report.stats import median_and_mad
 from normbench.report.task_report import task_report
@@ -127,6 +127,21 @@ def tuning_notes(section: Section, tuning: Tuning) -> list[str]:
     ]
 
 
+def pair_notes(section: Section, sections: Sequence[Section]) -> list[str]:
+    """Return which completed runs have no partner because the baseline's run of their seed took place elsewhere."""
+    lines = []
+    for conditions, seeds in unpaired(section, sections).items():
+        here, there = dict(section.environment), dict(conditions)
+        differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        places = (describe_environment({key: found.get(key, "-") for key in differing}) for found in (here, there))
+        runs = "; ".join(f"{label}, seed {', '.join(map(str, sorted(own)))}" for label, own in seeds.items())
+        lines.append(
+            f"No pairs: {runs} ran on {next(places)}, and the baseline with these seeds on {next(places)}. "
+            "Train all norms of a seed under the same conditions."
+        )
+    return lines
+
+
 def look_notes(looks: RecordedLooks, rows: Sequence[Row]) -> list[str]:
     """Return that seeds were added without a rule, where they were, and verdicts rest on them."""
     numbers = [len(look.seeds) for look in looks.looks if len(look.seeds) >= MIN_SEEDS]
@@ -160,7 +175,7 @@ def probe_caption(probe: BatchOneProbe) -> str:
         sentences.append(
             f"Stable: at least {100 * STABLE_FROM:g} % of the best norm's gain over chance there ({probe.best_label}, "
             f"{100 * probe.best_accuracy:.1f} %); collapsed: less than {100 * COLLAPSED_BELOW:g} %, or a diverged run; "
-            "degraded: between."
+            "degraded: between. In brackets: what other seeds might give, by paired t tests at 5 % against both lines."
         )
     if probe.accuracy_without_norm is not None:
         sentences.append(f"Without a norm: {100 * probe.accuracy_without_norm.mean:.1f} %.")
@@ -193,7 +208,8 @@ def cost_caption(section: Section, rows: Sequence[Row]) -> str:
         times = {"interleaved": f"epochs times the {time}", "runs": "as the runs themselves measured it"}
         how = " or, where the notes say so, ".join(text for source, text in times.items() if source in reached)
         sentences.append(f"Time to an accuracy: {how}; the median over runs if all reached it.")
-    sentences.append("Peak memory: the largest of the runs.")
+    timed = "each norm's alone, as measured when it was timed, or else " if "interleaved" in sources else ""
+    sentences.append(f"Peak memory: {timed}the largest of the runs{' without others beside' if is_shared else ''}.")
     versions = {run.environment.get("normbench") for run in section.runs}
     if section.environment["device"].startswith("cuda") and _VERSION_OF_FIRST_RUN_MEMORY in versions:
         sentences.append(FIRST_RUN_MEMORY)

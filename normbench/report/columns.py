@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import floor, log10
 from typing import Literal
 
+from normbench.report.batch_one import BatchOne
 from normbench.report.captions import field_name, format_scalar, verdict_word
 from normbench.report.comparison_table import Row, Table
 from normbench.report.stats import Estimate, Share, Spread
@@ -165,7 +166,13 @@ def _at_batch_one(row: Row) -> str:
         format_estimate(found.batch_statistics_accuracy, TEST_ACCURACY).partition(" ")[0],
     ]
     diverged = [f"{found.num_diverged} diverged"] if found.num_diverged else []
-    return ", ".join([" / ".join(accuracies), *([found.stability] if found.stability else []), *diverged])
+    return ", ".join([" / ".join(accuracies), *([format_stability(found)] if found.stability else []), *diverged])
+
+
+def format_stability(found: BatchOne) -> str:
+    """Write the verdict at batch size 1, with those that other seeds might give: ``collapsed (or degraded)``."""
+    others = [verdict for verdict in found.possible if verdict != found.stability]
+    return f"{found.stability or NOTHING} (or {' or '.join(others)})" if others else found.stability or NOTHING
 
 
 def format_estimate(estimate: Estimate | None, measure: Measure, *, sign: bool = False) -> str:
@@ -199,10 +206,10 @@ def format_ratio(row: Row) -> str:
 
 
 def format_p(p: float | None) -> str:
-    """Write a p value with two or three digits that count."""
+    """Write a p value with three digits that count, so that the lowest of five sign flips is what it is, 0.0625."""
     if p is None:
         return NOTHING
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.3f}"
 
 
 def format_rank(rank: tuple[int, int] | None) -> str:

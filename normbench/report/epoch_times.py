@@ -25,6 +25,8 @@ class EpochTime:
     relative: Spread | None
     """The time as a multiple of the baseline's: the ratio of both medians, and how far single ratios are from it."""
     source: Source
+    peak_memory_mib: float | None = None
+    """What the pass that timed the norm measured of it."""
 
     @property
     def interleaved_seconds(self) -> float | None:
@@ -47,7 +49,8 @@ def epoch_times(groups: Sequence[Group], section: Section, timing: Timing) -> di
         seconds = of_runs[group.label]
         if group.completed and (session := _session(group, base, section, timing)):
             timed = _timed_seconds(group, session)
-            found[group.label] = EpochTime(_spread(timed), _paired_ratio(timed, session, base), "interleaved")
+            ratio, memory = _paired_ratio(timed, session, base), session.norm(_key(group)).peak_memory_mib
+            found[group.label] = EpochTime(_spread(timed), ratio, "interleaved", memory)
         elif seconds is not None:
             reference = of_runs[base.label] if base else None
             found[group.label] = EpochTime(seconds, _ratio_of(seconds, reference, is_same=group is base), "runs")

@@ -290,6 +290,7 @@ def _batch_one(found: BatchOne | None) -> dict[str, Any]:
         "batch_one_accuracy_high": accuracy.high if accuracy else None,
         "batch_one_batch_statistics_accuracy": with_statistics.mean if with_statistics else None,
         "batch_one_stability": found.stability if found else None,
+        "batch_one_possible": " or ".join(found.possible) if found and found.possible else None,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Literal
@@ -157,6 +157,32 @@ def sections(experiment: ExperimentRecord, baseline: str | None = None) -> tuple
     )
 
 
+def unpaired(section: Section, sections: Sequence[Section]) -> dict[tuple[tuple[str, str], ...], dict[str, set[int]]]:
+    """Return the completed runs of `section` whose baseline ran with their seed in another of `sections` alone.
+
+    By the environment of that other section, the labels of groups with their seeds. Such runs enter no difference:
+    what was computed on devices of two names does not make a pair.
+    """
+    found: dict[tuple[tuple[str, str], ...], dict[str, set[int]]] = {}
+    bases = [(other, group) for other in sections for group in other.groups if group.label == other.baseline]
+    free = {"device", "train.precision"} | ({"train.learning_rate"} if section.rates == "each its own" else set())
+    free |= {f"train.{key}" for other in sections for run in other.runs for key in run.config.norm.train}
+    for group in section.groups:
+        partners = [
+            (other, {run.config.seed for run in base.completed})
+            for other, base in bases
+            if (other.task, other.rates) == (section.task, section.rates)
+            and _setting(base, free) == _setting(group, free)
+        ]
+        here = {seed for other, seeds in partners if other is section for seed in seeds}
+        left = {run.config.seed for run in group.completed} - here
+        for other, seeds in partners:
+            if lonely := left & seeds:
+                key = tuple(other.environment.items())
+                found.setdefault(key, {}).setdefault(group.label, set()).update(lonely)
+    return found
+
+
 def by_rates(runs: Sequence[RunRecord], tuning: Tuning) -> list[tuple[Rates | None, list[RunRecord]]]:
     """Return the runs at one rate for all norms, and those at each norm's own; a run may be both.
 
@@ -230,6 +256,11 @@ def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
     if experiment.tuning.shared_rate is not None:
         own.append({"learning_rate": None})
     return frozenset(f"train.{'learning_rate' if key == 'lr' else key}" for train in own for key in train)
+
+
+def _setting(group: Group, free: Collection[str]) -> dict[str, Scalar]:
+    """Return what norms of one setting have in common: all fields but the norm's own and the `free` ones."""
+    return {path: value for path, value in group.fields.items() if not path.startswith("norm.") and path not in free}
 
 
 def _section(

@@ -35,6 +35,7 @@ from normbench.report.probe_curves import (
     Band,
     LayerQuantity,
     Quantity,
+    Values,
     has_probe,
     mean_of_training,
     over_layers,
@@ -116,6 +117,11 @@ _HOW = (
 _INTERVALS = "Lines are means over n completed runs, geometric on logarithmic axes; bands are 95 % t intervals."
 
 
+_BY_LAYER = (
+    "In the last measurement of each run, by layer in the order of the forward pass: the first four of each norm with "
+    "its activation, the last two of each weight. "
+)
+_IN_LAST_LAYER = "In the last layer: the first four of its norm with its activation, the last two of its weight. "
 _RANKED = (
     "Means over training, then over n completed runs, the least first, and 95 % t intervals; geometric over training "
     "on logarithmic axes."
@@ -139,9 +145,24 @@ def why(experiment: ExperimentRecord, sections: Sequence[Section]) -> Chapter | 
     if not figures:
         return None
     left_out = f"Only the first {MAX_SETTINGS} of {len(shown)} settings are drawn." if len(shown) > MAX_SETTINGS else ""
-    text = [*([_HOW] if shown else []), *filter(None, [left_out])]
+    text = [*([_HOW] if shown else []), *filter(None, [_measured_once(shown), left_out])]
     grids = [grid for panel in shown for grid in _grids(panel)]
     return Chapter("why", "Why: smoothness and signals", tuple(text), tuple(figures), tuple(grids))
+
+
+def _measured_once(shown: Sequence[Panel]) -> str:
+    """Say which probes measured each run but once: what they show is a network that is not trained yet."""
+    counts: dict[str, int] = {}
+    for run in (run for panel in shown for group in panel.groups for run in group.completed):
+        for name, rows in run.probe_rows.items():
+            counts[name] = max(counts.get(name, 0), len(rows))
+    once = [name for name, count in counts.items() if count == 1]
+    if not once:
+        return ""
+    return (
+        f"Measured before the first step alone, for want of more steps: {', '.join(once)}. A smaller "
+        f"{' and '.join(f'probes.{name}.every' for name in once)} measures during training too."
+    )
 
 
 def _probes_of(panel: Panel) -> list[str]:
@@ -163,7 +184,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 "Line: loss of the batch at the weights, mean over seeds. Band: from the least to the greatest loss at "
                 "the weights and at points along the gradient (the probe's step sizes), mean over seeds of each end. "
                 "After Santurkar et al. 2018, figure 4a.",
-                _loss_bands(panel),
+                partial(_loss_bands, panel),
             ),
             PageFigure(
                 f"landscape{suffix}",
@@ -171,7 +192,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 "Along the gradient, by training step: range of the loss, largest change of the gradient and its least "
                 "cosine, largest gradient difference over distance; and, for scale, the norms of gradient and weights. "
                 + intervals,
-                _over_training(panel, LANDSCAPE),
+                partial(_over_training, panel, LANDSCAPE),
             ),
         ]
     if "signals" in probes:
@@ -179,16 +200,15 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
             PageFigure(
                 f"signals{suffix}",
                 f"Signals by layer{of_setting}",
-                "In the last measurement of each run, by layer in the order of the forward pass: the first four of "
-                "each norm with its activation, the last two of each weight. " + _INTERVALS,
-                _over_layers(panel),
+                (_BY_LAYER + _INTERVALS) if has_few_lines([panel]) else (_IN_LAST_LAYER + _RANKED),
+                partial(_over_layers, panel),
             ),
             PageFigure(
                 f"signals_training{suffix}",
                 f"Signals during training{of_setting}",
                 "By training step; zeros and the distances from running statistics are means over the layers that have "
                 "them. " + intervals,
-                _over_training(panel, SIGNALS),
+                partial(_over_training, panel, SIGNALS),
             ),
         ]
     if "curvature" in probes:
@@ -200,7 +220,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"Curvature{of_setting}",
                 "Magnitude of the Hessian's eigenvalue of the largest magnitude, by power iteration, by training step; "
                 f"{converged} of {len(rows)} measurements reached their tolerance. {intervals}",
-                _over_training(panel, CURVATURE),
+                partial(_over_training, panel, CURVATURE),
             )
         )
     return found
@@ -250,14 +270,24 @@ def _rank(axes: Axes, panel: Panel, quantity: Quantity) -> None:
     elif quantity.is_log:
         axes.set_xscale("log")
         _label_decades(axes.xaxis, axes.get_xlim(), num_labels=4)
+    else:
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, quantity.limits[0]), min(right, quantity.limits[1]))
 
 
 def _over_layers(panel: Panel) -> Figure:
+    """Draw curves over layers; of many norms, the last layer's numbers, ranked."""
+    if not has_few_lines([panel]):
+        return _ranked(panel, [Quantity("signals", q.label, _last(q.of), q.is_log, q.limits) for q in LAYERS])
     shown = [
         _QuantityPanel(q.label, panel.groups, partial(over_layers, quantity=q), q.is_log, "layer", q.limits)
         for q in LAYERS
     ]
     return _draw(panel, shown)
+
+
+def _last(of: Callable[[Any], Sequence[float]]) -> Callable[[Any], float]:
+    return lambda row: next(reversed(of(row)), math.nan)
 
 
 def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
@@ -295,19 +325,19 @@ def _draw(panel: Panel, shown: Sequence[_QuantityPanel]) -> Figure:
 
 def _label_decades(axis: Axis, limits: tuple[float, float], num_labels: int = 6) -> None:
     """Write plain numbers at a logarithmic axis: powers of ten, and what lies between them where there are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = limits
     decades = math.log10(high / low)
-    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(map(float, range(1, 10)))
-    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels))
+    subs = (1.0,) if decades > 2 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=num_labels) if decades > 0.9 else MaxNLocator(num_labels - 1))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def _draw_band(axes: Axes, group: Group, band: Band, style: Style, quantity: _QuantityPanel, few: bool) -> None:
     if few and band.low is not None and band.high is not None:
-        axes.fill_between(band.x, band.low, band.high, color=style.color, alpha=0.15, linewidth=0)
+        _fill(axes, band.x, band.low, band.high, style, 0.15)
     axes.plot(
         band.x, band.mean, color=style.color, linestyle=line_style(style), marker=style.marker,
         markersize=3, linewidth=1.2, markevery=max(1, band.x.size // 6),
@@ -328,8 +358,9 @@ def _loss_bands(panel: Panel) -> Figure:
         if at is None or low is None or high is None:
             say_empty(axes)
             return
-        _fill(axes, low, high, style)
-        axes.plot(at.x, at.mean, color=style.color, linewidth=1.2)
+        shared, first, second = np.intersect1d(low.x, high.x, return_indices=True)
+        _fill(axes, shared, low.mean[first], high.mean[second], style, 0.3)
+        axes.plot(at.x, at.mean, color=style.color, linewidth=1.2, marker="o" if at.x.size == 1 else "", markersize=3)
         ends = dict(zip(high.x, high.mean, strict=True))
         for x, y in zip(at.x, at.mean, strict=True):
             top = f", up to {ends[x]:.3g}" if x in ends else ""
@@ -338,17 +369,19 @@ def _loss_bands(panel: Panel) -> Figure:
     def draw_behind(axes: Axes, group: Group, color: str) -> None:
         at = over_training(group, loss)
         if at is not None:
-            axes.plot(at.x, at.mean, color=color, linewidth=0.5, zorder=0.5)
+            axes.plot(at.x, at.mean, color=color, linewidth=0.5, zorder=0.5, marker="." if at.x.size == 1 else "")
 
     explanation = "line: loss, mean over seeds; band: least to greatest loss along the gradient"
     limits = _limits([run.probe_rows.get("landscape", ()) for g in panel.groups for run in g.completed])
     return small_multiples(panel.groups, draw, draw_behind, "training step", "loss (nats)", explanation, limits)
 
 
-def _fill(axes: Axes, low: Band, high: Band, style: Style) -> None:
-    """Fill between two curves at the steps that both have."""
-    shared, first, second = np.intersect1d(low.x, high.x, return_indices=True)
-    axes.fill_between(shared, low.mean[first], high.mean[second], color=style.color, alpha=0.3, linewidth=0)
+def _fill(axes: Axes, x: Values, low: Values, high: Values, style: Style, alpha: float) -> None:
+    """Fill between two curves; of one point, which has no width, draw the range as a bar."""
+    if x.size == 1:
+        axes.vlines(x, low, high, color=style.color, alpha=min(1.0, 2 * alpha), linewidth=4)
+    else:
+        axes.fill_between(x, low, high, color=style.color, alpha=alpha, linewidth=0)
 
 
 def _limits(runs: Sequence[Sequence[Any]]) -> tuple[float, float]:
@@ -374,7 +407,7 @@ def _rate_bands(sections: Sequence[Section]) -> list[PageFigure]:
                 "Band: from the least to the greatest training loss among the learning rates, at each step, mean over "
                 "seeds of each end; the loss of a run is its moving average. Runs that diverged are left out, and "
                 "counted in the table.",
-                _rate_band(panel),
+                partial(_rate_band, panel),
             )
         )
     return figures

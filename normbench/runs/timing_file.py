@@ -37,6 +37,8 @@ class TimedNorm(_Row):
     steps_per_block: Annotated[int, Field(ge=1)]
     steps_per_epoch: _Positive
     """Images of an epoch over images of a step."""
+    peak_memory_mib: Annotated[float, Field(ge=0, le=1e15)] | None = None
+    """What its training needs, measured alone, on a GPU; None where that was not measured."""
 
     @cached_property
     def key(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.interleaved_timer import InterleavedTimer
-from normbench.engine.memory import free_memory_mib, keep_freed_memory
+from normbench.engine.memory import MemoryMeter, free_memory_mib, keep_freed_memory
 from normbench.engine.step.prepare import prepare
 from normbench.errors import NormBenchError, first_line
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
@@ -58,6 +59,8 @@ def _time_part(
     steps: dict[int, _Steps] = {}
     skipped = []
     total = len(configs) + schedule.num_rounds
+    with suppress(Exception):  # it loads the images, which no norm is to be charged with
+        task_of(configs[0].task).load_timed(configs[0], data_dir, candidates[0].prerequisite)
     for position, (candidate, config) in enumerate(zip(candidates, configs, strict=True)):
         try:
             steps[position] = _Steps(candidate, data_dir)
@@ -78,6 +81,7 @@ def _time_part(
             seconds_per_step=times.seconds_per_step,
             steps_per_block=times.steps_per_block,
             steps_per_epoch=steps[position].per_epoch,
+            peak_memory_mib=steps[position].peak_memory_mib,
         )
         for position, times in timer.times().items()
     )
@@ -89,6 +93,7 @@ class _Steps:
 
     def __init__(self, candidate: TimingCandidate, data_dir: Path | None) -> None:
         config = candidate.config
+        memory = MemoryMeter("cuda") if config.device == "cuda" else None
         training, self.per_epoch = task_of(config.task).load_timed(config, data_dir, candidate.prerequisite)
         self._step = training.step
         prepare(self._step)
@@ -100,6 +105,9 @@ class _Steps:
         self._crop_flip = None if crop_flip is None else CropFlip(*(drawn.to(device) for drawn in crop_flip))
         self._rewind()
         self.run(1)  # what fails, fails here, and not among the others
+        synchronize(config.device)
+        self.peak_memory_mib = memory.peak_mib() if memory else None
+        """What the training added to the images and to the norms built before it; on a GPU only."""
 
     def run(self, count: int) -> None:
         """Train on that many batches."""

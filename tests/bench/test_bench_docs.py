@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SCRIPT = PAGE.with_name("performance_tables.py")
@@ -21,13 +24,39 @@ def test_tables_are_those_that_the_script_writes_from_the_records(tmp_path: Path
     assert page.read_text(encoding="utf-8") == text, "run: python docs/performance_tables.py docs/performance.md"
 
 
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the scripts beside the page can be imported."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_record_keeps_what_the_page_needs_of_results() -> None:
+    from performance_records import record_of
+
+    row = {
+        "norm": "bn", "variant": "auto", "batch_size": 64, "norm_path": "fused", "peak_memory_mib": 82.15673828125,
+        "seconds_per_step": [0.00019141592, 0.0001917], "ms_per_step": 0.19,
+    }  # fmt: skip
+    argv = ["normbench", "bench", "train", "--runs-dir", ".../b64", "--rounds", "2"]
+    environment = {"torch": "2.11.0", "device_name": "NVIDIA H200", "argv": argv, "commit": None}
+    result = {"started_at": "2026-11-29T03:00:00+00:00", "environment": environment, "rows": [row]}
+    record = json.loads(record_of("steps", "abc1234", [result, result]))
+    assert (record["environment"]["torch"], record["environment"]["commit"]) == ("2.11.0", "abc1234")
+    kept = {**row, "peak_memory_mib": 82.2, "seconds_per_step": [0.0001914, 0.0001917]}
+    del kept["ms_per_step"]
+    run = {"command": "normbench bench train --rounds 2", "started_at": result["started_at"], "rows": [kept]}
+    assert record["runs"] == [run, run]
+    other = {**result, "environment": {**environment, "torch": "2.12.0"}}
+    with pytest.raises(SystemExit, match="different machines or versions"):
+        record_of("steps", "abc1234", [result, other])
+
+
+@pytest.mark.usefixtures("scripts")
 def test_a_quotient_is_that_of_the_same_round() -> None:
     """On numbers that can be checked in the head."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from performance_tables import _against
-    finally:
-        sys.path.pop(0)
+    from performance_tables import _against
+
     ms, mad, quotient, above = _against([2e-3, 4e-3, 9e-3], [1e-3, 2e-3, 3e-3])
     assert (ms, mad) == (4.0, 2.0)
     assert quotient == 2.0

@@ -9,6 +9,7 @@ from normbench import make_norm
 from normbench.bench import time_layers
 from normbench.bench.results import LayerRow
 from normbench.bench.time_layers import LayerBench, LayerBenchSettings, num_sets
+from normbench.norms.filter_response import FilterResponseNorm
 
 SHAPE = (2, 8, 16, 16)
 SETTINGS = LayerBenchSettings(device="cpu", precision="fp32", rounds=2, block_seconds=0.002)
@@ -82,6 +83,24 @@ def test_a_layer_that_fails_is_a_row_with_its_reason(monkeypatch) -> None:
     assert rows["frn"].forward_seconds == rows["frn"].backward_seconds == ()
     assert rows["bn"].failure is None
     assert len(rows["bn"].backward_seconds) == 2
+
+
+def test_an_operation_that_is_not_deterministic_is_timed_without_a_warning(monkeypatch) -> None:
+    """As on CUDA, where `lrn`'s backward pass is one; warnings are errors here."""
+
+    forward = FilterResponseNorm.forward
+
+    def forward_and_put(self: FilterResponseNorm, x: torch.Tensor) -> torch.Tensor:
+        torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+        return forward(self, x)
+
+    monkeypatch.setattr(FilterResponseNorm, "forward", forward_and_put)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        row = measure("frn")["frn"]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (row.failure, len(row.forward_seconds)) == (None, 2)
 
 
 def test_bf16_layers_run_as_under_training() -> None:

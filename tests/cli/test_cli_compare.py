@@ -64,7 +64,7 @@ def test_a_comparison_leaves_runs_a_report_and_a_table(normbench, tiny, tmp_path
     summary = experiment.runs[0].summary
     assert f"{100 * summary.test_accuracy:.2f}" in (report / "table.md").read_text()
     assert json.loads((report / "table.json").read_text())
-    assert summary.num_parameters == 1_557_066
+    assert summary.num_parameters == 98_970
     assert yaml.safe_load((tmp_path / "runs" / "tiny" / "experiment.yaml").read_text())["name"] == "tiny"
 
 
@@ -217,8 +217,8 @@ def test_a_dry_run_shows_the_runs_and_trains_nothing(quick, tiny, tmp_path) -> N
     assert code == 0
     assert out.startswith("runs/tiny\n")
     assert "4 runs (1 completed, 3 new); 3 to run" in out
-    assert re.search(r"bn-norm_resnet-bs16-s0-[0-9a-f]{8} .* BN .* 0 .* completed", out)
-    assert re.search(r"gn-norm_resnet-bs16-s1-[0-9a-f]{8} .* GN .* 1 .* new", out)
+    assert re.search(r"bn-norm_resnet_small-bs16-s0-[0-9a-f]{8} .* BN .* 0 .* completed", out)
+    assert re.search(r"gn-norm_resnet_small-bs16-s1-[0-9a-f]{8} .* GN .* 1 .* new", out)
     assert err == ""
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -318,12 +318,12 @@ def test_groups_that_do_not_divide_are_told_at_their_line(quick, tmp_path) -> No
     (tmp_path / "bad.yaml").write_text(TINY.replace("[bn, gn]", "\n- bn\n- {name: gn, options: {groups: 5}}"))
     code, out, err = quick("compare", "bad.yaml")
     assert (code, out) == (2, "")
-    assert err.startswith("normbench: bad.yaml:4: norms.1: gn: groups=5 does not divide 64 channels.")
+    assert err.startswith("normbench: bad.yaml:4: norms.1: gn: groups=5 does not divide 16 channels.")
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, monkeypatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", full)
@@ -339,7 +339,7 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
 def test_whatever_fails_while_a_run_is_drawn_is_a_note_and_the_others_are_trained(
     quick, tiny, tmp_path, monkeypatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug in a figure\nwith lines")
 
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", broken)
@@ -363,6 +363,7 @@ def test_dollars_in_a_label_are_text(normbench, tmp_path) -> None:
 def test_a_test_loss_that_is_not_finite_is_a_run_that_diverged_and_ends_nothing(quick, tmp_path) -> None:
     (tmp_path / "nan.yaml").write_text(
         "norms: [none, bn, gn]\ndataset: {name: synthetic, options: {num_train: 16, num_test: 10}}\ndevice: cpu\n"
+        "model: norm_resnet_small\n"
         "train: {epochs: 1, batch_size: 16}\ngrid: {train.lr: [1.0e+30, 0.001]}\n"
     )
     for _ in range(2):
@@ -395,7 +396,7 @@ def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
 
 def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
         patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
         normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
     recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}

@@ -27,6 +27,7 @@ TINY = [
 
 TINY_CLASSIFIER = """
 norms: [gn]
+model: norm_resnet_small
 dataset: {name: synthetic, options: {num_train: 32, num_test: 20}}
 train: {epochs: 1, batch_size: 16}
 device: cpu
@@ -81,9 +82,32 @@ def test_train_apply_and_redraw(stylize: Callable[..., Any], tmp_path: Path, fea
 
 
 def test_recorded_runs_are_listed_shown_and_redrawn(
-    stylize: Callable[..., Any], normbench: Callable[..., Any], tmp_path: Path, features_run: Path
+    stylize: Callable[..., Any], normbench: Callable[..., Any], tmp_path: Path, features_run: Path, monkeypatch
 ) -> None:
     """The commands that read classifiers' runs read these as well, also where both lie under one folder."""
+    with monkeypatch.context() as patch:  # nothing is drawn yet
+        patch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
+        check_trained_beside_a_classifier(stylize, normbench, tmp_path, features_run)
+    (run,) = Path("runs/stylize").glob("in-*")
+    pictures = [run / "pictures.png", Path("runs/stylize/report/report.html")]
+    assert not any(path.exists() for path in pictures)
+    drawn = normbench("plots")
+    assert drawn.code == 0, drawn.err
+    assert set(map(str, pictures)) <= set(drawn.out.splitlines())
+    assert all(path.exists() for path in pictures)
+
+    page = Path("runs/stylize/report/report.html")
+    page.unlink()
+    assert str(page) in json.loads(normbench("report", "runs/stylize", "--json").out)["written"]["runs/stylize"]
+    assert page.exists()
+    assert "content_loss" in normbench("table", "runs/stylize", "--format", "tsv").out
+    assert {row["task"] for row in load_runs("runs")} == {"classification", "style_transfer"}
+
+
+def check_trained_beside_a_classifier(
+    stylize: Callable[..., Any], normbench: Callable[..., Any], tmp_path: Path, features_run: Path
+) -> None:
     arguments = ["train", "--norm", "in", "--features", features_run, *TINY]
     planned = stylize(*arguments, "--dry-run")
     assert "1 run (1 new); 1 to run" in planned.out
@@ -107,22 +131,6 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
     text = normbench("show", "in-").out
     assert "contrast_change.0.4" in text
     assert "model.pt" in text
-
-    pictures = [run / "pictures.png", Path("runs/stylize/report/report.html")]
-    for path in pictures:
-        path.unlink()
-    drawn = normbench("plots")
-    assert drawn.code == 0, drawn.err
-    assert set(map(str, pictures)) <= set(drawn.out.splitlines())
-    assert all(path.exists() for path in pictures)
-
-    page = Path("runs/stylize/report/report.html")
-    page.unlink()
-    assert str(page) in normbench("report", "runs/stylize").out.splitlines()
-    assert str(page) in json.loads(normbench("report", "runs", "--json").out)["written"]["runs/stylize"]
-    assert page.exists()
-    assert "content_loss" in normbench("table", "runs/stylize", "--format", "tsv").out
-    assert {row["task"] for row in load_runs("runs")} == {"classification", "style_transfer"}
 
 
 @pytest.mark.parametrize(

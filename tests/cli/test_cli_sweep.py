@@ -15,6 +15,7 @@ from normbench.cli.dry_run import duration
 CONFIG = """
 device: cpu
 norms: [gn]
+model: norm_resnet_small
 dataset: {name: synthetic, options: {num_train: 32, num_test: 20}}
 train: {epochs: 1, batch_size: 16}
 """
@@ -48,25 +49,23 @@ def test_a_probe_runs_is_reported_and_tells_how_long_another_takes(tmp_path: Pat
     assert all((run["estimated_seconds"] is not None) == run["will_run"] for run in planned["plans"])
 
 
-def test_a_dry_run_prints_learning_rates_counts_and_states(tmp_path: Path) -> None:
-    file = tmp_path / "exp.yaml"
-    file.write_text(CONFIG + "lr_scaling: sqrt\ngrid: {train.batch_size: [64, 16, 1]}\n")
-    result = CliRunner().invoke(app, ["compare", str(file), "--dry-run", "--runs-dir", str(tmp_path / "runs")])
-    assert result.exit_code == 0, result.output
-    rows = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("gn-")]
+def test_a_dry_run_prints_learning_rates_counts_and_states(normbench, tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(CONFIG + "lr_scaling: sqrt\ngrid: {train.batch_size: [64, 16, 1]}\n")
+    result = normbench("compare", "exp.yaml", "--dry-run")
+    assert result.code == 0, result.err
+    rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("gn-")]
     assert [(row[-3], row[-2]) for row in rows] == [("0.001", "new"), ("0.0005", "new"), ("0.000125", "new")]
-    assert "3 runs (3 new); 3 to run; their time is unknown" in result.stdout
+    assert "3 runs (3 new); 3 to run; their time is unknown" in result.out
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_of_very_many_runs_shows_the_first_and_counts_all(tmp_path: Path, monkeypatch) -> None:
+def test_a_dry_run_of_very_many_runs_shows_the_first_and_counts_all(normbench, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("normbench.cli.dry_run.MAX_ROWS", 2)
-    file = tmp_path / "exp.yaml"
-    file.write_text(CONFIG + "grid: {train.lr: [1, 2, 3, 4, 5]}\n")
-    result = CliRunner().invoke(app, ["compare", str(file), "--dry-run", "--runs-dir", str(tmp_path / "runs")])
-    rows = [line.split() for line in result.stdout.splitlines() if line.strip().startswith("gn-")]
+    (tmp_path / "exp.yaml").write_text(CONFIG + "grid: {train.lr: [1, 2, 3, 4, 5]}\n")
+    result = normbench("compare", "exp.yaml", "--dry-run")
+    rows = [line.split() for line in result.out.splitlines() if line.strip().startswith("gn-")]
     assert [row[-3] for row in rows] == ["1", "2"]
-    assert "... and 3 more, which --json lists\n5 runs (5 new); 5 to run;" in result.stdout
+    assert "... and 3 more, which --json lists\n5 runs (5 new); 5 to run;" in result.out
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_only_files_written_since_travel_back(tmp_path) -> None:
 
 
 def test_a_hosts_folder_goes_with_it_and_what_killed_hosts_left_goes_later(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(node_files, "_ROOT", tmp_path)
+    monkeypatch.setattr(node_files, "gettempdir", lambda: str(tmp_path))
     first, second = NodeFolder("aa", "1"), NodeFolder("aa", "2")
     assert first.place("run", {"x": b"1"}).stat().st_mode & 0o077 == 0
     assert (first.place_data("cifar10.npz", b"x") / "cifar10.npz").read_bytes() == b"x"

@@ -13,8 +13,11 @@ import pytest
 import torch
 import worker_targets
 from command import run, signal_group, start, wait_for
+from forked_program import import_all, start_forked
 from run_events import make_plan
 
+from normbench.config.probes import ProbesConfig
+from normbench.config.schema import ModelConfig
 from normbench.experiment.executor import LocalExecutor
 from normbench.experiment.plan import RunPlan
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunPostponed, RunProgressed
@@ -34,7 +37,8 @@ def plan(norm: str, seed: int = 0, device: str = "cpu", **train: object) -> RunP
     config = make_plan(norm, seed, epochs=20, precision="bf16", engine="graph", **train).config
     options = {"num_train": 1000, "num_test": 100, "seed": 0}
     dataset = config.dataset.model_copy(update={"options": options})
-    config = config.model_copy(update={"device": device, "dataset": dataset})
+    model = ModelConfig(name="norm_resnet")
+    config = config.model_copy(update={"device": device, "dataset": dataset, "model": model})
     return RunPlan(config.run_id, config, 0)
 
 
@@ -61,8 +65,13 @@ def outcome(folder: Path, plan: RunPlan) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def worker():
-    with Worker() as worker:
-        yield worker
+    """A process; forked, with nothing to import, where CUDA does not forbid it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            import_all()
+            patch.setattr(Worker, "_start", start_forked)
+        with Worker() as worker:
+            yield worker
 
 
 class Alone:
@@ -98,6 +107,36 @@ def test_a_run_gives_the_same_bits_alone_and_beside_others(tmp_path, worker, alo
         assert outcome(tmp_path, one) == alone(one)
         environment = json.loads((tmp_path / one.run_id / "environment.json").read_text())
         assert environment["concurrent_runs"] == len(plans)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_probes_measure_beside_others_what_they_measure_alone(tmp_path, worker, device: str) -> None:
+    every = {"cpu": 2, "cuda": 200}[device]
+    measured = {
+        "landscape": {"every": every},
+        "signals": {"every": every},
+        "curvature": {"every": 2 * every, "iterations": 2},
+    }
+    changes = {"model": ModelConfig(name="norm_resnet_small"), "probes": ProbesConfig.model_validate(measured)}
+    plans = []
+    for seed, norm in enumerate(["bn", "none"]):
+        config = plan(norm, seed, device).config.model_copy(update=changes)
+        plans.append(RunPlan(config.run_id, config, 0))
+    run_all(tmp_path / "beside", worker, plans, 2)
+    run_all(tmp_path / "alone", worker, plans, 1)
+    for one in plans:
+        assert outcome(tmp_path / "beside", one) == outcome(tmp_path / "alone", one)
+        beside, alone = (read_run(tmp_path / where / one.run_id).probe_rows for where in ("beside", "alone"))
+        assert {name: [row.step for row in rows] for name, rows in beside.items()} == {
+            name: list(range(0, read_run(tmp_path / "alone" / one.run_id).total_losses.size, options["every"]))
+            for name, options in measured.items()
+        }
+        pairs = [(beside[name], alone[name]) for name in measured]
+        if device == "cpu":
+            assert all(ours == theirs for ours, theirs in pairs)
+        else:  # cuDNN may add float32 products in another order
+            losses = [[row.loss for row in rows["landscape"]] for rows in (beside, alone)]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked_program import import_all, start_forked
 from local_worker import Killed, LocalWorker
 from run_events import SUMMARY, make_plan, make_row, whole_run
 
@@ -443,8 +444,10 @@ def test_several_workers_share_the_runs(tmp_path, seen) -> None:
     assert states(tmp_path) == {"bn": "completed", "gn": "failed", "in": "completed"}
 
 
-def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen) -> None:
-    """Two real processes, as on two GPUs."""
+def test_a_stop_ends_all_that_run_at_once_with_their_checkpoints(tmp_path, seen, monkeypatch) -> None:
+    """Two processes, as on two GPUs, that are forked and so have nothing to import."""
+    import_all()
+    monkeypatch.setattr(Worker, "_start", start_forked)
     plans = [make_plan(norm, epochs=500) for norm in ("bn", "gn", "in")]
 
     def both_train() -> bool:

@@ -56,7 +56,7 @@ def test_an_error_crosses_the_processes_with_its_fields(worker) -> None:
 def test_a_norm_that_cannot_be_built_says_which_it_is(worker) -> None:
     config = make_plan("gn").config.model_dump()
     broken = {**config, "norm": {"name": "gn", "options": {"groups": 5}}}
-    with pytest.raises(targets.DraftError, match="groups=5 does not divide 64 channels") as caught:
+    with pytest.raises(targets.DraftError, match="groups=5 does not divide 16 channels") as caught:
         worker.call(targets.resolve_runs, [targets.RunDraft(0, config, ""), targets.RunDraft(1, broken, "")])
     assert caught.value.norm_position == 1
 
@@ -138,7 +138,7 @@ def test_several_functions_go_on_in_turns_and_the_failure_of_one_is_its_own(work
     assert first == Yielded(0)
     assert str(failed.error) == "no 1"
     turns = [job for job, _ in received[received.index(("a", Yielded(0))) :]]
-    assert abs(turns.count("a") - turns.count("c")) <= 1
+    assert abs(turns.count("a") - turns.count("c")) <= 2  # the end of one is a message too
     assert not (tmp_path / "c").exists()
     worker.stop("c")
     while isinstance((last := worker.receive_of_any())[1], Yielded):

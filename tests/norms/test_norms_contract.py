@@ -204,6 +204,13 @@ def assert_compiles(name: str, backend: str) -> None:
 def test_traces_into_one_graph(name: str) -> None:
     """One graph without a break: no value is read back to Python, so that a CUDA graph can hold the layer too."""
     torch._dynamo.reset()
+    assert_compiles(name, "eager")
+
+
+@pytest.mark.slow
+@exact_norms
+def test_decomposes(name: str) -> None:
+    torch._dynamo.reset()
     assert_compiles(name, "aot_eager_decomp_partition")
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from normbench.report import write_report
 from normbench.report.batch_one import stability
+from normbench.report.columns import format_stability
 from normbench.report.formats import to_csv, to_json, to_markdown
 from normbench.report.page import Report
 from normbench.report.recorded_runs import load_runs
@@ -90,6 +91,27 @@ def test_the_column_says_what_was_measured(probed: Path) -> None:
     assert float(rows["bn"]["batch_one_batch_statistics_accuracy"]) == pytest.approx(0.23)
     assert rows["bn"]["batch_one_stability"] == "collapsed"
     assert json.loads(to_json([table]))["tables"][0]["rows"][0]["batch_one"]["stability"] == "collapsed"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ((0.229, 0.231, 0.23), "degraded"),  # all close to half of the best's gain and above
+        ((0.21, 0.25, 0.22), "degraded (or collapsed)"),
+        ((0.17, 0.30, 0.19), "collapsed (or stable or degraded)"),
+        ((0.15, 0.151, 0.152), "collapsed"),
+    ],
+)
+def test_a_verdict_that_other_seeds_may_change_says_so(
+    tmp_path: Path, new_run: NewRun, accuracies: tuple[float, ...], expected: str
+) -> None:
+    """The best has 0.350, 0.351 and 0.352: the lines are at about 0.30 and 0.225."""
+    for seed, accuracy in enumerate(accuracies):
+        for norm, reached in (("bn", accuracy), ("gn", 0.35 + 0.001 * seed)):
+            new_run(tmp_path, norm, seed)
+            new_probe(new_run, tmp_path, norm, seed, reached)
+    (table,) = Report(read_experiment(tmp_path)).tables
+    assert [format_stability(row.batch_one) for row in table.rows if row.batch_one] == [expected, "stable"]
 
 
 def test_the_probe_enters_nothing_else(tutorial: Path, probed: Path, tmp_path: Path, new_run: NewRun) -> None:

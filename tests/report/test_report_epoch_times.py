@@ -29,11 +29,11 @@ BN = (0.0010, 0.0015, 0.0010, 0.0010)
 GN = (0.0020, 0.0030, 0.0020, 0.0022)
 
 
-def timed(run: Path, seconds: tuple[float, ...], steps_per_epoch: float = 1000.0) -> TimedNorm:
+def timed(run: Path, seconds: tuple[float, ...], steps_per_epoch: float = 1000.0, **more: float) -> TimedNorm:
     config = read_run(run).config
     return TimedNorm(
         label=config.label, config=config.timing_fields, seconds_per_step=seconds, steps_per_block=30,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=steps_per_epoch, **more,
     )  # fmt: skip
 
 
@@ -151,6 +151,15 @@ def test_a_norm_that_was_not_timed_keeps_the_times_of_its_runs_and_is_named(
     assert "Where the notes say so, time per epoch comes from the runs" in table.cost_caption
 
 
+def test_memory_is_that_of_the_norm_alone_where_the_pass_measured_it(tmp_path: Path, runs: dict[str, Path]) -> None:
+    write_timing(tmp_path, timed(runs["bn"], BN, peak_memory_mib=187.5), timed(runs["gn"], GN))
+    table = table_of(tmp_path)
+    assert [row.peak_memory_mib for row in table.rows] == [187.5, 412.5]
+    assert "Peak memory: each norm's alone, as measured when it was timed, or else the largest of the runs." in (
+        table.cost_caption
+    )
+
+
 def test_times_of_runs_that_shared_the_device_are_refused(tmp_path: Path, new_run: NewRun) -> None:
     """They are those of the clock: gn's runs seem slow because others were trained beside them."""
     shared = {"concurrent_runs": 4}
@@ -166,6 +175,7 @@ def test_times_of_runs_that_shared_the_device_are_refused(tmp_path: Path, new_ru
     assert rows["in"].epoch_seconds is rows["in"].relative_time is None
     assert rows["in"].seconds_to_reach["0.90"] is None
     assert rows["gn"].seconds_to_reach["0.90"] > 0
+    assert [rows[norm].peak_memory_mib for norm in ("bn", "in", "ln")] == [None, None, 412.5]  # as of its run alone
     said = "in: no time per epoch; the runs shared the device with others, and were not timed apart."
     assert said in table.notes
     figures = {figure.name: figure for figure in report.figures}

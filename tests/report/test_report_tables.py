@@ -126,6 +126,31 @@ def test_what_was_measured_differently_is_not_mixed(tmp_path: Path, new_run: New
     assert next(iter(changed.values())) in second.title
 
 
+def test_norms_of_a_seed_on_devices_of_two_names_make_no_pair_and_are_named(tmp_path: Path, new_run: NewRun) -> None:
+    other = {"device_name": "NVIDIA A100"}
+    for seed in range(4):
+        new_run(tmp_path, "bn", seed, environment=other if seed == 3 else None)
+        new_run(tmp_path, "gn", seed, environment=other if seed in (1, 2) else None)
+    new_run(tmp_path, "ln", 3, environment=other)  # beside its baseline
+    new_run(tmp_path, "ln", 2, environment=other, state="diverged", diverge_at=9)
+    new_run(tmp_path, "in", 9, environment=other)  # the baseline has no such seed
+    first, second = tables_of(tmp_path)
+    assert "NVIDIA H100" in first.title
+    assert row_of(first, "gn").results["test_accuracy"].comparison.difference.estimate.n == 1
+    said = "Train all norms of a seed under the same conditions."
+    where = "on NVIDIA A100, and the baseline with these seeds on NVIDIA H100 80GB HBM3"
+    assert first.notes == (f"No pairs: gn, seed 3 ran on NVIDIA H100 80GB HBM3, and the baseline with these seeds on "
+                           f"NVIDIA A100. {said}",)  # fmt: skip
+    assert second.notes == (f"No pairs: gn, seed 1, 2 ran {where}. {said}",)
+
+
+def test_other_settings_and_rates_of_a_seed_are_no_lost_pairs(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", 0, train={"batch_size": 16})
+    new_run(tmp_path, "gn", 0, train={"batch_size": 16})
+    new_run(tmp_path, "gn", 0, train={"batch_size": 32}, environment={"device_name": "NVIDIA A100"}, folder_name="gn32")
+    assert [table.notes for table in tables_of(tmp_path)] == [(), ()]
+
+
 def test_a_run_that_died_before_recording_its_machine_stays_with_the_others(tmp_path: Path, new_run: NewRun) -> None:
     new_run(tmp_path, "bn", 0)
     new_run(tmp_path, "gn", 0, state="failed", reason="killed", environment={}, epochs_done=0)

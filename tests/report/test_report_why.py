@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from scipy import stats
 
 from normbench.bundle.description import Credit
@@ -136,6 +137,24 @@ def test_a_step_at_which_a_run_exploded_is_left_out(experiment: Path, tmp_path: 
     assert report.chapters
 
 
+def test_runs_that_were_measured_once_show_that_and_say_so(tmp_path: Path, new_run: NewRun) -> None:
+    for norm in ("bn", "gn"):
+        for seed in range(2):
+            folder = new_run(tmp_path, norm, seed)
+            add_probes(folder, norm, seed)
+            file = folder / "probes" / "landscape.jsonl"
+            file.write_text(file.read_text().splitlines(keepends=True)[0])
+    report = Report(read_experiment(tmp_path))
+    (chapter,) = report.chapters
+    (said,) = [text for text in chapter.text if text.startswith("Measured before")]
+    assert ": landscape. A smaller probes.landscape.every" in said  # signals and curvature were measured three times
+    (band,) = [figure for figure in chapter.figures if figure.name == "loss_band"]
+    (bars,) = [c for c in band.figure.axes[0].collections if isinstance(c, LineCollection)]
+    (panel,) = panels(report.sections)
+    ends = [run.probe_rows["landscape"][0].loss_range for run in panel.groups[0].completed]
+    assert bars.get_segments()[0][:, 1].tolist() == pytest.approx(np.mean(ends, axis=0).tolist())
+
+
 def test_the_chapter_stands_between_curves_and_cost(report: Report) -> None:
     (chapter,) = report.chapters
     names = ["loss_band", "landscape", "signals", "signals_training", "curvature"]
@@ -170,6 +189,14 @@ def test_many_norms_are_ranked(tmp_path: Path, new_run: NewRun) -> None:
     assert [tick.get_text() for tick in axes.get_yticklabels()] == sorted(norms, key=means.__getitem__)
     places = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert places == sorted(means.values())
+
+    (signals,) = [entry for entry in report.chapters[0].figures if entry.name == "signals"]  # in the last layer
+    ranks = {
+        norm: np.mean([[row["norms"][-1]["stable_rank"] for row in run] for run in rows_of(report, norm, "signals")])
+        for norm in norms
+    }
+    axes = signals.figure.axes[2]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == sorted(norms, key=ranks.__getitem__)
 
 
 def test_without_probes_there_is_no_chapter(tmp_path: Path, new_run: NewRun) -> None:

@@ -44,7 +44,7 @@ def test_a_fault_in_one_run_leaves_the_others_as_they_would_be(tmp_path: Path, m
 
 
 def test_a_full_memory_fails_one_run_and_is_free_for_the_next(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(targets, "train_run", worker_targets.train_beside_what_fills_the_gpu)
+    monkeypatch.setattr(targets, "train_run", worker_targets.train_with_no_memory_left)
     normbench.compare(CONFIG, name="full", runs_dir=tmp_path)
     assert states(tmp_path / "full") == {"bn": "completed", "gn": "failed", "in": "completed"}
     (failed,) = (tmp_path / "full").glob("gn-*")

@@ -326,7 +326,7 @@ def test_too_little_memory_names_batch_size_and_model(tmp_path, monkeypatch, err
         raise error
 
     monkeypatch.setattr("normbench.engine.step.eager.EagerStep.run", lambda *_: fail(None))
-    with pytest.raises(OutOfMemoryError, match="out of memory on cpu at batch size 16 of norm_resnet: "):
+    with pytest.raises(OutOfMemoryError, match="out of memory on cpu at batch size 16 of norm_resnet_small: "):
         list(events_of(tmp_path))
 
 

@@ -25,6 +25,8 @@ class EagerStep(TrainStep):
         self._offsets = torch.arange(self.settings.batch_size, device=self.state.order.device)
         self._compiled: Callable[[Tensor], Tensor] = self.model
         if self.settings.engine == "compile":
+            is_deterministic = torch.are_deterministic_algorithms_enabled()
+            torch.use_deterministic_algorithms(is_deterministic, warn_only=True)  # says so to the compiler too
             self._compiled = torch.compile(self.model)
 
     def run(self, batch_size: int) -> None:

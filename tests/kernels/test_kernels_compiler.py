@@ -1,0 +1,70 @@
+"""Compiling in another process: it finds what it needs without torch, survives bad kernels, and may be lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
+
+from normbench.kernels import compiler
+from normbench.kernels.launch import Compilation, launch
+
+_SERVE = """
+import os, sys, time
+from pathlib import Path
+from normbench.kernels.compile_server import serve
+
+def work(name, seconds):
+    if seconds < 0:
+        raise RuntimeError("no such kernel")
+    time.sleep(seconds)
+    Path(name).touch()
+
+serve(sys.stdin, sys.stdout, 2, work)
+assert "torch" not in sys.modules
+"""
+
+
+def test_the_server_answers_when_all_before_is_done_whatever_failed(tmp_path: Path) -> None:
+    jobs = [{"name": str(tmp_path / name), "seconds": 0.2 if name != "bad" else -1} for name in ("a", "bad", "b", "c")]
+    requests = "".join(json.dumps(job) + "\n" for job in [*jobs, {}, {}])
+    done = subprocess.run([sys.executable, "-c", _SERVE], input=requests, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_without_its_server_a_compilation_compiles_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        lost = compiler.CompileServer()
+    monkeypatch.setattr(compiler, "_server", lost)
+    compiled = []
+
+    class Kernel:
+        def warmup(self, *arguments: object, **settings: object) -> None:
+            if lost._send({"module": "any"}):
+                lost._num_waiting += 1
+            compiled.append(arguments)
+
+    with Compilation(max_workers=1) as compilation:
+        compilation.add({"one": lambda: launch(Kernel(), (1,), 16)})
+    lost.close()
+    assert compiled == [(16,), (16,)]  # to be sent, and to be loaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["elsewhere", "here"])
+def test_kernels_compiled_elsewhere_are_found_in_the_cache(tmp_path: Path, where: str) -> None:
+    program = Path(__file__).with_name("compile_elsewhere.py")
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, program, where], capture_output=True, text=True, env=environment)
+    kernels = ["add_shares", "backward", "forward", "whole_backward", "whole_forward"]
+    there = where == "elsewhere"
+    expected = {"compiled": [] if there else kernels, "found": kernels if there else []}
+    assert (json.loads(done.stdout), done.returncode) == (expected, 0), done.stderr
