@@ -12,6 +12,7 @@ from torch import nn
 from normbench.config.schema import TrainConfig
 from normbench.engine.eager_optimizer import EagerOptimizer
 from normbench.layers.hooks import learning_rate_factors
+from normbench.layers.sites import norm_sites
 
 
 class Optimizer(Protocol):
@@ -43,7 +44,7 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
 
     Parameters of two or more dimensions decay; others never do. The factor multiplies the scheduled rate.
     """
-    factors = learning_rate_factors(model)
+    factors = {**_norm_factors(model, train), **learning_rate_factors(model)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         decay = train.weight_decay if parameter.ndim >= 2 else 0.0
@@ -52,6 +53,17 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
         {"params": parameters, "weight_decay": decay, "learning_rate_factor": factor}
         for (decay, factor), parameters in groups.items()
     ]
+
+
+def _norm_factors(model: nn.Module, train: TrainConfig) -> dict[str, float]:
+    """Map the names of the norms' scales and shifts to the factors of their learning rate."""
+    factors = {"weight": train.scale_rate, "bias": train.shift_rate}
+    return {
+        f"{site}.{name}": factors[kind]
+        for site, module in norm_sites(model).items()
+        for name, parameter in module.named_parameters()
+        if (kind := name.rpartition(".")[2]) in factors and parameter.ndim == 1
+    }
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> EagerOptimizer:

@@ -12,6 +12,7 @@ from torch import nn
 from normbench.config.schema import TrainConfig
 from normbench.engine.optimizer import build_optimizer
 from normbench.layers.hooks import TrainingHooks
+from normbench.models import build_model
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
 
@@ -31,6 +32,18 @@ def test_matrices_and_filters_decay_and_vectors_never_do() -> None:
     for name, parameter in net.named_parameters():
         assert decays[name] == (0.5 if parameter.ndim >= 2 else 0.0), name
     assert sum(decay > 0 for decay in decays.values()) == 5  # four convolutions, one linear layer
+
+
+@pytest.mark.parametrize("model", ["speednet", "norm_resnet"])
+def test_scales_and_shifts_of_norms_learn_at_rates_of_their_own(model: str) -> None:
+    net = build_model(model, norm=make_norm("bn"))
+    train = TrainConfig(optimizer="sgd", scale_rate=0, shift_rate=64)
+    factors = parameters_by_name(net, build_optimizer(net, train, capturable=False), "learning_rate_factor")
+    norms = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, factor in factors.items():
+        layer, _, kind = name.rpartition(".")
+        assert factor == ({"weight": 0, "bias": 64}[kind] if layer in norms else 1), name
+    assert sorted(factors.values())[:: len(factors) - 1] == [0, 64]
 
 
 @pytest.mark.parametrize(
