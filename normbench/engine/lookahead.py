@@ -10,8 +10,6 @@ from torch import Tensor
 
 from normbench.engine.eager_optimizer import EagerOptimizer
 
-from normbench.engine.eager_optimizer import EagerOptimizer
-
 SLOW_WEIGHT = "slow_weight"
 """The name of a slow weight in an optimizer's state."""
 
