@@ -58,7 +58,6 @@ from normbench.report.columns import (
 from normbench.report.comparison_table import Table
 from normbench.report.figure_style import save_figure
 from normbench.report.formats import markdown_columns, markdown_grid
-from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.recorded_runs import load_experiments
 from normbench.report.task_report import PageFigure
@@ -75,7 +74,7 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def fill(page: Path, text: str, *, write_figures: bool = False) -> str:
-    """Return the text of `page` with everything between markers made anew.
+    """Return the text of `page` with all between markers made anew, but for figures that are there, unless asked.
 
     Raises:
         RunError: a bundle cannot be read.
@@ -84,11 +83,18 @@ def fill(page: Path, text: str, *, write_figures: bool = False) -> str:
 
     def made(match: re.Match[str]) -> str:
         opening, bundle, what, old, closing = match.groups()
+        if what.startswith("figure ") and not write_figures and _is_drawn(page, old):
+            return match[0]  # to draw it takes seconds
         new = _made(page, page.parent / bundle, what.strip(), write_figures=write_figures)
         is_paragraph = "\n" in old or "\n" in new
         return f"{opening}\n\n{new}\n\n{closing}" if is_paragraph else f"{opening}{new}{closing}"
 
     return _BLOCK.sub(made, text)
+
+
+def _is_drawn(page: Path, text: str) -> bool:
+    found = re.match(r"!\[[^\]]*\]\(([^)]*)\)", text.strip())
+    return found is not None and (page.parent / found[1]).is_file()
 
 
 def typed_numbers(page: Path, text: str) -> list[str]:
@@ -123,7 +129,17 @@ def _everything(bundle: Path) -> str:
     if bundle.suffix == ".json":
         return everything_of_bench(bundle)
     report = _report(bundle)
-    return f"{report_to_markdown(report)}\n{report.config}"
+    said = [report.config, report.title]
+    for part in report.parts:
+        table = part.table
+        said += [*part.answers, part.unfinished, table.caption, table.cost_caption, *table.notes, *table.failures]
+        said += [f"{name}: {value}" for name, value in part.measured]
+        shown = [*columns(table), *evidence_columns(table, table.measures[0])]
+        said.append(markdown_columns(table.rows, [*norm_columns(table), *shown]))
+    for chapter in report.chapters:
+        said += [*chapter.text, *map(_grid, chapter.grids)]
+    said += [cell for entry in report.sensitivities for cell in sensitivity_cells(entry)]
+    return "\n".join(said)
 
 
 def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
