@@ -26,7 +26,7 @@ install: $(VENV)/.installed  ## Make .venv and install NormBench with its develo
 demo: install  ## Compare four norms on built-in images and say where the plots are (a minute or two)
 	$(BIN)/normbench demo --runs-dir $(RUNS)
 
-test: install  ## Run the tests (about nine minutes on two cores)
+test: install  ## Run the fast tests (some minutes on two cores)
 	$(PYTEST) -m "not slow and not gpu"
 
 test-all: install  ## Run all tests, also the slow ones and, with a GPU, those that need one; show the coverage
@@ -53,8 +53,8 @@ compare: install  ## Run a comparison: make compare CONFIG=configs/tutorial.yaml
 plots: install  ## Redraw every plot and table from what is recorded under runs/
 	$(BIN)/normbench plots $(RUNS)
 
-results: install  ## Write the pages under docs/results anew from the bundles beside them
-	$(BIN)/python docs/results_pages.py docs/results/*.md
+results: install  ## Write the pages under docs/results, and README's results, anew from the bundles there
+	$(BIN)/python docs/results_pages.py README*.md docs/results/*.md
 
 data: install  ## Download CIFAR-10 (170 MB) into the user cache
 	$(BIN)/normbench data fetch

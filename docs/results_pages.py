@@ -12,13 +12,14 @@ one of
     chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
     grid TITLE       one table of a chapter, by its title
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
-                     it has of batch size 1 or corrupted images; `overview MORE... of BN, GN` has these norms alone
+                     it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
     against OTHER    each norm's runs against its own runs in another bundle, paired by seed
+    claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
     config           the experiment as a config, and the command that ran it
     figure NAME      the figure, written as PNG into a folder beside the page that is called like the page;
                      `figure NAME as FILE` where a page has figures of one name from two records
-    claims NAME      what papers claim of norms, tested (`CLAIMS` in docs/results_claims.py); `bands`: of learning rates
+    probed NAME      what a paper claims of what probes measure, tested (docs/results_probes.py); `bands`: over rates
     cell ROW, COLUMN the text of one cell of the table; also `cell 2 ROW, COLUMN`
 
 A table with several settings, of batch sizes say, has several rows of a norm: `cell ROW | 64, COLUMN` is that of the
@@ -41,7 +42,8 @@ from typing import TypeVar
 
 from results_bench import bench
 from results_bench import everything as everything_of_bench
-from results_claims import CLAIMS, band_claims, claims
+from results_claims import bundles_of, claims_table
+from results_probes import CLAIMS, band_claims, claims
 from results_tables import against, overview
 
 from normbench.report.chapters import Chapter, Grid
@@ -56,7 +58,6 @@ from normbench.report.columns import (
 from normbench.report.comparison_table import Table
 from normbench.report.figure_style import save_figure
 from normbench.report.formats import markdown_columns, markdown_grid
-from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.recorded_runs import load_experiments
 from normbench.report.task_report import PageFigure
@@ -73,7 +74,7 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def fill(page: Path, text: str, *, write_figures: bool = False) -> str:
-    """Return the text of `page` with everything between markers made anew.
+    """Return the text of `page` with all between markers made anew, but for figures that are there, unless asked.
 
     Raises:
         RunError: a bundle cannot be read.
@@ -82,11 +83,18 @@ def fill(page: Path, text: str, *, write_figures: bool = False) -> str:
 
     def made(match: re.Match[str]) -> str:
         opening, bundle, what, old, closing = match.groups()
+        if what.startswith("figure ") and not write_figures and _is_drawn(page, old):
+            return match[0]  # to draw it takes seconds
         new = _made(page, page.parent / bundle, what.strip(), write_figures=write_figures)
         is_paragraph = "\n" in old or "\n" in new
         return f"{opening}\n\n{new}\n\n{closing}" if is_paragraph else f"{opening}{new}{closing}"
 
     return _BLOCK.sub(made, text)
+
+
+def _is_drawn(page: Path, text: str) -> bool:
+    found = re.match(r"!\[[^\]]*\]\(([^)]*)\)", text.strip())
+    return found is not None and (page.parent / found[1]).is_file()
 
 
 def typed_numbers(page: Path, text: str) -> list[str]:
@@ -100,6 +108,8 @@ def typed_numbers(page: Path, text: str) -> list[str]:
 def records_of(page: Path, text: str) -> list[Path]:
     """Return the bundles that a page is made of."""
     named = [name for match in _BLOCK.finditer(text) for name in (match[2], *re.findall(r"\S+\.nbz", match[3]))]
+    for file in re.findall(r": claims (\S+) -->", text):
+        named += bundles_of(page.parent / file)
     return [page.parent / name for name in dict.fromkeys(named)]
 
 
@@ -119,7 +129,17 @@ def _everything(bundle: Path) -> str:
     if bundle.suffix == ".json":
         return everything_of_bench(bundle)
     report = _report(bundle)
-    return f"{report_to_markdown(report)}\n{report.config}"
+    said = [report.config, report.title]
+    for part in report.parts:
+        table = part.table
+        said += [*part.answers, part.unfinished, table.caption, table.cost_caption, *table.notes, *table.failures]
+        said += [f"{name}: {value}" for name, value in part.measured]
+        shown = [*columns(table), *evidence_columns(table, table.measures[0])]
+        said.append(markdown_columns(table.rows, [*norm_columns(table), *shown]))
+    for chapter in report.chapters:
+        said += [*chapter.text, *map(_grid, chapter.grids)]
+    said += [cell for entry in report.sensitivities for cell in sensitivity_cells(entry)]
+    return "\n".join(said)
 
 
 def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
@@ -130,16 +150,18 @@ def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
     if kind == "figure":
         name, _, file = rest.partition(" as ")
         return _figure(page, _named(page, what, report.figures, name), file or name, write=write_figures)
-    if kind == "claims":
+    if kind == "probed":
         return claims(report, _one_of(page, what, {name: name for name in CLAIMS}, rest))
     if kind == "bands":
         return band_claims(report)
     if kind == "overview":
         more, _, labels = f" {rest}".partition(" of ")
-        names = [label.strip() for label in labels.split(",") if label.strip()]
+        names = [label.strip() for label in labels.split(";") if label.strip()]
         return overview(report, [_report(page.parent / name) for name in more.split()], names)
     if kind == "against":
         return against(report, _report(page.parent / rest))
+    if kind == "claims":
+        return claims_table(page.parent / rest, lambda name: _report(page.parent / name))
     if kind == "chapter":
         chapters = {chapter.anchor: chapter for chapter in report.chapters}
         return _chapter(page, _one_of(page, what, chapters, rest), write=write_figures)
@@ -235,7 +257,7 @@ def main(pages: Iterable[str]) -> None:
         if records_of(page, text):
             filled = fill(page, text, write_figures=True)
             page.write_text(filled, encoding="utf-8")
-            for number in typed_numbers(page, filled):
+            for number in typed_numbers(page, filled) if page.parent.name == "results" else ():
                 print(f"{page}: {number} is in none of its records")
 
 

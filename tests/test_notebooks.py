@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from local_worker import LocalWorker
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "docs/notebooks").glob("*.ipynb"))
@@ -16,6 +19,13 @@ experiment["dataset"]["options"] = {"num_train": 32, "num_test": 20}
 experiment["train"] = {"epochs": 1, "batch_size": 16}
 experiment["device"] = "cpu"
 """
+
+
+def with_less_work(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    parameters.source += LESS_WORK
+    return notebook
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +53,31 @@ def test_a_notebook_has_no_outputs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_the_cells_of_a_notebook_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, which also trains, and draws figures but no reports."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
+    for function in ("write_report_of", "write_run_report"):
+        monkeypatch.setattr(f"normbench.experiment.execute.{function}", lambda _: [])
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: print("shown"))
+    names: dict[str, Any] = {}
+    for cell in code_cells(with_less_work(path)):
+        *statements, last = ast.parse(cell.source).body
+        exec(compile(ast.Module(statements, []), str(path), "exec"), names)
+        if not isinstance(last, ast.Expr):
+            exec(compile(ast.Module([last], []), str(path), "exec"), names)
+            continue
+        capsys.readouterr()
+        value = eval(compile(ast.Expression(last.value), str(path), "eval"), names)
+        assert value is not None or capsys.readouterr().out, f"no output from:\n{cell.source}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_runs(path: Path, folder: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    parameters.source += LESS_WORK
+    notebook = with_less_work(path)
     client = NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     client.execute()
     for cell in code_cells(notebook):

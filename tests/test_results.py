@@ -16,6 +16,7 @@ PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
 
+from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
 from normbench.bundle.write import write_bundle  # noqa: E402
 from normbench.report.page import Report  # noqa: E402
@@ -43,6 +44,7 @@ def test_a_page_is_made_of_its_records_or_says_that_it_has_none(page: Path) -> N
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
 def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> None:
+    assert fill(page, text_of(page)) == text_of(page), "run: make results"
     results = re.search(r"^## (?:Results|结果)\n(.*?)(?=^## )", text_of(page), re.DOTALL | re.M)
     assert results is not None
     prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", results[1], flags=re.DOTALL)
@@ -51,6 +53,14 @@ def test_every_result_of_the_readme_stands_on_a_page_of_results(page: Path) -> N
     decimals = {float(found) for found in re.findall(r"\d+\.\d+", re.sub(r"\d+\.\d+\.\d+|v?\d+\.\d+ M", " ", prose))}
     assert decimals, "a test of nothing"
     assert decimals <= known
+
+
+@pytest.mark.parametrize("key", [key for key in EVIDENCE if key.startswith("own_")])
+def test_every_result_of_our_own_that_advise_quotes_stands_on_its_page(key: str) -> None:
+    quoted, source = EVIDENCE[key].text, ROOT / EVIDENCE[key].source
+    decimals = {float(found) for found in re.findall(r"\d+\.\d+", quoted)}
+    assert decimals, "a test of nothing"
+    assert decimals <= numbers_in(text_of(source))
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +127,25 @@ def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
         ("bn", "+0.02 ± 0.01", "3", "higher"), ("gn", "-2.01 ± 0.02", "3", "lower")
     ]  # fmt: skip
     assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
+
+
+def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
+    """In points: bn 72.14, gn 70.43 at 0.001 and 73.13 at its own rate; all spreads are tiny."""
+    (page.parent / "claims.yaml").write_text(
+        """
+- {claim: BN beats GN, source: a, higher: bn, than: gn, records: [small.nbz, small.nbz 2]}
+- {claim: BN is as good as itself, source: b, equal: [bn, bn], records: [small.nbz]}
+- {claim: GN reaches 73 %, source: c, norm: gn, reaches: 73, records: [small.nbz 2, small.nbz]}
+- {claim: LN is best, source: d, untested: needs 5 runs}
+"""
+    )
+    filled = fill(page, "<!-- small.nbz: claims claims.yaml -->\n\n<!-- end -->")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in filled.splitlines() if "|" in line][2:]
+    assert [(row[2], row[5]) for row in rows] == [
+        ("small", "confirmed"), ("small, table 2", "refuted"), ("small", "not resolved"),
+        ("small, table 2", "confirmed"), ("small", "refuted"), ("-", "not tested fairly")
+    ]  # fmt: skip
+    assert rows[0][3] == "+1.71 ± 0.02 points"
 
 
 def test_chapters_and_grids_are_taken_over(page: Path) -> None:

@@ -131,7 +131,9 @@ def compare(
     from normbench.experiment.runner import RunEnded, RunStarted
     from normbench.experiment.timing_pass import TimingEnded, TimingStarted
 
-    started, ended, timed = [], [], []
+    started: list[float] = []
+    ended: list[float] = []
+    timed: list[float] = []
 
     def listen(event: Any) -> None:
         for kind, times in ((RunStarted, started), (RunEnded, ended), ((TimingStarted, TimingEnded), timed)):

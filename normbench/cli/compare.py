@@ -120,7 +120,6 @@ def compare(
     """
     from normbench.cli.config_or_norms import config_or_norms
     from normbench.cli.running import execute
-    from normbench.experiment.shards import Shard
     from normbench.experiment.stopping import most_seeds
 
     config, chosen = config_or_norms(words or [], norms)
@@ -139,7 +138,11 @@ def compare(
         "train.engine": engine,
         "name": name,
     }
-    where = None
+    part = where = None
+    if shard is not None:
+        from normbench.experiment.shards import Shard
+
+        part = Shard.parse(shard)
     if cluster is not None:
         from normbench.cluster.options import ClusterOptions
 
@@ -165,5 +168,5 @@ def compare(
         max_failures=1 if fail_fast else max_failures,
         baseline_from=baseline_from,
         max_seeds=most,
-        shard=None if shard is None else Shard.parse(shard),
+        shard=part,
     )

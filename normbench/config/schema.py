@@ -214,6 +214,10 @@ class TrainConfig(Frozen):
     """The momentum of SGD, with Nesterov's correction; Adam and AdamW do not use it."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Applied to parameters of two or more dimensions; scales, shifts and biases are never decayed."""
+    scale_rate: float = Field(default=1.0, ge=0)
+    """A factor of the learning rate of the norms' scales; 0 leaves them at what they start from."""
+    shift_rate: float = Field(default=1.0, ge=0)
+    """A factor of the learning rate of the norms' shifts."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     """`one_cycle`: linear from 0 to the learning rate, then linear to 0. `cosine`: half a cosine to 0."""
     warmup_fraction: float | None = Field(default=None, ge=0, lt=1)
@@ -245,7 +249,7 @@ class TrainConfig(Frozen):
 
 PARTS_OFF: Mapping[str, Any] = {"micro_batch": None, "sync_statistics": False}
 """The settings of a training on whole batches, which ids of runs and times do not hold."""
-LATER_OFF: Mapping[str, Any] = {**PARTS_OFF, "lookahead": None}
+LATER_OFF: Mapping[str, Any] = {**PARTS_OFF, "lookahead": None, "scale_rate": 1.0, "shift_rate": 1.0}
 """Settings that came when runs without them had been recorded, as those have them: their ids do not hold these."""
 
 

@@ -1,4 +1,4 @@
-"""Slow weights beside an optimizer of torch's; `FlatOptimizer` has them in its own kernel."""
+"""Slow weights beside `EagerOptimizer`; `FlatOptimizer` has them in its own kernel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from normbench.engine.eager_optimizer import EagerOptimizer
 
 SLOW_WEIGHT = "slow_weight"
 """The name of a slow weight in an optimizer's state."""
@@ -24,7 +26,7 @@ class Lookahead:
         num_steps: int64 scalar on the device: the steps done before the one that is being made.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, decays: Tensor, num_steps: Tensor) -> None:
+    def __init__(self, optimizer: EagerOptimizer, decays: Tensor, num_steps: Tensor) -> None:
         self._optimizer = optimizer
         self._decays, self._num_steps = decays, num_steps
         self._slow = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"]}

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from normbench.config.schema import TrainConfig
+from normbench.engine.eager_optimizer import EagerOptimizer
 from normbench.layers.hooks import learning_rate_factors
+from normbench.layers.sites import norm_sites
 
 
 class Optimizer(Protocol):
-    """The methods that torch's optimizers and `FlatOptimizer` have in common."""
+    """The methods that `EagerOptimizer`, `FlatOptimizer` and `Lookahead` have in common."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -42,7 +44,7 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
 
     Parameters of two or more dimensions decay; others never do. The factor multiplies the scheduled rate.
     """
-    factors = learning_rate_factors(model)
+    factors = {**_norm_factors(model, train), **learning_rate_factors(model)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         decay = train.weight_decay if parameter.ndim >= 2 else 0.0
@@ -53,29 +55,28 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
     ]
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> torch.optim.Optimizer:
-    """Return torch's optimizer of `model`, with one fused kernel for all parameters of a group.
+def _norm_factors(model: nn.Module, train: TrainConfig) -> dict[str, float]:
+    """Map the names of the norms' scales and shifts to the factors of their learning rate."""
+    factors = {"weight": train.scale_rate, "bias": train.shift_rate}
+    return {
+        f"{site}.{name}": factors[kind]
+        for site, module in norm_sites(model).items()
+        for name, parameter in module.named_parameters()
+        if (kind := name.rpartition(".")[2]) in factors and parameter.ndim == 1
+    }
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig, *, capturable: bool) -> EagerOptimizer:
+    """Return the optimizer of `model` for steps in torch's operations, one fused kernel for all parameters of a group.
 
     A group's `lr` is a tensor, so that a captured graph can change it.
     """
     device = next(model.parameters()).device
-    settings = [
+    groups = [
         {**group, "lr": torch.tensor(train.learning_rate * group["learning_rate_factor"], device=device)}
         for group in parameter_groups(model, train)
     ]
-    if train.optimizer == "sgd":
-        nesterov = train.momentum > 0
-        return torch.optim.SGD(settings, lr=train.learning_rate, momentum=train.momentum, nesterov=nesterov, fused=True)
-    optimizer = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
-    return optimizer(settings, lr=train.learning_rate, fused=True, capturable=capturable)
-
-
-def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Take over `state`, but keep the groups' own tensors, such as the rate: a graph reads them where they are."""
-    own = [{k: v for k, v in group.items() if isinstance(v, torch.Tensor)} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, tensors in zip(optimizer.param_groups, own, strict=True):
-        group |= tensors
+    return EagerOptimizer(groups, train, capturable=capturable)
 
 
 class Snapshot:

@@ -16,7 +16,6 @@ from normbench.engine.augment import CropFlip
 from normbench.engine.device import DeviceName, synchronize
 from normbench.engine.evaluate import PendingEvaluation
 from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
-from normbench.engine.optimizer import load_optimizer_state
 from normbench.engine.probes.schedule import Probe, ProbeSchedule
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.prepare import prepare
@@ -318,7 +317,7 @@ class Trainer:
         self._check_progress(state, rows, losses)
         self._probes.load_state_dict(state.get("probes", {}), len(losses))
         self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.step.optimizer, state["optimizer"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
         self._losses = [tuple(row) for row in losses.tolist()]
         self._rows = rows
         self._step_in_epoch = state["step_in_epoch"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from normbench.config.schema import BaseRunConfig, ExperimentConfig
 from normbench.errors import DataError, FolderError, NormBenchError, RunError
 from normbench.experiment.baseline import adopt_baseline
 from normbench.experiment.comparison import Comparison
+from normbench.experiment.drawing import Drawers, reason, usual_count
 from normbench.experiment.evaluate_runs import evaluate_runs
 from normbench.experiment.executor import TrainingProcess
 from normbench.experiment.interrupts import HeldSignals
@@ -24,7 +25,6 @@ from normbench.experiment.looks import check_until_resolved, look_at, run_stages
 from normbench.experiment.own import find_own
 from normbench.experiment.plan import RunPlan, draft_runs, finish_plans, resolved_experiment
 from normbench.experiment.progress import Progress, make_progress, note
-from normbench.experiment.run_reports import RunReports, reason
 from normbench.experiment.runner import ExperimentEvent, ExperimentRunner, RunEnded
 from normbench.experiment.shards import Shard
 from normbench.experiment.site import Site
@@ -134,18 +134,20 @@ def run_experiment(
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
     # First: what this starts for further devices imports torch while the first one checks data and compiles.
-    with site.executor(due, plans, folder, options.runs_at_once) as executor:
+    with ExitStack() as stack:
+        executor = stack.enter_context(site.executor(due, plans, folder, options.runs_at_once))
         for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
             site.process.call(targets.check_data, config, options.data_dir, prerequisite)
         _compile_kernels(due, folder, options, site.process, prerequisite)
         first = resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0])
         write_experiment(folder, first)
         sweep(folder)
-        shown, reports = listener or make_progress(plans), RunReports(write_run_report)
+        drawers = stack.enter_context(Drawers(write_run_report, usual_count() if due else 0))
+        shown = listener or make_progress(plans)
         runner = ExperimentRunner(
             folder,
             executor,
-            _told([shown, *trackers], folder, reports),
+            _told([shown, *trackers], folder, drawers),
             options.data_dir,
             options.force,
             options.retry,
@@ -155,7 +157,7 @@ def run_experiment(
             loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
             max_host_losses=site.max_host_losses,
         )
-        return _Course(runner, site, loaded.experiment, options, shown, on_report, reports).finish(left)
+        return _Course(runner, site, loaded.experiment, options, shown, on_report, drawers).finish(left)
 
 
 def _trackers(folder: Path, options: RunOptions) -> Sequence[Tracking]:
@@ -167,7 +169,7 @@ def _trackers(folder: Path, options: RunOptions) -> Sequence[Tracking]:
 
 
 def _told(
-    listeners: Sequence[Listener | Progress | Tracking], folder: Path, reports: RunReports
+    listeners: Sequence[Listener | Progress | Tracking], folder: Path, drawers: Drawers
 ) -> Callable[[ExperimentEvent], None]:
     """Return a function that tells all `listeners` of an event, and has a run drawn that ended."""
 
@@ -177,7 +179,7 @@ def _told(
         if isinstance(event, RunEnded):
             run_folder = folder / event.plan.run_id
             if not (event.skipped and (run_folder / RUN_TABLE_FILE).exists()):  # it may have been killed in between
-                reports.add(run_folder)
+                drawers.draw_run(run_folder)
 
     return tell
 
@@ -192,7 +194,7 @@ class _Course:
     options: RunOptions
     listener: Listener | Progress
     on_report: Callable[[Comparison], None]
-    reports: RunReports
+    drawers: Drawers
     signals: HeldSignals = field(default_factory=HeldSignals)
 
     def finish(self, left: Sequence[list[RunPlan]]) -> Comparison:
@@ -201,10 +203,9 @@ class _Course:
         comparison = Comparison(folder, tuple(plan.run_id for plan in plans), is_complete=False)
         try:
             with self.signals, _shown(self.listener):
-                with self.reports:
-                    for plans, is_complete in run_stages(left, folder, self.options.max_seeds, self._train):
-                        run_ids = tuple(plan.run_id for plan in plans)
-                        comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
+                for plans, is_complete in run_stages(left, folder, self.options.max_seeds, self._train):
+                    run_ids = tuple(plan.run_id for plan in plans)
+                    comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
                 if not self.runner.has_stopped:
                     self._evaluate_kept(plans)
                     self._time(plans)
@@ -212,7 +213,7 @@ class _Course:
             self.runner.executor.dismiss()  # all ends while the report is written
             if not self.signals.is_urgent:
                 self._look_at(plans)
-                comparison = _report(comparison, self.on_report, tensorboard=self.options.tensorboard)
+                comparison = _report(comparison, self.on_report, self.drawers, tensorboard=self.options.tensorboard)
         return comparison
 
     def _train(self, stage: Sequence[RunPlan]) -> bool:
@@ -233,7 +234,11 @@ class _Course:
             note(f"normbench: completed runs without an evaluation, because they kept no weights: {missing} (--force)")
 
     def _time(self, plans: Sequence[RunPlan]) -> None:
-        """Time the norms of `plans` on one machine after the other."""
+        """Time the norms of `plans` on one machine after the other, on a GPU while the report's figures are drawn."""
+        if any(plan.config.device != "cuda" for plan in plans):
+            self.drawers.wait()  # drawing takes from the cores that are timed
+        else:
+            self.drawers.foresee(lambda: Comparison(self.runner.folder, (), is_complete=False).report.figures)
         for process in self.site.timing_processes():
             TimingPass(
                 self.runner.folder,
@@ -338,7 +343,9 @@ def _compile_kernels(
         note(f"normbench: kernels compiled in {seconds:.1f} s")
 
 
-def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, tensorboard: bool) -> Comparison:
+def _report(
+    comparison: Comparison, on_report: Callable[[Comparison], None], drawers: Drawers, *, tensorboard: bool
+) -> Comparison:
     """Write the report over what is recorded, also after an interrupt, and hand it on; return what became of it."""
     from normbench.report.tensorboard import write_tensorboard
 
@@ -349,7 +356,7 @@ def _report(comparison: Comparison, on_report: Callable[[Comparison], None], *, 
         report = comparison.report
         with suppress(OSError):  # nobody reads stdout any more: the report is written all the same
             on_report(comparison)
-        write_report_of(report)
+        write_report_of(report, draw=drawers.draw_figures)
         if tensorboard:
             write_tensorboard(report, keep=True)
     except Exception as error:

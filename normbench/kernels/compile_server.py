@@ -32,12 +32,14 @@ class _Driver:
 
 
 def compile_kernel(module: str, kernel: str, specialization: str, target: list[Any]) -> None:
-    """Compile one specialization of a kernel, in Triton's own description, into the cache."""
+    """Compile one specialization of a kernel, in Triton's own description, and what launches it, into the cache."""
     from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.driver import CudaLauncher
     from triton.runtime.driver import driver
 
     driver.set_active(_Driver(GPUTarget(*target)))
-    getattr(import_module(module), kernel).preload(specialization)
+    compiled = getattr(import_module(module), kernel).preload(specialization)
+    CudaLauncher(compiled.src, compiled.metadata)  # C code before Triton 3.8; since then it fails here, and needs none
 
 
 def serve(requests: Iterable[str], replies: TextIO, at_once: int, work: Callable[..., None] = compile_kernel) -> None:

@@ -12,20 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Thread
 from typing import Any
-
-_GPU = Path("/dev/nvidiactl")
-"""There where there is a GPU of NVIDIA's, on Linux, where the processes can fork."""
 
 _server: CompileServer | None = None
 
 
 def start_ahead() -> None:
-    """Start a process for the compilations of this one, where there is a GPU; and read Triton, which takes a second."""
+    """Start a process for the compilations of this one, if there is Triton; and read Triton, which takes a second."""
     global _server
-    if _server is None and _GPU.exists() and importlib.util.find_spec("triton") is not None:
+    if _server is None and importlib.util.find_spec("triton") is not None:
         _server = CompileServer()
         Thread(target=_read_triton, daemon=True).start()
 

@@ -48,7 +48,7 @@ def forward(
         tap = step // BLOCKS
         shift = (tap // KERNEL * WIDTH + tap % KERNEL) * CHANNELS + step % BLOCKS * BLOCK_K
         there = (inside >> tap) & 1 != 0
-        at = tl.where(there, first + shift, 0)
+        at = if_there(there, first + shift)
         a = tl.load(x + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         b = tl.load(filters + step * BLOCK_K)
         total = tl.dot(a, b, total)
@@ -68,6 +68,15 @@ def taps_inside(top, left, exists, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KE
         inside = exists & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
         bits |= tl.where(inside, 1 << tap, 0)
     return bits
+
+
+@triton.jit
+def if_there(there, at):
+    """Return `at`, which are multiples of 16, or the first element's place where there is nothing.
+
+    Triton 3.8 does not see the multiples behind a choice, and would load two bytes at a time.
+    """
+    return tl.multiple_of(tl.where(there, at, 0), 16)
 
 
 @triton.jit(do_not_specialize=["images"])
@@ -138,7 +147,7 @@ def input_gradient_tile(
         tap_y = step // BLOCKS // taps_x
         tap_x = step // BLOCKS % taps_x
         there = (inside >> (tap_y * MOST + tap_x)) & 1 != 0
-        at = tl.where(there, first + (block * BLOCK_K - (tap_y * OUT_W + tap_x) * CHANNELS_OUT), 0)
+        at = if_there(there, first + (block * BLOCK_K - (tap_y * OUT_W + tap_x) * CHANNELS_OUT))
         a = tl.load(dy + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         kernel_tap = (first_y + tap_y * STRIDE) * KERNEL + first_x + tap_x * STRIDE
         b = tl.load(filters + (block * BLOCK_K * (KERNEL * KERNEL * CHANNELS) + kernel_tap * CHANNELS))
@@ -210,7 +219,7 @@ def weight_gradient_tile(
             else:  # whole images
                 y = lane // OUT_W % OUT_H * STRIDE + tap_y - KERNEL // 2
             there = (y >= 0) & (y < HEIGHT) & (left >= 0) & (left < WIDTH)
-            at = tl.where(there, offset, 0)
+            at = if_there(there, offset)
             a = tl.load(a_at + step * (BLOCK_K * CHANNELS_OUT))
             b_at = x + step * (LINES * STRIDE * WIDTH * CHANNELS)
             b = tl.load(b_at + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
@@ -222,8 +231,8 @@ def weight_gradient_tile(
             left = row % OUT_W * STRIDE + (tap_x - KERNEL // 2)
             exists = row < rows
             there = exists & (y >= 0) & (y < HEIGHT) & (left >= 0) & (left < WIDTH)
-            at = tl.where(there, ((row // (OUT_H * OUT_W) * HEIGHT + y) * WIDTH + left) * CHANNELS, 0)
-            at_grad = tl.where(exists, row * CHANNELS_OUT, 0)
+            at = if_there(there, ((row // (OUT_H * OUT_W) * HEIGHT + y) * WIDTH + left) * CHANNELS)
+            at_grad = if_there(exists, row * CHANNELS_OUT)
             a = tl.load(dy + at_grad[None, :] + channel[:, None], mask=exists[None, :], other=0.0)
             b = tl.load(x + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
             total = tl.dot(a, b, total)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from normbench.report.columns import format_estimate
+from normbench.report.drawing import Draw, draw_figures
 from normbench.report.figure_style import save_figure
 from normbench.report.formats import markdown_grid, to_csv, to_json, to_latex, to_markdown, to_narrow_latex
 from normbench.report.grouping import flatten
+from normbench.report.html import report_to_html
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
 from normbench.report.stats import summarize
 from normbench.report.task_report import task_report
-from normbench.runs.atomic import write_text_atomically
+from normbench.runs.atomic import write_bytes_atomically, write_text_atomically
 from normbench.runs.records import REPORT_FOLDER, RUN_TABLE_FILE, RunRecord, read_experiment, read_run
 
 __all__ = ["Report", "load_libraries", "report_texts", "write_report", "write_report_of", "write_run_report"]
@@ -48,18 +50,19 @@ def write_report(experiment_folder: Path, *, baseline: str | None = None, margin
     return write_report_of(Report(read_experiment(experiment_folder), baseline, margin))
 
 
-def report_texts(report: Report, *, is_beside_runs: bool = False) -> dict[str, str]:
+def report_texts(
+    report: Report, *, is_beside_runs: bool = False, svgs: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the pages and tables of `report` by the names of their files.
 
-    With `is_beside_runs`, for a folder in that of the experiment, the page links to the runs.
+    With `is_beside_runs`, for a folder in that of the experiment, the page links to the runs. `svgs` are the elements
+    of its figures by name; where they are not given, the figures are drawn.
 
     Raises:
         UnknownNameError: the report's baseline is given and no run has that norm.
     """
-    from normbench.report.html import report_to_html
-
     return {
-        "report.html": report_to_html(report, ".." if is_beside_runs else None),
+        "report.html": report_to_html(report, ".." if is_beside_runs else None, svgs=svgs),
         "report.md": report_to_markdown(report),
         "table.md": to_markdown(report.tables),
         "table.csv": to_csv(report.tables),
@@ -69,7 +72,7 @@ def report_texts(report: Report, *, is_beside_runs: bool = False) -> dict[str, s
     }
 
 
-def write_report_of(report: Report, folder: Path | None = None) -> list[Path]:
+def write_report_of(report: Report, folder: Path | None = None, draw: Draw = draw_figures) -> list[Path]:
     """Write the tables, figures and pages of `report` into `folder`, and return their paths.
 
     Without `folder`, it is one in that of the experiment.
@@ -77,13 +80,17 @@ def write_report_of(report: Report, folder: Path | None = None) -> list[Path]:
     Raises:
         UnknownNameError: the report's baseline is given and no run has that norm.
     """
-    texts = report_texts(report, is_beside_runs=folder is None)
+    drawn = dict(zip((entry.name for entry in report.figures), draw(report.figures), strict=True))
+    svgs = {name: figure.svg for name, figure in drawn.items()}
+    texts = report_texts(report, is_beside_runs=folder is None, svgs=svgs)
+    contents = {name + suffix: data for name, figure in drawn.items() for suffix, data in figure.files.items()}
     folder = folder or report.experiment.folder / REPORT_FOLDER
     folder.mkdir(exist_ok=True, parents=True)
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    figures = [path for entry in report.figures for path in save_figure(entry.figure, folder / entry.name)]
-    return [*(folder / name for name in texts), *figures]
+    for name, data in contents.items():
+        write_bytes_atomically(folder / name, data)
+    return [folder / name for name in (*texts, *contents)]
 
 
 def write_run_report(run_folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from normbench.report.comparison_table import Table
@@ -58,17 +59,23 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
         *forest(found, tables, TEST_ACCURACY),
         *_ranking(shown),
         PageFigure(
-            "loss_curves", "Training loss", f"Training loss by iteration. {curves}{left_out}", loss_curves(shown)
+            "loss_curves",
+            "Training loss",
+            f"Training loss by iteration. {curves}{left_out}",
+            partial(loss_curves, shown),
         ),
         PageFigure(
-            "accuracy", "Test accuracy", f"Test accuracy by epoch. {interval}{left_out}", accuracy_curves(shown)
+            "accuracy",
+            "Test accuracy",
+            f"Test accuracy by epoch. {interval}{left_out}",
+            partial(accuracy_curves, shown),
         ),
         PageFigure(
             "accuracy_time",
             "Accuracy against time",
             "Test accuracy after each epoch against training time, evaluation excluded; where norms were timed in turn "
             f"an epoch is as long as in the table. {curves}{left_out}",
-            accuracy_over_time(shown, _interleaved_seconds(found, tables)),
+            partial(accuracy_over_time, shown, _interleaved_seconds(found, tables)),
         ),
     ]
 
@@ -80,7 +87,7 @@ def _ranking(shown: Sequence[Panel]) -> list[PageFigure]:
     if has_few_lines(shown):
         return []
     caption = "Test accuracy after the last epoch, best first; bars are 95 % t intervals of the mean over seeds."
-    return [PageFigure("ranking", "Norms, ranked", caption, ranking(shown, TEST_ACCURACY), is_sweep=True)]
+    return [PageFigure("ranking", "Norms, ranked", caption, partial(ranking, shown, TEST_ACCURACY), is_sweep=True)]
 
 
 def _interleaved_seconds(found: Sequence[Section], tables: Sequence[Table]) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,7 @@ def statistics_figures(sections: Sequence[Section]) -> Iterator[PageFigure]:
         "statistics",
         "Where the statistics come from",
         caption,
-        draw_panels(shown, draw, [_INTERVALS], finish=_within_percents),
+        partial(draw_panels, shown, draw, [_INTERVALS], finish=_within_percents),
     )
 
 
@@ -90,7 +91,9 @@ def confusion_figures(sections: Sequence[Section]) -> Iterator[PageFigure]:
         "Share of the test images of each class (row) by the class that was named (column), in percent, mean over "
         f"seeds; what is right, on the diagonal, is left blank.{left_out}"
     )
-    yield PageFigure("confusion", "Which classes are confused", caption, _confusion_figure(shown, next(iter(names))))
+    yield PageFigure(
+        "confusion", "Which classes are confused", caption, partial(_confusion_figure, shown, next(iter(names)))
+    )
 
 
 def _confusion_figure(groups: Sequence[Group], classes: Sequence[str]) -> Figure:
@@ -138,11 +141,11 @@ def corruption_figures(sections: Sequence[Section]) -> Iterator[PageFigure]:
         "corruption_severity",
         "Error by severity of corruption",
         caption,
-        draw_panels(shown, _severities, explanation, finish=_within_percents),
+        partial(draw_panels, shown, _severities, explanation, finish=_within_percents),
     )
     groups = [group for panel in shown for group in panel.groups]
     caption = "Error in percent with statistics as trained, mean over five severities and over seeds."
-    yield PageFigure("corruption_kinds", "Error by kind of corruption", caption, _kinds_figure(groups))
+    yield PageFigure("corruption_kinds", "Error by kind of corruption", caption, partial(_kinds_figure, groups))
 
 
 def _has_statistics(group: Group) -> bool:

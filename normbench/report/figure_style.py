@@ -18,7 +18,7 @@ from normbench.report.captions import describe_environment, describe_setting
 from normbench.report.grouping import Group, Section, Setting
 from normbench.report.heading import heading
 from normbench.report.palette import Style, styles
-from normbench.runs.atomic import write_atomically
+from normbench.runs.atomic import write_bytes_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,8 @@ MAX_NARROW_LABEL = 16
 """The most characters of legend entries of which four stand side by side."""
 INK = "#333333"
 """The color of text and axes, which the HTML report replaces on a dark page."""
+FIGURE_SUFFIXES = (".png", ".pdf")
+"""The files of a figure."""
 HOVER = "hover: "
 """How the id of a point begins that says something under the pointer (`html.inline_svg`)."""
 RULE = "#DDDDDD"
@@ -279,17 +281,12 @@ def line_style(style: Style) -> Literal["-"] | tuple[float, tuple[float, ...]]:
     return (0, style.dash) if style.dash else "-"
 
 
-def save_figure(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> list[Path]:
+def save_figure(figure: Figure, stem: Path, suffixes: Sequence[str] = FIGURE_SUFFIXES) -> list[Path]:
     """Write `figure` to files named `stem` plus each suffix; each appears whole or not at all."""
     paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     for path in paths:
-        _save(figure, path)
+        write_bytes_atomically(path, figure_bytes(figure, path.suffix.removeprefix(".")))
     return paths
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = figure_bytes(figure, path.suffix.removeprefix("."))
-    write_atomically(path, lambda file: file.write(content))
 
 
 def figure_bytes(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:

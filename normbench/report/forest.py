@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from normbench.report.comparison_table import Row, Table
@@ -39,7 +40,9 @@ def forest(sections: Sequence[Section], tables: Sequence[Table], measure: Measur
     num_rows = sum(len(rows) for _, _, rows in shown)
     if num_rows > MAX_ROWS:
         caption += f" Only the first {MAX_ROWS} of {num_rows} comparisons are drawn."
-    return [PageFigure("forest", "Differences in every setting", caption, _figure(shown, measure), is_sweep=True)]
+    return [
+        PageFigure("forest", "Differences in every setting", caption, partial(_figure, shown, measure), is_sweep=True)
+    ]
 
 
 def _is_shown(row: Row, measure: Measure) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html.j2"
 
 
-def report_to_html(report: Report, runs_at: str | None = None) -> str:
-    """Return the report as HTML; its figures are drawn into it as SVG.
+def report_to_html(report: Report, runs_at: str | None = None, *, svgs: Mapping[str, str] | None = None) -> str:
+    """Return the report as HTML; its figures are drawn into it as SVG, unless all are drawn (`svgs`, by name).
 
     `runs_at` is where the experiment's folder is, seen from the page, for links to its runs; None for no links.
     """
@@ -48,7 +48,9 @@ def report_to_html(report: Report, runs_at: str | None = None) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         runs_at=runs_at,
-        drawing=lambda entry: Markup(inline_svg(entry.figure, entry.name, entry.title)),
+        drawing=lambda entry: Markup(
+            svgs[entry.name] if svgs is not None else inline_svg(entry.figure, entry.name, entry.title)
+        ),
         ink=INK.lower(),
         rule=RULE.lower(),
         on_dark={light.lower(): dark for light, dark in ON_DARK.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -67,14 +68,16 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
     ]
     figures += _pictures(shown)
     losses = f"Content and style loss by iteration. Bands: {interval}"
-    figures.append(PageFigure("style_losses", "Losses", losses, loss_figure(shown)))
+    figures.append(PageFigure("style_losses", "Losses", losses, partial(loss_figure, shown)))
     if any(group.completed for panel in shown for group in panel.groups):
         contrast = (
             "How much the output changes when the content image loses contrast: 0 where it stays the same, 100 % where "
             f"it moves as far as its own contrast goes. Bars: {interval} A network whose output is the same for every "
             "image changes least of all: read this beside the pictures."
         )
-        figures.append(PageFigure("style_contrast", "Contrast of the content image", contrast, contrast_figure(shown)))
+        figures.append(
+            PageFigure("style_contrast", "Contrast of the content image", contrast, partial(contrast_figure, shown))
+        )
     return figures
 
 
@@ -86,8 +89,12 @@ def _pictures(shown: Sequence[Panel]) -> list[PageFigure]:
         if (grid := picture_grid(panel.groups)) is not None:
             name = f"style_pictures_{len(figures) + 1}" if figures else "style_pictures"
             title = f"Pictures: {panel.title}" if panel.title else "Pictures"
-            figures.append(PageFigure(name, title, caption, grid))
+            figures.append(PageFigure(name, title, caption, partial(_drawn, grid)))
     return figures
+
+
+def _drawn(figure: Figure) -> Figure:
+    return figure
 
 
 def loss_figure(shown: Sequence[Panel]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log, log10
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,9 @@ def sweep_figures(found: Sequence[Section], measure: Measure, suffix: str = "") 
             "in the legend."
         )
         stem = name.replace(" ", "_") + suffix
-        figures.append(PageFigure(stem, f"{what} against {name}", caption, sweep_figure(sweep, measure), is_sweep=True))
+        figures.append(
+            PageFigure(stem, f"{what} against {name}", caption, partial(sweep_figure, sweep, measure), is_sweep=True)
+        )
     return figures
 
 

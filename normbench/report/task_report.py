@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from normbench.registry import load
@@ -23,9 +24,14 @@ class PageFigure:
     name: str
     title: str
     caption: str
-    figure: Figure
+    draw: Callable[[], Figure]
     is_sweep: bool = False
     """Whether it sums up a sweep and so stands before the tables."""
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure, drawn when it is first asked for."""
+        return self.draw()
 
 
 @dataclass(frozen=True)

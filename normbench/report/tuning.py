@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ def tuning_chapter(experiment: ExperimentRecord, sections: Sequence[Section]) ->
         "The best score that a search of so many of these learning rates, drawn at random with replacement, is "
         "expected to find (Dodge et al. 2019); bands are one standard deviation of it."
     )
-    figure = PageFigure("tuning_budget", "Expected best against budget", caption, _figure(own, tuning))
+    figure = PageFigure("tuning_budget", "Expected best against budget", caption, partial(_figure, own, tuning))
     return Chapter("tuning", "Learning rates of their own", text, (figure,), (_grid(tuning),))
 
 

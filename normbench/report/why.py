@@ -184,7 +184,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 "Line: loss of the batch at the weights, mean over seeds. Band: from the least to the greatest loss at "
                 "the weights and at points along the gradient (the probe's step sizes), mean over seeds of each end. "
                 "After Santurkar et al. 2018, figure 4a.",
-                _loss_bands(panel),
+                partial(_loss_bands, panel),
             ),
             PageFigure(
                 f"landscape{suffix}",
@@ -192,7 +192,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 "Along the gradient, by training step: range of the loss, largest change of the gradient and its least "
                 "cosine, largest gradient difference over distance; and, for scale, the norms of gradient and weights. "
                 + intervals,
-                _over_training(panel, LANDSCAPE),
+                partial(_over_training, panel, LANDSCAPE),
             ),
         ]
     if "signals" in probes:
@@ -201,14 +201,14 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"signals{suffix}",
                 f"Signals by layer{of_setting}",
                 (_BY_LAYER + _INTERVALS) if has_few_lines([panel]) else (_IN_LAST_LAYER + _RANKED),
-                _over_layers(panel),
+                partial(_over_layers, panel),
             ),
             PageFigure(
                 f"signals_training{suffix}",
                 f"Signals during training{of_setting}",
                 "By training step; zeros and the distances from running statistics are means over the layers that have "
                 "them. " + intervals,
-                _over_training(panel, SIGNALS),
+                partial(_over_training, panel, SIGNALS),
             ),
         ]
     if "curvature" in probes:
@@ -220,7 +220,7 @@ def _figures(panel: Panel, number: int) -> list[PageFigure]:
                 f"Curvature{of_setting}",
                 "Magnitude of the Hessian's eigenvalue of the largest magnitude, by power iteration, by training step; "
                 f"{converged} of {len(rows)} measurements reached their tolerance. {intervals}",
-                _over_training(panel, CURVATURE),
+                partial(_over_training, panel, CURVATURE),
             )
         )
     return found
@@ -407,7 +407,7 @@ def _rate_bands(sections: Sequence[Section]) -> list[PageFigure]:
                 "Band: from the least to the greatest training loss among the learning rates, at each step, mean over "
                 "seeds of each end; the loss of a run is its moving average. Runs that diverged are left out, and "
                 "counted in the table.",
-                _rate_band(panel),
+                partial(_rate_band, panel),
             )
         )
     return figures

@@ -45,10 +45,19 @@ def remove_left(folder: Path, pattern: str = PARTIAL_FILES) -> None:
                 path.unlink()
 
 
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`.
+
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
+    """
+    write_atomically(path, lambda file: file.write(content))
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8.
 
     Raises:
         OSError: the file cannot be written; what was there before stays.
     """
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes_atomically(path, text.encode())

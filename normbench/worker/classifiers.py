@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from normbench.config.schema import EvaluateConfig, ImageFile, RunConfig, Value
 from normbench.data import image_shape, load_dataset
@@ -44,6 +46,8 @@ from normbench.worker.own import check_logits, model_entry, norm_factory, watche
 
 _WHITENED_IMAGES = 2000
 """The first training images, whose patches a whitening layer takes."""
+_MAX_IMAGES_IN_MEMORY, _MAX_PARAMETERS_IN_MEMORY = 256, 5_000_000
+"""Up to this size networks are tried on the CPU, in 20 to 200 ms; the meta device first imports for over a second."""
 _TRIED_IMAGES = 8
 """Real images that what is of a user's own is tried with."""
 
@@ -62,8 +66,9 @@ class Classification:
     def check_model(self, config: RunConfig) -> None:
         """Build the model and push one batch through it.
 
-        On the meta device, for shapes without memory or arithmetic; but on CUDA where the run will be there, because
-        that takes milliseconds and the meta device's operations import torch's compiler, which takes seconds.
+        On the meta device, for shapes without memory or arithmetic; but not where the real thing takes milliseconds,
+        because the meta device's operations import torch's compiler, which takes seconds: on CUDA where the run will be
+        there, and on the CPU for a small network, with convolutions of one image.
 
         What is of a user's own is tried with a few images of real numbers too: its output must be one of its kind, and
         finite; and the meta device may lack what a norm of a user's own calls.
@@ -74,7 +79,7 @@ class Classification:
         norm = norm_factory(config.norm, model_entry(config.model).family)
         if config.norm.code is None:
             num_images = config.train.micro_batch or config.train.batch_size
-            self._try(config, norm, "cuda" if config.device == "cuda" else "meta", num_images)
+            self._try(config, norm, _trial_device(config, norm, num_images), num_images)
         else:
             norm = watched(norm, config.norm)
         if config.norm.code is not None or config.model.code is not None:
@@ -90,7 +95,9 @@ class Classification:
                 images.normal_()
             images = images.to(memory_format=torch.channels_last)
         where = f"{config.model.name} at batch size {config.train.batch_size}"
-        with autocast("cuda", _precision(config)) if device == "cuda" else nullcontext():
+        is_small = device == "cpu" and config.norm.code is None and config.model.code is None
+        arithmetic = autocast("cuda", _precision(config)) if device == "cuda" else nullcontext()
+        with arithmetic, _ConvolutionsOfOneImage() if is_small else nullcontext():
             logits = try_model(model, images, f"{config.norm.name} does not work in {where}")
         if config.model.code is not None and logits is not None:
             check_logits(logits, config.model, num_images, shape.num_classes)
@@ -157,6 +164,32 @@ class Classification:
 
 
 CLASSIFICATION = Classification()
+
+
+class _ConvolutionsOfOneImage(TorchFunctionMode):
+    """Convolves the first image of a batch and repeats the result: the same shapes without most of a network's time."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), settings: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call `function`, with one image if it is a convolution."""
+        settings = settings or {}
+        if function is not torch.conv2d:
+            return function(*arguments, **settings)
+        images, *others = arguments
+        first: Tensor = function(images[:1], *others, **settings)
+        return first.expand(len(images), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def _trial_device(config: RunConfig, norm: AnyNormFactory, num_images: int) -> str:
+    """Return where a network that is all NormBench's own is tried fastest."""
+    if config.device == "cuda":
+        return "cuda"
+    if num_images > _MAX_IMAGES_IN_MEMORY or "torch._dynamo" in sys.modules:
+        return "meta"
+    with torch.device("meta"):
+        num_parameters = sum(parameter.numel() for parameter in _build(config, norm).parameters())
+    return "cpu" if num_parameters <= _MAX_PARAMETERS_IN_MEMORY else "meta"
 
 
 def build_run_model(config: RunConfig) -> nn.Module:

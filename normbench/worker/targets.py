@@ -25,6 +25,7 @@ from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.events import Pause, RunEvent
 from normbench.runs.timing_file import SkippedNorm, TimedNorm
 from normbench.tasks import TASKS
+from normbench.worker.libraries import give_gpu_back
 
 if TYPE_CHECKING:
     from normbench.worker.interface import WorkerTask
@@ -177,6 +178,8 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
                 raise DraftError(draft.norm_position, str(error)) from error
             checked.add(key)
         configs.append(config)
+    if all(config.device != "cuda" for config in configs):
+        give_gpu_back()
     gc.collect()
     gc.freeze()  # what trying networks has imported is never garbage, and every run looks for garbage before it starts
     return configs

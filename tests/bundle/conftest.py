@@ -125,7 +125,7 @@ def config_of() -> Callable[..., dict[str, Any]]:
 def training_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process, time and draw nothing."""
     monkeypatch.setattr("normbench.experiment.worker_process.Worker", LocalWorker)
-    monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
     monkeypatch.setattr("normbench.experiment.timing_pass.TimingPass.run", lambda *_: None)
     monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])

@@ -9,7 +9,8 @@ import pytest
 @pytest.fixture
 def quick(normbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """The same, but for the reports on disk, which take seconds to draw."""
-    for module in ("normbench.report", "normbench.experiment.execute"):
-        monkeypatch.setattr(f"{module}.write_report_of", lambda _, **__: [])
-        monkeypatch.setattr(f"{module}.write_run_report", lambda _: [])
+    for name in ("report.write_report_of", "experiment.execute.write_report_of"):
+        monkeypatch.setattr(f"normbench.{name}", lambda _, **__: [])
+    for name in ("report.write_run_report", "experiment.execute.write_run_report"):
+        monkeypatch.setattr(f"normbench.{name}", lambda _: [])
     return normbench

@@ -323,7 +323,7 @@ def test_groups_that_do_not_divide_are_told_at_their_line(quick, tmp_path) -> No
 
 
 def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, monkeypatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", full)
@@ -339,7 +339,7 @@ def test_a_report_that_cannot_be_written_loses_no_run(quick, tiny, tmp_path, mon
 def test_whatever_fails_while_a_run_is_drawn_is_a_note_and_the_others_are_trained(
     quick, tiny, tmp_path, monkeypatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug in a figure\nwith lines")
 
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", broken)
@@ -396,7 +396,7 @@ def test_repeated_runs_are_left_out_and_said_to_be(quick, tiny) -> None:
 
 def test_plots_are_drawn_from_what_is_recorded(normbench, tiny, tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
         patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
         normbench("compare", tiny, "--keep-checkpoint", "--set", "train.epochs=1")
     recorded = {path: path.read_bytes() for path in tmp_path.glob("runs/tiny/[bg]n-*/*.json*")}

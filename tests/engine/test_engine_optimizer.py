@@ -1,5 +1,7 @@
 """Which parameters decay, which learn faster, and what layers may ask of the loop."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -10,8 +12,11 @@ from torch import nn
 from normbench.config.schema import TrainConfig
 from normbench.engine.optimizer import build_optimizer
 from normbench.layers.hooks import TrainingHooks
+from normbench.models import build_model
 from normbench.models.normresnet import NormResNet
 from normbench.norms import make_norm
+
+RATE = torch.tensor(0.01)
 
 
 def parameters_by_name(net: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> dict[str, float]:
@@ -27,6 +32,18 @@ def test_matrices_and_filters_decay_and_vectors_never_do() -> None:
     for name, parameter in net.named_parameters():
         assert decays[name] == (0.5 if parameter.ndim >= 2 else 0.0), name
     assert sum(decay > 0 for decay in decays.values()) == 5  # four convolutions, one linear layer
+
+
+@pytest.mark.parametrize("model", ["speednet", "norm_resnet"])
+def test_scales_and_shifts_of_norms_learn_at_rates_of_their_own(model: str) -> None:
+    net = build_model(model, norm=make_norm("bn"))
+    train = TrainConfig(optimizer="sgd", scale_rate=0, shift_rate=64)
+    factors = parameters_by_name(net, build_optimizer(net, train, capturable=False), "learning_rate_factor")
+    norms = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, factor in factors.items():
+        layer, _, kind = name.rpartition(".")
+        assert factor == ({"weight": 0, "bias": 64}[kind] if layer in norms else 1), name
+    assert sorted(factors.values())[:: len(factors) - 1] == [0, 64]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +69,68 @@ def test_steps_are_those_of_pytorchs_optimizer(optimizer, torchs) -> None:
             one.step()
     for (name, mine), theirs in zip(ours.named_parameters(), reference.parameters(), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "torchs"),
+    [
+        ("sgd", 0.9, lambda groups: torch.optim.SGD(groups, lr=RATE, momentum=0.9, nesterov=True, fused=True)),
+        ("sgd", 0.0, lambda groups: torch.optim.SGD(groups, lr=RATE, fused=True)),
+        ("adam", 0.9, lambda groups: torch.optim.Adam(groups, lr=RATE, fused=True)),
+        ("adamw", 0.9, lambda groups: torch.optim.AdamW(groups, lr=RATE, fused=True)),
+    ],
+)
+def test_steps_are_bit_for_bit_those_of_pytorchs_fused_optimizer_and_take_over_its_state(
+    optimizer, momentum, torchs
+) -> None:
+    train = TrainConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.3, momentum=momentum)
+    nets = [nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)) for _ in range(3)]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    groups = [[p for p in nets[1].parameters() if (p.ndim >= 2) == is_wide] for is_wide in (True, False)]
+    theirs = torchs([{"params": group, "weight_decay": d} for group, d in zip(groups, (0.3, 0.0), strict=True)])
+    ours = build_optimizer(nets[0], train, capturable=False)
+    resumed = None
+    for step in range(6):
+        if step == 3:  # the third net goes on from where torch's optimizer is
+            nets[2].load_state_dict(nets[1].state_dict())
+            resumed = build_optimizer(nets[2], train, capturable=False)
+            resumed.load_state_dict(theirs.state_dict())
+            assert ours.state_dict()["state"].keys() == theirs.state_dict()["state"].keys()
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(step))
+        for net, one in zip(nets, (ours, theirs, resumed), strict=True):
+            if one is not None:
+                one.zero_grad()
+                net(x).square().mean().backward()
+                one.step()
+    for mine, reference, third in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(mine, reference)
+        assert torch.equal(third, reference)
+    with pytest.raises(ValueError, match="parameters"):
+        ours.load_state_dict(torch.optim.SGD(nets[1].parameters(), lr=1.0).state_dict())
+
+
+_WITHOUT_COMPILER = """
+import sys
+from normbench.config.schema import TrainConfig
+from normbench.worker.classifiers import CLASSIFICATION
+train = {"epochs": 1, "batch_size": 64}
+images = {"name": "synthetic", "options": {"num_train": 64, "num_test": 10}}
+for norm in ("bn", "gn", "ln"):
+    draft = {"task": "classification", "norm": {"name": norm}, "model": {"name": "norm_resnet_small"}, "seed": 0,
+             "dataset": images, "train": train, "device": "cpu"}
+    config = CLASSIFICATION.resolve({**draft, "train": TrainConfig(**train).model_dump()})
+    CLASSIFICATION.check_model(config)
+trainer = CLASSIFICATION.load_run(config, None, None).trainer
+list(trainer.run())
+trainer.load_state_dict(trainer.state_dict())
+print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_a_small_comparison_on_a_cpu_needs_no_compiler_of_torchs() -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_COMPILER], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_the_gates_of_bin_learn_ten_times_as_fast(make_trainer) -> None:

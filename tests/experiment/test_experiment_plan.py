@@ -138,6 +138,7 @@ OTHER_TRAIN = {
     "epochs": 6, "batch_size": 65, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.8, "weight_decay": 0.1,
     "schedule": "cosine", "warmup_fraction": 0.1, "label_smoothing": 0.1, "augment": "crop_flip", "precision": "bf16",
     "engine": "compile", "reproducible": False, "micro_batch": 8, "sync_statistics": True, "lookahead": {},
+    "scale_rate": 0.5, "shift_rate": 2.0,
 }  # fmt: skip
 CHANGES = [
     {"norm": {"name": "bn"}},
@@ -169,6 +170,7 @@ def test_the_id_of_a_run_from_before_bits_could_be_given_up_stays() -> None:
     content = config.model_dump(mode="json", exclude={"task", "probe"})
     del content["norm"]["label"], content["norm"]["train"], content["train"]["reproducible"]
     del content["train"]["micro_batch"], content["train"]["sync_statistics"], content["train"]["lookahead"]
+    del content["train"]["scale_rate"], content["train"]["shift_rate"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     assert config.run_id == f"gn-norm_resnet-bs64-s0-{digest}"
     assert "reproducible" not in config.timing_fields["train"]

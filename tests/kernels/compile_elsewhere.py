@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -51,8 +50,8 @@ def norm() -> None:
 def main() -> None:
     """Compile, there and here, and print the kernels that were compiled here and those that were found compiled."""
     driver.set_active(NoGpu())
-    compiler._GPU = Path(sys.argv[1])
-    compiler.start_ahead()
+    if sys.argv[1] == "elsewhere":
+        compiler.start_ahead()
     here: dict[bool, list[str]] = {False: [], True: []}
     knobs.compilation.listener = lambda *, src, cache_hit, **_: here[cache_hit].append(src.fn.__name__)
     with Compilation() as compilation:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,3 +139,14 @@ def test_what_the_kernels_do_not_take() -> None:
     assert not can(x, weight[:, :, :2, :2].contiguous(memory_format=torch.channels_last))
     with pytest.raises(ValueError, match="can_convolve"):
         convolve(x.float(), weight, 2)
+
+
+def test_operands_are_loaded_ahead_by_the_widest_instructions() -> None:
+    """Whether the compiler sees that they can be differs from version to version, and no result would show it."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    program = Path(__file__).with_name("compiled_conv.py")
+    found = json.loads(subprocess.check_output([sys.executable, program], env=environment, text=True))
+    assert found.keys() == {"forward", "input_gradient", "weight_gradient"}
+    for loads in found.values():
+        assert loads["2 bytes"] == 0
+        assert loads["16 bytes ahead"] > 0

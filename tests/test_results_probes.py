@@ -17,7 +17,7 @@ from tests.report.conftest import make_run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-from results_claims import band_claims, claims  # noqa: E402
+from results_probes import band_claims, claims  # noqa: E402
 
 SEEDS = range(4)
 RNG = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Pictures of runs: one by one in this process, or by others where runs end fast."""
+"""Pictures of runs: one by one in this process, or by others where there are cores or runs end fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from normbench.experiment.run_reports import RunReports
+from normbench.experiment.drawing import Drawers
 
 
 def draw(folder: Path) -> None:
@@ -34,25 +34,27 @@ def drawn_by(runs: list[Path]) -> list[int | None]:
 
 def test_a_few_runs_are_drawn_here_and_a_failure_is_a_line(tmp_path, capsys) -> None:
     runs = folders(tmp_path, 5)
-    with RunReports(draw) as reports:
+    with Drawers(draw) as drawers:
         for folder in runs:
-            reports.add(folder)
+            drawers.draw_run(folder)
     assert drawn_by(runs) == [os.getpid()] * 3 + [None, os.getpid()]
     expected = f"normbench: {runs[3]}: the loss curve cannot be written: No space left on device\n"
     assert capsys.readouterr().err == expected
 
 
-def test_where_runs_end_fast_other_processes_draw_all_of_them(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("normbench.experiment.run_reports._MAX_PROCESSES", 2)
-    monkeypatch.setattr("normbench.experiment.run_reports._MANY_RUNS", 3)
+@pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_other_processes_draw_all_where_runs_end_fast_or_there_are_cores(tmp_path, capsys, monkeypatch, count) -> None:
+    monkeypatch.setattr("normbench.experiment.drawing._MAX_PROCESSES", 2)
+    monkeypatch.setattr("normbench.experiment.drawing._MANY_RUNS", 3)
     runs = folders(tmp_path, 12)
-    with RunReports(draw) as reports:
+    with Drawers(draw, count) as drawers:
         for folder in runs:
-            reports.add(folder)
+            drawers.draw_run(folder)
     by = drawn_by(runs)
-    assert by[:2] == [os.getpid()] * 2
+    first = 0 if count else 2
+    assert by[:first] == [os.getpid()] * first
     assert [number for number, pid in enumerate(by) if pid is None] == [3, 5]
-    others = {pid for pid in by[2:] if pid is not None}
+    others = {pid for pid in by[first:] if pid is not None}
     assert os.getpid() not in others
     assert 1 < len(others) <= 3, "two at a time, and one in place of that which ended"
     err = capsys.readouterr().err
@@ -61,14 +63,21 @@ def test_where_runs_end_fast_other_processes_draw_all_of_them(tmp_path, capsys, 
     assert not any(Path(f"/proc/{pid}").exists() for pid in others)
 
 
-def test_an_interrupt_leaves_what_waits_to_the_next_call(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("normbench.experiment.run_reports._MANY_RUNS", 1)
+def test_what_is_no_function_of_a_module_draws_here(tmp_path) -> None:
+    runs = folders(tmp_path, 2)
+    with Drawers(lambda folder: draw(folder), 2) as drawers:
+        for folder in runs:
+            drawers.draw_run(folder)
+    assert drawn_by(runs) == [os.getpid()] * 2
+
+
+def test_an_interrupt_leaves_what_waits_to_the_next_call(tmp_path) -> None:
     runs = folders(tmp_path, 20)
 
     def end_early() -> None:
-        with RunReports(draw) as reports:
+        with Drawers(draw, 1) as drawers:
             for folder in runs:
-                reports.add(folder)
+                drawers.draw_run(folder)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
