@@ -160,6 +160,8 @@ def _public_json(path: Path, content: bytes) -> bytes:
     try:
         facts: Any = json.loads(content)
         public = without_places(facts)
+        if path.name == EVALUATION_FILE and isinstance(facts, dict) and "hits" in facts:
+            public["hits"] = facts["hits"]  # base64, of which one in 64 begins with the slash of a path
     except (ValueError, RecursionError) as error:
         raise damaged(path, str(error)) from None
     return content if public == facts else (json.dumps(public, indent=2) + "\n").encode()

@@ -10,6 +10,7 @@ import pytest
 
 from normbench.errors import RunError
 from normbench.runs.evaluation_file import EVALUATION_FILE, NUM_BINS, Evaluation, pack_hits, read_evaluation
+from normbench.runs.record_files import _record
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -88,3 +89,12 @@ def test_what_is_no_record_at_all_is_refused(content: str, tmp_path: Path) -> No
     (tmp_path / EVALUATION_FILE).write_text(content)
     with pytest.raises(RunError, match=r"evaluation\.json"):
         read_evaluation(tmp_path)
+
+
+def test_hits_that_begin_like_a_path_are_given_away_as_they_are(tmp_path: Path) -> None:
+    hits = pack_hits(np.ones(10, bool))
+    assert hits.startswith("/"), "a test of nothing"
+    write(tmp_path, record(hits=hits) | {"measured_on": {"device": "cpu", "platform": "/home/ada/secret"}})
+    public = json.loads(_record(tmp_path, EVALUATION_FILE).content)
+    assert public["hits"] == hits
+    assert "ada" not in json.dumps(public)
