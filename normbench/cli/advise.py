@@ -80,6 +80,8 @@ def advise(
     result = walk(answers)
     while not isinstance(result.end, Recommendation):
         if not can_ask:
+            if not json_output and (found := _measured_in_use(runs_dir)) is not None:
+                print_in_use(None, *found)
             raise ConfigError(_still_open(result.end))
         answers[result.end.name] = _ask(result.end)
         result = walk(answers)

@@ -114,12 +114,15 @@ def _print_own(console: Console, recommended: str, own: Sequence[NormResult]) ->
     )
 
 
-def print_in_use(recommendation: Recommendation, results: InferResults, folder: str) -> None:
-    """Print what the recommended norm, bn and those to compare with cost in use, as measured on this machine."""
+def print_in_use(recommendation: Recommendation | None, results: InferResults, folder: str) -> None:
+    """Print what the recommended norm, bn and those to compare with cost in use, as measured on this machine.
+
+    All norms, where questions are still open.
+    """
     from normbench.cli.console import print_table, table
 
-    wanted = {recommendation.norm, "bn", *recommendation.also}
-    rows = [row for row in results.rows if row.norm in wanted and row.seconds_per_batch]
+    wanted = None if recommendation is None else {recommendation.norm, "bn", *recommendation.also}
+    rows = [row for row in results.rows if row.seconds_per_batch and (wanted is None or row.norm in wanted)]
     if not rows:
         return
     settings = dict.fromkeys((row.precision, row.batch_size) for row in rows)

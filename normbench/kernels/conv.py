@@ -168,14 +168,15 @@ def forward(
 
     shape = shape_of(x, weight, stride, runs)
     tile = forward_tile(shape)
-    y = x.new_empty((len(x), *shape.out_size, shape.channels_out))
+    size = (len(x), shape.channels_out, *shape.out_size)
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     launch(
         conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n), runs),
         x, weight, y, shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
-    return y.permute(0, 3, 1, 2)
+    return y  # no view: of a function's own, autograd takes no view that a ReLU overwrites
 
 
 def gradients(

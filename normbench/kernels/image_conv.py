@@ -81,14 +81,17 @@ def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
 
     num_images, _, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
-    y = torch.empty((num_images, height, width, channels_out), dtype=weight.dtype, device=images.device)
+    y = torch.empty(
+        (num_images, channels_out, height, width), dtype=weight.dtype, device=images.device,
+        memory_format=torch.channels_last,
+    )  # fmt: skip
     tile = _tile(images, weight)
     programs = min(ceil_div(rows, tiling.IMAGE_ROWS), tiling.IMAGE_PROGRAMS)
     launch(
         image_conv_kernels.forward, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
         images, weight, y, rows, *weight.stride(), RELU=relu, **tile,
     )  # fmt: skip
-    return y.permute(0, 3, 1, 2)
+    return y  # no view: of a function's own, autograd takes no view that a ReLU overwrites
 
 
 def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:

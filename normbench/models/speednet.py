@@ -24,7 +24,8 @@ class SpeedNet(nn.Module):
     ``(N, 3, image_size, image_size)`` -> ``(N, num_classes)``.
 
     It differs from airbench94 in that norms keep all that they learn, at the rate of the weights: there BN has no
-    scale, and its shift learns 64 times as fast, which GN does not bear (docs/log/performance.md).
+    scale, and its shift learns 64 times as fast, which GN does not bear (docs/log/performance.md); `scale_rate` and
+    `shift_rate` of the training settings do the same.
     """
 
     def __init__(self, *, norm: NormLike, num_classes: int = 10, image_size: int = 32) -> None:

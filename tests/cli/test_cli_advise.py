@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from normbench.advice.evidence import EVIDENCE
 from normbench.advice.own_runs import own_results
 from normbench.advice.walk import paths
+from normbench.bench.folder import RESULTS_FILE
+from normbench.bench.results import InferResults, InferRow
 from normbench.cli.advise import advise
 from normbench.errors import ConfigError, RunError, UnknownNameError
 
@@ -161,3 +163,25 @@ def test_on_a_terminal_it_asks_until_the_answer_is_clear() -> None:
     assert "unknown --task 'nonsense'" in text
     assert "What does the generator start from?" in text
     assert "Group Normalization" in text
+
+
+def test_what_networks_cost_on_this_machine_is_shown_also_while_questions_are_open(tmp_path: Path) -> None:
+    folder = tmp_path / "bench-infer-20260101t000000z"
+    folder.mkdir()
+    rows = [
+        InferRow(norm=norm, variant="eager", precision="fp32", batch_size=1, seconds_per_batch=(seconds,))
+        for norm, seconds in (("gn", 0.00123), ("frn", 0.00456))
+    ]
+    environment = {"device_name": "my machine", "device": "cpu"}
+    results = InferResults(started_at="", settings={"model": "m"}, environment=environment, rows=tuple(rows))
+    (folder / RESULTS_FILE).write_text(results.model_dump_json(indent=2))
+    arguments = ("--task", "detection", "--batch-size", "2", "--runs-dir", str(tmp_path))
+    open_end = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert isinstance(open_end.exception, ConfigError)
+    assert "--pretrained" in str(open_end.exception)
+    assert "In use: m on my machine" in open_end.stdout
+    assert re.search(r"gn +eager +1\.23", open_end.stdout)
+    assert re.search(r"frn +eager +4\.56", open_end.stdout)
+    answered = run(*arguments, "--no-pretrained", "--no-distributed", columns=200)
+    assert re.search(r"gn +eager +1\.23", answered)
+    assert "frn " not in answered.split("In use:")[1], "neither recommended nor to be compared with"

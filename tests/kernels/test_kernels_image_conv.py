@@ -120,3 +120,13 @@ def test_what_the_kernel_does_not_take() -> None:
         assert can(learned)
     with pytest.raises(ValueError, match="can_convolve_images"):
         convolve_images(learned, weight)
+
+
+def test_a_relu_may_overwrite_the_output() -> None:
+    images, weight, grad = draw(SHAPES[0], whole=True, dtype=torch.bfloat16)
+    ours, theirs = weight.requires_grad_(), weight.detach().double().requires_grad_()
+    convolve_images(images, ours).relu_().backward(grad)
+    functional.conv2d(images.double(), theirs, padding=1).relu().backward(grad.double())
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(ours.grad.double(), theirs.grad)
