@@ -69,7 +69,10 @@ class _PatchConvolution(torch.autograd.Function):
         kernels = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)  # a view if the weight is channels_last
         ctx.save_for_backward(patches, weight)
         ctx.input_shape, ctx.stride = (n, *input.shape[2:], c), stride
-        return (patches @ kernels.T).view(n, h, w, -1).permute(0, 3, 1, 2)
+        size = (n, len(weight), h, w)
+        y = torch.empty(size, dtype=patches.dtype, device=patches.device, memory_format=torch.channels_last)
+        torch.mm(patches, kernels.T, out=y.permute(0, 2, 3, 1).view(n * h * w, -1))
+        return y  # no view: of a function's own, autograd takes no view that a ReLU overwrites
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -160,3 +160,12 @@ def test_other_inputs_are_torchs(monkeypatch: pytest.MonkeyPatch, calls: list[to
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     conv(x)
     assert not calls
+
+
+def test_a_relu_may_overwrite_the_output() -> None:
+    conv, x = layer(), draw(2, 5, 4, 4)
+    patch_conv2d.convolve_patches(x, conv.weight, 1).relu_().sum().backward()
+    ours = as_float64(conv.weight.grad)
+    conv.weight.grad = None
+    nn.functional.conv2d(x, conv.weight, padding=1).relu().sum().backward()
+    np.testing.assert_allclose(ours, as_float64(conv.weight.grad), rtol=1e-5, atol=1e-6)
