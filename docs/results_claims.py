@@ -36,8 +36,9 @@ def claims_table(path: Path, read: ReadReport) -> str:
     lines = [["claim", "source", "records", "measured", "p", "verdict"]]
     for number, claim in enumerate(claims):
         said = [str(claim["claim"]), str(claim["source"])]
-        if "untested" in claim:
-            lines.append([*said, "-", str(claim["untested"]), "-", "not tested fairly"])
+        for kind, word in (("untested", "not tested fairly"), ("unmeasured", "not measured")):
+            if kind in claim:
+                lines.append([*said, "-", str(claim[kind]), "-", word])
         for place, records in enumerate(claim.get("records", ())):
             name = str(records).removesuffix(".nbz").replace(".nbz ", ", table ")
             if "reaches" in claim:

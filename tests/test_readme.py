@@ -56,7 +56,7 @@ def test_every_normbench_command_runs_in_their_order(
 ) -> None:
     """Reports are drawn by the commands that are there for it; tests/cli has those of comparisons."""
     for name in ("write_report_of", "write_run_report"):
-        monkeypatch.setattr(f"normbench.experiment.execute.{name}", lambda _: [])
+        monkeypatch.setattr(f"normbench.experiment.execute.{name}", lambda *_, **__: [])
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (own_norm,) = [block for block in blocks("python") if "class MyNorm" in block]
     (tmp_path / "mynorm.py").write_text(own_norm)

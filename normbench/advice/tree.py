@@ -60,14 +60,24 @@ REGULARIZE = "Give it more augmentation before judging: it regularizes less than
 BN = Recommendation(
     norm="bn",
     because="With 16 or more independent images per device BN is mostly ahead of GN, LN and IN, and folds into the "
-    "convolution at inference. In our short training at batch 16 GN with weight standardization was ahead of it.",
+    "convolution at inference. In our trainings at batch 16 GN with weight standardization was as good or better.",
     also=("gn", "gn+ws", "evonorm_s0", "bin"),
     avoid=(
         ("ln", "1.7 points behind BN on ImageNet, as GroupNorm(1, C)"),
         ("in", "loses what distinguishes images"),
     ),
     hint=TUNE,
-    evidence=("own_recipe", "own_sweep", "own_costs", "gn_all_norms", "cifar_resnet20", "speed_runs", "bin"),
+    evidence=(
+        "own_tutorial",
+        "own_batch_16",
+        "own_recipe",
+        "own_sweep",
+        "own_costs",
+        "gn_all_norms",
+        "cifar_resnet20",
+        "speed_runs",
+        "bin",
+    ),
 )
 BN_OR_GN = Recommendation(
     norm="bn",
@@ -76,7 +86,7 @@ BN_OR_GN = Recommendation(
     also=("gn", "gn+ws", "ghost_bn"),
     avoid=(("in", "loses what distinguishes images"),),
     hint=TUNE,
-    evidence=("own_sweep", "cifar_batch8", "gn_sweep"),
+    evidence=("own_batch_16", "own_sweep", "cifar_batch8", "gn_sweep"),
 )
 GHOST = Recommendation(
     norm="ghost_bn",

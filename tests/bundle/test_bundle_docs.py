@@ -1,5 +1,6 @@
 """Every page of results has a bundle beside it that can be verified, or says why it has none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,17 @@ PAGES = sorted((DOCS / "results").glob("*.md"))
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_of_results_has_a_bundle_or_says_why_not(page: Path) -> None:
-    bundles = sorted(page.parent.glob(f"{page.stem}*.nbz"))
     text = page.read_text(encoding="utf-8")
-    assert bundles or "There is no [bundle](../bundles.md) of" in text
-    for bundle in bundles:
+    made_of = re.findall(r"<!-- (\S+\.(?:nbz|json)): ", text)
+    assert made_of or "There is no [bundle](../bundles.md) of" in text
+    assert all((page.parent / record).is_file() for record in made_of)
+    for bundle in page.parent.glob(f"{page.stem}*.nbz"):
         assert f"({bundle.name})" in text
-        assert verify(bundle).verified
+
+
+@pytest.mark.parametrize("bundle", sorted((DOCS / "results").rglob("*.nbz")), ids=lambda bundle: bundle.stem)
+def test_a_bundle_of_results_is_verified(bundle: Path) -> None:
+    assert verify(bundle).verified
 
 
 def test_every_rule_is_described() -> None:

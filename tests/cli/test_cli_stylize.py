@@ -86,7 +86,7 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
 ) -> None:
     """The commands that read classifiers' runs read these as well, also where both lie under one folder."""
     with monkeypatch.context() as patch:  # nothing is drawn yet
-        patch.setattr("normbench.experiment.execute.write_report_of", lambda _: [])
+        patch.setattr("normbench.experiment.execute.write_report_of", lambda *_, **__: [])
         patch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
         check_trained_beside_a_classifier(stylize, normbench, tmp_path, features_run)
     (run,) = Path("runs/stylize").glob("in-*")

@@ -187,7 +187,7 @@ def test_a_listener_that_raises_ends_the_call_and_leaves_the_run_interrupted(tra
 def test_ctrl_c_is_a_keyboard_interrupt_after_the_report(trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process; a test of a script of its own is slow."""
     drawn: list[Any] = []
-    monkeypatch.setattr("normbench.experiment.execute.write_report_of", drawn.append)
+    monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda folder, **_: drawn.append(folder))
 
     def interrupt(event: Any) -> None:
         if isinstance(event, RunStarted):
