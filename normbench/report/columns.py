@@ -43,7 +43,7 @@ def narrow_columns(table: Table) -> list[Column]:
     """Return the columns that a narrow page has room for: the norm, its results, the difference of one, the time."""
     num_columns = 2 if len(table.measures) == 1 else 1
     results = [column for measure in table.measures for column in _measure_columns(table, measure)[:num_columns]]
-    return [*norm_columns(table), *results, *cost_columns(table)[:1]]
+    return [*norm_columns(table), *results, *_time_columns(table)]
 
 
 def norm_columns(table: Table) -> list[Column]:
@@ -122,16 +122,23 @@ def evidence_columns(table: Table, measure: Measure) -> list[Column]:
 
 
 def cost_columns(table: Table) -> list[Column]:
-    """Return the cost of a row: time, parameters, memory."""
-    found = [Column(f"{task_report(table.task).time} (s)", lambda row: format_spread(row.epoch_seconds))]
+    """Return the cost of a row: time, parameters, memory, as far as a row has it."""
+    found = _time_columns(table)
     if any(row.relative_time and not row.is_baseline for row in table.rows):
         found.append(Column(f"time / {table.baseline}", format_ratio))
     for target in dict.fromkeys(target for row in table.rows for target in row.seconds_to_reach):
         if any(row.seconds_to_reach[target] for row in table.rows):
             found.append(Column(f"time to {100 * float(target):g} % (s)", _time_to(target)))
     found.append(Column("parameters", lambda row: _number(row.num_parameters, "{:,}")))
-    found.append(Column("peak memory (MiB)", lambda row: _number(row.peak_memory_mib, "{:,.0f}")))
+    if any(row.peak_memory_mib is not None for row in table.rows):
+        found.append(Column("peak memory (MiB)", lambda row: _number(row.peak_memory_mib, "{:,.0f}")))
     return found
+
+
+def _time_columns(table: Table) -> list[Column]:
+    if not any(row.epoch_seconds for row in table.rows):
+        return []
+    return [Column(f"{task_report(table.task).time} (s)", lambda row: format_spread(row.epoch_seconds))]
 
 
 RUNS = Column("runs", lambda row: row.runs, "left")

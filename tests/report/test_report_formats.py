@@ -5,11 +5,13 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from normbench.report.columns import columns
 from normbench.report.comparison_table import Table
 from normbench.report.formats import (
     FORMATS,
@@ -42,6 +44,15 @@ def test_markdown_lines_up_and_keeps_its_columns(tables: tuple[Table, ...]) -> N
     assert len({len(line) for line in lines}) == 1
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
     assert "0/3, 1 failed, 2 not started" in lines[-1]
+
+
+def test_what_no_row_has_takes_no_column(tables: tuple[Table, ...]) -> None:
+    (table,) = tables
+    assert {"time per epoch (s)", "peak memory (MiB)"} <= {column.header for column in columns(table)}
+    rows = tuple(replace(row, epoch_seconds=None, peak_memory_mib=None) for row in table.rows)
+    shown = [column.header for column in columns(replace(table, rows=rows))]
+    assert not [header for header in shown if header.startswith(("time per", "peak"))]
+    assert shown[-2:] == ["parameters", "runs"]
 
 
 def test_plain_text_lines_up_and_cuts_nothing(tables: tuple[Table, ...]) -> None:
