@@ -18,7 +18,7 @@ def speed(report: Report, record: Path) -> str:
     group, goal, theirs = report.sections[0].groups[0], told["goal"], told["runs"]
     found = evaluations(group)
     views = [entry.views.accuracy for entry in found if entry.views is not None]
-    seconds = [float(run.summary.model_dump()["train_seconds"]) for run in group.completed]
+    seconds = [run.summary.train_seconds for run in group.completed]
     other = [run["seconds"] for run in theirs]
     lines = [
         ["what", "runs", "images alone (%)", "six views (%)", "seconds, median", "least to most", "to airbench94"],

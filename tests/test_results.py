@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.report.conftest import make_run, make_settings
+from tests.report.test_report_evaluations import evaluation, write_evaluated_run
 from tests.report.test_report_tuning import tuning
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
+from results_speed import speed  # noqa: E402
 
 from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
@@ -162,3 +166,27 @@ def test_chapters_and_grids_are_taken_over(page: Path) -> None:
 def test_what_is_not_there_is_said(page: Path, what: str) -> None:
     with pytest.raises(ValueError, match=r"small\.md"):
         fill(page, f"<!-- small.nbz: {what} --><!-- end -->")
+
+
+def test_runs_are_held_against_airbench_and_a_goal(tmp_path: Path) -> None:
+    """bn's runs against three others, and a goal between its accuracy with views, which is half, and without."""
+    folder = tmp_path / "fast"
+    for seed in range(3):
+        write_evaluated_run(folder, "bn", seed, train_seconds=3.0 + seed)
+    record = tmp_path / "other.json"
+    others = [
+        {"plain": 0.5 + 0.1 * k, "tta": 0.6 + 0.1 * k, "seconds": seconds} for k, seconds in enumerate((4, 5, 16))
+    ]
+    record.write_text(json.dumps({"goal": {"accuracy": 0.6, "seconds": 2.5, "seeds": 3}, "runs": others}))
+    accuracy = statistics.fmean(evaluation("bn", seed).accuracy for seed in range(3))
+    assert accuracy / 2 < 0.6 < accuracy
+    grid, goal = speed(Report(read_experiment(folder)), record).split("\n\n")
+    ours, theirs = ([cell.strip() for cell in line.split("|")[2:-1]] for line in grid.splitlines()[2:])
+    assert [ours[0], *ours[3:]] == ["3", "4.00", "3.00 to 5.00", "0.80"]
+    assert [theirs[0], *theirs[3:]] == ["3", "5.00", "4.00 to 16.00", "1.00"]
+    assert ours[1].startswith(f"{100 * accuracy:.2f} ± ")
+    assert ours[2].startswith(f"{50 * accuracy:.2f} ± ")
+    assert [cell.split(" ")[0] for cell in theirs[1:3]] == ["60.00", "70.00"]
+    assert f"{100 * accuracy - 60:.2f} points above, met, with the images alone" in goal
+    assert f"{60 - 50 * accuracy:.2f} points below, missed, with six views" in goal
+    assert goal.endswith("the median time is 4.00 s, 1.50 s more, missed.")

@@ -62,18 +62,22 @@ def evaluation(norm: str, seed: int) -> Evaluation:
     )  # fmt: skip
 
 
+def write_evaluated_run(folder: Path, norm: str, seed: int, *, train_seconds: float = SUMMARY.train_seconds) -> None:
+    plan = make_plan(norm, seed=seed)
+    run = RunFolder(folder / plan.run_id).acquire()
+    run.begin(plan.config, rows=[make_row(1), make_row(2)], losses=[(2.0,)] * 6)
+    run.write_environment({"torch": "none", "device": "cpu", "dataset_sha256": "0"})
+    run.write_evaluation(evaluation(norm, seed))
+    run.finish(SUMMARY.model_copy(update={"train_seconds": train_seconds}), keep_checkpoint=False)
+    run.release()
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> ExperimentRecord:
     folder = tmp_path_factory.mktemp("evaluated")
     for norm in ("bn", "gn"):
         for seed in range(3):
-            plan = make_plan(norm, seed=seed)
-            run = RunFolder(folder / plan.run_id).acquire()
-            run.begin(plan.config, rows=[make_row(1), make_row(2)], losses=[(2.0,)] * 6)
-            run.write_environment({"torch": "none", "device": "cpu", "dataset_sha256": "0"})
-            run.write_evaluation(evaluation(norm, seed))
-            run.finish(SUMMARY, keep_checkpoint=False)
-            run.release()
+            write_evaluated_run(folder, norm, seed)
     return read_experiment(folder)
 
 
