@@ -14,7 +14,7 @@ one of
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
                      it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
     speed RECORD     accuracies and training seconds beside those that a JSON file has of airbench94, and its goal
-    against OTHER    each norm's runs against its own runs in another bundle, paired by seed
+    against OTHER    each norm's runs against its own runs in another bundle, paired by seed, and what else differs
     claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
     config           the experiment as a config, and the command that ran it

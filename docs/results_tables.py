@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability
-from normbench.report.comparison_table import Row
+from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability, verdict_text
+from normbench.report.comparison_table import Row, Table
 from normbench.report.formats import markdown_grid
 from normbench.report.grouping import Group
 from normbench.report.page import Report
@@ -52,7 +52,8 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
 def against(report: Report, other: Report) -> str:
     """Return by how much each norm is above its own result in `other`, paired by seed, and the tests of the verdict.
 
-    The p values are Holm-adjusted over the norms; equivalent means within the measure's margin.
+    The p values are Holm-adjusted over the norms; equivalent means within the measure's margin. A sentence below names
+    every recorded setting, version and commit in which the two differ, since any of them may be the cause.
     """
     table, measure = report.tables[0], report.tables[0].measures[0]
     groups, others = ({group.label: group for group in found.sections[0].groups} for found in (report, other))
@@ -67,19 +68,25 @@ def against(report: Report, other: Report) -> str:
     header = ["norm", *names, f"difference ({measure.difference_unit})", "pairs", "p", "equivalence p", "verdict"]
     lines = [header]
     for label, found in judge(evidence, higher_is_better=measure.higher_is_better).items():
-        lines.append([label, *(_accuracy(of.get(label), measure) for of in rows), *_compared(found, measure)])
-    return markdown_grid(lines, ["left", *["right"] * (len(header) - 2), "left"])
+        lines.append([label, *(_accuracy(of.get(label), measure) for of in rows), *_compared(found, measure, table)])
+    grid = markdown_grid(lines, ["left", *["right"] * (len(header) - 2), "left"])
+    return f"{grid}\n\n{_what_differs(report, other)}"
 
 
-def _compared(found: Comparison, measure: Measure) -> list[str]:
+def _compared(found: Comparison, measure: Measure, table: Table) -> list[str]:
     estimate = found.difference.estimate
-    verdict = (
-        f"equivalent (±{measure.scale * found.margin:g})"
-        if found.verdict == "equivalent"
-        else _NO_BASELINE.get(found.verdict, found.verdict)
-    )
+    verdict = _NO_BASELINE.get(found.verdict) or verdict_text(found, measure, table.margins[measure.name])
     difference = format_estimate(estimate, measure, sign=True)
     return [difference, str(estimate.n), format_p(found.holm_p), format_p(found.equivalence_p), verdict]
+
+
+def _what_differs(report: Report, other: Report) -> str:
+    """Write the facts that the runs behind both tables do not share, but for the days of measuring."""
+    ours, theirs = (dict(found.parts[0].measured) for found in (report, other))
+    names = [name for name in {**ours, **theirs} if name != "measured" and ours.get(name) != theirs.get(name)]
+    differing = "; ".join(f"{name} ({ours.get(name, '-')} and {theirs.get(name, '-')})" for name in names)
+    commit = f" Both are of commit {ours['commit']}." if "commit" in {*ours, *theirs} - {*names} else ""
+    return f"Recorded facts that differ between {report.title} and {other.title}: {differing or 'none'}.{commit}"
 
 
 def _outcomes(group: Group, measure: Measure) -> Outcomes:

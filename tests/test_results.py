@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from tests.report.conftest import make_run, make_settings
 from tests.report.test_report_evaluations import evaluation, write_evaluated_run
@@ -19,6 +20,7 @@ PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
 from results_speed import speed  # noqa: E402
+from results_tables import against  # noqa: E402
 
 from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
@@ -131,6 +133,43 @@ def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
         ("bn", "+0.02 ± 0.01", "3", "higher"), ("gn", "-2.01 ± 0.02", "3", "lower")
     ]  # fmt: skip
     assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
+
+
+PRECISIONS = ("bf16", "fp32")
+
+
+def precisions(folder: Path, differences: dict[str, list[float]], commits: tuple[str, str]) -> list[Report]:
+    """Return reports of the same norms and seeds in two precisions, whose accuracies differ by so many points."""
+    found = []
+    for precision, commit in zip(PRECISIONS, commits, strict=True):
+        runs = folder / precision
+        make_settings(runs, list(differences), list(range(6)))
+        for norm, points in differences.items():
+            for seed, point in enumerate(points):
+                accuracy = 0.70 + 0.003 * seed + (point / 100 if precision == "bf16" else 0)
+                run = {"accuracy": accuracy, "epochs": 1, "steps_per_epoch": 3, "train": {"precision": precision}}
+                make_run(runs, norm, seed, environment={"precision": precision, "commit": commit}, **run)  # type: ignore[arg-type]
+        found.append(Report(read_experiment(runs)))
+    return found
+
+
+def test_precisions_are_equivalent_by_two_one_sided_tests_of_each_norm(tmp_path: Path) -> None:
+    """bn's differences lie within half a point for certain, gn's are as small on average but scatter."""
+    differences = {"bn": [0.3, -0.2, 0.1, -0.1, 0.3, -0.2], "gn": [1.0, -0.9, 0.8, -1.1, 0.4, -0.1]}
+    lines = against(*precisions(tmp_path, differences, ("0123abc", "0123abc"))).splitlines()
+    rows = {row[0]: row for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4])}
+    for norm, points in differences.items():
+        sides = [ttest_1samp(points, -0.5, alternative="greater"), ttest_1samp(points, 0.5, alternative="less")]
+        larger = max(side.pvalue for side in sides) * (2 if norm == "bn" else 1)  # Holm's adjustment of two
+        assert float(rows[norm][6]) == pytest.approx(larger, abs=6e-5 if larger < 0.1 else 6e-4)
+    assert rows["bn"][-1] == "equivalent (±0.5)"
+    assert rows["gn"][-1].startswith("not resolved (~")
+    assert lines[-1].endswith("differ between bf16 and fp32: precision (bf16 and fp32). Both are of commit 0123abc.")
+
+
+def test_two_commits_are_named_as_a_difference(tmp_path: Path) -> None:
+    (*_, last) = against(*precisions(tmp_path, {"bn": [0.1, 0.2, 0.3]}, ("0123abc", "4567def"))).splitlines()
+    assert last.endswith("differ between bf16 and fp32: precision (bf16 and fp32); commit (0123abc and 4567def).")
 
 
 def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
