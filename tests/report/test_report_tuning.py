@@ -89,3 +89,22 @@ def test_expected_best_is_that_of_draws() -> None:
         assert found.mean[budget - 1] == pytest.approx(best.mean(), abs=2e-3)
         assert found.std[budget - 1] == pytest.approx(best.std(), abs=2e-3)
     assert found.mean[0] == pytest.approx(np.mean(scores))
+
+
+def test_each_norm_has_axes_of_its_own_with_its_expected_best(tuned: Path) -> None:
+    chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
+    figure = chapter.figures[0].figure
+    assert [axes.get_title() for axes in figure.axes] == ["bn", "gn"]
+    for axes, best in zip(figure.axes, (1, 3), strict=True):
+        scores = [70.5 - abs(rate - best) for rate in range(len(RATES))]
+        (line,) = [line for line in axes.lines if line.get_marker() == "o"]
+        assert line.get_ydata() == pytest.approx(100 * expected_best([score / 100 for score in scores]).mean)
+    assert "n = 2 seeds" in figure.get_suptitle()  # of the trials; the comparison has four
+
+
+def test_no_name_of_an_axis_is_cut_off(tuned: Path) -> None:
+    chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
+    figure = chapter.figures[0].figure
+    extents = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    name, heading = extents["held-out accuracy (%)"], extents[figure.get_suptitle()]
+    assert 0 <= name.y0 < name.y1 < heading.y0
