@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ class Group:
         """Return the group of one run alone."""
         return cls(run.config.label, run.config.norm.name, {}, (), (run,), 1)
 
-    @property
+    @cached_property
     def completed(self) -> tuple[RunRecord, ...]:
         """The runs that enter means."""
         return tuple(run for run in self.runs if run.is_completed)

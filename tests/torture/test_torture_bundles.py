@@ -102,7 +102,7 @@ def damage_many(folder: Path, first: int, count: int) -> int:
 @pytest.fixture
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle of two norms with two seeds each; its tables, which take long to draw, are none."""
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _, **__: [])
     monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: {"table.json": "{}", "report.html": ""})
     record(tmp_path / "recorded")
     write_bundle(tmp_path / "recorded" / "tiny", tmp_path / "good.nbz", Credit())
