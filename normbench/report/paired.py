@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,11 +81,17 @@ class PairedDifference:
     """What the interval and the tests take the standard deviation to be; None without any."""
     t_p: float | None
     """Two-sided p of the paired t test; None for one seed or without any spread."""
-    sign_flip_p: float
+    differences: tuple[float, ...]
+    """Seed by seed."""
     cohens_dz: float | None
     """Mean difference in units of the differences' standard deviation."""
     correlation: float | None
     """Pearson's, of the two norms' results over seeds; pairing gains by as much as it is above 0."""
+
+    @cached_property
+    def sign_flip_p(self) -> float:
+        """The two-sided p of the sign-flip test."""
+        return sign_flip_p(self.differences)
 
     @property
     def test(self) -> TTest:
@@ -104,7 +110,7 @@ def paired_difference(candidate: Scores, baseline: Scores, *, spread: Spread | N
         estimate,
         test.spread,
         test.p,
-        sign_flip_p([candidate[seed] - baseline[seed] for seed in seeds]),
+        tuple(candidate[seed] - baseline[seed] for seed in seeds),
         dz,
         _correlation([candidate[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
     )
