@@ -164,7 +164,7 @@ def forward(
     `x` is ``(runs * N, C, H, W)``, `weight` is
     ``(runs * C_out, C, kernel, kernel)``; both are channels_last.
     """
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     shape = shape_of(x, weight, stride, runs)
     tile = forward_tile(shape)
@@ -208,7 +208,7 @@ def gradients(
 def _launch_input(
     grad: Tensor, weight: Tensor, dx: Tensor, x: Tensor, shape: ConvShape, tile: Tile, after_relu: bool
 ) -> None:
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     launch(
         conv_kernels.input_gradient, (_input_tiles(shape, tile), shape.runs),
@@ -219,7 +219,7 @@ def _launch_input(
 
 
 def _launch_weight(grad: Tensor, x: Tensor, shares: Tensor, shape: ConvShape, tile: Tile, num_shares: int) -> None:
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     launch(
         conv_kernels.weight_gradient, (_weight_tiles(shape, tile) * num_shares, shape.runs),
@@ -234,7 +234,7 @@ def _launch_both(
     grad: Tensor, weight: Tensor, dx: Tensor, x: Tensor, shares: Tensor, shape: ConvShape,
     for_input: Tile, for_weight: Tile, num_shares: int, after_relu: bool,
 ) -> None:  # fmt: skip
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     input_tiles = _input_tiles(shape, for_input)
     launch(

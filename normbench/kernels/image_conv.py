@@ -77,7 +77,7 @@ class ImageConv(torch.autograd.Function):
 
 def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
     """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`, after a ReLU if `relu`."""
-    from normbench.kernels import image_conv_kernels
+    from normbench.triton_code import image_conv_kernels
 
     num_images, _, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
@@ -96,7 +96,7 @@ def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
 
 def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of `weight`, in its dtype and channels_last; the same for the same input, bit for bit."""
-    from normbench.kernels import image_conv_kernels
+    from normbench.triton_code import image_conv_kernels
 
     num_images, channels, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from normbench.kernels import conv_kernels
+from normbench.triton_code import conv_kernels
 
 SHAPE = {"HEIGHT": 32, "WIDTH": 32, "CHANNELS": 64, "CHANNELS_OUT": 128, "KERNEL": 3, "STRIDE": 2}
 TILE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "STAGES": 3}
