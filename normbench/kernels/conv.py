@@ -155,23 +155,19 @@ def _torch_gradients(
     return gradients_
 
 
-def forward(
-    x: Tensor, weight: Tensor, stride: int, *,
-    relu: bool = False, runs: int = 1,
-) -> Tensor:  # fmt: skip
-    """Return the output of `runs` runs, ``(runs * N, C_out, H', W')``, channels_last, after a ReLU if there is one.
+def forward(x: Tensor, weight: Tensor, stride: int, *, relu: bool = False) -> Tensor:
+    """Return the output, ``(N, C_out, H', W')``, channels_last, after a ReLU if there is one.
 
-    `x` is ``(runs * N, C, H, W)``, `weight` is
-    ``(runs * C_out, C, kernel, kernel)``; both are channels_last.
+    `x` is ``(N, C, H, W)``, `weight` is ``(C_out, C, kernel, kernel)``; both are channels_last.
     """
     from normbench.triton_code import conv_kernels
 
-    shape = shape_of(x, weight, stride, runs)
+    shape = shape_of(x, weight, stride)
     tile = forward_tile(shape)
     size = (len(x), shape.channels_out, *shape.out_size)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     launch(
-        conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n), runs),
+        conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n),),
         x, weight, y, shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
@@ -181,19 +177,19 @@ def forward(
 
 def gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, needs_input: bool = True, needs_weight: bool = True, *,
-    after_relu: bool = False, runs: int = 1,
+    after_relu: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Return the gradient of `x`, laid out as `x`, and that of `weight` in shares: each, if it is needed.
 
-    Shares are float32, ``(runs * shares, C_out, kernel, kernel, C)``. With `after_relu`, the first is the gradient
+    Shares are float32, ``(shares, C_out, kernel, kernel, C)``. With `after_relu`, the first is the gradient
     before the ReLU which gave `x`. See `forward` for the shapes.
     """
-    shape = shape_of(x, weight, stride, runs)
+    shape = shape_of(x, weight, stride)
     for_input, (for_weight, num_shares) = input_tile(shape), weight_tile(shape)
     dx = torch.empty_like(x) if needs_input else None
     shares = None
     if needs_weight:
-        form = (runs * num_shares, shape.channels_out, shape.kernel, shape.kernel, shape.channels)
+        form = (num_shares, shape.channels_out, shape.kernel, shape.kernel, shape.channels)
         shares = x.new_empty(form, dtype=torch.float32)
     if dx is not None and shares is not None and for_input.num_warps == for_weight.num_warps:
         _launch_both(grad, weight, dx, x, shares, shape, for_input, for_weight, num_shares, after_relu)
@@ -211,7 +207,7 @@ def _launch_input(
     from normbench.triton_code import conv_kernels
 
     launch(
-        conv_kernels.input_gradient, (_input_tiles(shape, tile), shape.runs),
+        conv_kernels.input_gradient, (_input_tiles(shape, tile),),
         grad, weight, dx, x, shape.images,
         RELU=after_relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
@@ -222,7 +218,7 @@ def _launch_weight(grad: Tensor, x: Tensor, shares: Tensor, shape: ConvShape, ti
     from normbench.triton_code import conv_kernels
 
     launch(
-        conv_kernels.weight_gradient, (_weight_tiles(shape, tile) * num_shares, shape.runs),
+        conv_kernels.weight_gradient, (_weight_tiles(shape, tile) * num_shares,),
         grad, x, shares, shape.images,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SPLIT=num_shares,
         WHOLE_LINES=whole_lines(shape, tile, num_shares), STAGES=tile.stages,
@@ -238,7 +234,7 @@ def _launch_both(
 
     input_tiles = _input_tiles(shape, for_input)
     launch(
-        conv_kernels.backward, (input_tiles + _weight_tiles(shape, for_weight) * num_shares, shape.runs),
+        conv_kernels.backward, (input_tiles + _weight_tiles(shape, for_weight) * num_shares,),
         grad, weight, dx, x, shares, shape.images, input_tiles, RELU=after_relu,
         INPUT_M=for_input.m, INPUT_N=for_input.n, INPUT_K=for_input.k, INPUT_STAGES=for_input.stages,
         WEIGHT_M=for_weight.m, WEIGHT_N=for_weight.n, WEIGHT_K=for_weight.k, WEIGHT_STAGES=for_weight.stages,
@@ -256,16 +252,16 @@ def _weight_tiles(shape: ConvShape, tile: Tile) -> int:
 
 
 def total(shares: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum of a run's `shares` as a gradient of `weight`: in its shape and dtype, channels_last."""
+    """Return the sum of `shares` as a gradient of `weight`: in its shape and dtype, channels_last."""
     channels_out, channels, kernel, _ = weight.shape
     flat = shares.view(len(shares), 1, -1)
     return summed(flat, weight.dtype).view(channels_out, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
-def shape_of(x: Tensor, weight: Tensor, stride: int, runs: int = 1) -> ConvShape:
+def shape_of(x: Tensor, weight: Tensor, stride: int) -> ConvShape:
     """Return the shape of a launch."""
     images, channels, height, width = x.shape
-    return ConvShape(images // runs, height, width, channels, len(weight) // runs, weight.shape[2], stride, runs)
+    return ConvShape(images, height, width, channels, len(weight), weight.shape[2], stride)
 
 
 def launch_forward(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:

@@ -40,12 +40,12 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def draw(shape: Shape, dtype: torch.dtype, *, runs: int = 1, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw input, weight and output gradient of `runs` runs; `whole` numbers, so small that no sum is rounded."""
+def draw(shape: Shape, dtype: torch.dtype, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw input, weight and output gradient; `whole` numbers, so small that no sum is rounded."""
     n, c, h, w, c_out, kernel, stride = shape
     source = torch.Generator().manual_seed(sum(shape))
     out = ((h - 1) // stride + 1, (w - 1) // stride + 1)
-    sizes = ((runs * n, c, h, w), (runs * c_out, c, kernel, kernel), (runs * n, c_out, *out))
+    sizes = ((n, c, h, w), (c_out, c, kernel, kernel), (n, c_out, *out))
     drawn = [torch.randint(-1, 2, s, generator=source) if whole else torch.randn(s, generator=source) for s in sizes]
     x, weight, grad = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in drawn)
     return x, weight, grad
@@ -68,19 +68,6 @@ def assert_close(actual: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: 
         assert ((a.double().cpu() - w).norm() / w.norm()).item() < tolerance, name
 
 
-def assert_runs_are_independent(shape: Shape, dtype: torch.dtype, device: str) -> None:
-    runs, stride = 3, shape[-1]
-    x, weight, grad = (tensor.to(device) for tensor in draw(shape, dtype, runs=runs))
-    y = conv.forward(x, weight, stride, runs=runs)
-    dx, shares = conv.gradients(grad, x, weight, stride, runs=runs)
-    alone = [
-        (conv.forward(one, w, stride), *conv.gradients(g, one, w, stride))
-        for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
-    ]
-    for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
-        assert torch.equal(together, torch.cat(each))
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_sum_is_exact_where_nothing_is_rounded(shape: Shape) -> None:
     x, weight, grad = draw(shape, torch.float16, whole=True)  # whole numbers to 2048 are exact
@@ -96,11 +83,6 @@ def test_bf16_matches_and_repeats() -> None:
     first, second = (outputs_and_gradients(x, weight, grad.contiguous(), 2) for _ in range(2))
     assert_close(first, expected(x, weight, grad, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-@pytest.mark.parametrize("shape", [SHAPES[2], (1, 16, 3, 4, 32, 3, 1)], ids=str)
-def test_several_runs_in_a_launch_have_the_bits_of_each_alone(shape: Shape) -> None:
-    assert_runs_are_independent(shape, torch.float16, "cpu")
 
 
 def test_shares_of_a_weight_used_twice_are_kept_and_their_sum_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

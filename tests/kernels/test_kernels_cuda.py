@@ -114,11 +114,6 @@ def test_convolution_between_layers_matches_torch_and_repeats(shape: layer_conv.
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 32, 32, 128, 3, 2), (16, 256, 8, 8, 512, 3, 2)], ids=str)
-def test_runs_that_share_a_launch_have_the_bits_of_each_alone(shape: layer_conv.Shape) -> None:
-    layer_conv.assert_runs_are_independent(shape, torch.bfloat16, "cuda")
-
-
 @pytest.mark.parametrize("shape", [*head.SHAPES, (1024, 512, 4, 4, 10), (131, 500, 5, 3, 20)], ids=str)
 def test_linear_layer_of_the_mean_matches_torch_and_repeats(shape: tuple[int, int, int, int, int]) -> None:
     x, weight, bias, grad = head.draw(shape, torch.bfloat16)
