@@ -69,6 +69,7 @@ def convolve(
     weight: Tensor,
     stride: int = 1,
     *,
+    bias: Tensor | None = None,
     relu: Relu | None = None,
     before: Relu | None = None,
 ) -> Tensor:
@@ -80,6 +81,7 @@ def convolve(
         x: ``(N, C, H, W)``, channels_last, bfloat16 or float16.
         weight: ``(C_out, C, 3, 3)`` or ``(C_out, C, 1, 1)``, channels_last, in the dtype of `x`.
         stride: 1 or 2.
+        bias: ``(C_out,)``, of any floating-point dtype, added in float32 before the output is rounded.
         relu: the ReLU to apply to the output, if any.
         before: the ReLU that gave `x`, if nothing else reads `x`.
 
@@ -91,27 +93,29 @@ def convolve(
     """
     if x.dtype != weight.dtype or not can_convolve(x, weight, stride, x.dtype):
         raise ValueError("no kernel for this input and weight: see can_convolve")
-    y: Tensor = Convolution.apply(x, weight, stride, relu, before)
+    y: Tensor = Convolution.apply(x, weight, bias, stride, relu, before)
     return y
 
 
 class Convolution(torch.autograd.Function):
-    """The convolution with the gradients of input and weight."""
+    """The convolution with the gradients of input, weight and bias."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         stride: int,
         relu: Relu | None,
         before: Relu | None,
     ) -> Tensor:
         """Return the output, and keep input and weight, and the output of a ReLU."""
         if is_faster(shape_of(x, weight, stride), "forward", fused=relu is not None):
-            y = forward(x, weight, stride, relu=relu is not None)
+            y = forward(x, weight, stride, bias=bias, relu=relu is not None)
         else:
-            y = torch.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+            bias = None if bias is None else bias.to(x.dtype)
+            y = torch.conv2d(x, weight, bias, stride=stride, padding=weight.shape[2] // 2)
         ctx.save_for_backward(x, weight, None if relu is None else y)
         ctx.stride, ctx.sink, ctx.relu, ctx.after_relu = stride, getattr(weight, "gradient_shares", None), relu, False
         if before is not None and ctx.needs_input_grad[0]:
@@ -121,13 +125,13 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return both gradients, or leave the weight's in shares with whoever takes them."""
+        """Return the gradients, or leave the weight's in shares with whoever takes them."""
         x, weight, y = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         if ctx.relu is not None:
             grad = ctx.relu.backward(grad, y)
         shape = shape_of(x, weight, ctx.stride)
-        needs_input, needs_weight = ctx.needs_input_grad[:2]
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         ours = (
             needs_input and is_faster(shape, "input", fused=ctx.after_relu),
             needs_weight and is_faster(shape, "weight"),
@@ -139,7 +143,7 @@ class Convolution(torch.autograd.Function):
             ctx.sink.add(shares)
         elif shares is not None:
             dw = total(shares, weight)
-        return our_dx if ours[0] else dx, dw, None, None, None
+        return our_dx if ours[0] else dx, dw, bias_gradient(grad) if needs_bias else None, None, None, None
 
 
 def _torch_gradients(
@@ -155,8 +159,13 @@ def _torch_gradients(
     return gradients_
 
 
-def forward(x: Tensor, weight: Tensor, stride: int, *, relu: bool = False) -> Tensor:
-    """Return the output, ``(N, C_out, H', W')``, channels_last, after a ReLU if there is one.
+def bias_gradient(grad: Tensor) -> Tensor:
+    """Return the gradient of a bias, ``(C,)``, float32, from that of the output, ``(N, C, H, W)``."""
+    return grad.sum((0, 2, 3), dtype=torch.float32)
+
+
+def forward(x: Tensor, weight: Tensor, stride: int, *, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Return the output, ``(N, C_out, H', W')``, channels_last, after a bias and a ReLU if there are any.
 
     `x` is ``(N, C, H, W)``, `weight` is ``(C_out, C, kernel, kernel)``; both are channels_last.
     """
@@ -168,7 +177,7 @@ def forward(x: Tensor, weight: Tensor, stride: int, *, relu: bool = False) -> Te
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     launch(
         conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n),),
-        x, weight, y, shape.images,
+        x, weight, bias, y, shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
@@ -264,16 +273,18 @@ def shape_of(x: Tensor, weight: Tensor, stride: int) -> ConvShape:
     return ConvShape(images, height, width, channels, len(weight), weight.shape[2], stride)
 
 
-def launch_forward(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, with_relu: bool, after_relu: bool
+) -> None:
     """Launch every kernel that `convolve` launches on such tensors; for use in a `Compilation`."""
     shape = shape_of(x, weight, stride)
     if is_faster(shape, "forward", fused=with_relu):
-        forward(x, weight, stride, relu=with_relu)
+        forward(x, weight, stride, bias=bias, relu=with_relu)
 
 
-def launch_all(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_all(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, with_relu: bool, after_relu: bool) -> None:
     """Launch every kernel that `convolve` and its gradient launch on such tensors; for use in a `Compilation`."""
-    launch_forward(x, weight, stride, with_relu, after_relu)
+    launch_forward(x, weight, bias, stride, with_relu, after_relu)
     shape = shape_of(x, weight, stride)
     grad = x.new_empty((shape.images, *shape.out_size, shape.channels_out)).permute(0, 3, 1, 2)
     ours = (is_faster(shape, "input", fused=after_relu), is_faster(shape, "weight"))

@@ -18,12 +18,12 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["images"])
 def forward(
-    x, weight, y, images,
+    x, weight, bias, y, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels."""
+    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; a bias, if any, is added in float32."""
     OUT_H: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_W: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     TAPS: tl.constexpr = KERNEL * KERNEL
@@ -48,6 +48,8 @@ def forward(
         a = tl.load(x + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         b = tl.load(filters + step * BLOCK_K)
         total = tl.dot(a, b, total)
+    if bias is not None:
+        total += tl.load(bias + column).to(tl.float32)[None, :]
     if RELU:
         total = tl.maximum(total, 0.0)
     at = row[:, None] * CHANNELS_OUT + column[None, :]
