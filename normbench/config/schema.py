@@ -43,7 +43,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
 class Frozen(BaseModel):
     """A model whose values cannot be changed, without keys that it does not name, of finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def _name_only(value: object) -> object:
