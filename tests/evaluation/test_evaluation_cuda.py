@@ -69,23 +69,32 @@ def test_an_evaluation_says_the_same_on_both_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "mode", "batch_size"),
-    [("bn", "train", 1), ("bn", "train", 64), ("brn", "train", 64), ("bn", "eval", 64), ("gn+ws", "eval", 64)],
+    ("norm", "mode", "batch_size", "has_own_stream"),
+    [
+        ("bn", "train", 1, False),
+        ("bn", "train", 64, True),
+        ("brn", "train", 64, True),
+        ("bn", "eval", 64, False),
+        ("gn+ws", "eval", 64, True),
+    ],
 )
-def test_a_replayed_evaluation_is_the_same_bits_as_one_batch_by_batch(norm: str, mode: str, batch_size: int) -> None:
+def test_a_replayed_evaluation_is_the_same_bits_as_one_batch_by_batch(
+    norm: str, mode: str, batch_size: int, has_own_stream: bool
+) -> None:
     set_arithmetic("bf16", "cuda")
-    model = build(norm).to(device="cuda", memory_format=torch.channels_last).train(mode == "train")  # type: ignore[call-overload]
-    replayed = Repeated(model, draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
-    assert replayed.is_captured
-    for seed in (2, 3, 2):
-        images = draw(300, seed, "cuda")
-        fresh, loss, hits = copy.deepcopy(model), torch.zeros((), device="cuda"), 0
-        with torch.no_grad(), switched_off() if mode == "train" else nullcontext():
-            for logits, labels in classify(fresh, images, "cuda", "bf16", batch_size):
-                loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-                hits += int((logits.argmax(1) == labels).sum())
-        found = replayed.launch(images).result()
-        assert (found.loss, found.accuracy) == (float(loss) / 300, hits / 300)
+    with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
+        model = build(norm).to(device="cuda", memory_format=torch.channels_last).train(mode == "train")  # type: ignore[call-overload]
+        replayed = Repeated(model, draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
+        assert replayed.is_captured
+        for seed in (2, 3, 2):
+            images = draw(300, seed, "cuda")
+            fresh, loss, hits = copy.deepcopy(model), torch.zeros((), device="cuda"), 0
+            with torch.no_grad(), switched_off() if mode == "train" else nullcontext():
+                for logits, labels in classify(fresh, images, "cuda", "bf16", batch_size):
+                    loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+                    hits += int((logits.argmax(1) == labels).sum())
+            found = replayed.launch(images).result()
+            assert (found.loss, found.accuracy) == (float(loss) / 300, hits / 300)
 
 
 def test_corrupted_images_are_drawn_once_for_all_runs_of_a_process() -> None:
