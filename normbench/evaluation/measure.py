@@ -64,7 +64,7 @@ def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
         found = predict(model, subject.test_images, *where)
         train_images = subject.train_images.first(MAX_TRAIN_IMAGES)
         on_train = evaluate(model, train_images, *where)
-        has_statistics = depends_on_batch_or_mode(model, subject.test_images, *where)
+        has_statistics = depends_on_batch_or_mode(model, subject.test_images, subject.device)
         average = subject.average
         return Record(
             split="val" if subject.split == "val" else "test",

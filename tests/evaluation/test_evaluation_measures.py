@@ -173,7 +173,7 @@ def test_an_average_is_evaluated_with_its_own_statistics_and_with_the_last(bn: n
 def test_whether_mode_or_batch_matter_is_found_without_knowing_the_norm(norm: str, depends: bool) -> None:
     torch.manual_seed(0)
     model = build_model("norm_resnet_small", norm=make_norm(norm)).eval()
-    assert depends_on_batch_or_mode(model, draw(20, 4), "cpu", "fp32") is depends
+    assert depends_on_batch_or_mode(model, draw(20, 4), "cpu") is depends
 
 
 def test_a_norm_without_statistics_of_a_batch_has_one_result(bn: nn.Module) -> None:
