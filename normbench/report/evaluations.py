@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median
@@ -324,11 +324,17 @@ def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _on(facts: Mapping[str, str | None]) -> Iterator[str]:
+    for name, value in facts.items():
+        if value:
+            yield f"torch {value}" if name == "torch" else value
+
+
 def _described(sections: Sequence[Section]) -> str:
     every = [entry for _, group, _ in evaluated(sections) for entry in evaluations(group)]
     splits = {"test": "test images", "val": "validation images"}
     images = " or ".join(dict.fromkeys(f"{entry.num_images:,} {splits[entry.split]}" for entry in every))
-    where = dict.fromkeys(", ".join(filter(None, entry.measured_on.values())) for entry in every)
+    where = dict.fromkeys(", ".join(_on(entry.measured_on)) for entry in every)
     counts = sorted({entry.num_averaged for entry in every if entry.num_averaged})
     averaged = ""
     if counts:

@@ -130,6 +130,11 @@ def test_averaged_weights_stand_beside_the_last_ones_with_statistics_of_either_k
     assert list(gn.values())[1:] == [*(text(share * accuracies["gn"]) for share in (1, 0.7, -0.3)), "-", "-", "-"]
 
 
+def test_the_chapter_says_where_and_of_what_it_was_measured(experiment: ExperimentRecord) -> None:
+    (text,) = next(chapter for chapter in Report(experiment).chapters if chapter.anchor == "evaluation").text
+    assert "on 60 test images. Measured on a CPU, torch 2. Averaged weights" in text
+
+
 def test_norms_are_paired_image_by_image_within_a_seed(experiment: ExperimentRecord) -> None:
     ((_, rows),) = [(title, rows) for title, rows in grids(experiment).items() if title.startswith("Image by")]
     (gn,) = rows.values()
