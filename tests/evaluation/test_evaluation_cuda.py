@@ -17,6 +17,7 @@ from normbench.engine.trainer import Trainer
 from normbench.evaluation.corruptions import KINDS, corrupt, corrupted
 from normbench.evaluation.measure import Subject, evaluate_all
 from normbench.evaluation.repeated import Repeated
+from normbench.evaluation.statistics import depends_on_batch_or_mode
 from normbench.kernels.support import switched_off
 from normbench.models import build_model
 from normbench.norms import make_norm
@@ -66,6 +67,14 @@ def test_an_evaluation_says_the_same_on_both_devices() -> None:
     assert np.mean(on_cpu.hit_bits != on_gpu.hit_bits) < 0.02
     for left, right in zip(on_cpu.statistics, on_gpu.statistics, strict=True):
         assert right.loss == pytest.approx(left.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("bn", True), ("gn", False), ("in", False), ("gn+ws", False)])
+def test_bf16_on_a_gpu_makes_no_norm_depend_on_its_batch(norm: str, depends: bool) -> None:
+    set_arithmetic("bf16", "cuda")
+    torch.manual_seed(0)
+    model = build_model("norm_resnet", norm=make_norm(norm)).to(device="cuda", memory_format=torch.channels_last)
+    assert depends_on_batch_or_mode(model, draw(20, 4, "cuda"), "cuda") is depends
 
 
 @pytest.mark.parametrize(
