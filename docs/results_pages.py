@@ -21,6 +21,7 @@ one of
     figure NAME      the figure, written as PNG into a folder beside the page that is called like the page;
                      `figure NAME as FILE` where a page has figures of one name from two records
     probed NAME      what a paper claims of what probes measure, tested (docs/results_probes.py); `bands`: over rates
+    evaluated NAME   what a paper claims of evaluations, tested (docs/results_evaluated.py)
     cell ROW, COLUMN the text of one cell of the table; also `cell 2 ROW, COLUMN`
 
 A table with several settings, of batch sizes say, has several rows of a norm: `cell ROW | 64, COLUMN` is that of the
@@ -44,6 +45,7 @@ from typing import TypeVar
 from results_bench import bench
 from results_bench import everything as everything_of_bench
 from results_claims import bundles_of, claims_table
+from results_evaluated import CLAIMS as EVALUATED_CLAIMS
 from results_probes import CLAIMS, band_claims, claims
 from results_speed import speed
 from results_tables import against, overview
@@ -152,8 +154,8 @@ def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
     if kind == "figure":
         name, _, file = rest.partition(" as ")
         return _figure(page, _named(page, what, report.figures, name), file or name, write=write_figures)
-    if kind == "probed":
-        return claims(report, _one_of(page, what, {name: name for name in CLAIMS}, rest))
+    if kind in ("probed", "evaluated"):
+        return claims(report, _one_of(page, what, CLAIMS if kind == "probed" else EVALUATED_CLAIMS, rest))
     if kind == "bands":
         return band_claims(report)
     if kind == "overview":
