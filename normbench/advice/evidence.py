@@ -46,8 +46,8 @@ EVIDENCE: Mapping[str, Evidence] = MappingProxyType(
             "docs/results/batch_size.md",
         ),
         "own_costs": Evidence(
-            "NormBench, NormResNet, batch 64, one H200 in bf16, milliseconds per training step: none 0.126, IN 0.163, "
-            "GN 0.172, EvoNorm-S0 0.186, BN 0.192, LN 0.193.",
+            "NormBench, NormResNet, batch 64, one H200 in bf16, milliseconds per training step: none 0.127, IN 0.162, "
+            "GN 0.171, EvoNorm-S0 0.188, BN 0.192, LN 0.193.",
             "docs/performance.md",
         ),
         "gn_sweep": Evidence(
