@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.conftest import make_run, make_settings
+from tests.report.test_report_batch_one import new_probe
 from tests.report.test_report_evaluations import evaluation, write_evaluated_run
 from tests.report.test_report_tuning import tuning
 
@@ -19,6 +20,7 @@ PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
 from results_speed import norms, speed  # noqa: E402
+from results_tables import batch_one  # noqa: E402
 
 from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
@@ -219,3 +221,24 @@ def test_norms_of_the_speed_run_stand_at_their_own_rates_with_the_seconds_of_all
     seconds = [run.epochs[1].train_seconds for run in runs if run.config.label == "BN"]
     assert float(first[7]) == pytest.approx(runs[0].config.train.epochs * statistics.median(seconds), abs=0.005)
     assert reached == f"With a mean of {100 * goal:.1f} % or more: with the images alone BN; with six views none."
+
+
+def test_norms_at_batch_size_1_stand_beside_the_comparison_and_none(tmp_path: Path) -> None:
+    """In points over chance ln gains 20, none 15, bn 4; the lines are at 16 and 10, and seeds differ by 0.2."""
+    make_settings(tmp_path, ["bn", "ln"], [0, 1, 2])
+    for seed in range(3):
+        for norm, accuracy in {"bn": 0.7, "ln": 0.6}.items():
+            make_run(tmp_path, norm, seed, accuracy=accuracy, epochs=1, steps_per_epoch=2)
+        for norm, accuracy in {"bn": 0.14, "ln": 0.30, "none": 0.25}.items():
+            new_probe(make_run, tmp_path, norm, seed, accuracy + 0.002 * (seed - 1))
+    grid, sentence = batch_one(Report(read_experiment(tmp_path))).split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in grid.splitlines()[2:]]
+    assert [[row[0], row[3], row[4], row[5]] for row in rows] == [
+        ["ln", "100", "stable", "60.00 ± 0.00"],
+        ["none", "75", "degraded", "-"],
+        ["bn", "20", "collapsed", "70.00 ± 0.00"],
+    ]
+    assert [row[1].split()[0] for row in rows] == ["30.00", "25.00", "14.00"]
+    assert [row[2].split()[0] for row in rows] == ["35.00", "30.00", "19.00"], "each image's own statistics: 5 more"
+    assert sentence.startswith("Resolved: stable ln; degraded none; collapsed bn. Near a line")
+    assert sentence.endswith(": none.")
