@@ -26,22 +26,21 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
     `labels`, only those norms are shown; ranks stay those among all.
     """
     by_rates = {section.rates: table for section, table in zip(report.sections, report.tables, strict=True)}
-    shared = by_rates.get("one for all") or report.tables[0]
-    own = by_rates.get("each its own")
-    main = own or shared
+    shared, own = by_rates.get("one for all"), by_rates.get("each its own")
+    main = own or shared or report.tables[0]
     measure = main.measures[0]
-    beside = {row.label: row for row in shared.rows}
+    beside = {row.label: row for row in shared.rows} if own and shared else {}
     kept = [column for column in columns(main) if column.header.startswith(_COSTS)]
     others = [found for other in more for found in _columns_of(other)]
     lines = [
         ["norm", f"{measure.header} ({measure.unit})", *(["learning rate"] if own else []), "rank",
-         *([f"at {shared.rows[0].learning_rate:.3g} for all"] if own else []),
+         *(f"at {row.learning_rate:.3g} for all" for row in list(beside.values())[:1]),
          *(column.header for column in kept), *(header for header, _ in others)]
     ]  # fmt: skip
     for row in sorted(main.rows, key=lambda row: _place(row, measure)):
         if not labels or row.label in labels:
             tuned = [f"{row.learning_rate:.3g}"] if own else []
-            at_shared = [_accuracy(beside.get(row.label), measure)] if own else []
+            at_shared = [_accuracy(beside.get(row.label), measure)] if beside else []
             rank = format_rank(row.results[measure.name].rank)
             cells = [row.label, _accuracy(row, measure), *tuned, rank, *at_shared]
             lines.append(
