@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from normbench.report.batch_one import CHANCE, BatchOne, Stability, batch_one_probe, norm_key
 from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability, verdict_text
 from normbench.report.comparison_table import Row, Table
 from normbench.report.formats import markdown_grid
@@ -27,22 +28,21 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
     `labels`, only those norms are shown; ranks stay those among all.
     """
     by_rates = {section.rates: table for section, table in zip(report.sections, report.tables, strict=True)}
-    shared = by_rates.get("one for all") or report.tables[0]
-    own = by_rates.get("each its own")
-    main = own or shared
+    shared, own = by_rates.get("one for all"), by_rates.get("each its own")
+    main = own or shared or report.tables[0]
     measure = main.measures[0]
-    beside = {row.label: row for row in shared.rows}
+    beside = {row.label: row for row in shared.rows} if own and shared else {}
     kept = [column for column in columns(main) if column.header.startswith(_COSTS)]
     others = [found for other in more for found in _columns_of(other)]
     lines = [
         ["norm", f"{measure.header} ({measure.unit})", *(["learning rate"] if own else []), "rank",
-         *([f"at {shared.rows[0].learning_rate:.3g} for all"] if own else []),
+         *(f"at {row.learning_rate:.3g} for all" for row in list(beside.values())[:1]),
          *(column.header for column in kept), *(header for header, _ in others)]
     ]  # fmt: skip
     for row in sorted(main.rows, key=lambda row: _place(row, measure)):
         if not labels or row.label in labels:
             tuned = [f"{row.learning_rate:.3g}"] if own else []
-            at_shared = [_accuracy(beside.get(row.label), measure)] if own else []
+            at_shared = [_accuracy(beside.get(row.label), measure)] if beside else []
             rank = format_rank(row.results[measure.name].rank)
             cells = [row.label, _accuracy(row, measure), *tuned, rank, *at_shared]
             lines.append(
@@ -87,6 +87,49 @@ def _mean(outcomes: Sequence[Outcomes]) -> Outcomes:
     seeds = set.intersection(*(set(found.scores) for found in outcomes))
     scores = {seed: fmean(found.scores[seed] for found in outcomes) for seed in sorted(seeds)}
     return Outcomes(scores, frozenset().union(*(found.lost for found in outcomes)))
+
+
+def batch_one(report: Report) -> str:
+    """Return a row per norm, the best at batch size 1 first, `none` among them, and each verdict's norms in a sentence.
+
+    Raises:
+        ValueError: the experiment measured nothing at batch size 1.
+    """
+    table, measure = report.tables[0], report.tables[0].measures[0]
+    probe = batch_one_probe(report.experiment, report.sections[0])
+    if probe is None or probe.best_accuracy is None:
+        raise ValueError(f"{report.title} has no result at batch size 1")
+    labels = {norm_key(run.config.norm): run.config.label for run in report.experiment.probes}
+    found = {labels[key]: one for key, one in probe.by_norm.items() if one.accuracy}
+    ordered = sorted(found, key=lambda label: -found[label].accuracy.mean)  # type: ignore[union-attr]
+    at_64 = {row.label: row for row in table.rows}
+    lines = [
+        ["norm", f"evaluation mode ({measure.unit})", f"each test image by its own statistics ({measure.unit})",
+         f"share of {probe.best_label}'s gain ({measure.unit})", "verdict", "comparison's batch size (%)"],
+        *(
+            [label, format_estimate(found[label].accuracy, measure),
+             format_estimate(found[label].batch_statistics_accuracy, measure),
+             f"{100 * _gain(found[label]) / (probe.best_accuracy - CHANCE):.0f}",
+             format_stability(found[label]), _accuracy(at_64.get(label), measure)]
+            for label in ordered
+        ),
+    ]  # fmt: skip
+    grid = markdown_grid(lines, ["left", "right", "right", "right", "left", "right"])
+    return f"{grid}\n\n{_by_verdict({label: found[label] for label in ordered})}"
+
+
+def _gain(found: BatchOne) -> float:
+    return (found.accuracy.mean if found.accuracy else 0.0) - CHANCE
+
+
+def _by_verdict(found: Mapping[str, BatchOne]) -> str:
+    """Return the norms of each verdict that is resolved, and those that other seeds might give another one."""
+    verdicts: Sequence[Stability] = ("stable", "degraded", "collapsed")
+    sure = {verdict: [label for label, one in found.items() if one.possible == (verdict,)] for verdict in verdicts}
+    parts = [f"{verdict} {', '.join(labels)}" for verdict, labels in sure.items() if labels]
+    open_ones = [label for label, one in found.items() if len(one.possible) > 1]
+    near = f"Near a line, so that other seeds might say otherwise: {', '.join(open_ones) or 'none'}."
+    return f"Resolved: {'; '.join(parts) or 'none'}. {near}"
 
 
 def _compared(found: Comparison, measure: Measure, table: Table) -> list[str]:

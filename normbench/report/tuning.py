@@ -48,7 +48,7 @@ def tuning_chapter(experiment: ExperimentRecord, sections: Sequence[Section]) ->
     """Return the chapter on tuning; None where no learning rate was tuned."""
     tuning = experiment.tuning
     own = next((section for section in sections if section.rates == "each its own"), None)
-    if tuning.shared_rate is None or own is None:
+    if own is None:
         return None
     images = "training images that were held out" if tuning.split == "val" else "the test images, which flatters it"
     num_rates, num_seeds = len(tuning.of(tuning.labels[0])), len(tuning.seeds)

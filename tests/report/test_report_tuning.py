@@ -56,6 +56,20 @@ def test_the_comparison_stands_at_one_rate_and_at_each_norms_own(tuned: Path) ->
     assert note.startswith("gn: its best learning rate, 0.01, is the highest that was tried")
 
 
+def test_without_a_shared_rate_there_is_one_table_whichever_rates_were_chosen(
+    tmp_path: Path, new_run: Callable[..., Path], new_settings: Callable[..., None]
+) -> None:
+    new_settings(tmp_path, ["bn", "gn"], [0])
+    write_tuning(tmp_path, tuning({"bn": 1, "gn": 3}).model_copy(update={"shared_rate": None}))
+    for norm, rate in (("bn", 1e-3), ("gn", 1e-2)):
+        new_run(tmp_path, norm, 0, accuracy=0.7, steps_per_epoch=2, train={"learning_rate": rate})
+    report = Report(read_experiment(tmp_path))
+    (table,) = report.tables
+    assert [row.label for row in table.rows] == ["bn", "gn"], "in one setting, though their rates differ"
+    assert table.title == tmp_path.name
+    assert [chapter.anchor for chapter in report.chapters].count("tuning") == 1
+
+
 def test_the_chapter_has_every_trial(tuned: Path) -> None:
     chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
     (grid,) = chapter.grids
