@@ -27,6 +27,11 @@ def test_a_bundle_of_results_is_verified(bundle: Path) -> None:
     assert verify(bundle).verified
 
 
+def test_no_bundle_of_results_makes_a_clone_slow() -> None:
+    sizes = {bundle.name: bundle.stat().st_size for bundle in (DOCS / "results").rglob("*.nbz")}
+    assert {name: size for name, size in sizes.items() if size > 6_000_000} == {}, "run: normbench bundle --small"
+
+
 def test_every_rule_is_described() -> None:
     text = (DOCS / "bundles.md").read_text(encoding="utf-8")
     for name in ("archive", "checksums", "result id", *RULES, "tables"):
