@@ -72,6 +72,8 @@ def test_runs_without_weights_and_without_runs_are_told(quick) -> None:
     assert quick("evaluate", "runs/nowhere").code == 1
     told = quick("evaluate", "runs/t", "--set", "batch_size=8")
     assert (told.code, "did you mean 'batch_sizes'" in told.err) == (2, True)
+    told = quick(*train, "--force", "--set", "evaluate.corruptions=official")
+    assert (told.code, "no official corruptions of synthetic" in told.err, "Epoch" in told.err) == (3, True, False)
     told = quick("evaluate", "runs/t", "--corruptions", "some")
     assert (told.code, "Allowed: none, generated, official" in told.err) == (2, True)
 

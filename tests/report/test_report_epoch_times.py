@@ -184,6 +184,13 @@ def test_times_of_runs_that_shared_the_device_are_refused(tmp_path: Path, new_ru
     assert len(axes.containers) == 3  # a curve each, but for in
 
 
+def test_without_any_time_there_is_no_figure_over_time(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", steps_per_epoch=4, environment={"concurrent_runs": 4})
+    names = [figure.name for figure in Report(read_experiment(tmp_path)).figures]
+    assert "accuracy" in names
+    assert "accuracy_time" not in names
+
+
 def test_norms_timed_in_parts_are_compared_within_their_part(
     tmp_path: Path, runs: dict[str, Path], new_run: NewRun
 ) -> None:
