@@ -38,6 +38,8 @@ class Claim:
     is_lower: bool = True
     is_ratio: bool = True
     """Whether the norms are compared by their ratio, of geometric means, and not by their difference."""
+    of_second: Callable[[RunRecord], float | None] | None = None
+    """The number of `second`'s runs, where it is another one than that of `first`'s."""
 
 
 def _over_training(quantity: Quantity) -> Callable[[RunRecord], float | None]:
@@ -112,16 +114,12 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
 """By the name of a table; docs/results/why.md says which paper each is of."""
 
 
-def claims(report: Report, name: str) -> str:
-    """Return the table of the claims `name` over every setting of a report; what was not measured has no row.
-
-    Raises:
-        KeyError: there are no claims of that name.
-    """
+def claims(report: Report, wanted: Sequence[Claim]) -> str:
+    """Return the table of the claims over every setting of a report; what was not measured has no row."""
     found = [
         (claim, panel.title, *sides)
         for panel in panels(report.sections)
-        for claim in CLAIMS[name]
+        for claim in wanted
         if (sides := _sides(claim, panel.groups)) is not None
     ]
     return _written([(claim.text, where, claim, first, second) for claim, where, first, second in found])
@@ -148,12 +146,13 @@ def _sides(claim: Claim, groups: Sequence[Group]) -> tuple[Sides, Sides] | None:
     by_norm = {group.norm: group for group in groups}
     if not {claim.first, claim.second} <= by_norm.keys():
         return None
-    first, second = (_by_seed(by_norm[norm].completed, claim) for norm in (claim.first, claim.second))
+    first = _by_seed(by_norm[claim.first].completed, claim.of, claim)
+    second = _by_seed(by_norm[claim.second].completed, claim.of_second or claim.of, claim)
     return (first, second) if first.keys() & second.keys() else None
 
 
-def _by_seed(runs: Sequence[RunRecord], claim: Claim) -> Sides:
-    values = {run.config.seed: claim.of(run) for run in runs}
+def _by_seed(runs: Sequence[RunRecord], of: Callable[[RunRecord], float | None], claim: Claim) -> Sides:
+    values = {run.config.seed: of(run) for run in runs}
     return {s: v for s, v in values.items() if v is not None and np.isfinite(v) and (v > 0 or not claim.is_ratio)}
 
 

@@ -17,7 +17,7 @@ from tests.report.conftest import make_run
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-from results_probes import band_claims, claims  # noqa: E402
+from results_probes import CLAIMS, band_claims, claims  # noqa: E402
 
 SEEDS = range(4)
 RNG = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def rows_of(table: str) -> list[list[str]]:
 
 
 def test_a_claim_is_tested_by_pairs_of_seeds_and_adjusted_over_the_table(report: Report) -> None:
-    varies, changes, cosine, smoothness = rows_of(claims(report, "smoothness"))
+    varies, changes, cosine, smoothness = rows_of(claims(report, CLAIMS["smoothness"]))
     logs = np.log(RANGES["bn"] / RANGES["none"])
     low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
     assert varies[2:4] == [f"{stats.gmean(RANGES[norm]):.3g}" for norm in ("bn", "none")]

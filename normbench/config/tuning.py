@@ -53,6 +53,8 @@ class TuneConfig(_Frozen):
     split: Literal["val", "test"] = "val"
     """`val`: accuracy on training images that were held out. `test` flatters every norm, and is for data sets without
     such a split."""
+    shared_rate: bool = Field(True, strict=True)
+    """Whether norms are also compared at the one learning rate of `train`; False halves the runs after the tuning."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ images, the 10,000 test images in order for each of five severities. See https:/
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,32 @@ def read_corruption(folder: Path, kind: str, severity: int, labels: NDArray[np.i
     Raises:
         DataError: a file is missing or damaged, or the images evaluated on are others.
     """
-    part = slice(_NUM_IMAGES * (severity - 1), _NUM_IMAGES * severity)
-    theirs = _mapped(folder / "labels.npy", (5 * _NUM_IMAGES,))[part]
-    if len(labels) != _NUM_IMAGES or (theirs != labels).any():
+    _check_labels(folder, labels)
+    return np.array(_images(folder, kind)[_NUM_IMAGES * (severity - 1) : _NUM_IMAGES * severity])
+
+
+def check_official(folder: Path, kinds: Iterable[str], labels: NDArray[np.int64]) -> None:
+    """Check that a folder has the corruptions `kinds` of the images with these labels, without reading images.
+
+    Raises:
+        DataError: a file is missing or damaged, or the images evaluated on are others.
+    """
+    _check_labels(folder, labels)
+    for kind in kinds:
+        _images(folder, kind)
+
+
+def _check_labels(folder: Path, labels: NDArray[np.int64]) -> None:
+    theirs = _mapped(folder / "labels.npy", (5 * _NUM_IMAGES,))
+    if len(labels) != _NUM_IMAGES or (theirs.reshape(5, -1) != labels).any():
         raise DataError(
             f"{folder / 'labels.npy'}: of other images than those evaluated on. Official corruptions are of all 10,000 "
             "test images: eval_split: test, without num_test"
         )
-    return np.array(_mapped(folder / f"{kind}.npy", (5 * _NUM_IMAGES, *IMAGE_SHAPE))[part])
+
+
+def _images(folder: Path, kind: str) -> NDArray[np.uint8]:
+    return _mapped(folder / f"{kind}.npy", (5 * _NUM_IMAGES, *IMAGE_SHAPE))
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -68,13 +68,6 @@ def launch_evaluation(
         model.train(was_training)
 
 
-def measure(
-    model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
-) -> Evaluation:
-    """Return loss and accuracy in the mode that the model is in; in training mode that may change its buffers."""
-    return _launch(model, images, device, precision, batch_size).result()
-
-
 @torch.no_grad()
 def _launch(
     model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int

@@ -12,13 +12,13 @@ from torch import nn
 from normbench.config.schema import EvaluateConfig
 from normbench.engine.batches import DeviceImages
 from normbench.engine.device import DeviceName, Precision
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, MAX_SINGLE_IMAGES, Evaluation, evaluate, measure
+from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, MAX_SINGLE_IMAGES, Evaluation, evaluate
 from normbench.evaluation.average import WeightAverage
 from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupted
 from normbench.evaluation.predictions import predict
+from normbench.evaluation.repeated import Repeated
 from normbench.evaluation.statistics import as_trained, depends_on_batch_or_mode, reestimated
 from normbench.evaluation.views import Views
-from normbench.kernels.support import switched_off
 from normbench.runs.evaluation_file import (
     CorruptionResult,
     Corruptions,
@@ -64,7 +64,7 @@ def evaluate_all(subject: Subject, config: EvaluateConfig) -> Record:
         found = predict(model, subject.test_images, *where)
         train_images = subject.train_images.first(MAX_TRAIN_IMAGES)
         on_train = evaluate(model, train_images, *where)
-        has_statistics = depends_on_batch_or_mode(model, subject.test_images, *where)
+        has_statistics = depends_on_batch_or_mode(model, subject.test_images, subject.device)
         average = subject.average
         return Record(
             split="val" if subject.split == "val" else "test",
@@ -115,7 +115,8 @@ def _batch_statistics(subject: Subject, config: EvaluateConfig) -> Iterator[Stat
     for batch_size in config.batch_sizes:
         images = subject.test_images.first(MAX_SINGLE_IMAGES) if batch_size == 1 else subject.test_images
         with suppress(ValueError):  # one value per channel has no variance
-            found = _measure_as_trained(subject, images, batch_size)
+            repeated = Repeated(as_trained(subject.model), images, *_where(subject), batch_size)
+            found = repeated.launch(images).result()
             yield StatisticsResult(
                 weights="last", statistics="batch", batch_size=batch_size, num_images=len(images),
                 accuracy=found.accuracy, loss=found.loss,
@@ -133,19 +134,25 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
     """Return the results under every corruption in every severity; None where none were asked for."""
     if config.corruptions == "none":
         return None
-    results = []
+    where = subject.test_images, *_where(subject)
+    frozen = Repeated(subject.model, *where)
+    adapted = Repeated(as_trained(subject.model), *where) if adapts else None
+    pending = []
     for kind in KINDS:
         for severity in SEVERITIES:
             images = corrupted(
                 subject.test_images, kind, severity, config.corruption_seed, subject.official_corruptions
             )
-            frozen = evaluate(subject.model, images, *_where(subject))
-            adapted = None
-            if adapts:
-                adapted = _measure_as_trained(subject, images, EVALUATION_BATCH_SIZE).accuracy
-            results.append(
-                CorruptionResult(kind=kind, severity=severity, accuracy=frozen.accuracy, adapted_accuracy=adapted)
-            )
+            pending.append((kind, severity, frozen.launch(images), adapted.launch(images) if adapted else None))
+    results = [
+        CorruptionResult(
+            kind=kind,
+            severity=severity,
+            accuracy=found.result().accuracy,
+            adapted_accuracy=None if found_adapted is None else found_adapted.result().accuracy,
+        )
+        for kind, severity, found, found_adapted in pending
+    ]
     is_generated = config.corruptions == "generated"
     return Corruptions(
         source=config.corruptions,
@@ -153,12 +160,6 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
         adapted_batch_size=EVALUATION_BATCH_SIZE,
         results=tuple(results),
     )
-
-
-def _measure_as_trained(subject: Subject, images: DeviceImages, batch_size: int) -> Evaluation:
-    """Return loss and accuracy in training mode, in torch's own operations (`normbench.evaluation.statistics`)."""
-    with switched_off():
-        return measure(as_trained(subject.model), images, *_where(subject), batch_size=batch_size)
 
 
 def _where(subject: Subject) -> tuple[DeviceName, Precision]:

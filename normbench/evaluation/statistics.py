@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from normbench.engine.batches import DeviceImages, epoch_order, normalize
-from normbench.engine.device import DeviceName, Precision, autocast
+from normbench.engine.device import DeviceName, Precision, autocast, full_precision
 from normbench.kernels.support import switched_off
 
 REESTIMATION_BATCH_SIZE = 512
@@ -25,14 +25,15 @@ def as_trained(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def depends_on_batch_or_mode(model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision) -> bool:
+def depends_on_batch_or_mode(model: nn.Module, images: DeviceImages, device: DeviceName) -> bool:
     """Return whether what `model` says of an image is another in training mode, or beside other images.
 
-    Tried on 16 images, without knowing the norm: rounding does not count (1 % of the logits' standard deviation; in
-    training mode a batch norm changes logits by many times that).
+    Tried on 16 images in float32, without knowing the norm: rounding does not count (1 % of the logits' standard
+    deviation; in training mode a batch norm changes logits by many times that). That of bfloat16 would: where batches
+    of different sizes go through different algorithms, it is more.
     """
     x = normalize(images.first(_NUM_TRIED).images)
-    with switched_off(), autocast(device, precision):
+    with switched_off(), full_precision(device):
         together = copy.deepcopy(model).eval()(x).float()
         alone = torch.cat([copy.deepcopy(model).eval()(image).float() for image in x.split(1)])
         training = as_trained(model)(x).float()

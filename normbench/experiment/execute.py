@@ -133,11 +133,12 @@ def run_experiment(
     states = {plan.run_id: planned_state(folder / plan.run_id) for plan in plans}
     due = [plan for plan in plans if is_due(states[plan.run_id], force=options.force, retry=options.retry)]
     prerequisite = _prerequisite(plans[0].config, options, site, train=bool(due))
+    evaluate = loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None
     # First: what this starts for further devices imports torch while the first one checks data and compiles.
     with ExitStack() as stack:
         executor = stack.enter_context(site.executor(due, plans, folder, options.runs_at_once))
         for config in reversed(_by_data(due).values()):  # the last ones stay loaded, and the first run takes the first
-            site.process.call(targets.check_data, config, options.data_dir, prerequisite)
+            site.process.call(targets.check_data, config, options.data_dir, prerequisite, evaluate)
         _compile_kernels(due, folder, options, site.process, prerequisite)
         first = resolved if options.max_seeds is None else resolved_experiment(loaded.experiment, left[0])
         write_experiment(folder, first)
@@ -154,7 +155,7 @@ def run_experiment(
             options.keep_checkpoint,
             prerequisite,
             options.max_failures,
-            loaded.experiment.evaluate if isinstance(loaded.experiment, ExperimentConfig) else None,
+            evaluate,
             max_host_losses=site.max_host_losses,
         )
         return _Course(runner, site, loaded.experiment, options, shown, on_report, drawers).finish(left)

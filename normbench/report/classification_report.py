@@ -47,7 +47,7 @@ def _results(section: Section) -> str:
 
 
 def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigure]:
-    from normbench.report.curves import accuracy_curves, accuracy_over_time, loss_curves
+    from normbench.report.curves import accuracy_curves, loss_curves
 
     shown = panels(found)
     left_out = f" Only the first {MAX_PANELS} of {len(shown)} settings are drawn." if len(shown) > MAX_PANELS else ""
@@ -70,14 +70,26 @@ def _figures(found: Sequence[Section], tables: Sequence[Table]) -> list[PageFigu
             f"Test accuracy by epoch. {interval}{left_out}",
             partial(accuracy_curves, shown),
         ),
-        PageFigure(
-            "accuracy_time",
-            "Accuracy against time",
-            "Test accuracy after each epoch against training time, evaluation excluded; where norms were timed in turn "
-            f"an epoch is as long as in the table. {curves}{left_out}",
-            partial(accuracy_over_time, shown, _interleaved_seconds(found, tables)),
-        ),
+        *_over_time(shown, _interleaved_seconds(found, tables), f"{curves}{left_out}"),
     ]
+
+
+def _over_time(shown: Sequence[Panel], seconds: Sequence[Mapping[str, float]], curves: str) -> list[PageFigure]:
+    """Return accuracy against training time; nothing where runs shared their device and were not timed apart."""
+    from normbench.report.curves import accuracy_over_time, timed_runs
+
+    is_timed = (
+        timed_runs(group, known.get(group.label))
+        for panel, known in zip(shown, seconds, strict=True)
+        for group in panel.groups
+    )
+    if not any(is_timed):
+        return []
+    caption = (
+        "Test accuracy after each epoch against training time, evaluation excluded; where norms were timed in turn an "
+        f"epoch is as long as in the table. {curves}"
+    )
+    return [PageFigure("accuracy_time", "Accuracy against time", caption, partial(accuracy_over_time, shown, seconds))]
 
 
 def _ranking(shown: Sequence[Panel]) -> list[PageFigure]:

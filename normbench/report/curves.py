@@ -139,12 +139,17 @@ def accuracy_over_time(shown: Sequence[Panel], epoch_seconds: Sequence[Mapping[s
     def draw(axes: Axes, panel: _TimePanel, chosen: Styles) -> None:
         for group in panel.groups:
             seconds = panel.epoch_seconds.get(group.label)
-            if timed := [run for run in group.completed if seconds is not None or run.runs_at_once == 1]:
+            if timed := timed_runs(group, seconds):
                 _draw_accuracy_over_time(axes, timed, chosen[group.norm, group.label], seconds, few)
         label_axes(axes, "training time (s)", "test accuracy (%)")
 
     explanation = ["line: mean over seeds after each epoch", *([interval_text(shown, "bar")] if few else [])]
     return draw_panels(panels, draw, explanation, finish=_label_accuracies(shown))
+
+
+def timed_runs(group: Group, epoch_seconds: float | None) -> list[RunRecord]:
+    """Return the completed runs whose training time is known: by their norm's timing, or because they ran alone."""
+    return [run for run in group.completed if epoch_seconds is not None or run.runs_at_once == 1]
 
 
 def _many_losses(panel: _LossPanel) -> Figure:

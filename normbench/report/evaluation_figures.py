@@ -41,7 +41,7 @@ _INTERVALS = "bar: 95 % t interval over n seeds"
 
 def statistics_figures(sections: Sequence[Section]) -> Iterator[PageFigure]:
     """Yield accuracy against the source of statistics, of the norms that have more than one."""
-    found = [source for source in sources(sections) if source.weights == "last"]
+    found = sources(sections)
     shown = _with_groups(panels(sections), _has_statistics)
     if len(found) < 2 or not shown:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, median
@@ -25,12 +25,11 @@ _INTERVAL = "Mean ± half the 95 % Student-t interval over seeds."
 
 @dataclass(frozen=True)
 class Source:
-    """Where norms take their statistics from, and which weights they belong to."""
+    """Where norms take their statistics from."""
 
     header: str
     statistics: Statistics
     batch_size: int | None = None
-    weights: Weights = "last"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,13 @@ def evaluation(experiment: ExperimentRecord, sections: Sequence[Section]) -> Cha
 
 def evaluation_grids(sections: Sequence[Section]) -> tuple[Grid, ...]:
     """Return the tables of the chapter."""
-    grids = (quality_grid(sections), statistics_grid(sections), class_grid(sections), *paired_grids(sections))
+    grids = (
+        quality_grid(sections),
+        statistics_grid(sections),
+        averaged_grid(sections),
+        class_grid(sections),
+        *paired_grids(sections),
+    )
     return tuple(grid for grid in grids if grid is not None)
 
 
@@ -139,27 +144,26 @@ def _views_columns(sections: Sequence[Section]) -> list[tuple[str, Callable[[Eva
 def sources(sections: Sequence[Section]) -> list[Source]:
     """Return the sources of statistics that any run was evaluated with, those of small batches first."""
     results = {
-        (row.weights, row.statistics, row.batch_size)
+        (row.statistics, row.batch_size)
         for _, group, _ in evaluated(sections)
         for entry in evaluations(group)
         for row in entry.statistics
+        if row.weights == "last"
     }
-    sizes = sorted({size for _, statistics, size in results if statistics == "batch" and size is not None})
+    sizes = sorted({size for statistics, size in results if statistics == "batch" and size is not None})
     found = [Source(f"batch of {size}", "batch", size) for size in sizes]
-    if sizes or ("last", "running", None) in results:
+    if results:
         found.append(Source("running", "running"))
-    for weights, word in (("last", ""), ("average", "averaged weights, ")):
-        for statistics in ("running", "re-estimated"):
-            source = Source(f"{word}{statistics}", statistics, weights=weights)  # type: ignore[arg-type]
-            if (weights, statistics, None) in results and source not in found:
-                found.append(source)
+    if ("re-estimated", None) in results:
+        found.append(Source("re-estimated", "re-estimated"))
     return found
 
 
 def accuracy_with(entry: Evaluation, source: Source) -> float | None:
     """Return the accuracy with statistics from `source`; a network that has but one result has it for all of them."""
-    found = entry.with_statistics(source.statistics, source.batch_size, source.weights)
-    return entry.accuracy if found is None and source == Source("running", "running") else found
+    if source.statistics == "running":
+        return entry.accuracy
+    return entry.with_statistics(source.statistics, source.batch_size, "last")
 
 
 def statistics_grid(sections: Sequence[Section]) -> Grid | None:
@@ -181,6 +185,53 @@ def statistics_grid(sections: Sequence[Section]) -> Grid | None:
         "norm keeps no averages."
     )
     return Grid("Where the statistics come from", ("norm", *(source.header for source in found)), rows, caption)
+
+
+def averaged_grid(sections: Sequence[Section]) -> Grid | None:
+    """Return each norm's accuracy with averaged weights beside that with the last; None where none were averaged."""
+    found = [(name, averaged) for _, group, name in evaluated(sections) if (averaged := _averaged(group))]
+    if not found:
+        return None
+    columns = _averaged_columns()
+    rows = tuple(
+        (name, *(estimate_text([of(entry) for entry in entries], 100, 2) for _, of in columns))
+        for name, entries in found
+    )
+    counts = " or ".join(map(str, sorted({entry.num_averaged for _, entries in found for entry in entries})))
+    caption = (
+        f"Test accuracy with the weights after the last epoch, and with their mean over the ends of the last {counts} "
+        "epochs: first with the running statistics of the last epoch, then with statistics re-estimated for the "
+        f"weights in question. {_INTERVAL} Differences are within a run. {NOTHING}: nothing to re-estimate."
+    )
+    return Grid("Averaged weights", ("norm", *(header for header, _ in columns)), rows, caption)
+
+
+def _averaged(group: Group) -> list[Evaluation]:
+    return [entry for entry in evaluations(group) if entry.num_averaged]
+
+
+def _averaged_columns() -> list[tuple[str, Callable[[Evaluation], float | None]]]:
+    """Return headers and values: both weights and their difference, with either kind of statistics."""
+    prefixes: tuple[tuple[str, Statistics], ...] = (("", "running"), ("re-estimated: ", "re-estimated"))
+    columns: list[tuple[str, Callable[[Evaluation], float | None]]] = []
+    for prefix, statistics in prefixes:
+        columns += [
+            (f"{prefix}last (%)", partial(_with_weights, statistics=statistics, weights="last")),
+            (f"{prefix}averaged (%)", partial(_with_weights, statistics=statistics, weights="average")),
+            (f"{prefix}averaged - last (points)", partial(_gain, statistics=statistics)),
+        ]
+    return columns
+
+
+def _with_weights(entry: Evaluation, statistics: Statistics, weights: Weights) -> float | None:
+    if (statistics, weights) == ("running", "last"):  # which networks without statistics have too
+        return entry.accuracy
+    return entry.with_statistics(statistics, None, weights)
+
+
+def _gain(entry: Evaluation, statistics: Statistics) -> float | None:
+    last, average = _with_weights(entry, statistics, "last"), _with_weights(entry, statistics, "average")
+    return None if last is None or average is None else average - last
 
 
 def class_grid(sections: Sequence[Section]) -> Grid | None:
@@ -273,11 +324,17 @@ def _p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _on(facts: Mapping[str, str | None]) -> Iterator[str]:
+    for name, value in facts.items():
+        if value:
+            yield f"torch {value}" if name == "torch" else value
+
+
 def _described(sections: Sequence[Section]) -> str:
     every = [entry for _, group, _ in evaluated(sections) for entry in evaluations(group)]
     splits = {"test": "test images", "val": "validation images"}
     images = " or ".join(dict.fromkeys(f"{entry.num_images:,} {splits[entry.split]}" for entry in every))
-    where = dict.fromkeys(", ".join(filter(None, entry.measured_on.values())) for entry in every)
+    where = dict.fromkeys(", ".join(_on(entry.measured_on)) for entry in every)
     counts = sorted({entry.num_averaged for entry in every if entry.num_averaged})
     averaged = ""
     if counts:

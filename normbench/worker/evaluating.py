@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from normbench.config.schema import EvaluateConfig, RunConfig
-from normbench.data.cifar_c import find_official
+from normbench.data.cifar_c import check_official, find_official
 from normbench.data.images import ImageDataset
 from normbench.engine.batches import DeviceImages
 from normbench.engine.checkpoint import CheckpointError, load_checkpoint
 from normbench.engine.device import Precision, describe, resolve_device, set_arithmetic
 from normbench.errors import RunError
 from normbench.evaluation.average import WeightAverage
+from normbench.evaluation.corruptions import KINDS
 from normbench.evaluation.measure import Subject, evaluate_all
 from normbench.runs.evaluation_file import Evaluation
 from normbench.runs.records import CHECKPOINT_FILE, read_run
@@ -58,6 +59,16 @@ def evaluate_model(
     facts = describe(config.device)
     measured_on = {"device_name": str(facts["device_name"]), "torch": str(facts["torch"]), "precision": precision}
     return evaluate_all(subject, evaluate).model_copy(update={"measured_on": measured_on})
+
+
+def check_corruptions(config: RunConfig, data_dir: Path | None) -> None:
+    """Look for the official corruptions of a run's test images.
+
+    Raises:
+        DataError: they are missing, damaged or of other images.
+    """
+    _, test_images, dataset = classifiers.images_of(config, data_dir)
+    check_official(find_official(dataset.name, data_dir), KINDS, test_images.labels.cpu().numpy())
 
 
 def evaluate_run(request: EvaluationRequest) -> Evaluation:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from normbench.config.schema import BaseRunConfig, EvaluateConfig
+from normbench.config.schema import BaseRunConfig, EvaluateConfig, RunConfig
 from normbench.errors import ConfigError
 from normbench.models import Model
 from normbench.norms import Norm
@@ -185,13 +185,19 @@ def resolve_runs(drafts: Sequence[RunDraft]) -> list[BaseRunConfig]:
     return configs
 
 
-def check_data(config: BaseRunConfig, data_dir: Path | None, prerequisite: Path | None) -> None:
+def check_data(
+    config: BaseRunConfig, data_dir: Path | None, prerequisite: Path | None, evaluate: EvaluateConfig | None = None
+) -> None:
     """Load what the run reads, so that what is missing is said before anything is trained.
 
     Raises:
-        DataError: a data set, image or feature network is missing or damaged.
+        DataError: a data set, image, feature network or file of corrupted images is missing or damaged.
     """
     task_of(config.task).check_data(config, data_dir, prerequisite)
+    if isinstance(config, RunConfig) and evaluate is not None and evaluate.corruptions == "official":
+        from normbench.worker import evaluating
+
+        evaluating.check_corruptions(config, data_dir)
 
 
 def worker_environments(devices: frozenset[str]) -> list[dict[str, str]]:

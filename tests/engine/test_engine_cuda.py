@@ -100,7 +100,7 @@ def test_in_bf16_too(images: DeviceImages, norm: str) -> None:
     np.testing.assert_allclose(captured, eager, rtol=2e-2)
 
 
-def warm_up_only(steps: Any, _optimizer: object, *, rewind: Any, finish: object) -> tuple[list[Any], None]:
+def warm_up_only(steps: Any, *, rewind: Any, begin: object, finish: object) -> tuple[list[Any], None]:
     warm_up(steps, rewind)
     return [], None
 

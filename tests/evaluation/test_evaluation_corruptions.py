@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from normbench.data.cifar_c import find_official, read_corruption
+from normbench.data.cifar_c import check_official, find_official, read_corruption
 from normbench.engine.batches import DeviceImages
 from normbench.errors import DataError, UnknownNameError
 from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupt, corrupted
@@ -218,6 +218,42 @@ def test_the_official_files_are_found_checked_and_read_by_severity(tmp_path) -> 
     (folder / "fog.npy").write_bytes(b"\x80\x04K\x01.")  # a pickle is not executed
     with pytest.raises(DataError, match="damaged or no npy"):
         read_corruption(folder, "fog", 1, labels)
+
+
+@pytest.fixture(scope="module")
+def official_folder(tmp_path_factory):
+    """CIFAR-10-C with `fog` and `snow`; the images lie in a hole of their files, which take no place on disk."""
+    folder = tmp_path_factory.mktemp("official") / "CIFAR-10-C"
+    write_official(folder, np.arange(10_000) % 10)
+    for kind in ("fog", "snow"):
+        with (folder / f"{kind}.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (50_000, 32, 32, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + 50_000 * 3072)
+    return folder
+
+
+def test_the_official_files_are_checked_as_a_whole_without_reading_images(official_folder) -> None:
+    check_official(official_folder, ("fog", "snow"), np.arange(10_000) % 10)
+    with pytest.raises(DataError, match=r"frost\.npy: no such file"):
+        check_official(official_folder, ("fog", "frost"), np.arange(10_000) % 10)
+    with pytest.raises(DataError, match="of other images"):
+        check_official(official_folder, ("fog",), np.arange(9_999) % 10)
+
+
+@pytest.mark.parametrize("name", ["fog.npy", "labels.npy"])
+@pytest.mark.parametrize("damage", ["cut", "objects"])
+def test_an_official_file_that_is_cut_or_holds_objects_is_refused(official_folder, tmp_path, name, damage) -> None:
+    for file in official_folder.iterdir():
+        (tmp_path / file.name).hardlink_to(file)
+    (tmp_path / name).unlink()
+    if damage == "cut":
+        with (official_folder / name).open("rb") as file:
+            (tmp_path / name).write_bytes(file.read(10_000))
+    else:
+        np.save(tmp_path / name, np.array([print] * 3, dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=rf"{name}: damaged or no npy file"):
+        check_official(tmp_path, ("fog",), np.arange(10_000) % 10)
 
 
 def test_missing_official_files_are_told_with_both_ways_out(tmp_path) -> None:

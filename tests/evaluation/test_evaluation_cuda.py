@@ -1,5 +1,8 @@
 """Evaluation and batches in parts on a GPU: what a CPU gives, and captured steps what eager ones give."""
 
+import copy
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,13 @@ from normbench.config.schema import EvaluateConfig, TrainConfig
 from normbench.engine.batches import DeviceImages
 from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.device import set_arithmetic
+from normbench.engine.evaluate import classify
 from normbench.engine.trainer import Trainer
-from normbench.evaluation.corruptions import KINDS, corrupt
+from normbench.evaluation.corruptions import KINDS, corrupt, corrupted
 from normbench.evaluation.measure import Subject, evaluate_all
+from normbench.evaluation.repeated import Repeated
+from normbench.evaluation.statistics import depends_on_batch_or_mode
+from normbench.kernels.support import switched_off
 from normbench.models import build_model
 from normbench.norms import make_norm
 
@@ -60,6 +67,51 @@ def test_an_evaluation_says_the_same_on_both_devices() -> None:
     assert np.mean(on_cpu.hit_bits != on_gpu.hit_bits) < 0.02
     for left, right in zip(on_cpu.statistics, on_gpu.statistics, strict=True):
         assert right.loss == pytest.approx(left.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("bn", True), ("gn", False), ("in", False), ("gn+ws", False)])
+def test_bf16_on_a_gpu_makes_no_norm_depend_on_its_batch(norm: str, depends: bool) -> None:
+    set_arithmetic("bf16", "cuda")
+    torch.manual_seed(0)
+    model = build_model("norm_resnet", norm=make_norm(norm)).to(device="cuda", memory_format=torch.channels_last)
+    assert depends_on_batch_or_mode(model, draw(20, 4, "cuda"), "cuda") is depends
+
+
+@pytest.mark.parametrize(
+    ("norm", "mode", "batch_size", "has_own_stream"),
+    [
+        ("bn", "train", 1, False),
+        ("bn", "train", 64, True),
+        ("brn", "train", 64, True),
+        ("bn", "eval", 64, False),
+        ("gn+ws", "eval", 64, True),
+    ],
+)
+def test_a_replayed_evaluation_is_the_same_bits_as_one_batch_by_batch(
+    norm: str, mode: str, batch_size: int, has_own_stream: bool
+) -> None:
+    set_arithmetic("bf16", "cuda")
+    with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
+        model = build(norm).to(device="cuda", memory_format=torch.channels_last).train(mode == "train")  # type: ignore[call-overload]
+        replayed = Repeated(model, draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
+        assert replayed.is_captured
+        for seed in (2, 3, 2):
+            images = draw(300, seed, "cuda")
+            fresh, loss, hits = copy.deepcopy(model), torch.zeros((), device="cuda"), 0
+            with torch.no_grad(), switched_off() if mode == "train" else nullcontext():
+                for logits, labels in classify(fresh, images, "cuda", "bf16", batch_size):
+                    loss += nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+                    hits += int((logits.argmax(1) == labels).sum())
+            found = replayed.launch(images).result()
+            assert (found.loss, found.accuracy) == (float(loss) / 300, hits / 300)
+
+
+def test_corrupted_images_are_drawn_once_for_all_runs_of_a_process() -> None:
+    images = draw(200, 0, "cuda")
+    first = corrupted(images, "fog", 3, 0)
+    assert corrupted(images, "fog", 3, 0) is first
+    assert torch.equal(first.images, corrupt(images.images, "fog", 3, 0))
+    assert not torch.equal(first.images, corrupted(images, "fog", 3, 1).images)
 
 
 def train(model: nn.Module, engine: str, **train: object) -> tuple[np.ndarray, Trainer]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from normbench.report import write_report
+from normbench.report import write_report_of
 from normbench.report.columns import format_ratio, format_spread
 from normbench.report.comparison_table import Table
+from normbench.report.drawing import Draw
 from normbench.report.formats import FORMATS
 from normbench.report.page import Report
 from normbench.report.stats import Spread
@@ -88,9 +89,9 @@ def test_a_deviation_that_rounds_to_nothing_is_not_written() -> None:
     assert format_spread(Spread(0.1942, 0.0, 1)) == "0.194"
 
 
-def test_every_format_shows_the_same_times(tmp_path: Path, runs: dict[str, Path]) -> None:
+def test_every_format_shows_the_same_times(tmp_path: Path, runs: dict[str, Path], draw_nothing: Draw) -> None:
     write_timing(tmp_path, timed(runs["bn"], BN), timed(runs["gn"], GN))
-    write_report(tmp_path)
+    write_report_of(Report(read_experiment(tmp_path)), draw=draw_nothing)
     report = tmp_path / "report"
     for name in ("report.html", "report.md", "table.md", "table.tex"):
         text = (report / name).read_text()
@@ -181,6 +182,13 @@ def test_times_of_runs_that_shared_the_device_are_refused(tmp_path: Path, new_ru
     figures = {figure.name: figure for figure in report.figures}
     (axes,) = figures["accuracy_time"].figure.axes
     assert len(axes.containers) == 3  # a curve each, but for in
+
+
+def test_without_any_time_there_is_no_figure_over_time(tmp_path: Path, new_run: NewRun) -> None:
+    new_run(tmp_path, "bn", steps_per_epoch=4, environment={"concurrent_runs": 4})
+    names = [figure.name for figure in Report(read_experiment(tmp_path)).figures]
+    assert "accuracy" in names
+    assert "accuracy_time" not in names
 
 
 def test_norms_timed_in_parts_are_compared_within_their_part(

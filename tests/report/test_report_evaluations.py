@@ -56,7 +56,12 @@ def evaluation(norm: str, seed: int) -> Evaluation:
         bins=(*bins, CalibrationBin(num_images=NUM_IMAGES, confidence=1, accuracy=accuracy)), hits=pack_hits(is_hit),
         train=TrainImages(num_images=30, accuracy=1.0, loss=0.1),
         views=ViewsResult(num_views=2, accuracy=accuracy * 0.5, loss=1.0) if norm == "bn" else None,
-        statistics=(result("running", 1), result("re-estimated", 0.9), result("batch", 0.8, 8)) if norm == "bn" else (),
+        statistics=(
+            *((result("running", 1), result("re-estimated", 0.9), result("batch", 0.8, 8)) if norm == "bn" else ()),
+            result("running", 0.7, weights="average"),
+            *([result("re-estimated", 0.95, weights="average")] if norm == "bn" else []),
+        ),
+        num_averaged=2,
         corruptions=Corruptions(source="generated", seed=0, adapted_batch_size=500, results=tuple(kinds)),
         measured_on={"device_name": "a CPU", "torch": "2"},
     )  # fmt: skip
@@ -109,6 +114,25 @@ def test_tables_are_means_with_intervals_over_seeds(experiment: ExperimentRecord
     assert bn["mean corruption error (%)"].startswith(f"{100 * (1 - 0.7 * accuracies.mean()):.2f}")
     assert bn["adapted (%)"].startswith(f"{100 * (1 - 0.85 * accuracies.mean()):.2f}")
     assert gn["adapted (%)"] == "-"
+
+
+def test_averaged_weights_stand_beside_the_last_ones_with_statistics_of_either_kind(
+    experiment: ExperimentRecord,
+) -> None:
+    (bn, gn) = grids(experiment)["Averaged weights"].values()
+    accuracies = {norm: np.array([evaluation(norm, seed).accuracy for seed in range(3)]) for norm in ("bn", "gn")}
+
+    def text(values: np.ndarray) -> str:
+        half = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))[1] - values.mean()
+        return f"{100 * values.mean():.2f} ± {100 * half:.2f}"
+
+    assert list(bn.values())[1:] == [text(share * accuracies["bn"]) for share in (1, 0.7, -0.3, 0.9, 0.95, 0.05)]
+    assert list(gn.values())[1:] == [*(text(share * accuracies["gn"]) for share in (1, 0.7, -0.3)), "-", "-", "-"]
+
+
+def test_the_chapter_says_where_and_of_what_it_was_measured(experiment: ExperimentRecord) -> None:
+    (text,) = next(chapter for chapter in Report(experiment).chapters if chapter.anchor == "evaluation").text
+    assert "on 60 test images. Measured on a CPU, torch 2. Averaged weights" in text
 
 
 def test_norms_are_paired_image_by_image_within_a_seed(experiment: ExperimentRecord) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from normbench.engine.device import is_beside_others, synchronize
 from normbench.engine.memory import forget_warm_up
-from normbench.engine.optimizer import Optimizer, Snapshot
+from normbench.engine.optimizer import Snapshot
 from normbench.engine.precompile import compile_for
 from normbench.engine.same_bits import nondeterministic_operations
 from normbench.engine.step.base import TrainStep
@@ -50,7 +50,10 @@ def _warm_up_or_capture(step: TrainStep) -> None:
     steps = [partial(step.run, size) for size in sizes]
     if settings.device == "cuda" and settings.engine in ("graph", "compile"):
         graphs, step.fallback_reason = warm_up_and_capture(
-            steps, step.optimizer, rewind=step.state.rewind, finish=step.finish_capture
+            steps,
+            rewind=step.state.rewind,
+            begin=partial(step.optimizer.zero_grad, set_to_none=True),  # gradients then live in the graph's own memory
+            finish=step.finish_capture,
         )
         step.graphs = dict(zip(sizes, graphs, strict=False))  # none where a step cannot be captured
     else:
@@ -67,18 +70,23 @@ def warm_up(steps: Sequence[Callable[[], None]], rewind: Callable[[], object]) -
     rewind()
 
 
+def _nothing() -> None:
+    """Do nothing before or after a capture."""
+
+
 def warm_up_and_capture(
     steps: Sequence[Callable[[], None]],
-    optimizer: Optimizer,
     *,
     rewind: Callable[[], object],
-    finish: Callable[[], object],
+    begin: Callable[[], object] = _nothing,
+    finish: Callable[[], object] = _nothing,
 ) -> tuple[list[torch.cuda.CUDAGraph], str | None]:
-    """Warm the steps up, which changes what they train, and capture each without running it once more.
+    """Warm the steps up, which changes what they train or count, and capture each without running it once more.
 
     All happens on one stream, because autograd's leaf nodes stay on the stream that first used them: the current one
     where that is a run's own, and else one made for it. The graphs share one pool of memory. A step must read and write
-    the same device tensors at each call and never ask the host. `finish` is called after each capture.
+    the same device tensors at each call and never ask the host. `begin` is called before each capture, and `finish`
+    after it.
 
     Returns:
         A graph for each step; or none, and why they cannot be captured.
@@ -94,7 +102,7 @@ def warm_up_and_capture(
     try:
         for step in steps:
             graph = torch.cuda.CUDAGraph()
-            optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
+            begin()
             pool = graphs[0].pool() if graphs else None
             with _capture_beside_others(graph, pool) if beside_others else torch.cuda.graph(graph, pool, stream):
                 step()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from normbench.data.cifar_c import read_corruption
 from normbench.data.randomness import derive_seed
 from normbench.engine.batches import DeviceImages
+from normbench.engine.device import synchronize
+from normbench.engine.memory import room_mib
 from normbench.evaluation.corruptions import blur, digital, noise, weather
 from normbench.registry import find
 
@@ -46,6 +49,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 _IMAGES_AT_ONCE = 1000
 """Fixed, because the random numbers of an image depend on those before it."""
 
+_KEPT_SHARE = 0.1
+_kept: WeakKeyDictionary[DeviceImages, dict[tuple[str, int, int], DeviceImages]] = WeakKeyDictionary()
+
 
 def corrupt(images: Tensor, kind: str, severity: int, seed: int) -> Tensor:
     """Return `images`, uint8 ``(N, 3, H, W)``, corrupted; the same on the same kind of device and version of torch.
@@ -62,10 +68,27 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int) -> Tensor:
 def corrupted(images: DeviceImages, kind: str, severity: int, seed: int, official: Path | None = None) -> DeviceImages:
     """Return a corrupted split: drawn, or read from the folder `official` of CIFAR-10-C.
 
+    What was drawn on a GPU with room for all of it is kept there as long as `images`: runs of a process share both.
+
     Raises:
         DataError: the official files are missing or damaged, or are of other images.
     """
-    if official is None:
-        return images.like(corrupt(images.images, kind, severity, seed))
-    found = read_corruption(official, kind, severity, images.labels.cpu().numpy())
-    return images.like(torch.from_numpy(found).to(images.labels.device).permute(0, 3, 1, 2))
+    if official is not None:
+        found = read_corruption(official, kind, severity, images.labels.cpu().numpy())
+        return images.like(torch.from_numpy(found).to(images.labels.device).permute(0, 3, 1, 2))
+    kept = _kept.setdefault(images, {})
+    if (kind, severity, seed) in kept:
+        return kept[kind, severity, seed]
+    drawn = images.like(corrupt(images.images, kind, severity, seed))
+    if _has_room(images):
+        synchronize("cuda")  # another run reads it on a stream of its own
+        kept[kind, severity, seed] = drawn
+    return drawn
+
+
+def _has_room(images: DeviceImages) -> bool:
+    """Return whether `images` in all kinds and severities are little of the free memory of a GPU."""
+    if images.labels.device.type != "cuda":
+        return False
+    wanted = images.images.numel() * len(KINDS) * len(SEVERITIES) / 2**20
+    return wanted < _KEPT_SHARE * (room_mib("cuda") or 0.0)
