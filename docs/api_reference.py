@@ -7,7 +7,7 @@ import pdoc
 
 import normbench
 
-MODULES = ("normbench", "!normbench.cli", "!normbench.kernels", "!normbench.worker")
+MODULES = ("normbench", "!normbench.cli", "!normbench.kernels", "!normbench.triton_code", "!normbench.worker")
 
 
 def main(folder: Path) -> None:

@@ -27,6 +27,7 @@ def fill_tables(page: str) -> str:
         "tutorial": tutorial_table,
         "layers": layers_table,
         "at_once": at_once_table,
+        "trainings_at_once": trainings_at_once_table,
         "inference": inference_table,
         "gpus": gpus_table,
     }
@@ -126,6 +127,22 @@ def at_once_table() -> str:
     table = _table(("norm", "alone (ms/step)", *seeds), rows)
     gain = f"{apart / together:.2f} times as fast"
     return f"{table}\nA run-step: {_ms([apart])} ms one after another, {_ms([together])} ms at once, {gain}.\n"
+
+
+def trainings_at_once_table() -> str:
+    """Return a row per network and norm: a step of one of N trainings at once, and what the most of them gain."""
+    found: dict[tuple[str, str], dict[int, Sequence[float]]] = {}
+    for run in _runs("trainings_at_once"):
+        for row in run["rows"]:
+            case = (f"{run['settings']['model']}, batch {row['batch_size']}", row["norm"])
+            found.setdefault(case, {})[row["runs_at_once"]] = row["seconds_per_step"]
+    counts = sorted({count for times in found.values() for count in times})
+    header = ["network", "norm", "alone (ms/step)", *(f"{count} at once" for count in counts[1:]), "times as fast"]
+    lines = []
+    for case, times in found.items():
+        gain = median(alone / shared for alone, shared in zip(times[counts[0]], times[counts[-1]], strict=True))
+        lines.append([*case, *(_ms(times[count]) for count in counts), f"{gain:.2f}"])
+    return _table(header, lines)
 
 
 def inference_table() -> str:

@@ -14,7 +14,9 @@ one of
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
                      it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
     speed RECORD     accuracies and training seconds beside those that a JSON file has of airbench94, and its goal
-    against OTHER    each norm's runs against its own runs in another bundle, paired by seed
+    norms RECORD     each norm at its own learning rate: accuracies, seconds, and which reach the goal of the same file
+    against OTHER    each norm's runs against its own runs in another bundle, paired by seed, and what else differs
+    batch_one        each norm at batch size 1, beside the accuracy of the comparison itself
     claims FILE      the claims of a YAML file against the records that each names (docs/results_claims.py)
     measured         how it was measured: network, data, devices, versions, commit
     config           the experiment as a config, and the command that ran it
@@ -47,8 +49,8 @@ from results_bench import everything as everything_of_bench
 from results_claims import bundles_of, claims_table
 from results_evaluated import CLAIMS as EVALUATED_CLAIMS
 from results_probes import CLAIMS, band_claims, claims
-from results_speed import speed
-from results_tables import against, overview
+from results_speed import norms, speed
+from results_tables import against, batch_one, overview
 
 from normbench.report.chapters import Chapter, Grid
 from normbench.report.columns import (
@@ -164,8 +166,12 @@ def _made(page: Path, bundle: Path, what: str, *, write_figures: bool) -> str:
         return overview(report, [_report(page.parent / name) for name in more.split()], names)
     if kind == "speed":
         return speed(report, page.parent / rest)
+    if kind == "norms":
+        return norms(report, page.parent / rest)
     if kind == "against":
         return against(report, _report(page.parent / rest))
+    if kind == "batch_one":
+        return batch_one(report)
     if kind == "claims":
         return claims_table(page.parent / rest, lambda name: _report(page.parent / name))
     if kind == "chapter":

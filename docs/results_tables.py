@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability
-from normbench.report.comparison_table import Row
+from normbench.report.batch_one import CHANCE, BatchOne, Stability, batch_one_probe, norm_key
+from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability, verdict_text
+from normbench.report.comparison_table import Row, Table
 from normbench.report.formats import markdown_grid
 from normbench.report.grouping import Group
 from normbench.report.page import Report
@@ -25,22 +26,21 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
     `labels`, only those norms are shown; ranks stay those among all.
     """
     by_rates = {section.rates: table for section, table in zip(report.sections, report.tables, strict=True)}
-    shared = by_rates.get("one for all") or report.tables[0]
-    own = by_rates.get("each its own")
-    main = own or shared
+    shared, own = by_rates.get("one for all"), by_rates.get("each its own")
+    main = own or shared or report.tables[0]
     measure = main.measures[0]
-    beside = {row.label: row for row in shared.rows}
+    beside = {row.label: row for row in shared.rows} if own and shared else {}
     kept = [column for column in columns(main) if column.header.startswith(_COSTS)]
     others = [found for other in more for found in _columns_of(other)]
     lines = [
         ["norm", f"{measure.header} ({measure.unit})", *(["learning rate"] if own else []), "rank",
-         *([f"at {shared.rows[0].learning_rate:.3g} for all"] if own else []),
+         *(f"at {row.learning_rate:.3g} for all" for row in list(beside.values())[:1]),
          *(column.header for column in kept), *(header for header, _ in others)]
     ]  # fmt: skip
     for row in sorted(main.rows, key=lambda row: _place(row, measure)):
         if not labels or row.label in labels:
             tuned = [f"{row.learning_rate:.3g}"] if own else []
-            at_shared = [_accuracy(beside.get(row.label), measure)] if own else []
+            at_shared = [_accuracy(beside.get(row.label), measure)] if beside else []
             rank = format_rank(row.results[measure.name].rank)
             cells = [row.label, _accuracy(row, measure), *tuned, rank, *at_shared]
             lines.append(
@@ -52,7 +52,8 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
 def against(report: Report, other: Report) -> str:
     """Return by how much each norm is above its own result in `other`, paired by seed, and the tests of the verdict.
 
-    The p values are Holm-adjusted over the norms; equivalent means within the measure's margin.
+    The p values are Holm-adjusted over the norms; equivalent means within the measure's margin. A sentence below names
+    every recorded setting, version and commit in which the two differ, since any of them may be the cause.
     """
     table, measure = report.tables[0], report.tables[0].measures[0]
     groups, others = ({group.label: group for group in found.sections[0].groups} for found in (report, other))
@@ -67,19 +68,68 @@ def against(report: Report, other: Report) -> str:
     header = ["norm", *names, f"difference ({measure.difference_unit})", "pairs", "p", "equivalence p", "verdict"]
     lines = [header]
     for label, found in judge(evidence, higher_is_better=measure.higher_is_better).items():
-        lines.append([label, *(_accuracy(of.get(label), measure) for of in rows), *_compared(found, measure)])
-    return markdown_grid(lines, ["left", *["right"] * (len(header) - 2), "left"])
+        lines.append([label, *(_accuracy(of.get(label), measure) for of in rows), *_compared(found, measure, table)])
+    grid = markdown_grid(lines, ["left", *["right"] * (len(header) - 2), "left"])
+    return f"{grid}\n\n{_what_differs(report, other)}"
 
 
-def _compared(found: Comparison, measure: Measure) -> list[str]:
+def batch_one(report: Report) -> str:
+    """Return a row per norm, the best at batch size 1 first, `none` among them, and each verdict's norms in a sentence.
+
+    Raises:
+        ValueError: the experiment measured nothing at batch size 1.
+    """
+    table, measure = report.tables[0], report.tables[0].measures[0]
+    probe = batch_one_probe(report.experiment, report.sections[0])
+    if probe is None or probe.best_accuracy is None:
+        raise ValueError(f"{report.title} has no result at batch size 1")
+    labels = {norm_key(run.config.norm): run.config.label for run in report.experiment.probes}
+    found = {labels[key]: one for key, one in probe.by_norm.items() if one.accuracy}
+    ordered = sorted(found, key=lambda label: -found[label].accuracy.mean)  # type: ignore[union-attr]
+    at_64 = {row.label: row for row in table.rows}
+    lines = [
+        ["norm", f"evaluation mode ({measure.unit})", f"each test image by its own statistics ({measure.unit})",
+         f"share of {probe.best_label}'s gain ({measure.unit})", "verdict", "comparison's batch size (%)"],
+        *(
+            [label, format_estimate(found[label].accuracy, measure),
+             format_estimate(found[label].batch_statistics_accuracy, measure),
+             f"{100 * _gain(found[label]) / (probe.best_accuracy - CHANCE):.0f}",
+             format_stability(found[label]), _accuracy(at_64.get(label), measure)]
+            for label in ordered
+        ),
+    ]  # fmt: skip
+    grid = markdown_grid(lines, ["left", "right", "right", "right", "left", "right"])
+    return f"{grid}\n\n{_by_verdict({label: found[label] for label in ordered})}"
+
+
+def _gain(found: BatchOne) -> float:
+    return (found.accuracy.mean if found.accuracy else 0.0) - CHANCE
+
+
+def _by_verdict(found: Mapping[str, BatchOne]) -> str:
+    """Return the norms of each verdict that is resolved, and those that other seeds might give another one."""
+    verdicts: Sequence[Stability] = ("stable", "degraded", "collapsed")
+    sure = {verdict: [label for label, one in found.items() if one.possible == (verdict,)] for verdict in verdicts}
+    parts = [f"{verdict} {', '.join(labels)}" for verdict, labels in sure.items() if labels]
+    open_ones = [label for label, one in found.items() if len(one.possible) > 1]
+    near = f"Near a line, so that other seeds might say otherwise: {', '.join(open_ones) or 'none'}."
+    return f"Resolved: {'; '.join(parts) or 'none'}. {near}"
+
+
+def _compared(found: Comparison, measure: Measure, table: Table) -> list[str]:
     estimate = found.difference.estimate
-    verdict = (
-        f"equivalent (±{measure.scale * found.margin:g})"
-        if found.verdict == "equivalent"
-        else _NO_BASELINE.get(found.verdict, found.verdict)
-    )
+    verdict = _NO_BASELINE.get(found.verdict) or verdict_text(found, measure, table.margins[measure.name])
     difference = format_estimate(estimate, measure, sign=True)
     return [difference, str(estimate.n), format_p(found.holm_p), format_p(found.equivalence_p), verdict]
+
+
+def _what_differs(report: Report, other: Report) -> str:
+    """Write the facts that the runs behind both tables do not share, but for the days of measuring."""
+    ours, theirs = (dict(found.parts[0].measured) for found in (report, other))
+    names = [name for name in {**ours, **theirs} if name != "measured" and ours.get(name) != theirs.get(name)]
+    differing = "; ".join(f"{name} ({ours.get(name, '-')} and {theirs.get(name, '-')})" for name in names)
+    commit = f" Both are of commit {ours['commit']}." if "commit" in {*ours, *theirs} - {*names} else ""
+    return f"Recorded facts that differ between {report.title} and {other.title}: {differing or 'none'}.{commit}"
 
 
 def _outcomes(group: Group, measure: Measure) -> Outcomes:

@@ -28,17 +28,17 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     # first imported, so before any test; afterwards the rest of the process must not see the variable, because with it
     # every layer on the CPU would take the interpreted kernels.
     os.environ["TRITON_INTERPRET"] = "1"
-    import normbench.kernels.conv_kernels
-    import normbench.kernels.group_kernels
-    import normbench.kernels.image_conv_kernels
-    import normbench.kernels.moments_kernels
-    import normbench.kernels.pixel_affine_kernels
-    import normbench.kernels.pool_linear_kernels
-    import normbench.kernels.position_kernels
-    import normbench.kernels.squashing_kernels
-    import normbench.kernels.standardization_kernels
-    import normbench.kernels.train_step_kernels
-    import normbench.kernels.window_kernels
+    import normbench.triton_code.conv_kernels
+    import normbench.triton_code.group_kernels
+    import normbench.triton_code.image_conv_kernels
+    import normbench.triton_code.moments_kernels
+    import normbench.triton_code.pixel_affine_kernels
+    import normbench.triton_code.pool_linear_kernels
+    import normbench.triton_code.position_kernels
+    import normbench.triton_code.squashing_kernels
+    import normbench.triton_code.standardization_kernels
+    import normbench.triton_code.train_step_kernels
+    import normbench.triton_code.window_kernels
 
     del os.environ["TRITON_INTERPRET"]
 

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from tests.report.conftest import make_run, make_settings
+from tests.report.test_report_batch_one import new_probe
 from tests.report.test_report_evaluations import evaluation, write_evaluated_run
 from tests.report.test_report_tuning import tuning
 
@@ -18,14 +20,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 sys.path.insert(0, str(ROOT / "docs"))
 from results_pages import fill, overview, records_of, typed_numbers  # noqa: E402
-from results_speed import speed  # noqa: E402
+from results_speed import norms, speed  # noqa: E402
+from results_tables import against, batch_one  # noqa: E402
 
 from normbench.advice.evidence import EVIDENCE  # noqa: E402
 from normbench.bundle.description import Credit  # noqa: E402
 from normbench.bundle.write import write_bundle  # noqa: E402
 from normbench.report.page import Report  # noqa: E402
 from normbench.runs.records import read_experiment  # noqa: E402
-from normbench.runs.tuning_file import write_tuning  # noqa: E402
+from normbench.runs.tuning_file import Trial, Tuning, write_tuning  # noqa: E402
 
 
 def text_of(page: Path) -> str:
@@ -133,6 +136,43 @@ def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
     assert records_of(page, text) == [page.parent / "small.nbz", page.parent / "other.nbz"]
 
 
+PRECISIONS = ("bf16", "fp32")
+
+
+def precisions(folder: Path, differences: dict[str, list[float]], commits: tuple[str, str]) -> list[Report]:
+    """Return reports of the same norms and seeds in two precisions, whose accuracies differ by so many points."""
+    found = []
+    for precision, commit in zip(PRECISIONS, commits, strict=True):
+        runs = folder / precision
+        make_settings(runs, list(differences), list(range(6)))
+        for norm, points in differences.items():
+            for seed, point in enumerate(points):
+                accuracy = 0.70 + 0.003 * seed + (point / 100 if precision == "bf16" else 0)
+                run = {"accuracy": accuracy, "epochs": 1, "steps_per_epoch": 3, "train": {"precision": precision}}
+                make_run(runs, norm, seed, environment={"precision": precision, "commit": commit}, **run)  # type: ignore[arg-type]
+        found.append(Report(read_experiment(runs)))
+    return found
+
+
+def test_precisions_are_equivalent_by_two_one_sided_tests_of_each_norm(tmp_path: Path) -> None:
+    """bn's differences lie within half a point for certain, gn's are as small on average but scatter."""
+    differences = {"bn": [0.3, -0.2, 0.1, -0.1, 0.3, -0.2], "gn": [1.0, -0.9, 0.8, -1.1, 0.4, -0.1]}
+    lines = against(*precisions(tmp_path, differences, ("0123abc", "0123abc"))).splitlines()
+    rows = {row[0]: row for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:4])}
+    for norm, points in differences.items():
+        sides = [ttest_1samp(points, -0.5, alternative="greater"), ttest_1samp(points, 0.5, alternative="less")]
+        larger = max(side.pvalue for side in sides) * (2 if norm == "bn" else 1)  # Holm's adjustment of two
+        assert float(rows[norm][6]) == pytest.approx(larger, abs=6e-5 if larger < 0.1 else 6e-4)
+    assert rows["bn"][-1] == "equivalent (±0.5)"
+    assert rows["gn"][-1].startswith("not resolved (~")
+    assert lines[-1].endswith("differ between bf16 and fp32: precision (bf16 and fp32). Both are of commit 0123abc.")
+
+
+def test_two_commits_are_named_as_a_difference(tmp_path: Path) -> None:
+    (*_, last) = against(*precisions(tmp_path, {"bn": [0.1, 0.2, 0.3]}, ("0123abc", "4567def"))).splitlines()
+    assert last.endswith("differ between bf16 and fp32: precision (bf16 and fp32); commit (0123abc and 4567def).")
+
+
 def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
     """In points: bn 72.14, gn 70.43 at 0.001 and 73.13 at its own rate; all spreads are tiny."""
     (page.parent / "claims.yaml").write_text(
@@ -190,3 +230,53 @@ def test_runs_are_held_against_airbench_and_a_goal(tmp_path: Path) -> None:
     assert f"{100 * accuracy - 60:.2f} points above, met, with the images alone" in goal
     assert f"{60 - 50 * accuracy:.2f} points below, missed, with six views" in goal
     assert goal.endswith("the median time is 4.00 s, 1.50 s more, missed.")
+
+
+def test_norms_of_the_speed_run_stand_at_their_own_rates_with_the_seconds_of_all_epochs(tmp_path: Path) -> None:
+    """bn and gn at the rate of the test runs, which is between two that were tried with bn, and the lowest with gn."""
+    folder = tmp_path / "fast"
+    for norm in ("bn", "gn"):
+        for seed in range(3):
+            write_evaluated_run(folder, norm, seed)
+    runs = read_experiment(folder).runs
+    rate = runs[0].config.train.learning_rate
+    tried = {run.config.label: run.config.norm.name == "bn" for run in runs}
+    trials = [
+        Trial(label=label, learning_rate=factor * rate, accuracies=(0.9 - abs(factor - 1) / 10,))
+        for label, is_inside in tried.items()
+        for factor in ((0.5, 1, 2) if is_inside else (1, 2))
+    ]
+    write_tuning(folder, Tuning(experiment="fast-tune", seeds=(10_000,), trials=tuple(trials)))
+    accuracy = {norm: statistics.fmean(evaluation(norm, seed).accuracy for seed in range(3)) for norm in ("bn", "gn")}
+    goal = (accuracy["bn"] + accuracy["gn"]) / 2
+    record = tmp_path / "goal.json"
+    record.write_text(json.dumps({"goal": {"accuracy": goal}}))
+    grid, reached = norms(Report(read_experiment(folder)), record).split("\n\n")
+    first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in grid.splitlines()[2:])
+    assert [first[0], first[1], first[3], first[4]] == ["BN", f"{rate:.3g}", "-", "baseline"]
+    assert [second[0], second[1]] == ["GN", f"{rate:.3g} (lowest tried)"]
+    assert (first[6].split()[0], second[6]) == (f"{50 * accuracy['bn']:.2f}", "-"), "only bn's runs have views"
+    seconds = [run.epochs[1].train_seconds for run in runs if run.config.label == "BN"]
+    assert float(first[7]) == pytest.approx(runs[0].config.train.epochs * statistics.median(seconds), abs=0.005)
+    assert reached == f"With a mean of {100 * goal:.1f} % or more: with the images alone BN; with six views none."
+
+
+def test_norms_at_batch_size_1_stand_beside_the_comparison_and_none(tmp_path: Path) -> None:
+    """In points over chance ln gains 20, none 15, bn 4; the lines are at 16 and 10, and seeds differ by 0.2."""
+    make_settings(tmp_path, ["bn", "ln"], [0, 1, 2])
+    for seed in range(3):
+        for norm, accuracy in {"bn": 0.7, "ln": 0.6}.items():
+            make_run(tmp_path, norm, seed, accuracy=accuracy, epochs=1, steps_per_epoch=2)
+        for norm, accuracy in {"bn": 0.14, "ln": 0.30, "none": 0.25}.items():
+            new_probe(make_run, tmp_path, norm, seed, accuracy + 0.002 * (seed - 1))
+    grid, sentence = batch_one(Report(read_experiment(tmp_path))).split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in grid.splitlines()[2:]]
+    assert [[row[0], row[3], row[4], row[5]] for row in rows] == [
+        ["ln", "100", "stable", "60.00 ± 0.00"],
+        ["none", "75", "degraded", "-"],
+        ["bn", "20", "collapsed", "70.00 ± 0.00"],
+    ]
+    assert [row[1].split()[0] for row in rows] == ["30.00", "25.00", "14.00"]
+    assert [row[2].split()[0] for row in rows] == ["35.00", "30.00", "19.00"], "each image's own statistics: 5 more"
+    assert sentence.startswith("Resolved: stable ln; degraded none; collapsed bn. Near a line")
+    assert sentence.endswith(": none.")

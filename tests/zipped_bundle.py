@@ -24,8 +24,8 @@ def complete(files: Mapping[str, bytes], manifest: Mapping[str, object] = MANIFE
     return {**found, "SHA256SUMS": sums_of(found)}
 
 
-def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def write_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path

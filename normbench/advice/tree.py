@@ -117,6 +117,7 @@ GN_WS = Recommendation(
     hint=REGULARIZE,
     evidence=(
         "own_sweep",
+        "own_batch_one",
         "own_costs",
         "gn_sweep",
         "gn_ws",

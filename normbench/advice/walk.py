@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normbench.advice.tree import TREE, Branch, Question, Recommendation
 from normbench.errors import ConfigError, UnknownNameError
@@ -58,6 +58,21 @@ def walk(answers: Mapping[str, str], start: Question | Recommendation = TREE) ->
     return Walk(tuple(steps), node)
 
 
+def remaining(answers: Mapping[str, str], node: Question | Recommendation = TREE) -> Question | Recommendation:
+    """Return the tree below `node` without the questions that `answers` answers, and without what they rule out.
+
+    Raises:
+        ConfigError: an answer is none of its question's.
+    """
+    if isinstance(node, Recommendation):
+        return node
+    if node.name in answers:
+        return remaining(answers, choose(node, answers[node.name]).then)
+    return replace(
+        node, branches=tuple(replace(branch, then=remaining(answers, branch.then)) for branch in node.branches)
+    )
+
+
 def choose(question: Question, answer: str) -> Branch:
     """Return the branch of `question` that `answer` names, or for a number the one that covers it.
 
@@ -82,6 +97,11 @@ def paths(start: Question = TREE) -> Iterator[tuple[Step, ...]]:
             yield (step,)
         else:
             yield from ((step, *rest) for rest in paths(branch.then))
+
+
+def recommendations(start: Question = TREE) -> list[Recommendation]:
+    """Return every recommendation below `start`, as often as a way leads to it."""
+    return [then for path in paths(start) if isinstance(then := path[-1].branch.then, Recommendation)]
 
 
 def questions(start: Question = TREE) -> dict[str, list[str]]:

@@ -38,6 +38,7 @@ def draw_at_once(results: TrainResults) -> Figure | None:
         axes.set_ylim(0, None)
         axes.set_xlabel("trainings at once")
         axes.set_ylabel("epochs per hour, training steps alone")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         label_ends(axes, ends)
         images = f"{results.settings['num_train']:,} images an epoch"
         add_heading(figure, f"{results.settings['model']}, {images}, {results.environment['device_name']}")

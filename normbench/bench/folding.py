@@ -65,7 +65,8 @@ def fold(model: nn.Module, images: Tensor) -> Folded | None:
             continue
         _replace(folded, conv, _with_affine(conv, *affine))
         rest = list(norm[1:]) if isinstance(norm, FusedNormAct | nn.Sequential) else []
-        _replace(folded, norm, nn.Sequential(*rest) if rest else nn.Identity())
+        # As a network without norms has it, whose convolutions run a ReLU that follows in their kernels.
+        _replace(folded, norm, nn.Sequential(nn.Identity(), *rest) if rest else nn.Identity())
         num_layers += 1
     if num_layers == 0:
         return None
@@ -98,9 +99,9 @@ def _pairs(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Module,
 
 
 def _with_affine(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """Return a plain convolution that does what `conv` and then the affine map do."""
-    found: nn.Conv2d = nn.utils.skip_init(
-        nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
+    """Return a convolution that does what `conv` and then the affine map do."""
+    found: Conv2d = nn.utils.skip_init(
+        Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
         padding=conv.padding, dilation=conv.dilation, groups=conv.groups, padding_mode=conv.padding_mode,
     )  # fmt: skip
     bias = 0 if conv.bias is None else conv.bias.double()

@@ -24,7 +24,7 @@ TUTORIAL = "tutorial"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 def median(values: Sequence[float]) -> float | None:

@@ -25,9 +25,10 @@ from normbench.bundle.description import (
 )
 from normbench.errors import FolderError, RunError
 from normbench.report import write_report_of
+from normbench.report.drawing import Draw, draw_figures, draw_for_page
 from normbench.report.page import Report
 from normbench.runs.atomic import write_atomically
-from normbench.runs.bundle_file import FORMAT, FORMAT_VERSION, MANIFEST_FILE, SUMS_FILE, open_bundle
+from normbench.runs.bundle_file import FORMAT, MANIFEST_FILE, SUMS_FILE, open_bundle
 from normbench.runs.provenance import source_sha256
 from normbench.runs.record_files import experiment_records, id_of, sums_of
 from normbench.runs.records import ExperimentRecord, read_experiment
@@ -37,6 +38,8 @@ from normbench.version import __version__
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 """The first that a zip can say."""
 _FILE_MODE = 0o100644 << 16
+_LZMA_FROM_BYTES = 16 * 2**10
+"""Smaller members are not made smaller by LZMA than by Deflate."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ class WrittenBundle:
     num_bytes: int
 
 
-def write_bundle(folder: Path, path: Path, credit: Credit) -> WrittenBundle:
+def write_bundle(folder: Path, path: Path, credit: Credit, *, is_small: bool = False) -> WrittenBundle:
     """Write the experiment recorded in `folder` to the bundle `path`, which replaces one that is there.
+
+    With `is_small`, the files of figures are left out, which the report's page has and `normbench report` draws again,
+    and large members are compressed by LZMA, which fewer programs unpack. The records and the id are the same.
 
     Raises:
         RunError: a run cannot be read or is still running, a config names an absolute path, or there is too much.
@@ -61,10 +67,10 @@ def write_bundle(folder: Path, path: Path, credit: Credit) -> WrittenBundle:
     _check_target(path)
     with TemporaryDirectory(prefix="normbench-") as temporary:
         root = Path(temporary) / "bundle"
-        description = _stage(folder, root, credit)
-        _write_description(root, description)
+        description = _stage(folder, root, credit, draw_for_page if is_small else draw_figures)
+        _write_description(root, description, 2 if is_small else 1)
         packed = Path(temporary) / path.name
-        _pack(root, packed)
+        _pack(root, packed, is_small=is_small)
         open_bundle(packed)  # whatever cannot be read back is not handed out
         with folder_errors(path), packed.open("rb") as file:
             write_atomically(path, lambda target: shutil.copyfileobj(file, target))
@@ -94,13 +100,13 @@ def _check_target(path: Path) -> None:
         raise FolderError(f"{path}: there is something that is no bundle, which is not written over") from None
 
 
-def _stage(folder: Path, root: Path, credit: Credit) -> Description:
+def _stage(folder: Path, root: Path, credit: Credit, draw: Draw) -> Description:
     """Write records and report into `root`, and return what the bundle is about."""
     staged = root / experiment_name(folder)
     sums = sums_of(_copied(experiment_records(folder), staged))
     (staged / SUMS_FILE).write_text(sums, encoding="ascii", newline="\n")
     report = Report(read_experiment(staged))
-    write_report_of(report)
+    write_report_of(report, draw=draw)
     return Description(staged.name, id_of(sums), report, credit)
 
 
@@ -111,11 +117,11 @@ def _copied(files: Iterable[tuple[str, bytes]], target: Path) -> Iterable[tuple[
         yield name, content
 
 
-def _write_description(root: Path, description: Description) -> None:
+def _write_description(root: Path, description: Description, version: int) -> None:
     """Write everything in the bundle that is no record and no report."""
     manifest = {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "version": version,
         "experiment": description.experiment,
         "result_id": description.result_id,
         "normbench": __version__,
@@ -143,7 +149,7 @@ def _files(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def _pack(root: Path, path: Path) -> None:
+def _pack(root: Path, path: Path, *, is_small: bool) -> None:
     """Write the files under `root` into a zip that says nothing of when and where it was made."""
     try:
         with zipfile.ZipFile(path, "w", allowZip64=False) as archive:
@@ -151,6 +157,8 @@ def _pack(root: Path, path: Path) -> None:
                 entry = zipfile.ZipInfo(name, _NO_DATE)
                 entry.create_system = 3  # Unix, wherever it is made
                 entry.external_attr = _FILE_MODE
-                archive.writestr(entry, (root / name).read_bytes(), zipfile.ZIP_DEFLATED, 9)
+                content = (root / name).read_bytes()
+                lzma = is_small and len(content) >= _LZMA_FROM_BYTES
+                archive.writestr(entry, content, zipfile.ZIP_LZMA if lzma else zipfile.ZIP_DEFLATED, 9)
     except zipfile.LargeZipFile as error:
         raise RunError(f"too much for one bundle: {error}") from None

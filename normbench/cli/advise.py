@@ -46,15 +46,14 @@ def advise(
 ) -> None:
     """Say which norm to choose for a task, why, and how to try it.
 
-    Asks for what the flags leave open on a terminal; elsewhere it prints the whole tree if no flag answers a question.
+    Asks for what the flags leave open on a terminal; elsewhere it prints that part of the decision tree.
 
     Example: normbench advise --task classification --data iid --architecture resnet --batch-size 4 --no-distributed
     """
-    from normbench.advice.tree import Recommendation
+    from normbench.advice.tree import TREE, Recommendation
     from normbench.advice.walk import walk
     from normbench.cli.advise_screen import print_in_use, print_recommendation, print_tree
     from normbench.cli.console import note
-    from normbench.errors import ConfigError
 
     given = {
         "task": task,
@@ -70,19 +69,15 @@ def advise(
     can_ask = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
     if tree or (not answers and not can_ask):
         if json_output:
-            from normbench.advice.evidence import EVIDENCE
-
-            evidence = {key: asdict(found) for key, found in EVIDENCE.items()}
-            print(json.dumps({"schema_version": 1, "tree": tree_as_json(), "evidence": evidence}, indent=2))
+            _print_json(_tree_as_json(TREE))
         else:
             print_tree()
         return
     result = walk(answers)
     while not isinstance(result.end, Recommendation):
         if not can_ask:
-            if not json_output and (found := _measured_in_use(runs_dir)) is not None:
-                print_in_use(None, *found)
-            raise ConfigError(_still_open(result.end))
+            _tell_what_is_open(result, answers, result.end, json_output=json_output, runs_dir=runs_dir)
+            return
         answers[result.end.name] = _ask(result.end)
         result = walk(answers)
     for name in answers:
@@ -94,25 +89,56 @@ def advise(
 
         own = list(own_results(runs))
     if json_output:
-        print(
-            json.dumps(
-                {"schema_version": 1, **_as_json(result, answers), "runs": [asdict(row) for row in own]}, indent=2
-            )
-        )
+        _print_json({**_as_json(result, answers), "runs": [asdict(row) for row in own]})
     else:
         print_recommendation(result, answers, result.end, own)
         if (found := _measured_in_use(runs_dir)) is not None:
             print_in_use(result.end, *found)
 
 
-def tree_as_json(node: Question | Recommendation | None = None) -> dict[str, Any]:
-    """Return the tree below `node` (all of it if None) as nested dictionaries."""
-    from normbench.advice.tree import TREE, Recommendation
+def _tell_what_is_open(
+    result: Walk, answers: dict[str, str], question: Question, *, json_output: bool, runs_dir: Path
+) -> None:
+    """Print what is left of the tree, and in the last line what is decided and which flag would answer the next."""
+    from normbench.advice.tree import Question
+    from normbench.advice.walk import questions, remaining
+    from normbench.cli.advise_screen import flag_of, print_in_use, print_open
+    from normbench.cli.console import note
 
-    node = node or TREE
+    left = remaining(answers, question)
+    assert isinstance(left, Question)  # the first question is open
+    if json_output:
+        _print_json({"path": _path_as_json(result, answers), "recommendation": None, **_tree_as_json(left)})
+        return
+    print_open(result, answers, left)
+    if (found := _measured_in_use(runs_dir)) is not None:
+        print_in_use(None, *found)
+    used = [name for name in answers if name in result.asked or name in questions(question)]
+    for name in answers.keys() - {*used}:
+        note(f"not asked on this path: --{name}")
+    print(f"\nDecided: {', '.join(flag_of(name, answers[name]) for name in used)}. Still open: {_open_flag(question)}")
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    print(json.dumps({"schema_version": 1, **found}, indent=2))
+
+
+def _tree_as_json(start: Question) -> dict[str, Any]:
+    """Return the tree from `start` on, and the evidence that its leaves name."""
+    from normbench.advice.evidence import EVIDENCE
+    from normbench.advice.walk import recommendations
+
+    named = {key for found in recommendations(start) for key in found.evidence}
+    evidence = {key: asdict(found) for key, found in EVIDENCE.items() if key in named}
+    return {"tree": _node_as_json(start), "evidence": evidence}
+
+
+def _node_as_json(node: Question | Recommendation) -> dict[str, Any]:
+    from normbench.advice.tree import Recommendation
+
     if isinstance(node, Recommendation):
         return asdict(node)
-    branches = [{"answer": b.answer, "label": b.label, "then": tree_as_json(b.then)} for b in node.branches]
+    branches = [{"answer": b.answer, "label": b.label, "then": _node_as_json(b.then)} for b in node.branches]
     return {"question": node.name, "asks": node.asks, "branches": branches}
 
 
@@ -123,14 +149,18 @@ def _as_json(result: Walk, answers: dict[str, str]) -> dict[str, Any]:
 
     assert isinstance(result.end, Recommendation)
     return {
-        "path": [
-            {"question": step.question.name, "answer": answers[step.question.name], "branch": step.branch.label}
-            for step in result.steps
-        ],
+        "path": _path_as_json(result, answers),
         "recommendation": {**asdict(result.end), "evidence": [asdict(EVIDENCE[key]) for key in result.end.evidence]},
         "command": command(result.end, result.batch_size(answers)),
         "config": config_lines(result.end, result.batch_size(answers)),
     }
+
+
+def _path_as_json(result: Walk, answers: dict[str, str]) -> list[dict[str, str]]:
+    return [
+        {"question": step.question.name, "answer": answers[step.question.name], "branch": step.branch.label}
+        for step in result.steps
+    ]
 
 
 def _measured_in_use(runs_dir: Path) -> tuple[InferResults, str] | None:
@@ -160,14 +190,16 @@ def _check_answers(answers: dict[str, str]) -> None:
             raise UnknownNameError(f"--{name}", answer, known[name])
 
 
-def _still_open(question: Question) -> str:
-    """Return a message on the flag that is missing, and what it takes."""
-    if question.is_number:
-        return f"still open: --{question.name} NUMBER ({question.asks})"
+def _open_flag(question: Question) -> str:
+    """Return the flag that answers a question, what it takes, and the question."""
     answers = [branch.answer for branch in question.branches]
-    if answers == ["yes", "no"]:
-        return f"still open: --{question.name} or --no-{question.name} ({question.asks})"
-    return f"still open: --{question.name} {'|'.join(answers)} ({question.asks})"
+    if question.is_number:
+        flag = f"--{question.name} NUMBER"
+    elif answers == ["yes", "no"]:
+        flag = f"--{question.name} or --no-{question.name}"
+    else:
+        flag = f"--{question.name} {'|'.join(answers)}"
+    return f"{flag} ({question.asks})"
 
 
 def _ask(question: Question) -> str:

@@ -32,10 +32,7 @@ def print_recommendation(
     name = ", ".join([full_name(recommendation.norm, recommendation.model), *details])
     console.print(f"[bold green]{recommendation.norm}[/]  {name}")
     console.print(recommendation.because)
-    _rows(
-        console, "Path",
-        ((_flag(step.question.name, answers[step.question.name]), step.branch.label) for step in result.steps),
-    )  # fmt: skip
+    _print_path(console, "Path", result, answers)
     _heading(console, "Evidence")
     for key in recommendation.evidence:
         _rows(console, "", [("-", _evidence_line(EVIDENCE[key]))])
@@ -55,24 +52,40 @@ def print_recommendation(
         _print_own(console, recommendation.norm, own)
 
 
-def _flag(name: str, answer: str) -> str:
+def print_open(result: Walk, answers: Mapping[str, str], left: Question) -> None:
+    """Print the way that the answers lead, and what is left of the tree: which norm each open answer would give."""
+    console = _console()
+    _print_path(console, "Decided", result, answers)
+    _heading(console, "Open")
+    print_tree(left)
+
+
+def _print_path(console: Console, heading: str, result: Walk, answers: Mapping[str, str]) -> None:
+    steps = ((flag_of(step.question.name, answers[step.question.name]), step.branch.label) for step in result.steps)
+    _rows(console, heading, steps)
+
+
+def flag_of(name: str, answer: str) -> str:
     """Write an answer as the flag that gives it."""
     return {"yes": f"--{name}", "no": f"--no-{name}"}.get(answer, f"--{name} {answer}")
 
 
-def print_tree() -> None:
-    """Print the whole decision tree, and the evidence that its leaves name by number."""
+def print_tree(start: Question | None = None) -> None:
+    """Print the decision tree from `start` on, all of it if None, and the evidence that its leaves name by number."""
     from rich.tree import Tree
 
     from normbench.advice.evidence import EVIDENCE
     from normbench.advice.tree import TREE
+    from normbench.advice.walk import recommendations
 
-    numbers = {key: number for number, key in enumerate(EVIDENCE, 1)}
-    root = Tree(f"[bold]{TREE.asks}[/] [dim]--{TREE.name}[/]", guide_style="dim")
-    _grow(root, TREE, numbers)
+    start = start or TREE
+    named = {key for found in recommendations(start) for key in found.evidence}
+    numbers = {key: number for number, key in enumerate((key for key in EVIDENCE if key in named), 1)}
+    root = Tree(f"[bold]{start.asks}[/] [dim]--{start.name}[/]", guide_style="dim")
+    _grow(root, start, numbers)
     console = _console()
     console.print(root)
-    _rows(console, "Evidence", ((f"({numbers[key]})", _evidence_line(found)) for key, found in EVIDENCE.items()))
+    _rows(console, "Evidence", ((f"({number})", _evidence_line(EVIDENCE[key])) for key, number in numbers.items()))
 
 
 def _evidence_line(found: Evidence) -> str:

@@ -24,6 +24,10 @@ def bundle(
     license_: Annotated[
         str, typer.Option("--license", metavar="SPDX", help="The licence of the records, by its SPDX identifier.")
     ] = "CC-BY-4.0",
+    small: Annotated[
+        bool,
+        typer.Option("--small", help="Without files of figures, and compressed by LZMA, which fewer programs unpack."),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Pack an experiment into one file: records, report, versions, citation, checksums; the same input, the same bytes.
@@ -38,7 +42,7 @@ def bundle(
     path = output or Path(experiment_name(folder) + SUFFIX)
     if path.suffix != SUFFIX:
         raise ConfigError(f"--output {path}: a bundle's name ends in {SUFFIX}")
-    found = write_bundle(folder, path, Credit(tuple(author or ()), title, license_))
+    found = write_bundle(folder, path, Credit(tuple(author or ()), title, license_), is_small=small)
     if json_output:
         facts = {"schema_version": 1, "file": str(found.path), "result_id": found.result_id, "num_runs": found.num_runs}
         print(json.dumps(facts | {"num_bytes": found.num_bytes}, indent=2))

@@ -22,7 +22,7 @@ Every = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class LandscapeConfig(_Options):

@@ -43,7 +43,7 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._+-]{0,63}$"
 class Frozen(BaseModel):
     """A model whose values cannot be changed, without keys that it does not name, of finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def _name_only(value: object) -> object:
@@ -466,6 +466,8 @@ class ExperimentConfig(BaseExperimentConfig):
             raise ValueError("tune and grid: the rates are chosen for one setting; write a config for each")
         if self.lr_scaling.rule != "none":
             raise ValueError("tune and lr_scaling: tune tries the rates themselves; leave lr_scaling out")
+        if not self.tune.shared_rate and (self.batch_one is not None or self.sources):
+            raise ValueError("tune.shared_rate is false: batch_one and sources are measured at the one shared rate")
         for norm in self.norms:
             if "learning_rate" in spell_out_lr(norm.train):
                 raise ValueError(f"tune chooses each norm's learning rate, and {norm.name} sets its own")

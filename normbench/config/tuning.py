@@ -16,7 +16,7 @@ MAX_TRIALS = 1000
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class RateRange(_Frozen):
@@ -53,6 +53,8 @@ class TuneConfig(_Frozen):
     split: Literal["val", "test"] = "val"
     """`val`: accuracy on training images that were held out. `test` flatters every norm, and is for data sets without
     such a split."""
+    shared_rate: bool = Field(True, strict=True)
+    """Whether norms are also compared at the one learning rate of `train`; False halves the runs after the tuning."""
 
     @model_validator(mode="before")
     @classmethod

@@ -86,9 +86,11 @@ class DryRun:
                 dtype = kernel_dtype(x, module.weight)
                 # The kernel gives no gradient of its input, so it serves the images and no layer's output.
                 if x is self.images and dtype is not None and module.has_kernel(x, dtype):
-                    _add(launches, _image_conv, x, sizes, _like(module.weight, dtype), module.with_relu)
+                    parameters = _like(module.weight, dtype), _like(module.bias, dtype)
+                    _add(launches, _image_conv, x, sizes, *parameters, module.with_relu)
                 elif dtype is not None and module.has_layer_kernel(x, module.weight, dtype):
-                    facts = (_like(module.weight, dtype), module.stride[0], module.with_relu, module.after_relu)
+                    parameters = _like(module.weight, dtype), _like(module.bias, dtype)
+                    facts = (*parameters, module.stride[0], module.with_relu, module.after_relu)
                     _add(launches, conv.launch_all, x.to(dtype), sizes, *facts)
                     _add(launches, conv.launch_forward, x.to(dtype), (EVALUATION_BATCH_SIZE,), *facts)
             elif isinstance(module, MaxPool2d) and module.has_kernel(x):
@@ -209,8 +211,8 @@ def _settings(layer: nn.Module) -> Iterator[Any]:
         yield value if empty is None else empty.requires_grad_(value.requires_grad)
 
 
-def _image_conv(images: Tensor, weight: Tensor, relu: bool) -> None:
-    image_conv.weight_gradient(image_conv.convolve(images, weight, relu=relu), images, weight)
+def _image_conv(images: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> None:
+    image_conv.weight_gradient(image_conv.convolve(images, weight, bias=bias, relu=relu), images, weight)
 
 
 def _pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

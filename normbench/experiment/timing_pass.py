@@ -35,13 +35,14 @@ from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedu
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
 """Even, because rounds come in pairs, the second in reverse order."""
 
-_CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.03
+_CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.02
 """There rounds differ by a thousandth, and a comparison may itself be over in seconds."""
 _BLOCK_SECONDS = 0.1
 
-_TRAINING_SHARE = 0.1
+_TRAINING_SHARE, _MAX_TRAINING_SHARE = 0.1, 0.5
 _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
-"""The pass takes about a tenth of what training took, within these bounds, but never less than `MIN_ROUNDS` need."""
+"""The pass takes about a tenth of what training took, within these bounds, but for the lower one no more than half of
+it; and never less than `MIN_ROUNDS` need."""
 
 _LOCK_FILE = ".timing.lock"
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -214,7 +215,8 @@ class TimingPass:
 def choose_schedule(wanted: Sequence[TimingCandidate]) -> TimingSchedule | None:
     """Return how many rounds of which length fit the time that the pass may take; None where too few do."""
     trained = sum(entry.train_seconds for entry in wanted)
-    low, high = _MIN_SECONDS_PER_NORM * len(wanted), _MAX_SECONDS_PER_NORM * len(wanted)
+    low = min(_MIN_SECONDS_PER_NORM * len(wanted), _MAX_TRAINING_SHARE * trained)
+    high = _MAX_SECONDS_PER_NORM * len(wanted)
     seconds = min(high, max(low, _TRAINING_SHARE * trained))
     is_cuda = wanted[0].config.device == "cuda"
     max_rounds = _CUDA_MAX_ROUNDS if is_cuda else MAX_ROUNDS

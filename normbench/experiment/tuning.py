@@ -1,4 +1,4 @@
-"""Tunes each norm's learning rate before a comparison, and plans the comparison at one rate and at each norm's own."""
+"""Tunes each norm's learning rate before a comparison, which it plans at each norm's own rate and at one for all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_tuned(loaded: LoadedConfig) -> bool:
 def plan_tuned(
     loaded: LoadedConfig, site: Site, options: RunOptions, listener: Listener | None = None
 ) -> list[RunPlan]:
-    """Return the comparison's runs: at one learning rate for all norms and, where that is asked for, at each's own.
+    """Return the comparison's runs: at one learning rate for all norms, and those that are tuned at each's own.
 
     The tuning itself is run first, in an experiment of its own beside it, and goes on where it was left.
 
@@ -48,6 +48,8 @@ def plan_tuned(
     rates = ", ".join(f"{label} {rate:.3g}" for label, rate in tuning.chosen.items())
     note(f"normbench: learning rates chosen: {rates}")
     own = plan_experiment(_at_own_rates(loaded, plans, tuning), site.process, options.data_dir)
+    if tuning.shared_rate is None:
+        return own
     shared = {plan.run_id for plan in plans}
     by_seed = {seed: position for position, seed in enumerate(loaded.experiment.seeds)}
     both = [*plans, *(replace(plan, point="own rate") for plan in own if plan.run_id not in shared)]
@@ -125,7 +127,7 @@ def _tune(loaded: LoadedConfig, site: Site, options: RunOptions, listener: Liste
         experiment=tuning.experiment.name,
         split=tune.split,
         seeds=tune.tuning_seeds,
-        shared_rate=experiment.train.learning_rate,
+        shared_rate=experiment.train.learning_rate if tune.shared_rate else None,
         trials=trials(record, tune),
     )
 

@@ -69,6 +69,7 @@ def convolve(
     weight: Tensor,
     stride: int = 1,
     *,
+    bias: Tensor | None = None,
     relu: Relu | None = None,
     before: Relu | None = None,
 ) -> Tensor:
@@ -80,6 +81,7 @@ def convolve(
         x: ``(N, C, H, W)``, channels_last, bfloat16 or float16.
         weight: ``(C_out, C, 3, 3)`` or ``(C_out, C, 1, 1)``, channels_last, in the dtype of `x`.
         stride: 1 or 2.
+        bias: ``(C_out,)``, of any floating-point dtype, added in float32 before the output is rounded.
         relu: the ReLU to apply to the output, if any.
         before: the ReLU that gave `x`, if nothing else reads `x`.
 
@@ -91,27 +93,29 @@ def convolve(
     """
     if x.dtype != weight.dtype or not can_convolve(x, weight, stride, x.dtype):
         raise ValueError("no kernel for this input and weight: see can_convolve")
-    y: Tensor = Convolution.apply(x, weight, stride, relu, before)
+    y: Tensor = Convolution.apply(x, weight, bias, stride, relu, before)
     return y
 
 
 class Convolution(torch.autograd.Function):
-    """The convolution with the gradients of input and weight."""
+    """The convolution with the gradients of input, weight and bias."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         stride: int,
         relu: Relu | None,
         before: Relu | None,
     ) -> Tensor:
         """Return the output, and keep input and weight, and the output of a ReLU."""
         if is_faster(shape_of(x, weight, stride), "forward", fused=relu is not None):
-            y = forward(x, weight, stride, relu=relu is not None)
+            y = forward(x, weight, stride, bias=bias, relu=relu is not None)
         else:
-            y = torch.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+            bias = None if bias is None else bias.to(x.dtype)
+            y = torch.conv2d(x, weight, bias, stride=stride, padding=weight.shape[2] // 2)
         ctx.save_for_backward(x, weight, None if relu is None else y)
         ctx.stride, ctx.sink, ctx.relu, ctx.after_relu = stride, getattr(weight, "gradient_shares", None), relu, False
         if before is not None and ctx.needs_input_grad[0]:
@@ -121,13 +125,13 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return both gradients, or leave the weight's in shares with whoever takes them."""
+        """Return the gradients, or leave the weight's in shares with whoever takes them."""
         x, weight, y = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         if ctx.relu is not None:
             grad = ctx.relu.backward(grad, y)
         shape = shape_of(x, weight, ctx.stride)
-        needs_input, needs_weight = ctx.needs_input_grad[:2]
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         ours = (
             needs_input and is_faster(shape, "input", fused=ctx.after_relu),
             needs_weight and is_faster(shape, "weight"),
@@ -139,7 +143,7 @@ class Convolution(torch.autograd.Function):
             ctx.sink.add(shares)
         elif shares is not None:
             dw = total(shares, weight)
-        return our_dx if ours[0] else dx, dw, None, None, None
+        return our_dx if ours[0] else dx, dw, bias_gradient(grad) if needs_bias else None, None, None, None
 
 
 def _torch_gradients(
@@ -155,24 +159,25 @@ def _torch_gradients(
     return gradients_
 
 
-def forward(
-    x: Tensor, weight: Tensor, stride: int, *,
-    relu: bool = False, runs: int = 1,
-) -> Tensor:  # fmt: skip
-    """Return the output of `runs` runs, ``(runs * N, C_out, H', W')``, channels_last, after a ReLU if there is one.
+def bias_gradient(grad: Tensor) -> Tensor:
+    """Return the gradient of a bias, ``(C,)``, float32, from that of the output, ``(N, C, H, W)``."""
+    return grad.sum((0, 2, 3), dtype=torch.float32)
 
-    `x` is ``(runs * N, C, H, W)``, `weight` is
-    ``(runs * C_out, C, kernel, kernel)``; both are channels_last.
+
+def forward(x: Tensor, weight: Tensor, stride: int, *, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Return the output, ``(N, C_out, H', W')``, channels_last, after a bias and a ReLU if there are any.
+
+    `x` is ``(N, C, H, W)``, `weight` is ``(C_out, C, kernel, kernel)``; both are channels_last.
     """
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
-    shape = shape_of(x, weight, stride, runs)
+    shape = shape_of(x, weight, stride)
     tile = forward_tile(shape)
     size = (len(x), shape.channels_out, *shape.out_size)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     launch(
-        conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n), runs),
-        x, weight, y, shape.images,
+        conv_kernels.forward, (ceil_div(shape.rows, tile.m) * (shape.channels_out // tile.n),),
+        x, weight, bias, y, shape.images,
         RELU=relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
     )  # fmt: skip
@@ -181,19 +186,19 @@ def forward(
 
 def gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, needs_input: bool = True, needs_weight: bool = True, *,
-    after_relu: bool = False, runs: int = 1,
+    after_relu: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Return the gradient of `x`, laid out as `x`, and that of `weight` in shares: each, if it is needed.
 
-    Shares are float32, ``(runs * shares, C_out, kernel, kernel, C)``. With `after_relu`, the first is the gradient
+    Shares are float32, ``(shares, C_out, kernel, kernel, C)``. With `after_relu`, the first is the gradient
     before the ReLU which gave `x`. See `forward` for the shapes.
     """
-    shape = shape_of(x, weight, stride, runs)
+    shape = shape_of(x, weight, stride)
     for_input, (for_weight, num_shares) = input_tile(shape), weight_tile(shape)
     dx = torch.empty_like(x) if needs_input else None
     shares = None
     if needs_weight:
-        form = (runs * num_shares, shape.channels_out, shape.kernel, shape.kernel, shape.channels)
+        form = (num_shares, shape.channels_out, shape.kernel, shape.kernel, shape.channels)
         shares = x.new_empty(form, dtype=torch.float32)
     if dx is not None and shares is not None and for_input.num_warps == for_weight.num_warps:
         _launch_both(grad, weight, dx, x, shares, shape, for_input, for_weight, num_shares, after_relu)
@@ -208,10 +213,10 @@ def gradients(
 def _launch_input(
     grad: Tensor, weight: Tensor, dx: Tensor, x: Tensor, shape: ConvShape, tile: Tile, after_relu: bool
 ) -> None:
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     launch(
-        conv_kernels.input_gradient, (_input_tiles(shape, tile), shape.runs),
+        conv_kernels.input_gradient, (_input_tiles(shape, tile),),
         grad, weight, dx, x, shape.images,
         RELU=after_relu, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, STAGES=tile.stages,
         **shape.constants, num_warps=tile.num_warps,
@@ -219,10 +224,10 @@ def _launch_input(
 
 
 def _launch_weight(grad: Tensor, x: Tensor, shares: Tensor, shape: ConvShape, tile: Tile, num_shares: int) -> None:
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     launch(
-        conv_kernels.weight_gradient, (_weight_tiles(shape, tile) * num_shares, shape.runs),
+        conv_kernels.weight_gradient, (_weight_tiles(shape, tile) * num_shares,),
         grad, x, shares, shape.images,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SPLIT=num_shares,
         WHOLE_LINES=whole_lines(shape, tile, num_shares), STAGES=tile.stages,
@@ -234,11 +239,11 @@ def _launch_both(
     grad: Tensor, weight: Tensor, dx: Tensor, x: Tensor, shares: Tensor, shape: ConvShape,
     for_input: Tile, for_weight: Tile, num_shares: int, after_relu: bool,
 ) -> None:  # fmt: skip
-    from normbench.kernels import conv_kernels
+    from normbench.triton_code import conv_kernels
 
     input_tiles = _input_tiles(shape, for_input)
     launch(
-        conv_kernels.backward, (input_tiles + _weight_tiles(shape, for_weight) * num_shares, shape.runs),
+        conv_kernels.backward, (input_tiles + _weight_tiles(shape, for_weight) * num_shares,),
         grad, weight, dx, x, shares, shape.images, input_tiles, RELU=after_relu,
         INPUT_M=for_input.m, INPUT_N=for_input.n, INPUT_K=for_input.k, INPUT_STAGES=for_input.stages,
         WEIGHT_M=for_weight.m, WEIGHT_N=for_weight.n, WEIGHT_K=for_weight.k, WEIGHT_STAGES=for_weight.stages,
@@ -256,28 +261,30 @@ def _weight_tiles(shape: ConvShape, tile: Tile) -> int:
 
 
 def total(shares: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum of a run's `shares` as a gradient of `weight`: in its shape and dtype, channels_last."""
+    """Return the sum of `shares` as a gradient of `weight`: in its shape and dtype, channels_last."""
     channels_out, channels, kernel, _ = weight.shape
     flat = shares.view(len(shares), 1, -1)
     return summed(flat, weight.dtype).view(channels_out, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
-def shape_of(x: Tensor, weight: Tensor, stride: int, runs: int = 1) -> ConvShape:
+def shape_of(x: Tensor, weight: Tensor, stride: int) -> ConvShape:
     """Return the shape of a launch."""
     images, channels, height, width = x.shape
-    return ConvShape(images // runs, height, width, channels, len(weight) // runs, weight.shape[2], stride, runs)
+    return ConvShape(images, height, width, channels, len(weight), weight.shape[2], stride)
 
 
-def launch_forward(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, with_relu: bool, after_relu: bool
+) -> None:
     """Launch every kernel that `convolve` launches on such tensors; for use in a `Compilation`."""
     shape = shape_of(x, weight, stride)
     if is_faster(shape, "forward", fused=with_relu):
-        forward(x, weight, stride, relu=with_relu)
+        forward(x, weight, stride, bias=bias, relu=with_relu)
 
 
-def launch_all(x: Tensor, weight: Tensor, stride: int, with_relu: bool, after_relu: bool) -> None:
+def launch_all(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, with_relu: bool, after_relu: bool) -> None:
     """Launch every kernel that `convolve` and its gradient launch on such tensors; for use in a `Compilation`."""
-    launch_forward(x, weight, stride, with_relu, after_relu)
+    launch_forward(x, weight, bias, stride, with_relu, after_relu)
     shape = shape_of(x, weight, stride)
     grad = x.new_empty((shape.images, *shape.out_size, shape.channels_out)).permute(0, 3, 1, 2)
     ours = (is_faster(shape, "input", fused=after_relu), is_faster(shape, "weight"))

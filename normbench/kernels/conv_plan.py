@@ -21,7 +21,7 @@ MOST_WORK = {"forward": 20e9, "input": 20e9, "weight": 10e9}
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution of ``(runs * images, channels, height, width)``, padded by half its kernel's size."""
+    """A convolution of ``(images, channels, height, width)``, padded by half its kernel's size."""
 
     images: int
     height: int
@@ -30,7 +30,6 @@ class ConvShape:
     channels_out: int
     kernel: int
     stride: int
-    runs: int = 1
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -39,13 +38,13 @@ class ConvShape:
 
     @property
     def rows(self) -> int:
-        """Output positions of a run."""
+        """Output positions."""
         height, width = self.out_size
         return self.images * height * width
 
     @property
     def work(self) -> float:
-        """Floating-point operations of a pass of a run."""
+        """Floating-point operations of a pass."""
         return 2.0 * self.rows * self.channels_out * self.channels * self.kernel**2
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels import tiling
-from normbench.kernels.conv import Relu
+from normbench.kernels.conv import Relu, bias_gradient
 from normbench.kernels.launch import launch
 from normbench.kernels.norm_activation import summed
 from normbench.kernels.support import DTYPES, HALF_DTYPES, MAX_ELEMENTS, is_channels_last, unsupported_device_reason
@@ -32,14 +32,15 @@ def can_convolve_images(images: Tensor, weight_shape: torch.Size, dtype: torch.d
     return fits and unsupported_device_reason(images.device) is None
 
 
-def convolve_images(images: Tensor, weight: Tensor, *, relu: Relu | None = None) -> Tensor:
-    """Convolve `images` 3x3 at stride 1 with zeros around them, with a gradient of the weight only.
+def convolve_images(images: Tensor, weight: Tensor, *, bias: Tensor | None = None, relu: Relu | None = None) -> Tensor:
+    """Convolve `images` 3x3 at stride 1 with zeros around them, without a gradient of the images.
 
     Images are rounded to the weight's dtype, products summed in float32. Captures in a CUDA graph.
 
     Args:
         images: ``(N, C, H, W)``, C at most 4, channels_last, float32, bfloat16 or float16.
         weight: ``(C_out, C, 3, 3)``, of any strides, bfloat16 or float16.
+        bias: ``(C_out,)``, of any floating-point dtype, added in float32 before the output is rounded.
         relu: the ReLU to apply to the output, if any.
 
     Returns:
@@ -50,34 +51,35 @@ def convolve_images(images: Tensor, weight: Tensor, *, relu: Relu | None = None)
     """
     if not can_convolve_images(images, weight.shape, weight.dtype):
         raise ValueError("no kernel for these images and weights: see can_convolve_images")
-    y: Tensor = ImageConv.apply(images, weight, relu)
+    y: Tensor = ImageConv.apply(images, weight, bias, relu)
     return y
 
 
 class ImageConv(torch.autograd.Function):
-    """The convolution with the gradient of its weight."""
+    """The convolution with the gradients of weight and bias."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, relu: Relu | None) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, relu: Relu | None) -> Tensor:
         """Return the output and keep the images, and the output of a ReLU."""
-        y = convolve(images, weight, relu=relu is not None)
+        y = convolve(images, weight, bias=bias, relu=relu is not None)
         ctx.save_for_backward(images, weight, None if relu is None else y)
         ctx.relu = relu
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        """Return the gradient of the weight."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of weight and bias."""
         images, weight, y = ctx.saved_tensors
         if ctx.relu is not None:
             grad = ctx.relu.backward(grad, y)
-        return None, weight_gradient(grad, images, weight), None
+        needs_bias = ctx.needs_input_grad[2]
+        return None, weight_gradient(grad, images, weight), bias_gradient(grad) if needs_bias else None, None
 
 
-def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
-    """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`, after a ReLU if `relu`."""
-    from normbench.kernels import image_conv_kernels
+def convolve(images: Tensor, weight: Tensor, *, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Return the output, ``(N, C_out, H, W)``, channels_last, in the dtype of `weight`, after bias and ReLU if any."""
+    from normbench.triton_code import image_conv_kernels
 
     num_images, _, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width
@@ -89,14 +91,14 @@ def convolve(images: Tensor, weight: Tensor, *, relu: bool = False) -> Tensor:
     programs = min(ceil_div(rows, tiling.IMAGE_ROWS), tiling.IMAGE_PROGRAMS)
     launch(
         image_conv_kernels.forward, (programs, ceil_div(channels_out, tile["BLOCK_C"])),
-        images, weight, y, rows, *weight.stride(), RELU=relu, **tile,
+        images, weight, bias, y, rows, *weight.stride(), RELU=relu, **tile,
     )  # fmt: skip
     return y  # no view: of a function's own, autograd takes no view that a ReLU overwrites
 
 
 def weight_gradient(grad: Tensor, images: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of `weight`, in its dtype and channels_last; the same for the same input, bit for bit."""
-    from normbench.kernels import image_conv_kernels
+    from normbench.triton_code import image_conv_kernels
 
     num_images, channels, height, width = images.shape
     channels_out, rows = len(weight), num_images * height * width

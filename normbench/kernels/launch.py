@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from normbench.kernels import compiler
+from normbench.triton_code import compiler
 
 Launches = dict[Hashable, Callable[[], None]]
 """Functions that launch kernels, each under a key of all that decides which kernels those are."""
@@ -47,7 +47,7 @@ class Compilation:
     """Compiles kernels in the background, on all processor cores; leaving the ``with`` block waits for all of them.
 
     Triton would otherwise compile kernels one after another, when each is first launched. Where another process
-    compiles for this one (`normbench.kernels.compiler`), it does so from `add` on, and here they are only loaded. A
+    compiles for this one (`normbench.triton_code.compiler`), it does so from `add` on, and here they are only loaded. A
     launch that fails here is ignored: it will fail in the same way when it is made, where the error has a place to go.
 
     The tensors may be on the CPU, where memory takes no room until something is written. (Not on the meta device: some

@@ -59,7 +59,7 @@ class MaxPool(torch.autograd.Function):
 
 def forward(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maxima, and which pixel of its window each is, uint8; both ``(N, C, H // 2, W // 2)``."""
-    from normbench.kernels import max_pool_kernels
+    from normbench.triton_code import max_pool_kernels
 
     samples, channels, height, width = x.shape
     size = (samples, channels, height // 2, width // 2)
@@ -77,7 +77,7 @@ def forward(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def backward(grad: Tensor, winners: Tensor, size: torch.Size) -> Tensor:
     """Return the gradient of an input of this size, channels_last."""
-    from normbench.kernels import max_pool_kernels
+    from normbench.triton_code import max_pool_kernels
 
     samples, channels, height, width = size
     grad = grad.contiguous(memory_format=torch.channels_last)

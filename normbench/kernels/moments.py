@@ -158,7 +158,7 @@ def moments_forward(
     x: Tensor, spec: MomentsSpec, parameters: MomentsParameters, running: RunningMoments | None
 ) -> tuple[Tensor, Kept]:
     """Return the output and what is kept for the backward pass."""
-    from normbench.kernels import moments_kernels
+    from normbench.triton_code import moments_kernels
 
     tiles = _tiles(x, spec)
     source = _source(spec, running)
@@ -210,7 +210,7 @@ def moments_backward(
     learned: bool,
 ) -> tuple[Tensor, MomentsParameters]:
     """Return the gradients of x and of the parameters; with `learned`, of all those that can be learned."""
-    from normbench.kernels import moments_kernels
+    from normbench.triton_code import moments_kernels
 
     tiles = _tiles(x, spec)
     source = _source(spec, running)

@@ -177,7 +177,7 @@ def group_forward(
     x: Tensor, spec: NormActSpec, parameters: Parameters, running: Running | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the output and the statistics kept: mean (None where not centered) and 1 / sqrt(var + eps)."""
-    from normbench.kernels import group_kernels
+    from normbench.triton_code import group_kernels
 
     samples, rows, channels, groups, tiling = layout(x, spec, backward=False)
     across = spec.scope == "batch"
@@ -221,7 +221,7 @@ def group_backward(
     grad: Tensor, x: Tensor, mean: Tensor | None, rstd: Tensor, spec: NormActSpec, parameters: Parameters
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters."""
-    from normbench.kernels import group_kernels
+    from normbench.triton_code import group_kernels
 
     terms = 2 if parameters.extra is None else 3
     samples, rows, channels, groups, tiling = layout(x, spec, backward=True, terms=terms)
@@ -262,7 +262,7 @@ def group_backward(
 
 def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Tensor:
     """Return the output for statistics by position."""
-    from normbench.kernels import position_kernels
+    from normbench.triton_code import position_kernels
 
     n, channels, h, w = x.shape
     tiling = tile_positions(n * h * w, channels)
@@ -277,7 +277,7 @@ def position_forward(x: Tensor, spec: NormActSpec, parameters: Parameters) -> Te
 
 def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Parameters) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters for statistics by position."""
-    from normbench.kernels import position_kernels
+    from normbench.triton_code import position_kernels
 
     n, channels, h, w = x.shape
     tiling = tile_positions(n * h * w, channels)
@@ -296,7 +296,7 @@ def position_backward(grad: Tensor, x: Tensor, spec: NormActSpec, parameters: Pa
 
 def summed(shares: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``(parts, terms, C)`` summed over the parts and rounded to `dtype`, in one small launch."""
-    from normbench.kernels import group_kernels
+    from normbench.triton_code import group_kernels
 
     parts, terms, channels = shares.shape
     if parts == 1:

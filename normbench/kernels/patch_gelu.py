@@ -75,7 +75,7 @@ class PatchGelu(torch.autograd.Function):
 
 def forward(images: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the output, ``(N, F, H - s + 1, W - s + 1)``, channels_last; `weight` is ``(F, s, s, C)``."""
-    from normbench.kernels import patch_gelu_kernels
+    from normbench.triton_code import patch_gelu_kernels
 
     samples, _, height, width = images.shape
     filters, size, _, _ = weight.shape
@@ -90,7 +90,7 @@ def forward(images: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) ->
 
 def backward(grad: Tensor, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the gradient of the bias, ``(F,)``; `weight` is ``(F, s, s, C)``."""
-    from normbench.kernels import patch_gelu_kernels
+    from normbench.triton_code import patch_gelu_kernels
 
     grad = grad.contiguous(memory_format=torch.channels_last)
     filters = len(weight)

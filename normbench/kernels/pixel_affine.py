@@ -75,7 +75,7 @@ class PixelNormAct(torch.autograd.Function):
 
 def pixel_forward(x: Tensor, spec: PixelSpec, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the output, and mean and 1 / deviation of each sample, ``(N, 2)``."""
-    from normbench.kernels import pixel_affine_kernels
+    from normbench.triton_code import pixel_affine_kernels
 
     tiles = _tiling(x)
     samples, channels, rows = len(x), x.shape[1], x.shape[2] * x.shape[3]
@@ -99,7 +99,7 @@ def pixel_backward(
     grad: Tensor, x: Tensor, kept: Tensor, weight: Tensor | None, bias: Tensor | None, spec: PixelSpec
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of x, weight and bias."""
-    from normbench.kernels import pixel_affine_kernels
+    from normbench.triton_code import pixel_affine_kernels
 
     tiles = _tiling(x)
     samples, channels, rows = len(x), x.shape[1], x.shape[2] * x.shape[3]

@@ -72,7 +72,7 @@ class PooledLinear(torch.autograd.Function):
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the output, ``(N, K)``, and the means, ``(N, C)``, in the dtype of `x`."""
-    from normbench.kernels import pool_linear_kernels
+    from normbench.triton_code import pool_linear_kernels
 
     samples, channels, height, width = x.shape
     y, means = x.new_empty((samples, len(weight))), x.new_empty((samples, channels))
@@ -91,7 +91,7 @@ def backward(
     grad: Tensor, means: Tensor, weight: Tensor, size: torch.Size, *, has_bias: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of input, channels_last, weight and bias; the same for the same input, bit for bit."""
-    from normbench.kernels import pool_linear_kernels
+    from normbench.triton_code import pool_linear_kernels
 
     samples, channels = means.shape
     height, width = size

@@ -90,7 +90,7 @@ class _Squash(torch.autograd.Function):
 
 def forward(x: Tensor, spec: SquashSpec, weight: Tensor, bias: Tensor, alpha: Tensor, s: Tensor | None) -> Tensor:
     """Return the output."""
-    from normbench.kernels import squashing_kernels
+    from normbench.triton_code import squashing_kernels
 
     tiling = _tile(x)
     y = torch.empty_like(x)
@@ -105,7 +105,7 @@ def backward(
     grad: Tensor, x: Tensor, spec: SquashSpec, weight: Tensor, bias: Tensor, alpha: Tensor, s: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight, bias, alpha and s."""
-    from normbench.kernels import squashing_kernels
+    from normbench.triton_code import squashing_kernels
 
     channels = x.shape[1]
     tiling = _tile(x)

@@ -58,7 +58,7 @@ class Filters(NamedTuple):
 
 def standardize(filters: Filters, standardization: Standardization) -> None:
     """Write the standardized weights of all filters, and `statistics`."""
-    from normbench.kernels import standardization_kernels
+    from normbench.triton_code import standardization_kernels
 
     launch(
         standardization_kernels.standardize, (len(filters.places),),
@@ -80,7 +80,7 @@ def standardize_backward(
             place of it; their filters have a multiple of 16 elements. 0 is a gradient.
         standardization: that of the forward pass.
     """
-    from normbench.kernels import standardization_kernels
+    from normbench.triton_code import standardization_kernels
 
     launch(
         standardization_kernels.standardize_backward, (len(filters.places),),

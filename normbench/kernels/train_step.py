@@ -59,7 +59,7 @@ def assemble(
         labels_out: int64, ``(B,)``.
         batch_size: of a full batch; B may be less in an epoch's last step.
     """
-    from normbench.kernels import train_step_kernels
+    from normbench.triton_code import train_step_kernels
 
     _, height, width, channels = stored.shape
     dx, dy, flip = crop_flip if crop_flip is not None else (None, None, None)
@@ -86,7 +86,7 @@ def cross_entropy(
     Also writes the loss into `losses` at `step_in_epoch`, adds to `num_correct`, and advances both counters. B may be
     less than `batch_size` in an epoch's last step, which then takes the same compiled kernel.
     """
-    from normbench.kernels import train_step_kernels
+    from normbench.triton_code import train_step_kernels
 
     rows, classes = logits.shape
     logits = logits.contiguous()
@@ -139,7 +139,7 @@ def update_adam(
         eps: added to the root of `second`.
         decoupled: weights decay apart from the gradient.
     """
-    from normbench.kernels import train_step_kernels
+    from normbench.triton_code import train_step_kernels
 
     launch(
         train_step_kernels.update_adam, (len(gradients),),
@@ -163,7 +163,7 @@ def update_sgd(
     momentum: float,
 ) -> None:
     """Make one step of SGD with Nesterov's momentum in place; see `update_adam` for the tensors."""
-    from normbench.kernels import train_step_kernels
+    from normbench.triton_code import train_step_kernels
 
     launch(
         train_step_kernels.update_sgd, (len(gradients),),

@@ -63,7 +63,7 @@ class WindowNormAct(torch.autograd.Function):
 
 def window_forward(x: Tensor, spec: WindowSpec) -> Tensor:
     """Return the output."""
-    from normbench.kernels import window_kernels
+    from normbench.triton_code import window_kernels
 
     y = torch.empty_like(x)
     _launch(window_kernels.window_forward, spec, x, y)
@@ -72,7 +72,7 @@ def window_forward(x: Tensor, spec: WindowSpec) -> Tensor:
 
 def window_backward(grad: Tensor, x: Tensor, spec: WindowSpec) -> Tensor:
     """Return the gradient of x."""
-    from normbench.kernels import window_kernels
+    from normbench.triton_code import window_kernels
 
     dx = torch.empty_like(x)
     _launch(window_kernels.window_backward, spec, x, like(grad, x), dx)

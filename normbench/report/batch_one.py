@@ -124,17 +124,17 @@ def _possible(verdict: Stability | None, accuracies: Scores, best: Scores) -> tu
     """Return the verdicts that are not excluded: paired by seed, a norm is tested against either share of the best."""
     if verdict is None:
         return ()
-    higher: tuple[Stability, ...] = ("stable", "degraded", "collapsed")
-    first, last = 0, 2
-    for position, share in enumerate((STABLE_FROM, COLLAPSED_BELOW)):
+    verdicts: tuple[Stability, ...] = ("stable", "degraded", "collapsed")
+    excluded: set[Stability] = set()
+    for num_above, share in ((1, STABLE_FROM), (2, COLLAPSED_BELOW)):
         line = {seed: CHANCE + share * (accuracy - CHANCE) for seed, accuracy in best.items()}
         test = t_test(accuracies, line)
         p = test.p if test is not None and test.estimate.n >= MIN_SEEDS else None
         if test is None or p is None:
             return (verdict,)
         if p < 1 - CONFIDENCE:
-            first, last = (first, min(last, position)) if test.estimate.mean > 0 else (max(first, position + 1), last)
-    return higher[first : last + 1]
+            excluded.update(verdicts[num_above:] if test.estimate.mean > 0 else verdicts[:num_above])
+    return tuple(one for one in verdicts if one not in excluded)
 
 
 def _by_seed(runs: Sequence[RunRecord]) -> dict[int, float]:

@@ -231,10 +231,18 @@ def format_verdict(row: Row, measure: Measure, table: Table) -> str:
     if row.is_baseline:
         return "baseline"
     comparison = row.results[measure.name].comparison
-    if comparison is None:
-        return NOTHING
+    return NOTHING if comparison is None else verdict_text(comparison, measure, table.margins[measure.name])
+
+
+def verdict_text(comparison: Comparison, measure: Measure, margin: float) -> str:
+    """Write a comparison's verdict in words, with the number of seeds that would resolve an open one.
+
+    Args:
+        comparison: what was found.
+        measure: what was compared.
+        margin: as it was asked for, a raw difference or, for measures of which it is one, a share of the mean.
+    """
     if comparison.verdict == "equivalent":
-        margin = table.margins[measure.name]
         return (
             f"equivalent (±{100 * margin:g} %)"
             if measure.margin_is_relative

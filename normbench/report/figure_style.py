@@ -263,7 +263,8 @@ def _add_legend(
 
 def fix_layout(figure: Figure) -> Figure:
     """Lay the figure out once and for all, so that its files agree and none lays it out again."""
-    figure.draw_without_rendering()
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ class Group:
         """Return the group of one run alone."""
         return cls(run.config.label, run.config.norm.name, {}, (), (run,), 1)
 
-    @property
+    @cached_property
     def completed(self) -> tuple[RunRecord, ...]:
         """The runs that enter means."""
         return tuple(run for run in self.runs if run.is_completed)
@@ -188,7 +189,7 @@ def by_rates(runs: Sequence[RunRecord], tuning: Tuning) -> list[tuple[Rates | No
 
     All of them at once where no rate was tuned.
     """
-    if tuning.shared_rate is None:
+    if not tuning.trials:
         return [(None, list(runs))]
     own = tuning.chosen
     found: dict[Rates, list[RunRecord]] = {"one for all": [], "each its own": [], "others": []}
@@ -253,7 +254,7 @@ def _overridden(experiment: ExperimentRecord) -> frozenset[str]:
     """Return the training fields that some norm sets for itself: they belong to the norm, not to the setting."""
     own = [norm.get("train") or {} for norm in experiment.settings.get("norms", []) if isinstance(norm, Mapping)]
     own += [run.config.norm.train for run in experiment.runs]
-    if experiment.tuning.shared_rate is not None:
+    if experiment.tuning.trials:
         own.append({"learning_rate": None})
     return frozenset(f"train.{'learning_rate' if key == 'lr' else key}" for train in own for key in train)
 

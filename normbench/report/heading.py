@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from normbench.report.grouping import Group, Scalar
 from normbench.report.task_report import describe_images, task_report
 
 
-def heading(groups: Sequence[Group]) -> str:
+def heading(groups: Sequence[Group], num_seeds: int | None = None) -> str:
     """Return what all of `groups` share, as ``CIFAR-10, norm_resnet, 5 epochs at batch size 64, n = 5 seeds``.
 
-    What differs between them is left out: panels or axes say it.
+    What differs between them is left out: panels or axes say it. `num_seeds` is the number of seeds where what is drawn
+    rests on other runs than those of the groups.
     """
     if not groups:
         return ""
@@ -22,7 +23,7 @@ def heading(groups: Sequence[Group]) -> str:
         None if images is None else describe_images(str(images)).rstrip(","),
         None if model is None else str(model),
         _length(groups),
-        _seeds(groups),
+        _seeds({len(group.completed) for group in groups} if num_seeds is None else {num_seeds}),
     ]
     return ", ".join(part for part in parts if part)
 
@@ -42,7 +43,7 @@ def _length(groups: Sequence[Group]) -> str | None:
     return f"{length} {unit}{'' if length == 1 else 's'}{at}"
 
 
-def _seeds(groups: Sequence[Group]) -> str:
-    counts = sorted({len(group.completed) for group in groups})
+def _seeds(found: Collection[int]) -> str:
+    counts = sorted(found)
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"n = {number} seed{'' if counts == [1] else 's'}"

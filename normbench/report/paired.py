@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +81,17 @@ class PairedDifference:
     """What the interval and the tests take the standard deviation to be; None without any."""
     t_p: float | None
     """Two-sided p of the paired t test; None for one seed or without any spread."""
-    sign_flip_p: float
+    differences: tuple[float, ...]
+    """Seed by seed."""
     cohens_dz: float | None
     """Mean difference in units of the differences' standard deviation."""
     correlation: float | None
     """Pearson's, of the two norms' results over seeds; pairing gains by as much as it is above 0."""
+
+    @cached_property
+    def sign_flip_p(self) -> float:
+        """The two-sided p of the sign-flip test."""
+        return sign_flip_p(self.differences)
 
     @property
     def test(self) -> TTest:
@@ -103,7 +110,7 @@ def paired_difference(candidate: Scores, baseline: Scores, *, spread: Spread | N
         estimate,
         test.spread,
         test.p,
-        sign_flip_p([candidate[seed] - baseline[seed] for seed in seeds]),
+        tuple(candidate[seed] - baseline[seed] for seed in seeds),
         dz,
         _correlation([candidate[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
     )
@@ -145,8 +152,14 @@ def sign_flip_p(differences: Sequence[float] | NDArray[np.float64]) -> float:
     if n <= MAX_EXACT_SEEDS:
         signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
         return float(np.mean(_as_far_as(signs @ values, values.sum())))
-    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(NUM_RANDOM_FLIPS, n))
-    return float((1 + np.sum(_as_far_as(signs @ values, values.sum()))) / (1 + NUM_RANDOM_FLIPS))
+    sums = 2 * (_random_flips(n) @ values) - values.sum()  # twice those with a plus, less all
+    return float((1 + np.sum(_as_far_as(sums, values.sum()))) / (1 + NUM_RANDOM_FLIPS))
+
+
+@lru_cache(maxsize=1)
+def _random_flips(n: int) -> NDArray[np.bool_]:
+    """Return random patterns of n signs, ``(NUM_RANDOM_FLIPS, n)``, always the same ones: True is plus."""
+    return np.random.default_rng(0).integers(0, 2, size=(NUM_RANDOM_FLIPS, n), dtype=np.int64).astype(np.bool_)
 
 
 def _as_far_as(sums: NDArray[np.float64], observed: float) -> NDArray[np.bool_]:

@@ -27,6 +27,7 @@ def small_multiples(
     y: str,
     explanation: str,
     limits: tuple[float, float] | None = None,
+    num_seeds: int | None = None,
 ) -> Figure:
     """Return a figure with one set of axes per group, in their order; all share both scales.
 
@@ -38,6 +39,7 @@ def small_multiples(
         y: the name of the vertical axes.
         explanation: what lines and bands mean.
         limits: the vertical axes' ends; what is drawn sets them where None.
+        num_seeds: the seeds behind each curve, where these are not the groups' completed runs.
     """
     from matplotlib.figure import Figure
 
@@ -52,7 +54,8 @@ def small_multiples(
                 if other is not group:
                     draw_behind(axes, other, _BEHIND)
             draw(axes, group, chosen[group.norm, group.label])
-            axes.set_title(f"{group.label}, {count_text([group])}", fontsize=7, pad=2)
+            title = f"{group.label}, {count_text([group])}" if num_seeds is None else group.label
+            axes.set_title(title, fontsize=7, pad=2)
             axes.tick_params(labelsize=6.5)
             if limits is not None:
                 axes.set_ylim(*limits)
@@ -62,5 +65,5 @@ def small_multiples(
             axes.tick_params(labelbottom=True)  # the lowest of each column, also above a spare place
         figure.supxlabel(x, fontsize=8)
         figure.supylabel(y, fontsize=8)
-        add_heading(figure, f"{heading(groups)}\n{explanation}; gray: the other norms")
+        add_heading(figure, f"{heading(groups, num_seeds)}\n{explanation}; gray: the other norms")
         return fix_layout(figure)

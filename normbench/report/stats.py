@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -81,11 +82,10 @@ def summarize(values: Sequence[float], confidence: float = CONFIDENCE) -> Estima
 
 def median_and_mad(values: Sequence[float]) -> Spread | None:
     """Return the median of `values` and their median absolute deviation; None for no values."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
+    if not values:
         return None
-    median = float(np.median(array))
-    return Spread(median, float(np.median(np.abs(array - median))), int(array.size))
+    middle = median(values)  # NumPy's would import its masked arrays
+    return Spread(middle, median(abs(value - middle) for value in values), len(values))
 
 
 def mean_band(

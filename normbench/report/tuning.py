@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normbench.report.chapters import Chapter, Grid
-from normbench.report.figure_style import Panel, Styles, draw_panels, line_style
-from normbench.report.grouping import Section
+from normbench.report.grouping import Group, Section
+from normbench.report.palette import Style
+from normbench.report.small_multiples import small_multiples
 from normbench.report.task_report import PageFigure
 from normbench.runs.records import ExperimentRecord
 from normbench.runs.tuning_file import Tuning
@@ -47,7 +48,7 @@ def tuning_chapter(experiment: ExperimentRecord, sections: Sequence[Section]) ->
     """Return the chapter on tuning; None where no learning rate was tuned."""
     tuning = experiment.tuning
     own = next((section for section in sections if section.rates == "each its own"), None)
-    if tuning.shared_rate is None or own is None:
+    if own is None:
         return None
     images = "training images that were held out" if tuning.split == "val" else "the test images, which flatters it"
     num_rates, num_seeds = len(tuning.of(tuning.labels[0])), len(tuning.seeds)
@@ -77,20 +78,31 @@ def _grid(tuning: Tuning) -> Grid:
 
 
 def _figure(section: Section, tuning: Tuning) -> Figure:
-    shown = Panel("", tuple(group for group in section.groups if tuning.of(group.label)))
+    groups = [group for group in section.groups if tuning.of(group.label)]
+    found = {group.label: expected_best([trial.score for trial in tuning.of(group.label)]) for group in groups}
+    most = max(len(best.mean) for best in found.values())
 
-    def draw(axes: Axes, panel: Panel, chosen: Styles) -> None:
-        for group in panel.groups:
-            found = expected_best([trial.score for trial in tuning.of(group.label)])
-            budgets, style = np.arange(1, len(found.mean) + 1), chosen[group.norm, group.label]
-            axes.plot(budgets, 100 * found.mean, color=style.color, linestyle=line_style(style), marker=style.marker)
-            low, high = 100 * (found.mean - found.std), 100 * (found.mean + found.std)
-            axes.fill_between(budgets, low, high, color=style.color, alpha=0.12, linewidth=0)
-        axes.set_xlabel("learning rates tried")
-        axes.set_ylabel(f"accuracy on the {'held-out' if tuning.split == 'val' else 'test'} images (%)")
-        axes.set_xticks(range(1, max(len(tuning.of(label)) for label in tuning.labels) + 1))
+    def draw(axes: Axes, group: Group, style: Style) -> None:
+        best = found[group.label]
+        budgets = np.arange(1, len(best.mean) + 1)
+        axes.plot(budgets, 100 * best.mean, color=style.color, marker="o", markersize=2.5)
+        low, high = 100 * (best.mean - best.std), 100 * (best.mean + best.std)
+        axes.fill_between(budgets, low, high, color=style.color, alpha=0.2, linewidth=0)
+        axes.set_xticks(range(1, most + 1))
 
-    return draw_panels([shown], draw, ["line: expected best", "band: one standard deviation"])
+    def draw_behind(axes: Axes, group: Group, color: str) -> None:
+        mean = found[group.label].mean
+        axes.plot(np.arange(1, len(mean) + 1), 100 * mean, color=color, linewidth=0.5, zorder=0.5)
+
+    return small_multiples(
+        groups,
+        draw,
+        draw_behind,
+        "learning rates tried",
+        f"{'held-out' if tuning.split == 'val' else 'test'} accuracy (%)",
+        "line: expected best; band: one standard deviation of it",
+        num_seeds=len(tuning.seeds),
+    )
 
 
 def _counted(count: int, noun: str) -> str:

@@ -24,11 +24,17 @@ from weakref import finalize
 
 from normbench.runs.regular_files import damaged, open_regular
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without liblzma, in which `zipfile` says so of the first member that needs it
+    LZMAError = ValueError  # type: ignore[assignment,misc]
+
 SUFFIX = ".nbz"
 MANIFEST_FILE = "bundle.json"
 SUMS_FILE = "SHA256SUMS"
 FORMAT = "normbench bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The latest format that can be read. In format 2 members may be compressed by LZMA, too."""
 
 MAX_FILES = 65_535
 """What a zip of the original format can hold: no bundle needs the extension for larger ones, and none may have it."""
@@ -40,12 +46,14 @@ MAX_TOTAL_BYTES = 2 * 2**30
 MAX_RATIO = 200
 """How much larger than its compressed form a member of more than `_RATIO_FREE_BYTES` may be."""
 _RATIO_FREE_BYTES = 2**20
+MAX_DICTIONARY_BYTES = 16 * 2**20
+"""The most memory that a member may ask for to be decompressed by LZMA; twice what `zipfile` writes."""
 _MAX_NAME_LENGTH = 200
 
 _PART = re.compile(r"[A-Za-z0-9._+-]+")
 _SUM = re.compile(r"([0-9a-f]{64})  (\S+)")
 _ZIP, _END, _END_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"
-_READING_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error)
+_READING_ERRORS = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, OSError, ValueError, RuntimeError, struct.error)
 """What `zipfile` raises over a damaged file; NotImplementedError is a RuntimeError."""
 
 
@@ -213,7 +221,7 @@ def _check_contents(members: Sequence[zipfile.ZipInfo]) -> None:
             raise ValueError(f"{name} is {'a symbolic link' if stat.S_ISLNK(kind) else 'no regular file'}")
         if member.flag_bits & 1:
             raise ValueError(f"{name} is encrypted")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
             raise ValueError(f"{name} is compressed in another way than a bundle's members")
         if member.file_size > MAX_MEMBER_BYTES:
             raise ValueError(f"{name} has more than {MAX_MEMBER_BYTES:,} bytes")
@@ -282,7 +290,25 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if member.file_size > limit:
         raise damaged(path / name, f"larger than the {limit:,} bytes that it may have")
     try:
+        if member.compress_type == zipfile.ZIP_LZMA:
+            _check_dictionary(archive, member)
         with archive.open(member) as file:  # which yields no more bytes than the table of contents says
             return file.read()
     except _READING_ERRORS as error:
         raise damaged(path / name, str(error) or type(error).__name__) from None
+
+
+def _check_dictionary(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise `ValueError` where decompressing a member by LZMA would take more memory than it may.
+
+    The member itself says how much, up to 4 GiB, in the nine bytes before its data: the version of LZMA, the length of
+    its properties, and these, which end in the size of the dictionary (APPNOTE.TXT of PKWARE, 5.8.8).
+    """
+    file = archive.fp
+    assert file is not None  # the archive is open
+    file.seek(member.header_offset + 26)
+    lengths = struct.unpack("<HH", file.read(4))  # of the name and of the extra field
+    file.seek(sum(lengths), os.SEEK_CUR)
+    (size,) = struct.unpack("<5xI", file.read(9))
+    if size > MAX_DICTIONARY_BYTES:
+        raise ValueError(f"more than the {MAX_DICTIONARY_BYTES:,} bytes of memory that its decompression may take")

@@ -78,7 +78,8 @@ def source_sha256() -> str:
 @cache
 def locked_packages() -> str:
     """Return all other installed packages with their versions, a line each, as a requirements file of pip has them."""
-    found = {(package.metadata["Name"] or "").lower().replace("_", "-"): package.version for package in distributions()}
+    read = (package.metadata for package in distributions())
+    found = {(metadata["Name"] or "").lower().replace("_", "-"): metadata["Version"] for metadata in read}
     return "".join(sorted(f"{name}=={number}\n" for name, number in found.items() if name not in ("", "normbench")))
 
 

@@ -23,7 +23,7 @@ _Positive = Annotated[float, Field(gt=0, le=1e15)]
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class TimedNorm(_Row):

@@ -43,7 +43,7 @@ class Tuning(Row):
     split: Literal["val", "test"] = "val"
     seeds: tuple[Count, ...] = ()
     shared_rate: _Rate | None = None
-    """The one learning rate at which all norms were compared too."""
+    """The one learning rate at which all norms were compared too; None if they were not."""
     trials: tuple[Trial, ...] = ()
 
     def of(self, label: str) -> list[Trial]:

@@ -42,7 +42,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 class Row(BaseModel):
     """A record that is read back from a file; keys that a later version added are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", defer_build=True)
 
 
 class EpochRow(Row):

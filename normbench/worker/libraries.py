@@ -17,7 +17,7 @@ _opened: list[ctypes.c_int] = []
 def import_libraries() -> None:
     """Import torch and what training needs, which takes a second or more; a GPU and Triton are made ready meanwhile."""
     if GPU.exists():
-        from normbench.kernels.compiler import start_ahead
+        from normbench.triton_code.compiler import start_ahead
 
         start_ahead()
         Thread(target=_open_gpu, daemon=True).start()

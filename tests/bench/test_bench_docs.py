@@ -61,3 +61,34 @@ def test_a_quotient_is_that_of_the_same_round() -> None:
     assert (ms, mad) == (4.0, 2.0)
     assert quotient == 2.0
     assert abs(above - 2000) < 1e-6
+
+
+@pytest.mark.usefixtures("scripts")
+def test_trainings_at_once_have_a_table_and_a_picture_of_each_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone a step takes 4 ms, or 6 in the second round; eight at once 2 ms a step of one of them."""
+    import performance_tables
+    from performance_records import draw_trainings_at_once, record_of
+
+    times = {1: [4e-3, 6e-3, 4e-3], 8: [2e-3, 2e-3, 2e-3]}
+    rows = [
+        {
+            "norm": "bn", "variant": "auto", "engine": "graph", "precision": "bf16", "batch_size": 64,
+            "steps_per_epoch": 782, "runs_at_once": count, "seconds_per_step": seconds,
+        }
+        for count, seconds in times.items()
+    ]  # fmt: skip
+    result = {
+        "started_at": "2026-11-29T03:00:00+00:00", "rows": rows,
+        "settings": {"model": "norm_resnet", "num_train": 50_000, "norms": "bn"},
+        "environment": {"device_name": "NVIDIA H200", "argv": ["normbench", "bench", "train"]},
+    }  # fmt: skip
+    (tmp_path / "trainings_at_once.json").write_text(record_of("trainings_at_once", "abc1234", [result]))
+    monkeypatch.setattr(performance_tables, "RECORDS", tmp_path)
+    header, _, line = performance_tables.trainings_at_once_table().splitlines()
+    assert header == "| network | norm | alone (ms/step) | 8 at once | times as fast |"
+    assert line == "| norm_resnet, batch 64 | bn | 4.000 | 2.000 | 2.00 |"
+    (picture,) = draw_trainings_at_once(tmp_path)
+    assert picture.name == "at_once_norm_resnet.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")

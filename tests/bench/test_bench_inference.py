@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from normbench import kernels
 from normbench.bench.folder import read_results, tables_of, write_results
 from normbench.bench.folding import affine_of, fold
 from normbench.bench.results import InferResults, InferRow, with_inference_ratios
@@ -172,6 +173,25 @@ def test_onnx_that_is_not_installed_is_told_with_the_way_to_it(normbench, monkey
     told = normbench("bench", "infer", "--onnx", "--device", "cpu")
     assert told.code == 3
     assert "pip install 'normbench[onnx]'" in told.err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["norm_resnet", "resnet9", "vgg_a"])
+def test_a_folded_network_says_the_same_in_16_bits_on_a_gpu(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    biased = []
+    convolve = kernels.convolve
+    monkeypatch.setattr(kernels, "convolve", lambda *args, **kwargs: biased.append(kwargs) or convolve(*args, **kwargs))
+    net, images = network(model, "bn"), torch.randn(16, 3, 32, 32)
+    folded = fold(net, images[:4])
+    assert folded is not None
+    used = folded.model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        expected = net(images)
+        with torch.autocast("cuda", torch.bfloat16):
+            found = used(images.cuda().to(memory_format=torch.channels_last))
+    assert ((found.float().cpu() - expected).norm() / expected.norm()).item() < 5e-2
+    assert len(biased) == folded.num_layers - 1  # and the first, of images
+    assert all(each["bias"] is not None for each in biased)
 
 
 @pytest.mark.gpu

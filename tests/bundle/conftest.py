@@ -128,7 +128,7 @@ def training_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("normbench.experiment.execute.write_report_of", lambda _, **__: [])
     monkeypatch.setattr("normbench.experiment.execute.write_run_report", lambda _: [])
     monkeypatch.setattr("normbench.experiment.timing_pass.TimingPass.run", lambda *_: None)
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _, **__: [])
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def bundle(made: Path, tmp_path: Path) -> Path:
 def quick(normbench: Command, made: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The program without what takes seconds to draw."""
     monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: texts_in(made))
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _, **__: [])
     return normbench
 
 

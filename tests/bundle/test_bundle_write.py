@@ -19,6 +19,7 @@ from zipped_bundle import contents
 
 from normbench import load_curves, load_runs
 from normbench.bundle.description import Credit
+from normbench.bundle.verify import verify
 from normbench.bundle.write import experiment_name, write_bundle
 from normbench.errors import FolderError, RunError
 from normbench.report.recorded_runs import load_tables
@@ -66,6 +67,26 @@ def test_checksums_and_id_are_those_of_sha256sum(made: Path, tmp_path: Path) -> 
     assert result_id in (tmp_path / "README.md").read_text()
 
 
+def test_a_small_bundle_has_the_same_records_and_fewer_bytes(made: Path, trained: Path, tmp_path: Path) -> None:
+    found = write_bundle(trained, tmp_path / "small.nbz", Credit(AUTHORS), is_small=True)
+    large, small = contents(made), contents(tmp_path / "small.nbz")
+    assert large.keys() - small.keys() == {name for name in large if name.endswith((".png", ".pdf"))}
+    records = {name for name in large if name.startswith("tiny/") and "/report/" not in name}
+    assert {name: large[name] for name in records} == {name: small[name] for name in records}
+    assert json.loads(small["bundle.json"])["version"] == 2
+    assert json.loads(large["bundle.json"])["version"] == 1  # what every NormBench reads
+    sizes: dict[Path, dict[str, int]] = {}
+    for path in (made, found.path):
+        with zipfile.ZipFile(path) as archive:
+            large_ones = [entry for entry in archive.infolist() if entry.file_size > 20_000]
+            sizes[path] = {entry.filename: entry.compress_size for entry in large_ones}
+    assert "tiny/report/report.html" in sizes[found.path]
+    assert all(size < sizes[made][name] for name, size in sizes[found.path].items())
+    assert found.num_bytes < made.stat().st_size
+    assert verify(found.path).verified
+    assert verify(found.path).result_id == verify(made).result_id
+
+
 def test_the_same_records_give_the_same_bytes_and_id_wherever_they_lie(
     made: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -106,7 +127,7 @@ def test_a_bundle_is_read_as_its_folder(made: Path, trained: Path) -> None:
 
 
 def test_no_place_user_or_host_is_in_it(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _, **__: [])
     (run,) = experiment.glob("bn-*-s0-*")
     facts = json.loads((run / "environment.json").read_text())
     facts |= {"dataset_source": "/home/ada/cifar10.npz (npz)", "argv": ["normbench", "--data-dir", "/home/ada/my data"]}

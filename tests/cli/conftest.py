@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from normbench.report.drawing import Drawn
+
 
 @pytest.fixture
 def quick(normbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
@@ -14,3 +16,9 @@ def quick(normbench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     for name in ("report.write_run_report", "experiment.execute.write_run_report"):
         monkeypatch.setattr(f"normbench.{name}", lambda _: [])
     return normbench
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with all their texts, and no figure."""
+    monkeypatch.setattr("normbench.report.drawing.draw_figure", lambda _: Drawn("", {}))

@@ -19,7 +19,7 @@ from normbench.advice.walk import paths
 from normbench.bench.folder import RESULTS_FILE
 from normbench.bench.results import InferResults, InferRow
 from normbench.cli.advise import advise
-from normbench.errors import ConfigError, RunError, UnknownNameError
+from normbench.errors import RunError, UnknownNameError
 
 app = typer.Typer()
 app.command()(advise)
@@ -91,13 +91,36 @@ def test_bare_and_off_a_terminal_the_whole_tree_is_printed() -> None:
     ]  # fmt: skip
 
 
-def test_off_a_terminal_a_missing_answer_is_an_error_that_names_the_flag() -> None:
-    with pytest.raises(ConfigError, match=r"still open: --batch-size NUMBER \(How many images"):
-        run("--task", "classification", "--data", "iid", "--architecture", "resnet")
-    with pytest.raises(ConfigError, match="still open: --data iid"):
-        run("--task", "classification")
-    with pytest.raises(ConfigError, match="--pretrained or --no-pretrained"):
-        run("--task", "detection")
+def test_off_a_terminal_what_is_decided_and_what_is_open_stand_in_the_last_line() -> None:
+    last = run("--task", "detection", "--batch-size", "2").splitlines()[-1]
+    assert last.startswith(
+        "Decided: --task detection, --batch-size 2. Still open: --pretrained or --no-pretrained (Is "
+    )
+    last = run("--task", "classification", "--data", "iid", "--architecture", "resnet").splitlines()[-1]
+    assert "Still open: --batch-size NUMBER (How many images" in last
+    assert "Still open: --data iid|transfer|" in run("--task", "classification").splitlines()[-1]
+    last = run("--task", "detection", "--source", "image").splitlines()[-1]
+    assert last.startswith("Decided: --task detection. Still open: --pretrained")
+
+
+def test_off_a_terminal_each_open_answer_is_shown_with_its_norm() -> None:
+    """Every norm below the open questions is what the command says once they are answered."""
+    given = ("--task", "detection", "--batch-size", "2")
+    text, told = run(*given), json.loads(run(*given, "--json"))
+    assert "--batch-size" not in text.split("Evidence")[0]  # it is answered
+    assert "1 to 15" not in text
+    assert told["recommendation"] is None
+    assert [step["question"] for step in told["path"]] == ["task"]
+    pretrained, from_scratch = (branch["then"] for branch in told["tree"]["branches"])
+    ends = {"--no-pretrained": from_scratch}
+    ends |= {f"--pretrained {flag}": branch["then"] for flag, branch in zip(
+        ("--distributed", "--no-distributed"), pretrained["branches"], strict=True
+    )}  # fmt: skip
+    for flags, end in ends.items():
+        answered = json.loads(run(*given, *flags.split(), "--json"))
+        assert answered["recommendation"]["norm"] == end["norm"]
+        assert set(end["evidence"]) <= set(told["evidence"])
+    assert len(told["evidence"]) < len(EVIDENCE)
 
 
 def test_misspelt_answers_are_explained_even_off_the_path() -> None:
@@ -177,8 +200,8 @@ def test_what_networks_cost_on_this_machine_is_shown_also_while_questions_are_op
     (folder / RESULTS_FILE).write_text(results.model_dump_json(indent=2))
     arguments = ("--task", "detection", "--batch-size", "2", "--runs-dir", str(tmp_path))
     open_end = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
-    assert isinstance(open_end.exception, ConfigError)
-    assert "--pretrained" in str(open_end.exception)
+    assert open_end.exit_code == 0
+    assert open_end.stdout.splitlines()[-1].startswith("Decided: --task detection, --batch-size 2. Still open: ")
     assert "In use: m on my machine" in open_end.stdout
     assert re.search(r"gn +eager +1\.23", open_end.stdout)
     assert re.search(r"frn +eager +4\.56", open_end.stdout)

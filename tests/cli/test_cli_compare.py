@@ -101,9 +101,10 @@ def test_a_question_in_one_line_is_the_comparison_of_the_python_api(normbench, m
 
 def test_a_question_in_one_line_is_recorded_as_a_config_that_repeats_it(quick, tmp_path) -> None:
     images = "dataset={name: synthetic, options: {num_train: 32, num_test: 20}}"
-    question = ("compare", "bn", "gn", "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--set", images)
+    settings = ("--model", "norm_resnet_small", "--epochs", "1", "--batch-size", "16", "--device", "cpu")
+    question = ("compare", "bn", "gn", *settings, "--set", images)
     assert quick(*question).code == 0
-    (recorded,) = tmp_path.glob("runs/bn_gn-e1-bs16-*/experiment.yaml")
+    (recorded,) = tmp_path.glob("runs/bn_gn-norm_resnet_small-e1-bs16-*/experiment.yaml")
     experiment = yaml.safe_load(recorded.read_text())
     assert (experiment["name"], experiment["train"]["epochs"]) == (recorded.parent.name, 1)
     assert plans(quick, "compare", str(recorded))["states"] == {"completed": 2}

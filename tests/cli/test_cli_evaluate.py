@@ -60,21 +60,21 @@ def test_a_config_measures_inside_the_run_and_the_command_the_same_from_its_weig
     assert (told.code, "no official corruptions of synthetic" in told.err) == (1, True)
 
 
-def test_runs_without_weights_and_without_runs_are_told(normbench, tmp_path) -> None:
+def test_runs_without_weights_and_without_runs_are_told(quick) -> None:
     train = ("train", "--norm", "gn", *TINY, "--epochs", "1", "--name", "t")
-    assert normbench(*train).code == 0
-    told = normbench("evaluate", "runs/t")
+    assert quick(*train).code == 0
+    told = quick("evaluate", "runs/t")
     assert told.code == 1
     assert "kept no weights; train it again with --force --keep-checkpoint" in told.err
-    told = normbench(*train, "--set", "evaluate={}")
+    told = quick(*train, "--set", "evaluate={}")
     assert told.code == 0
     assert "completed runs without an evaluation, because they kept no weights: 1" in told.err
-    assert normbench("evaluate", "runs/nowhere").code == 1
-    told = normbench("evaluate", "runs/t", "--set", "batch_size=8")
+    assert quick("evaluate", "runs/nowhere").code == 1
+    told = quick("evaluate", "runs/t", "--set", "batch_size=8")
     assert (told.code, "did you mean 'batch_sizes'" in told.err) == (2, True)
-    told = normbench(*train, "--force", "--set", "evaluate.corruptions=official")
+    told = quick(*train, "--force", "--set", "evaluate.corruptions=official")
     assert (told.code, "no official corruptions of synthetic" in told.err, "Epoch" in told.err) == (3, True, False)
-    told = normbench("evaluate", "runs/t", "--corruptions", "some")
+    told = quick("evaluate", "runs/t", "--corruptions", "some")
     assert (told.code, "Allowed: none, generated, official" in told.err) == (2, True)
 
 

@@ -259,11 +259,11 @@ def test_all_that_steps_launch_is_compiled_ahead(norm: str, monkeypatch: pytest.
         return run(self, *arguments, grid=grid, warmup=warmup, **settings)
 
     monkeypatch.setattr(InterpretedFunction, "run", record)
-    factory = make_norm(norm, **NORMS[norm])
+    factory, has_bias = make_norm(norm, **NORMS[norm]), norm == "ghost_bn"
     net = nn.Sequential(
         ConvStack(
-            factory.conv2d(3, 16, 3, padding=1, bias=False), factory.norm_act(16),
-            factory.conv2d(16, 32, 3, stride=2, padding=1, bias=False), factory.norm_act(32),
+            factory.conv2d(3, 16, 3, padding=1, bias=has_bias), factory.norm_act(16),
+            factory.conv2d(16, 32, 3, stride=2, padding=1, bias=has_bias), factory.norm_act(32),
             nn.Conv2d(32, 12, 3, stride=4), factory.norm_act(12),
         ),
         PooledLinear(12, 10),

@@ -51,6 +51,7 @@ def test_rates_of_a_range_are_the_same_for_everybody_and_log_uniform() -> None:
         ({"tune": {"rates": [1e-3, 1e-2]}}, "unknown key"),
         ({"tune": {"lr": [1e-3, 1e-2]}, "grid": {"train.batch_size": [4, 8]}}, "tune and grid"),
         ({"tune": {"lr": [1e-3, 1e-2]}, "lr_scaling": "sqrt"}, "tune and lr_scaling"),
+        ({"tune": {"lr": [1e-3, 1e-2], "shared_rate": False}, "batch_one": {}}, "batch_one and sources"),
         ({"tune": {"lr": [1e-3, 1e-2]}, "norms": [{"name": "bn", "train": {"lr": 0.1}}]}, "bn sets its own"),
     ],
 )
@@ -68,6 +69,26 @@ def test_a_data_set_without_held_out_images_must_be_tuned_on_what_it_has() -> No
 def test_a_config_without_tune_has_the_run_ids_it_had() -> None:
     (draft, *_) = draft_runs(load_config(BASE))
     assert "tune" not in draft.config
+
+
+@pytest.mark.slow
+def test_a_comparison_at_the_norms_own_rates_alone_trains_nothing_at_the_shared_one(tmp_path: Path) -> None:
+    config = BASE | {
+        "seeds": 1,
+        "dataset": {"name": "synthetic", "options": {"num_train": 128, "num_test": 128}},
+        "model": "norm_resnet_small",
+        "train": {"epochs": 1, "lr": 5e-4},
+        "tune": {"lr": [1e-3, 1e-2], "seeds": 1, "split": "test", "shared_rate": False},
+        "device": "cpu",
+    }
+    result = normbench.compare(config, runs_dir=tmp_path)
+    assert result.is_complete
+    chosen = read_tuning(tmp_path / "t").chosen
+    assert set(chosen) == {"BN", "GN"}
+    assert {(row["label"], row["train.learning_rate"]) for row in result.rows()} == set(chosen.items())
+    (table,) = result.report.tables
+    assert [row.runs for row in table.rows] == ["1/1", "1/1"]
+    assert result.report.sections[0].rates == "each its own"
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from normbench.kernels import NormActSpec, compiler
+from normbench.kernels import NormActSpec
 from normbench.kernels.launch import Compilation
 from normbench.kernels.operation import launch_all
 from normbench.kernels.pool_linear import backward, forward
+from normbench.triton_code import compiler
 
 
 class NoGpu:

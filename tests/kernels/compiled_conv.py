@@ -7,12 +7,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from normbench.kernels import conv_kernels
+from normbench.triton_code import conv_kernels
 
 SHAPE = {"HEIGHT": 32, "WIDTH": 32, "CHANNELS": 64, "CHANNELS_OUT": 128, "KERNEL": 3, "STRIDE": 2}
 TILE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "STAGES": 3}
 KERNELS = {
-    "forward": (("x", "weight", "y"), {"RELU": False}),
+    "forward": (("x", "weight", "y"), {"bias": None, "RELU": False}),
     "input_gradient": (("dy", "weight", "dx", "x"), {"RELU": False}),
     "weight_gradient": (("dy", "x", "shares"), {"SPLIT": 4, "WHOLE_LINES": True}),
 }
@@ -26,7 +26,7 @@ for name, (pointers, more) in KERNELS.items():
         kernel,
         {argument: signature[argument] for argument in kernel.arg_names},
         constexprs={(kernel.arg_names.index(argument),): value for argument, value in constants.items()},
-        attrs={(position,): [["tt.divisibility", 16]] for position in range(len(pointers))},
+        attrs={(kernel.arg_names.index(pointer),): [["tt.divisibility", 16]] for pointer in pointers},
     )
     ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}).asm["ptx"]
     found[name] = {

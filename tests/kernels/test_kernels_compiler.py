@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
-from normbench.kernels import compiler
 from normbench.kernels.launch import Compilation, launch
+from normbench.triton_code import compiler
 
 _SERVE = """
 import os, sys, time
 from pathlib import Path
-from normbench.kernels.compile_server import serve
+from normbench.triton_code.compile_server import _import_all, serve
 
 def work(name, seconds):
     if seconds < 0:
@@ -26,7 +26,9 @@ def work(name, seconds):
     time.sleep(seconds)
     Path(name).touch()
 
+_import_all()
 serve(sys.stdin, sys.stdout, 2, work)
+assert "normbench.triton_code.conv_kernels" in sys.modules
 assert "torch" not in sys.modules
 """
 

@@ -40,12 +40,12 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def draw(shape: Shape, dtype: torch.dtype, *, runs: int = 1, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw input, weight and output gradient of `runs` runs; `whole` numbers, so small that no sum is rounded."""
+def draw(shape: Shape, dtype: torch.dtype, *, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw input, weight and output gradient; `whole` numbers, so small that no sum is rounded."""
     n, c, h, w, c_out, kernel, stride = shape
     source = torch.Generator().manual_seed(sum(shape))
     out = ((h - 1) // stride + 1, (w - 1) // stride + 1)
-    sizes = ((runs * n, c, h, w), (runs * c_out, c, kernel, kernel), (runs * n, c_out, *out))
+    sizes = ((n, c, h, w), (c_out, c, kernel, kernel), (n, c_out, *out))
     drawn = [torch.randint(-1, 2, s, generator=source) if whole else torch.randn(s, generator=source) for s in sizes]
     x, weight, grad = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in drawn)
     return x, weight, grad
@@ -64,21 +64,8 @@ def outputs_and_gradients(x: Tensor, weight: Tensor, grad: Tensor, stride: int) 
 
 
 def assert_close(actual: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-2) -> None:
-    for name, a, w in zip(("y", "dx", "dw"), actual, wanted, strict=True):
-        assert ((a.double().cpu() - w).norm() / w.norm()).item() < tolerance, name
-
-
-def assert_runs_are_independent(shape: Shape, dtype: torch.dtype, device: str) -> None:
-    runs, stride = 3, shape[-1]
-    x, weight, grad = (tensor.to(device) for tensor in draw(shape, dtype, runs=runs))
-    y = conv.forward(x, weight, stride, runs=runs)
-    dx, shares = conv.gradients(grad, x, weight, stride, runs=runs)
-    alone = [
-        (conv.forward(one, w, stride), *conv.gradients(g, one, w, stride))
-        for one, w, g in zip(x.chunk(runs), weight.chunk(runs), grad.chunk(runs), strict=True)
-    ]
-    for together, each in zip((y, dx, shares), zip(*alone, strict=True), strict=True):
-        assert torch.equal(together, torch.cat(each))
+    for position, (a, w) in enumerate(zip(actual, wanted, strict=True)):
+        assert ((a.double().cpu() - w).norm() / w.norm()).item() < tolerance, position
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -98,9 +85,31 @@ def test_bf16_matches_and_repeats() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[2], (1, 16, 3, 4, 32, 3, 1)], ids=str)
-def test_several_runs_in_a_launch_have_the_bits_of_each_alone(shape: Shape) -> None:
-    assert_runs_are_independent(shape, torch.float16, "cpu")
+def draw_bias(channels_out: int) -> Tensor:
+    """Draw a bias, float32, in steps so small that 16 bits cannot hold its sum with a whole number."""
+    return torch.randint(-4000, 4000, (channels_out,), generator=torch.Generator().manual_seed(1)) / 1024
+
+
+@pytest.mark.parametrize("with_relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+def test_a_bias_is_added_before_the_only_rounding(shape: Shape, with_relu: bool) -> None:
+    x, weight, grad = draw(shape, torch.float16, whole=True)
+    bias = draw_bias(len(weight)).requires_grad_()
+    wanted = expected(x, weight, grad, shape[-1])[0] + bias.detach().double()[:, None, None]
+    y = convolve(x, weight, shape[-1], bias=bias, relu=conv.Relu() if with_relu else None)
+    assert torch.equal(y, (wanted.relu() if with_relu else wanted).half())
+    y.backward(grad)
+    assert bias.grad is not None
+    passed = grad.double() * (wanted > 0) if with_relu else grad.double()
+    assert torch.equal(bias.grad.double(), passed.sum((0, 2, 3)))
+
+
+def test_cudnns_convolution_takes_the_bias_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "is_faster", lambda *_, **__: False)
+    x, weight, grad = draw(SHAPES[2], torch.float16, whole=True)
+    bias = draw_bias(len(weight))
+    wanted = expected(x, weight, grad, 2)[0] + bias.double()[:, None, None]
+    torch.testing.assert_close(convolve(x, weight, 2, bias=bias).double(), wanted, rtol=2e-3, atol=2e-3)
 
 
 def test_shares_of_a_weight_used_twice_are_kept_and_their_sum_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

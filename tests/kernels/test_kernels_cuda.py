@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from normbench import NORMS, make_norm
-from normbench.kernels import MomentsSpec, NormActSpec, PixelSpec, WindowSpec, convolve_images, pooled_linear
+from normbench.kernels import MomentsSpec, NormActSpec, PixelSpec, WindowSpec, convolve, convolve_images, pooled_linear
+from normbench.kernels.conv import Relu
 from normbench.layers.norm_act import FusedNormAct
 
 pytestmark = pytest.mark.gpu
@@ -114,9 +115,33 @@ def test_convolution_between_layers_matches_torch_and_repeats(shape: layer_conv.
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 32, 32, 128, 3, 2), (16, 256, 8, 8, 512, 3, 2)], ids=str)
-def test_runs_that_share_a_launch_have_the_bits_of_each_alone(shape: layer_conv.Shape) -> None:
-    layer_conv.assert_runs_are_independent(shape, torch.bfloat16, "cuda")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", LAYER_CONVOLUTIONS[:6] + LAYER_CONVOLUTIONS[-4:], ids=str)
+def test_convolution_between_layers_adds_a_bias_and_repeats(shape: layer_conv.Shape, dtype: torch.dtype) -> None:
+    x, weight, grad = layer_conv.draw(shape, dtype)
+    bias = layer_conv.draw_bias(len(weight))
+    padding = weight.shape[2] // 2
+    wanted = nn.functional.conv2d(x.double(), weight.double(), bias.double(), stride=shape[-1], padding=padding)
+    leaf = bias.cuda().requires_grad_()
+    for relu in (None, Relu()):
+        y = convolve(x.cuda(), weight.cuda(), shape[-1], bias=leaf, relu=relu)
+        first, second = (torch.autograd.grad(y, leaf, grad.cuda(), retain_graph=True)[0] for _ in range(2))
+        passed = grad.double() if relu is None else grad.double() * (y.detach().cpu() > 0)
+        layer_conv.assert_close([y.detach(), first], [wanted if relu is None else wanted.relu(), passed.sum((0, 2, 3))])
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [*image_conv.SHAPES, (256, 3, 32, 32, 64)], ids=str)
+def test_convolution_of_images_adds_a_bias(shape: tuple[int, int, int, int, int]) -> None:
+    images, weight, grad = image_conv.draw(shape, whole=False, dtype=torch.bfloat16)
+    bias = layer_conv.draw_bias(len(weight))
+    wanted = image_conv.expected(images, weight, grad)[0] + bias.double()[:, None, None]
+    leaf = bias.cuda().requires_grad_()
+    for relu in (None, Relu()):
+        y = convolve_images(images.cuda(), weight.cuda(), bias=leaf, relu=relu)
+        (gradient,) = torch.autograd.grad(y, leaf, grad.cuda())
+        passed = grad.double() if relu is None else grad.double() * (y.detach().cpu() > 0)
+        _assert_close([y, gradient], [wanted if relu is None else wanted.relu(), passed.sum((0, 2, 3))])
 
 
 @pytest.mark.parametrize("shape", [*head.SHAPES, (1024, 512, 4, 4, 10), (131, 500, 5, 3, 20)], ids=str)

@@ -13,6 +13,7 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench.kernels import can_convolve_images, convolve_images, tiling
+from normbench.kernels.conv import Relu
 
 SHAPES = [
     (3, 3, 5, 7, 24),
@@ -89,6 +90,21 @@ def test_images_are_rounded_and_weights_have_any_strides(channels_last: bool) ->
     assert weight.grad is not None
     assert weight.grad.stride() == weight.stride()
     torch.testing.assert_close(weight.grad.double(), expected_gradient, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("with_relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+def test_a_bias_is_added_before_the_only_rounding(shape: tuple[int, int, int, int, int], with_relu: bool) -> None:
+    images, weight, grad = draw(shape, whole=True, dtype=torch.float16)
+    steps = torch.randint(-4000, 4000, (len(weight),), generator=torch.Generator().manual_seed(1))
+    bias = (steps / 1024).requires_grad_()  # more digits than 16 bits hold beside a whole number
+    wanted = expected(images, weight, grad)[0] + bias.detach().double()[:, None, None]
+    y = convolve_images(images, weight, bias=bias, relu=Relu() if with_relu else None)
+    assert torch.equal(y, (wanted.relu() if with_relu else wanted).half())
+    y.backward(grad)
+    assert bias.grad is not None
+    passed = grad.double() * (wanted > 0) if with_relu else grad.double()
+    assert torch.equal(bias.grad.double(), passed.sum((0, 2, 3)))
 
 
 def test_gradient_is_the_same_each_time() -> None:

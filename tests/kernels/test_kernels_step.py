@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 from normbench.engine.augment import apply_crop_flip, draw_crop_flip
 from normbench.engine.batches import normalize
 from normbench.kernels import train_step as step
-from normbench.kernels import train_step_kernels as step_kernels
+from normbench.triton_code import train_step_kernels as step_kernels
 
 
 def lose(logits: Tensor, labels: Tensor, smoothing: float = 0.1, batch_size: int = 64) -> tuple[Tensor, Tensor, int]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
 
 from normbench import NormResNet, kernels, make_norm
-from normbench.kernels import conv
+from normbench.bench.folding import fold
+from normbench.layers.conv2d import Conv2d
 from normbench.layers.conv_stack import ConvStack
 from normbench.norms import NormFactory
 
@@ -26,9 +27,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
     seen: list[tuple[bool, bool]] = []
     images, layers = kernels.convolve_images, kernels.convolve
 
-    def convolve_images(x: Tensor, weight: Tensor, *, relu: conv.Relu | None = None) -> Tensor:
-        seen.append((relu is not None, False))
-        return images(x, weight, relu=relu)
+    def convolve_images(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        seen.append((options.get("relu") is not None, False))
+        return images(x, weight, **options)
 
     def convolve(x: Tensor, weight: Tensor, stride: int, **options: Any) -> Tensor:
         seen.append((options.get("relu") is not None, options.get("before") is not None))
@@ -81,6 +82,38 @@ def test_a_convolution_without_a_kernel_leaves_the_relu_before_it_its_own_gradie
     layers[2] = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False).half()
     assert_matches_layers_in_float64(layers)
     assert launches == [(True, False), (True, False)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_a_bias_has_a_kernel_in_16_bits_and_the_layers_result_everywhere(
+    dtype: torch.dtype, layout: torch.memory_format, launches: list[tuple[bool, bool]]
+) -> None:
+    torch.manual_seed(3)
+    layer = Conv2d(16, 32, 3, stride=2, padding=1).to(dtype, memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randn(2, 16, 5, 7).to(dtype, memory_format=layout)
+    wide = copy.deepcopy(layer).double()
+    ours, exact = (outputs_and_gradients(*each) for each in ((layer, x), (wide, x.double())))
+    assert len(ours) == 3
+    for a, wanted in zip(ours, exact, strict=True):
+        assert a.dtype == dtype
+        assert ((a.double() - wanted).norm() / wanted.norm()).item() < 1e-2
+    assert len(launches) == (dtype != torch.float32 and layout == torch.channels_last)
+
+
+def test_a_folded_norm_is_a_bias_in_the_kernels_that_a_network_without_norms_has(
+    launches: list[tuple[bool, bool]],
+) -> None:
+    layers = stack(make_norm("bn"))
+    layers(draw())  # running statistics
+    folded = fold(layers.eval(), draw())
+    assert folded is not None
+    used = folded.model.half().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    launches.clear()
+    with torch.no_grad():
+        y = used(draw().half())
+        torch.testing.assert_close(y.float(), layers(draw()), rtol=1e-2, atol=1e-2)
+    assert launches == [(True, False), (True, True), (True, True)]
 
 
 def test_hooks_see_every_layer(launches: list[tuple[bool, bool]]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+
+from normbench.report.drawing import Drawn
+from normbench.report.task_report import PageFigure
 
 FINAL_ACCURACY = {"bn": 0.752, "ln": 0.703, "in": 0.681, "gn": 0.724}
 ENVIRONMENT = {
@@ -138,3 +141,9 @@ def new_run() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def new_settings() -> Callable[..., None]:
     return make_settings
+
+
+@pytest.fixture(scope="session")
+def draw_nothing() -> Callable[[Sequence[PageFigure]], list[Drawn]]:
+    """Stands in for `draw_figures`, which takes seconds, where a test reads the texts of a report alone."""
+    return lambda figures: [Drawn("", {}) for _ in figures]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normbench.report import write_report
+from normbench.report import write_report, write_report_of
 from normbench.report.batch_one import stability
 from normbench.report.columns import format_stability
+from normbench.report.drawing import Draw
 from normbench.report.formats import to_csv, to_json, to_markdown
 from normbench.report.page import Report
 from normbench.report.recorded_runs import load_runs
@@ -114,15 +115,16 @@ def test_a_verdict_that_other_seeds_may_change_says_so(
     assert [format_stability(row.batch_one) for row in table.rows if row.batch_one] == [expected, "stable"]
 
 
-def test_the_probe_enters_nothing_else(tutorial: Path, probed: Path, tmp_path: Path, new_run: NewRun) -> None:
-    (table,) = Report(read_experiment(probed)).tables
+def test_the_probe_enters_nothing_else(probed: Path, draw_nothing: Draw) -> None:
+    report = Report(read_experiment(probed))
+    (table,) = report.tables
     assert [row.norm for row in table.rows] == ["bn", "ln", "in", "gn"]
     assert table.varied == ()
     assert all(row.runs == "3/3" for row in table.rows)
     assert table.failures == ()
     assert sum(row["probe"] == "batch_one" for row in load_runs(probed)) == 15
     assert len(load_runs(probed)) == 27
-    write_report(probed)
+    write_report_of(report, draw=draw_nothing)
     assert "at batch size 1" in (probed / "report" / "report.html").read_text()
 
 

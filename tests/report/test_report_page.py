@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from normbench.report import write_report, write_report_of
+from normbench.report import write_report_of
 from normbench.report.answers import answers
 from normbench.report.captions import FIRST_RUN_MEMORY, FRESH_SEEDS
 from normbench.report.columns import format_verdict
+from normbench.report.drawing import Draw
 from normbench.report.html import report_to_html
 from normbench.report.markdown import report_to_markdown
 from normbench.report.page import Report
@@ -201,7 +202,9 @@ def test_runs_of_a_grid_that_never_began_are_counted(tmp_path: Path, new_run: Ne
     assert part.unfinished == "10 of 12 runs have no result: 10 not started."
 
 
-def test_every_run_has_its_own_result_and_a_link_to_its_folder(tmp_path: Path, new_run: NewRun, new_settings) -> None:
+def test_every_run_has_its_own_result_and_a_link_to_its_folder(
+    tmp_path: Path, new_run: NewRun, new_settings, draw_nothing: Draw
+) -> None:
     folders = [
         new_run(
             tmp_path, "bn", seed, accuracy=0.7 + 0.01 * seed, environment={"argv": ["normbench", "compare", "x y.yaml"]}
@@ -210,7 +213,8 @@ def test_every_run_has_its_own_result_and_a_link_to_its_folder(tmp_path: Path, n
     ]
     folders.append(new_run(tmp_path, "gn", 2, state="failed", reason="disk full"))
     new_settings(tmp_path, ["bn", "gn"], [0, 2])
-    paths = {path.name: path for path in write_report(tmp_path)}
+    report = Report(read_experiment(tmp_path))
+    paths = {path.name: path for path in write_report_of(report, draw=draw_nothing)}
     html = paths["report.html"].read_text()
     for folder, text in zip(folders, ("70.00", "72.00", "failed"), strict=True):
         (href,) = re.findall(rf'<a href="([^"]+)">{text}</a>', html)
@@ -218,5 +222,5 @@ def test_every_run_has_its_own_result_and_a_link_to_its_folder(tmp_path: Path, n
     assert "normbench compare &#39;x y.yaml&#39;" in html
     config = re.search(r"<pre>(norms:.*?)</pre>", html, re.DOTALL)[1]
     assert yaml.safe_load(config)["seeds"] == [0, 2]
-    elsewhere = write_report_of(Report(read_experiment(tmp_path)), tmp_path / "elsewhere")
+    elsewhere = write_report_of(report, tmp_path / "elsewhere", draw_nothing)
     assert not re.search('<a href="[^#]', elsewhere[0].read_text()), "links would lead nowhere"

@@ -56,6 +56,20 @@ def test_the_comparison_stands_at_one_rate_and_at_each_norms_own(tuned: Path) ->
     assert note.startswith("gn: its best learning rate, 0.01, is the highest that was tried")
 
 
+def test_without_a_shared_rate_there_is_one_table_whichever_rates_were_chosen(
+    tmp_path: Path, new_run: Callable[..., Path], new_settings: Callable[..., None]
+) -> None:
+    new_settings(tmp_path, ["bn", "gn"], [0])
+    write_tuning(tmp_path, tuning({"bn": 1, "gn": 3}).model_copy(update={"shared_rate": None}))
+    for norm, rate in (("bn", 1e-3), ("gn", 1e-2)):
+        new_run(tmp_path, norm, 0, accuracy=0.7, steps_per_epoch=2, train={"learning_rate": rate})
+    report = Report(read_experiment(tmp_path))
+    (table,) = report.tables
+    assert [row.label for row in table.rows] == ["bn", "gn"], "in one setting, though their rates differ"
+    assert table.title == tmp_path.name
+    assert [chapter.anchor for chapter in report.chapters].count("tuning") == 1
+
+
 def test_the_chapter_has_every_trial(tuned: Path) -> None:
     chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
     (grid,) = chapter.grids
@@ -89,3 +103,22 @@ def test_expected_best_is_that_of_draws() -> None:
         assert found.mean[budget - 1] == pytest.approx(best.mean(), abs=2e-3)
         assert found.std[budget - 1] == pytest.approx(best.std(), abs=2e-3)
     assert found.mean[0] == pytest.approx(np.mean(scores))
+
+
+def test_each_norm_has_axes_of_its_own_with_its_expected_best(tuned: Path) -> None:
+    chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
+    figure = chapter.figures[0].figure
+    assert [axes.get_title() for axes in figure.axes] == ["bn", "gn"]
+    for axes, best in zip(figure.axes, (1, 3), strict=True):
+        scores = [70.5 - abs(rate - best) for rate in range(len(RATES))]
+        (line,) = [line for line in axes.lines if line.get_marker() == "o"]
+        assert line.get_ydata() == pytest.approx(100 * expected_best([score / 100 for score in scores]).mean)
+    assert "n = 2 seeds" in figure.get_suptitle()  # of the trials; the comparison has four
+
+
+def test_no_name_of_an_axis_is_cut_off(tuned: Path) -> None:
+    chapter = next(chapter for chapter in Report(read_experiment(tuned)).chapters if chapter.anchor == "tuning")
+    figure = chapter.figures[0].figure
+    extents = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    name, heading = extents["held-out accuracy (%)"], extents[figure.get_suptitle()]
+    assert 0 <= name.y0 < name.y1 < heading.y0

@@ -77,6 +77,12 @@ def report(experiment: Path) -> Report:
     return Report(read_experiment(experiment))
 
 
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    """The page with its figures, which take seconds to draw."""
+    return report_to_html(report)
+
+
 def rows_of(report: Report, norm: str, probe: str) -> list[list[dict]]:
     folders = sorted(report.experiment.folder.glob(f"{norm}-*"))
     return [[json.loads(line) for line in (f / f"probes/{probe}.jsonl").read_text().splitlines()] for f in folders]
@@ -155,12 +161,12 @@ def test_runs_that_were_measured_once_show_that_and_say_so(tmp_path: Path, new_r
     assert bars.get_segments()[0][:, 1].tolist() == pytest.approx(np.mean(ends, axis=0).tolist())
 
 
-def test_the_chapter_stands_between_curves_and_cost(report: Report) -> None:
+def test_the_chapter_stands_between_curves_and_cost(report: Report, html: str) -> None:
     (chapter,) = report.chapters
     names = ["loss_band", "landscape", "signals", "signals_training", "curvature"]
     assert [figure.name for figure in chapter.figures] == names
     assert [figure.name for figure in report.figures][-5:] == names
-    html, markdown = report_to_html(report), report_to_markdown(report)
+    markdown = report_to_markdown(report)
     titles = re.findall(r'<h2 id="[^"]*">(.*?)</h2>', html)
     assert titles.index("Accuracy against time") + 1 == titles.index("Why: smoothness and signals")
     assert titles.index("Why: smoothness and signals") + 1 == titles.index("Cost")
@@ -224,7 +230,7 @@ def test_learning_rates_give_the_band_of_the_course_task(tmp_path: Path, new_run
     assert all(axes.collections for axes in axes)
 
 
-def test_values_under_the_pointer_are_in_the_page_and_nowhere_else(report: Report) -> None:
+def test_values_under_the_pointer_are_in_the_page_and_nowhere_else(html: str) -> None:
     from matplotlib.figure import Figure
 
     with figure_style():
@@ -237,7 +243,7 @@ def test_values_under_the_pointer_are_in_the_page_and_nowhere_else(report: Repor
     assert [figure_bytes(figure, kind) for kind in ("png", "pdf")] == before
     svg = inline_svg(figure, "x", "a title")
     assert '<title>&lt;b&gt;"&amp; at 0.5: 1.5</title>' in svg
-    assert len(re.findall("<title>bn, training step 400: ", report_to_html(report))) > 5
+    assert len(re.findall("<title>bn, training step 400: ", html)) > 5
 
 
 def test_probes_are_records_and_show_names_them(experiment: Path) -> None:

@@ -77,6 +77,12 @@ def test_a_run_in_a_bundle_runs_nowhere(tmp_path: Path) -> None:
     assert read_status(path / "x/bn").state == "interrupted"
 
 
+def test_a_member_that_lzma_compressed_is_read(tmp_path: Path) -> None:
+    content = os.urandom(50_000).hex().encode()
+    with_member(tmp_path / "a.nbz", member("x/steps.csv", compress_type=zipfile.ZIP_LZMA), content)
+    assert read_bytes(tmp_path / "a.nbz" / "x/steps.csv") == content
+
+
 # --- bad ones ------------------------------------------------------------------------------------------------------
 
 SYMLINK, DEVICE, FOLDER = ((kind | 0o777) << 16 for kind in (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFDIR))
@@ -149,6 +155,29 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
         open_bundle(write_zip(tmp_path / "d.nbz", complete(FILES)))
 
 
+LZMA = member("x/steps.csv", compress_type=zipfile.ZIP_LZMA)
+DICTIONARY = 4 + 1  # bytes from the start of LZMA's header to the size of the dictionary
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "problem"),
+    [
+        (DICTIONARY, struct.pack("<I", 2**32 - 1), "16,777,216 bytes of memory"),
+        (DICTIONARY - 1, b"\xff", "cannot be read"),  # no properties that LZMA has
+        (9, bytes(200), "cannot be read"),  # the data itself
+    ],
+)
+def test_a_bad_member_of_lzma_is_refused(tmp_path: Path, place: int, change: bytes, problem: str) -> None:
+    path = tmp_path / "a.nbz"
+    with_member(path, LZMA, b"step,loss\n" + os.urandom(500))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"x/steps.csv") + len("x/steps.csv") + place
+    content[start : start + len(change)] = change
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=rf"steps\.csv: .*{problem}"):
+        read_bytes(path / "x/steps.csv")
+
+
 def test_a_size_that_lies_is_found_out(tmp_path: Path) -> None:
     """A member that says it unpacks to one byte is not unpacked further, and its checksum fails."""
     path = tmp_path / "a.nbz"
@@ -177,8 +206,8 @@ def test_a_size_that_lies_is_found_out(tmp_path: Path) -> None:
         (lambda files: files.update({"bundle.json": b"[]"}), "no bundle of NormBench"),
         (lambda files: files.update({"bundle.json": b'{"format": "normbench bundle"}'}), "no version"),
         (
-            lambda files: files.update({"bundle.json": json.dumps({**MANIFEST, "version": 2}).encode()}),
-            "a bundle of format 2, written by a later NormBench; this one reads up to format 1",
+            lambda files: files.update({"bundle.json": json.dumps({**MANIFEST, "version": 3}).encode()}),
+            "a bundle of format 3, written by a later NormBench; this one reads up to format 2",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from normbench.errors import RunError
 from normbench.runs.evaluation_file import EVALUATION_FILE, NUM_BINS, Evaluation, pack_hits, read_evaluation
-from normbench.runs.record_files import _record
+from normbench.runs.record_files import run_records
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -95,6 +95,8 @@ def test_hits_that_begin_like_a_path_are_given_away_as_they_are(tmp_path: Path) 
     hits = pack_hits(np.ones(10, bool))
     assert hits.startswith("/"), "a test of nothing"
     write(tmp_path, record(hits=hits) | {"measured_on": {"device": "cpu", "platform": "/home/ada/secret"}})
-    public = json.loads(_record(tmp_path, EVALUATION_FILE).content)
+    (given,) = run_records(tmp_path)
+    assert given.name == EVALUATION_FILE
+    public = json.loads(given.content)
     assert public["hits"] == hits
     assert "ada" not in json.dumps(public)

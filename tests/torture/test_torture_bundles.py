@@ -86,8 +86,8 @@ def check(folder: Path, content: bytes, good: dict[str, bytes], number: int) -> 
     return refused
 
 
-def damage_many(folder: Path, first: int, count: int) -> int:
-    path = write_zip(folder / "good.nbz", complete({**FILES, "x/bn/steps.csv": b"step,loss\n0,2.5\n" * 50}))
+def damage_many(folder: Path, first: int, count: int, method: int) -> int:
+    path = write_zip(folder / "good.nbz", complete({**FILES, "x/bn/steps.csv": b"step,loss\n0,2.5\n" * 50}), method)
     good, content = read_all(path), path.read_bytes()
     refused = sum(
         check(folder, damage(content, random.Random(number)), good, number) for number in range(first, first + count)
@@ -102,7 +102,7 @@ def damage_many(folder: Path, first: int, count: int) -> int:
 @pytest.fixture
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle of two norms with two seeds each; its tables, which take long to draw, are none."""
-    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _: [])
+    monkeypatch.setattr("normbench.bundle.write.write_report_of", lambda _, **__: [])
     monkeypatch.setattr("normbench.bundle.verify.report_texts", lambda _, **__: {"table.json": "{}", "report.html": ""})
     record(tmp_path / "recorded")
     write_bundle(tmp_path / "recorded" / "tiny", tmp_path / "good.nbz", Credit())
@@ -158,14 +158,19 @@ def test_whatever_many_records_say_verifying_ends(packed: Path) -> None:
 # --- bytes ---------------------------------------------------------------------------------------------------------
 
 
-def test_damaged_bundles(tmp_path: Path) -> None:
-    assert damage_many(tmp_path, 0, 150) > 100
+METHODS = pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA], ids=["deflate", "lzma"])
+
+
+@METHODS
+def test_damaged_bundles(tmp_path: Path, method: int) -> None:
+    assert damage_many(tmp_path, 0, 75, method) > 50
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(86_400)
-def test_many_damaged_bundles(tmp_path: Path) -> None:
-    damage_many(tmp_path, random.SystemRandom().randrange(10**9), NUM_SLOW)
+@METHODS
+def test_many_damaged_bundles(tmp_path: Path, method: int) -> None:
+    damage_many(tmp_path, random.SystemRandom().randrange(10**9), NUM_SLOW, method)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.terms import gradient_terms, output
-from normbench.kernels.tiles import load_parameter
+from normbench.triton_code.terms import gradient_terms, output
+from normbench.triton_code.tiles import load_parameter
 
 
 @triton.jit

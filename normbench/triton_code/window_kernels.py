@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.position_kernels import offsets
+from normbench.triton_code.position_kernels import offsets
 
 
 @triton.jit

@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.terms import channel_sums, gradient_terms, output
-from normbench.kernels.tiles import (
+from normbench.triton_code.terms import channel_sums, gradient_terms, output
+from normbench.triton_code.tiles import (
     channel_lanes,
     load_parameters,
     load_statistics,

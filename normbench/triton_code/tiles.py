@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.terms import channel_sums, gradient_terms, output
+from normbench.triton_code.terms import channel_sums, gradient_terms, output
 
 
 @triton.jit

@@ -9,8 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.position_kernels import offsets
-from normbench.kernels.tiles import merge_parts
+from normbench.triton_code.position_kernels import offsets
+from normbench.triton_code.tiles import merge_parts
 
 
 @triton.jit

@@ -6,8 +6,8 @@ time, in one flat loop, so that loads of the next tap are under way while the la
 lie within the image is found once and kept as a bit for each tap. Where a row has nothing to read it reads the first
 element instead of nothing: a masked load that is made ahead of its time still forms its address.
 
-Memory is ``(runs, images, height, width, channels)``, weights ``(runs, channels_out, kernel, kernel, channels)``: a
-launch computes several runs, each with its own images and weights. All sums have a fixed order.
+Memory is ``(images, height, width, channels)``, weights ``(channels_out, kernel, kernel, channels)``. All sums have a
+fixed order.
 """
 
 from __future__ import annotations
@@ -18,22 +18,18 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["images"])
 def forward(
-    x, weight, y, images,
+    x, weight, bias, y, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; program_id(1) is the run."""
+    """Compute a tile of BLOCK_M output positions and BLOCK_N output channels; a bias, if any, is added in float32."""
     OUT_H: tl.constexpr = (HEIGHT - 1) // STRIDE + 1
     OUT_W: tl.constexpr = (WIDTH - 1) // STRIDE + 1
     TAPS: tl.constexpr = KERNEL * KERNEL
     BLOCKS: tl.constexpr = CHANNELS // BLOCK_K
     TILES_N: tl.constexpr = CHANNELS_OUT // BLOCK_N
-    run = tl.program_id(1).to(tl.int64)
     rows = images * (OUT_H * OUT_W)
-    x += run * images * (HEIGHT * WIDTH * CHANNELS)
-    weight += run * (CHANNELS_OUT * TAPS * CHANNELS)
-    y += run * rows * CHANNELS_OUT
     # Tiles of the same positions are neighbours, and find what they share in the cache.
     row = tl.program_id(0) // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(0) % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -52,6 +48,8 @@ def forward(
         a = tl.load(x + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         b = tl.load(filters + step * BLOCK_K)
         total = tl.dot(a, b, total)
+    if bias is not None:
+        total += tl.load(bias + column).to(tl.float32)[None, :]
     if RELU:
         total = tl.maximum(total, 0.0)
     at = row[:, None] * CHANNELS_OUT + column[None, :]
@@ -86,17 +84,16 @@ def input_gradient(
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute the input's gradient, where RELU that before the ReLU which gave the input; program_id(1) is the run."""
-    run = tl.program_id(1).to(tl.int64)
+    """Compute the input's gradient, where RELU that before the ReLU which gave the input."""
     input_gradient_tile(
-        tl.program_id(0), run, dy, weight, dx, x, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE, RELU,
+        tl.program_id(0), dy, weight, dx, x, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE, RELU,
         BLOCK_M, BLOCK_N, BLOCK_K, STAGES,
     )  # fmt: skip
 
 
 @triton.jit
 def input_gradient_tile(
-    tile, run, dy, weight, dx, x, images,
+    tile, dy, weight, dx, x, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
@@ -117,8 +114,6 @@ def input_gradient_tile(
     parity = STRIDE * STRIDE - 1 - tile // tiles_of_parity
     odd_y = parity // STRIDE
     odd_x = parity % STRIDE
-    dy += run * rows * CHANNELS_OUT
-    weight += run * (CHANNELS_OUT * KERNEL * KERNEL * CHANNELS)
     tile %= tiles_of_parity
     row = tile // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile % TILES_N * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -154,7 +149,7 @@ def input_gradient_tile(
         total = tl.dot(a, b, total)
     in_y = out_y * STRIDE + odd_y
     in_x = out_x * STRIDE + odd_x
-    at = (((run * images + image) * HEIGHT + in_y) * WIDTH + in_x) * CHANNELS
+    at = ((image * HEIGHT + in_y) * WIDTH + in_x) * CHANNELS
     there = (row < rows) & (in_y < HEIGHT) & (in_x < WIDTH)
     if RELU:
         value = tl.load(x + at[:, None] + column[None, :], mask=there[:, None], other=0.0)
@@ -170,17 +165,16 @@ def weight_gradient(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, WHOLE_LINES: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Compute shares of the weight's gradient, ``(runs, SPLIT, channels_out, kernel, kernel, channels)``, float32."""
-    run = tl.program_id(1).to(tl.int64)
+    """Compute shares of the weight's gradient, ``(SPLIT, channels_out, kernel, kernel, channels)``, float32."""
     weight_gradient_tile(
-        tl.program_id(0), run, dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
+        tl.program_id(0), dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
         BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, WHOLE_LINES, STAGES,
     )  # fmt: skip
 
 
 @triton.jit
 def weight_gradient_tile(
-    tile, run, dy, x, shares, images,
+    tile, dy, x, shares, images,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLIT: tl.constexpr, WHOLE_LINES: tl.constexpr,
@@ -200,9 +194,7 @@ def weight_gradient_tile(
     tap_y = tap // KERNEL
     tap_x = tap % KERNEL
     channel = tile // (TILES_N * TAPS) * BLOCK_M + tl.arange(0, BLOCK_M)
-    dy += run * rows * CHANNELS_OUT
-    x += run * images * (HEIGHT * WIDTH * CHANNELS)
-    shares += (run * SPLIT + share) * (CHANNELS_OUT * TAPS * CHANNELS)
+    shares += share * (CHANNELS_OUT * TAPS * CHANNELS)
     steps = tl.cdiv(tl.cdiv(rows, BLOCK_K), SPLIT)
     lane = tl.arange(0, BLOCK_K)
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -249,15 +241,14 @@ def backward(
     WHOLE_LINES: tl.constexpr, WEIGHT_STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute both gradients in one launch: the programs of one fill the processors that the other leaves idle."""
-    run = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
     if tile < input_tiles:
         input_gradient_tile(
-            tile, run, dy, weight, dx, x, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE, RELU,
+            tile, dy, weight, dx, x, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE, RELU,
             INPUT_M, INPUT_N, INPUT_K, INPUT_STAGES,
         )  # fmt: skip
     else:
         weight_gradient_tile(
-            tile - input_tiles, run, dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
+            tile - input_tiles, dy, x, shares, images, HEIGHT, WIDTH, CHANNELS, CHANNELS_OUT, KERNEL, STRIDE,
             WEIGHT_M, WEIGHT_N, WEIGHT_K, SPLIT, WHOLE_LINES, WEIGHT_STAGES,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.moments_formulas import (
+from normbench.triton_code.moments_formulas import (
     coefficients,
     column_terms,
     evonorm_divisor,
@@ -20,7 +20,7 @@ from normbench.kernels.moments_formulas import (
     input_coefficients,
     softmax3,
 )
-from normbench.kernels.tiles import channel_lanes, group_sum, load_parameter, merge_parts
+from normbench.triton_code.tiles import channel_lanes, group_sum, load_parameter, merge_parts
 
 UNSPECIALIZED = ["samples", "blocks", "parts", "samples_per", "row_chunks", "chunk_rows", "sub"]
 

@@ -2,7 +2,7 @@
 
 Python's part of compiling a kernel takes a tenth of a second and keeps to one core of a process, so that threads bring
 little. This process imports Triton and the kernels, but no torch, and needs no GPU. It reads requests from stdin, a
-JSON object a line: a kernel to compile, as `normbench.kernels.compiler` describes it, or an empty one, which is
+JSON object a line: a kernel to compile, as `normbench.triton_code.compiler` describes it, or an empty one, which is
 answered by an empty line on stdout when all before it are compiled.
 """
 
@@ -69,7 +69,7 @@ def _import_all() -> None:
     from triton.runtime.cache import triton_key
 
     for path in Path(__file__).parent.glob("*_kernels.py"):
-        import_module(f"normbench.kernels.{path.stem}")
+        import_module(f"normbench.triton_code.{path.stem}")
     triton_key()
 
 

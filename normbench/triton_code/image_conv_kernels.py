@@ -16,21 +16,28 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["rows"])
 def forward(
-    images, weight, y, rows, stride_out, stride_in, stride_y, stride_x,
+    images, weight, bias, y, rows, stride_out, stride_in, stride_y, stride_x,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, CHANNELS_OUT: tl.constexpr,
     RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Convolve tiles of rows, in turn with the other programs; program_id(1) counts the blocks of output channels."""
+    """Convolve tiles of rows, in turn with the other programs; program_id(1) counts the blocks of output channels.
+
+    A bias, if any, is added in float32.
+    """
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     k = tl.arange(0, BLOCK_K)
     kernel_y, kernel_x = k // (3 * CHANNELS), k // CHANNELS % 3
     at = (kernel_y * stride_y + kernel_x * stride_x + k % CHANNELS * stride_in)[:, None] + channel * stride_out
     exists = (k < 9 * CHANNELS)[:, None] & (channel < CHANNELS_OUT)
     filters = tl.load(weight + at, mask=exists, other=0.0)
+    if bias is not None:
+        shift = tl.load(bias + channel, mask=channel < CHANNELS_OUT, other=0.0).to(tl.float32)
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BLOCK_R), tl.num_programs(0), num_stages=STAGES):
         row = tile * BLOCK_R + tl.arange(0, BLOCK_R)
         patches = load_patches(images, row, rows, HEIGHT, WIDTH, CHANNELS, BLOCK_K).to(filters.dtype)
         value = tl.dot(patches, filters)
+        if bias is not None:
+            value += shift[None, :]
         if RELU:
             value = tl.maximum(value, 0.0)
         inside = (row < rows)[:, None] & (channel < CHANNELS_OUT)

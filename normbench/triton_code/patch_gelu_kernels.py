@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.terms import normal
+from normbench.triton_code.terms import normal
 
 
 @triton.jit

@@ -39,15 +39,15 @@ def _read_triton() -> None:
 
 
 class CompileServer:
-    """A process that compiles kernels into Triton's cache (`normbench.kernels.compile_server`); it ends with this one.
+    """A process that compiles kernels into Triton's cache (`compile_server` beside this file).
 
-    Where it fails the kernels are compiled when they are launched.
+    It ends with this process. Where it fails the kernels are compiled when they are launched.
     """
 
     def __init__(self) -> None:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "normbench.kernels.compile_server"],
+            [sys.executable, "-m", "normbench.triton_code.compile_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # whatever is wrong with a kernel shows where it is launched

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normbench.kernels.train_step_kernels import SHARES_AT_ONCE
+from normbench.triton_code.train_step_kernels import SHARES_AT_ONCE
 
 
 @triton.jit
