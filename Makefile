@@ -5,8 +5,8 @@ TORTURE ?= 100000
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
-# A test process a core, so one thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+# A test process a core, so one thread each. Compiled modules are kept: tests start a hundred Pythons.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all torture lint format typecheck compare plots results data docs build clean

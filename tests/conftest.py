@@ -42,9 +42,10 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
 
     del os.environ["TRITON_INTERPRET"]
 
-    from quick_interpreter import patch_language_once
+    from quick_interpreter import compute_no_unused_checks, patch_language_once
 
     patch_language_once()
+    compute_no_unused_checks()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -52,7 +52,7 @@ def archive(hundred, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(TorchvisionCIFAR100, "meta", {**TorchvisionCIFAR100.meta, "md5": sums["meta"]})
     path = tmp_path / "archive" / "cifar-100-python.tar.gz"
     path.parent.mkdir()
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for name, text in texts.items():
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
             member.size = len(text)
