@@ -47,6 +47,10 @@ _ERROR = _percent(lambda entry: None if entry.corruptions is None else entry.cor
 _ADAPTED_ERROR = _percent(lambda entry: None if entry.corruptions is None else entry.corruptions.mean_adapted_error)
 
 
+def _name(norm: str) -> str:
+    return "No norm" if norm == "none" else norm.upper()
+
+
 def _higher(text: str, norm: str, of: Number, than: Number) -> Claim:
     """Return the claim that one number of a norm's runs is higher than another of the same runs."""
     return Claim(text, norm, norm, of, is_lower=False, is_ratio=False, of_second=than)
@@ -71,7 +75,7 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
     "averaged": (
         *(
             _higher(
-                f"{norm.upper()}: averaged weights are more accurate than the last",
+                f"{_name(norm)}: averaged weights are more accurate than the last",
                 norm,
                 _accuracy(statistics, weights="average"),
                 _accuracy(statistics) if statistics == "re-estimated" else _percent(lambda entry: entry.accuracy),
@@ -81,7 +85,7 @@ CLAIMS: Mapping[str, Sequence[Claim]] = {
         ),
         *(
             _higher(
-                f"{norm.upper()}: averaged weights need statistics of their own",
+                f"{_name(norm)}: averaged weights need statistics of their own",
                 norm,
                 _accuracy("re-estimated", weights="average"),
                 _accuracy("running", weights="average"),

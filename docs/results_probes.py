@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normbench.report.columns import format_p
+from normbench.report.columns import Align, format_p
 from normbench.report.curves import finite_part, smooth, smoothing_window
 from normbench.report.figure_style import panels
 from normbench.report.formats import markdown_grid
@@ -170,12 +170,16 @@ def _widths(groups: Sequence[Group]) -> Sides:
 def _written(rows: Sequence[tuple[str, str, Claim, Sides, Sides]]) -> str:
     tests = [_test(claim, first, second) for _, _, claim, first, second in rows]
     adjusted = iter(holm([test.p for test in tests if test.p is not None]))
-    lines = [["claim", "where", "with", "against", "ratio or difference, 95 % interval", "Holm p", "verdict"]]
+    kinds = sorted({"ratio" if claim.is_ratio else "difference" for _, _, claim, _, _ in rows}, reverse=True)
+    lines = [["claim", "where", "with", "against", f"{' or '.join(kinds)}, 95 % interval", "Holm p", "verdict"]]
     for (text, where, claim, first, second), test in zip(rows, tests, strict=True):
         p = None if test.p is None else next(adjusted)
         sides = [_mean(claim, values) for values in (first, second)]
         lines.append([text, where, *sides, _interval(claim, test), format_p(p), _verdict(claim, test, p)])
-    return markdown_grid(lines, ["left", "left", "right", "right", "right", "right", "left"])
+    aligns: list[Align] = ["left", "left", "right", "right", "right", "right", "left"]
+    if not any(where for _, where, *_ in rows):  # there is but one setting
+        lines, aligns = [[line[0], *line[2:]] for line in lines], [aligns[0], *aligns[2:]]
+    return markdown_grid(lines, aligns)
 
 
 def _test(claim: Claim, first: Sides, second: Sides) -> TTest:

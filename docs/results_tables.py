@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from normbench.report.batch_one import CHANCE, BatchOne, Stability, batch_one_probe, norm_key
 from normbench.report.columns import columns, format_estimate, format_p, format_rank, format_stability, verdict_text
 from normbench.report.comparison_table import Row, Table
 from normbench.report.formats import markdown_grid
-from normbench.report.grouping import Group
 from normbench.report.page import Report
+from normbench.report.stats import summarize
 from normbench.report.verdicts import Comparison, Outcomes, judge, weigh
 from normbench.tasks import Measure
 
 _COSTS = ("time", "peak", "at batch size 1", "diverged", "runs")
 _NO_BASELINE = {"better": "higher", "worse": "lower"}
 """Where neither side is a baseline, neither is better."""
+_MEAN = "mean of the norms"
 
 
 def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str] = ()) -> str:
@@ -52,25 +54,39 @@ def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str
 def against(report: Report, other: Report) -> str:
     """Return by how much each norm is above its own result in `other`, paired by seed, and the tests of the verdict.
 
-    The p values are Holm-adjusted over the norms; equivalent means within the measure's margin. A sentence below names
-    every recorded setting, version and commit in which the two differ, since any of them may be the cause.
+    Of several norms, the last row is their mean, seed by seed. The p values are Holm-adjusted over all rows; equivalent
+    means within the measure's margin. A sentence below names every recorded setting, version and commit in which the
+    two differ, since any of them may be the cause.
     """
     table, measure = report.tables[0], report.tables[0].measures[0]
-    groups, others = ({group.label: group for group in found.sections[0].groups} for found in (report, other))
+    sides = [
+        {group.label: Outcomes(group.scores(measure), group.lost) for group in found.sections[0].groups}
+        for found in (report, other)
+    ]
+    common = [label for label in sides[0] if label in sides[1]]
+    if len(common) > 1:
+        sides = [{**side, _MEAN: _mean([side[label] for label in common])} for side in sides]
     evidence = {
         label: found
-        for label, group in groups.items()
-        if label in others
-        and (found := weigh(_outcomes(group, measure), _outcomes(others[label], measure), table.margins[measure.name]))
+        for label in sides[0].keys() & sides[1].keys()
+        if (found := weigh(sides[0][label], sides[1][label], table.margins[measure.name]))
     }
-    rows = [{row.label: row for row in found.tables[0].rows} for found in (report, other)]
     names = [f"{found.title} ({measure.unit})" for found in (report, other)]
-    header = ["norm", *names, f"difference ({measure.difference_unit})", "pairs", "p", "equivalence p", "verdict"]
-    lines = [header]
-    for label, found in judge(evidence, higher_is_better=measure.higher_is_better).items():
-        lines.append([label, *(_accuracy(of.get(label), measure) for of in rows), *_compared(found, measure, table)])
-    grid = markdown_grid(lines, ["left", *["right"] * (len(header) - 2), "left"])
+    lines = [["norm", *names, f"difference ({measure.difference_unit})", "pairs", "p", "equivalence p", "verdict"]]
+    verdicts = judge(evidence, higher_is_better=measure.higher_is_better)
+    for label in sides[0]:
+        if label in verdicts:
+            means = [format_estimate(summarize(list(side[label].scores.values())), measure) for side in sides]
+            lines.append([label, *means, *_compared(verdicts[label], measure, table)])
+    grid = markdown_grid(lines, ["left", *["right"] * (len(lines[0]) - 2), "left"])
     return f"{grid}\n\n{_what_differs(report, other)}"
+
+
+def _mean(outcomes: Sequence[Outcomes]) -> Outcomes:
+    """Return the mean over norms at each seed that all of them completed."""
+    seeds = set.intersection(*(set(found.scores) for found in outcomes))
+    scores = {seed: fmean(found.scores[seed] for found in outcomes) for seed in sorted(seeds)}
+    return Outcomes(scores, frozenset().union(*(found.lost for found in outcomes)))
 
 
 def batch_one(report: Report) -> str:
@@ -130,10 +146,6 @@ def _what_differs(report: Report, other: Report) -> str:
     differing = "; ".join(f"{name} ({ours.get(name, '-')} and {theirs.get(name, '-')})" for name in names)
     commit = f" Both are of commit {ours['commit']}." if "commit" in {*ours, *theirs} - {*names} else ""
     return f"Recorded facts that differ between {report.title} and {other.title}: {differing or 'none'}.{commit}"
-
-
-def _outcomes(group: Group, measure: Measure) -> Outcomes:
-    return Outcomes(group.scores(measure), group.lost)
 
 
 def _columns_of(report: Report) -> list[tuple[str, dict[str, str]]]:

@@ -1,5 +1,6 @@
 """Functions for worker processes to run."""
 
+import gc
 import os
 import sys
 import time
@@ -40,6 +41,15 @@ def import_wave() -> None:
 
 def import_nothing() -> None:
     import no.such.module  # noqa: F401
+
+
+def keep_whether_garbage_is_searched_for() -> None:
+    sys.searched_while_importing = gc.isenabled()  # type: ignore[attr-defined]
+
+
+def searches_for_garbage() -> tuple[bool | None, bool]:
+    """Whether Python looked for garbage while modules were imported ahead, and whether it does now."""
+    return getattr(sys, "searched_while_importing", None), gc.isenabled()
 
 
 def is_loaded(module: str) -> bool:

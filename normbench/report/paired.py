@@ -63,10 +63,10 @@ class TTest:
 
     def _tail(self, distance: float, sides: int = 1) -> float | None:
         """Return the probability below `distance`, which is in the unit of the estimate, of the t distribution."""
-        from scipy.special import stdtr
-
         if self.spread is None:
             return None
+        from scipy.special import stdtr  # imported where there is something to compute
+
         return float(
             sides * stdtr(self.spread.degrees_of_freedom, distance / self.spread.std * np.sqrt(self.estimate.n))
         )

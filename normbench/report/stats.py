@@ -51,10 +51,10 @@ class Share:
 
 def failure_rate(num_diverged: int, num_completed: int) -> Share | None:
     """Return the share of runs that diverged; None where none did."""
-    from scipy.special import betaincinv
-
     if num_diverged == 0:
         return None
+    from scipy.special import betaincinv  # imported where there is something to compute
+
     tail = (1 - CONFIDENCE) / 2
     low = float(betaincinv(num_diverged, num_completed + 1, tail))
     high = float(betaincinv(num_diverged + 1, num_completed, 1 - tail)) if num_completed else 1.0

@@ -130,6 +130,8 @@ def is_member(path: Path) -> bool:
     Raises:
         RunError: it leads into a bundle that cannot be read.
     """
+    if os.path.isdir(os.path.dirname(path)):
+        return False  # what lies in a bundle has no folder on the disk; ten thousand runs notice
     place = find_bundle(path)
     return place is not None and place.name in place.bundle.archive.NameToInfo
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from normbench.errors import RunError
-from normbench.runs.bundle_file import MAX_MEMBER_BYTES, exists, find_bundle
+from normbench.runs.bundle_file import MAX_MEMBER_BYTES, Place, exists, find_bundle
 from normbench.runs.evaluation_file import EVALUATION_FILE
 from normbench.runs.looks_file import LOOKS_FILE
 from normbench.runs.places import without_places
@@ -71,7 +71,7 @@ def experiment_records(folder: Path) -> Iterator[RecordFile]:
     environments: list[Mapping[str, Any]] = []
     for name in _OF_EXPERIMENT:
         if exists(folder / name):
-            yield _record(folder, name)
+            yield _record(folder, name, find_bundle(folder))
     for run in find_runs(folder):
         for record in run_records(run):
             if record.name == ENVIRONMENT_FILE:
@@ -86,14 +86,15 @@ def run_records(folder: Path) -> Iterator[RecordFile]:
     Raises:
         RunError: as `experiment_records` does.
     """
-    for name in sorted({*_OF_RUN, *_code_files(folder)}):
+    place = find_bundle(folder)
+    for name in sorted({*_OF_RUN, *_code_files(folder, place)}):
         if exists(folder / name):
-            yield _record(folder, name)
+            yield _record(folder, name, place)
 
 
-def _code_files(folder: Path) -> list[str]:
+def _code_files(folder: Path, place: Place | None) -> list[str]:
     """Return the names of the files of a user's own that a run was made of."""
-    if place := find_bundle(folder):
+    if place:
         names = [name.removeprefix(f"{place.name}/") for name in place.bundle.names if name.endswith(".py")]
         return [name for name in names if "/" not in name]
     return [path.name for path in folder.glob("*.py")]
@@ -142,9 +143,9 @@ def _provenance(folder: Path, environments: Iterable[Mapping[str, Any]]) -> Iter
                 yield RecordFile(name, content)
 
 
-def _record(folder: Path, name: str) -> RecordFile:
+def _record(folder: Path, name: str, place: Place | None) -> RecordFile:
     content = read_bytes(folder / name, MAX_MEMBER_BYTES)
-    if find_bundle(folder) is not None:
+    if place is not None:
         return RecordFile(name, content)  # its maker has done what follows, and nobody's bytes are changed later
     if name.endswith(".json"):
         content = _public_json(folder / name, content)

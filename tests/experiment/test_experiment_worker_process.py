@@ -192,6 +192,11 @@ def test_a_module_is_imported_ahead_and_a_broken_one_is_no_reason_to_die(preload
         assert worker.call(worker_targets.is_loaded, "wave") is found
 
 
+def test_garbage_is_searched_for_but_not_among_what_is_imported_ahead() -> None:
+    with Worker(preload=worker_targets.keep_whether_garbage_is_searched_for) as worker:
+        assert worker.call(worker_targets.searches_for_garbage) == (False, True)
+
+
 def test_a_dismissed_process_ends_on_its_own() -> None:
     with Worker() as worker:
         pid = worker.call(worker_targets.identity)[0]

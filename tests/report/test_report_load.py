@@ -113,3 +113,16 @@ def test_curves_hold_steps_and_epochs_in_columns_of_equal_length(tmp_path: Path,
     assert curves["epochs"]["test_accuracy"][-1] == pytest.approx(row["test_accuracy"])
     with pytest.raises(RunError, match="not a readable run folder"):
         load_curves(tmp_path)
+
+
+def test_a_table_of_one_seed_imports_no_scipy(tmp_path: Path, new_run: NewRun) -> None:
+    """It has no interval to compute, and a quarter of the time of `normbench table` would be that import."""
+    for norm in ("bn", "gn"):
+        new_run(tmp_path, norm, 0)
+    code = (
+        "import sys; from normbench.report.recorded_runs import format_tables, load_tables; "
+        f"print(format_tables(load_tables([{str(tmp_path)!r}]), 'text')); print('scipy' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.rstrip().endswith("False")
+    assert " gn " in result.stdout

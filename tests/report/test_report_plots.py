@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,16 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from normbench.report.curves import accuracy_curves, finite_part, loss_curves, smooth, smoothing_window, thin_out
-from normbench.report.figure_style import MAX_CLEAR_LINES, Panel, figure_bytes, panels, save_figure, spread
+from normbench.report.figure_style import (
+    DPI,
+    MAX_CLEAR_LINES,
+    Panel,
+    figure_bytes,
+    figure_style,
+    panels,
+    save_figure,
+    spread,
+)
 from normbench.report.grouping import sections
 from normbench.report.palette import COLORS, STYLES, style, styles
 from normbench.report.ranking import FAMILIES, family, ranking
@@ -173,6 +183,21 @@ def test_files_depend_on_nothing_but_their_content(tmp_path: Path, new_run: NewR
     assert [path.name for path in paths] == ["loss.png", "loss.pdf"]
     assert b"/Type3" not in paths[1].read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_has_the_bytes_that_matplotlib_saves_where_it_lays_the_figure_out_itself(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_run(tmp_path, "bn", 0, steps_per_epoch=10)
+    monkeypatch.setattr("normbench.report.figure_style.fix_layout", lambda figure: figure)
+    left = loss_curves(panels_of(tmp_path))
+    monkeypatch.undo()
+    buffer = BytesIO()
+    with figure_style():
+        left.draw_without_rendering()
+        left.set_layout_engine("none")
+        left.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    assert figure_bytes(loss_curves(panels_of(tmp_path)), "png") == buffer.getvalue()
 
 
 def test_no_global_state_is_touched(tmp_path: Path, new_run: NewRun) -> None:
