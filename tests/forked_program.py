@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from command import environment
 from typer.testing import CliRunner
@@ -24,9 +25,19 @@ from typer.testing import CliRunner
 from normbench import __main__
 from normbench.cli import app
 from normbench.experiment import worker_process
+from normbench.experiment.timing_pass import MIN_ROUNDS
 from normbench.report import load_libraries
+from normbench.report.drawing import Drawn
 from normbench.worker import train_run
 from normbench.worker.libraries import import_libraries
+
+
+@pytest.fixture
+def quick_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs forked from now on time norms by single steps, and write reports without figures, which take seconds."""
+    monkeypatch.setattr("normbench.experiment.timing_pass._BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr("normbench.experiment.timing_pass.MAX_ROUNDS", MIN_ROUNDS)
+    monkeypatch.setattr("normbench.report.drawing.draw_figure", lambda _: Drawn("", {}))
 
 
 def import_all() -> None:

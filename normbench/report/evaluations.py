@@ -235,16 +235,20 @@ def _gain(entry: Evaluation, statistics: Statistics) -> float | None:
 
 
 def class_grid(sections: Sequence[Section]) -> Grid | None:
-    """Return each norm's accuracy by class; None where classes are many, or not the same everywhere."""
+    """Return each norm's accuracy by class; None where classes are many, or not the same everywhere.
+
+    The norms, or the classes if there are more of them, have a row each.
+    """
     names = {entry.class_names for _, group, _ in evaluated(sections) for entry in evaluations(group)}
     if len(names) != 1 or len(next(iter(names))) > _MAX_CLASSES_SHOWN:
         return None
     (classes,) = names
-    rows = tuple(
-        (name, *(estimate_text(list(column), 100, 1) for column in zip(*_by_class(group), strict=True)))
-        for _, group, name in evaluated(sections)
-    )
-    return Grid("Accuracy by class", ("norm", *classes), rows, f"Test accuracy (%) within each class. {_INTERVAL}")
+    lines = [("norm", *classes)]
+    for _, group, name in evaluated(sections):
+        lines.append((name, *(estimate_text(list(column), 100, 1) for column in zip(*_by_class(group), strict=True))))
+    if len(lines) <= len(classes):
+        lines = list(zip(("class", *classes), *lines[1:], strict=True))
+    return Grid("Accuracy by class", lines[0], tuple(lines[1:]), f"Test accuracy (%) within each class. {_INTERVAL}")
 
 
 def _by_class(group: Group) -> list[list[float]]:

@@ -14,7 +14,7 @@ from normbench.worker.classifiers import load_images
 
 FLAGS = {
     "norms": ["bn", "gn", "none"],
-    "model": "norm_resnet",
+    "model": "norm_resnet_small",
     "dataset": {"name": "synthetic", "options": {"num_train": 10, "num_test": 10}},
     "device": "cpu",
 }

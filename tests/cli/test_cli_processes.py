@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from command import LONG, num_epochs, signal_group, wait_for, worker_pids
-from forked_program import ForkedProgram, import_all
+from forked_program import ForkedProgram, import_all, quick_ending  # noqa: F401 (a fixture)
 
 from normbench.runs.records import RunRecord, read_run
 
-pytestmark = pytest.mark.skipif(
-    not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"
-)
+pytestmark = [
+    pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="workers are found through Linux's /proc"),
+    pytest.mark.usefixtures("quick_ending"),
+]
 
 
 LONGER = LONG.replace("500", "20000")

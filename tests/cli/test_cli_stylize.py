@@ -93,6 +93,7 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
     (run,) = Path("runs/stylize").glob("in-*")
     pictures = [run / "pictures.png", Path("runs/stylize/report/report.html")]
     assert not any(path.exists() for path in pictures)
+    monkeypatch.setattr("normbench.report.drawing.draw_figure", lambda _: Drawn("", {}))  # as tests/report does
     drawn = normbench("plots")
     assert drawn.code == 0, drawn.err
     assert set(map(str, pictures)) <= set(drawn.out.splitlines())
@@ -100,7 +101,6 @@ def test_recorded_runs_are_listed_shown_and_redrawn(
 
     page = Path("runs/stylize/report/report.html")
     page.unlink()
-    monkeypatch.setattr("normbench.report.drawing.draw_figure", lambda _: Drawn("", {}))  # it was drawn above
     assert str(page) in json.loads(normbench("report", "runs/stylize", "--json").out)["written"]["runs/stylize"]
     assert page.exists()
     assert "content_loss" in normbench("table", "runs/stylize", "--format", "tsv").out

@@ -130,6 +130,15 @@ def test_averaged_weights_stand_beside_the_last_ones_with_statistics_of_either_k
     assert list(gn.values())[1:] == [*(text(share * accuracies["gn"]) for share in (1, 0.7, -0.3)), "-", "-", "-"]
 
 
+def test_classes_have_rows_where_they_are_more_than_the_norms(experiment: ExperimentRecord) -> None:
+    found = grids(experiment)["Accuracy by class"]
+    assert list(found) == ["<b>cat", "dog", "bird"]
+    for position, cells in enumerate(found.values()):
+        for header, norm in zip(list(cells)[1:], ("bn", "gn"), strict=True):
+            values = np.array([evaluation(norm, seed).class_accuracies[position] for seed in range(3)])
+            assert cells[header].startswith(f"{100 * values.mean():.1f} ±")
+
+
 def test_the_chapter_says_where_and_of_what_it_was_measured(experiment: ExperimentRecord) -> None:
     (text,) = next(chapter for chapter in Report(experiment).chapters if chapter.anchor == "evaluation").text
     assert "on 60 test images. Measured on a CPU, torch 2. Averaged weights" in text

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from command import num_epochs, start, wait_for, worker_pids
-from forked_program import ForkedProgram, SavingProgram, import_all
+from forked_program import ForkedProgram, SavingProgram, import_all, quick_ending  # noqa: F401 (a fixture)
 from recorded_results import results
 
 from normbench.runs.records import read_status
@@ -313,6 +313,7 @@ def _catches(pid: int, number: int) -> bool:
 # --- two at once ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_ending")
 def test_two_processes_train_each_run_once_and_both_end_well(tmp_path) -> None:
     (tmp_path / "two.yaml").write_text(f"name: two\nnorms: [bn, gn]\n{SMALL}train: {{epochs: 2, batch_size: 32}}")
     with (
