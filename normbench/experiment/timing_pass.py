@@ -35,7 +35,7 @@ from normbench.worker.targets import TimingCandidate, TimingResult, TimingSchedu
 MAX_ROUNDS, MIN_ROUNDS = 10, 4
 """Even, because rounds come in pairs, the second in reverse order."""
 
-_CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.02
+_CUDA_MAX_ROUNDS, _CUDA_BLOCK_SECONDS = 6, 0.03
 """There rounds differ by a thousandth, and a comparison may itself be over in seconds."""
 _BLOCK_SECONDS = 0.1
 
