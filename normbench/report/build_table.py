@@ -28,6 +28,7 @@ from normbench.report.epoch_times import EpochTime, epoch_times
 from normbench.report.grouping import Group, Section
 from normbench.report.setting_results import analysis_of, setting_results
 from normbench.report.stats import failure_rate
+from normbench.runs.record_files import ResultId
 from normbench.runs.records import ExperimentRecord, RunRecord
 from normbench.tasks import Task
 
@@ -36,7 +37,7 @@ def build_tables(
     experiment: ExperimentRecord,
     sections: Sequence[Section],
     margin: float | None = None,
-    result_id: str | None = None,
+    identity: ResultId | None = None,
     analysis: AnalysisConfig | None = None,
 ) -> tuple[Table, ...]:
     """Return a table for each section. `margin` replaces the margin of measures in which it is no share of a mean.
@@ -44,7 +45,7 @@ def build_tables(
     `analysis` replaces what the experiment says of it.
     """
     return tuple(
-        _table(experiment, section, sections, margin, result_id, analysis or analysis_of(experiment))
+        _table(experiment, section, sections, margin, identity, analysis or analysis_of(experiment))
         for section in sections
     )
 
@@ -54,7 +55,7 @@ def _table(
     section: Section,
     sections: Sequence[Section],
     margin: float | None,
-    result_id: str | None,
+    identity: ResultId | None,
     analysis: AnalysisConfig,
 ) -> Table:
     probe = batch_one_probe(experiment, section)
@@ -96,7 +97,7 @@ def _table(
         baseline=section.baseline,
         margins=margins,
         rates=rates,
-        result_id=result_id,
+        identity=identity,
     )
 
 

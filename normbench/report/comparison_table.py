@@ -10,6 +10,7 @@ from normbench.report.epoch_times import Source
 from normbench.report.grouping import Fields, Setting
 from normbench.report.stats import Estimate, Share, Spread
 from normbench.report.verdicts import Comparison
+from normbench.runs.record_files import ResultId
 from normbench.tasks import Measure, Task
 
 TARGETS = (0.90, 0.94)
@@ -104,8 +105,13 @@ class Table:
     """By measure, the difference below which norms count as equivalent: raw, or a share of the baseline's mean."""
     rates: str | None = None
     """Which learning rates the rows have, in words, where an experiment tuned them."""
-    result_id: str | None = None
-    """The SHA-256 over the records of the experiment."""
+    identity: ResultId | None = None
+    """The id of the experiment's result, which few ways to write a table need."""
+
+    @property
+    def result_id(self) -> str | None:
+        """The SHA-256 over the records of the experiment."""
+        return self.identity.value if self.identity else None
 
     @property
     def measures(self) -> tuple[Measure, ...]:

@@ -327,8 +327,9 @@ def to_json(tables: Sequence[Table]) -> str:
 
 def _plain(table: Table) -> dict[str, Any]:
     """Return the table as plain values, with the keys of measures as in `to_csv`."""
-    plain = asdict(replace(table, rows=())) | {"task": table.task.name, "margin": table.margins[table.measures[0].name]}
-    del plain["margins"]
+    plain = asdict(replace(table, rows=(), identity=None))
+    del plain["margins"], plain["identity"]
+    plain |= {"result_id": table.result_id, "task": table.task.name, "margin": table.margins[table.measures[0].name]}
     plain["rows"] = [_plain_row(table, row) for row in table.rows]
     return plain
 

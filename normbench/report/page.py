@@ -20,7 +20,7 @@ from normbench.report.grouping import Section, recorded, sections
 from normbench.report.per_seed import SeedTable, per_seed
 from normbench.report.sweeps import Sensitivity, learning_rate_sensitivities
 from normbench.report.task_report import PageFigure, task_report
-from normbench.runs.record_files import result_id
+from normbench.runs.record_files import ResultId
 from normbench.runs.records import ExperimentRecord
 
 _OFF = {"train.sync_statistics": False}
@@ -72,9 +72,14 @@ class Report:
         return sections(self.experiment, self.baseline)
 
     @cached_property
+    def identity(self) -> ResultId | None:
+        """The id of the result, not computed yet; None where a run cannot be read."""
+        return None if self.experiment.unreadable else ResultId(self.experiment.folder)
+
+    @property
     def result_id(self) -> str | None:
         """The SHA-256 over all records (`runs.record_files`); None where one cannot be read."""
-        return None if self.experiment.unreadable else result_id(self.experiment.folder)
+        return self.identity.value if self.identity else None
 
     @cached_property
     def commands(self) -> tuple[str, ...]:
@@ -91,7 +96,7 @@ class Report:
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """A comparison table for each section."""
-        return build_tables(self.experiment, self.sections, self.margin, self.result_id, self.analysis)
+        return build_tables(self.experiment, self.sections, self.margin, self.identity, self.analysis)
 
     @cached_property
     def parts(self) -> tuple[PagePart, ...]:

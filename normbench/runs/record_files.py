@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +123,18 @@ def result_id(folder: Path) -> str | None:
     except RunError:
         return None
     return id_of(sums) if sums else None
+
+
+@dataclass(frozen=True)
+class ResultId:
+    """The id of the result in `folder`, an experiment's; to know it, all records are read and hashed."""
+
+    folder: Path
+
+    @cached_property
+    def value(self) -> str | None:
+        """What `result_id` returns, computed when it is first asked for."""
+        return result_id(self.folder)
 
 
 def facts_in(environment: RecordFile) -> Mapping[str, Any]:

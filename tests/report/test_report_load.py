@@ -126,3 +126,23 @@ def test_a_table_of_one_seed_imports_no_scipy(tmp_path: Path, new_run: NewRun) -
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.rstrip().endswith("False")
     assert " gn " in result.stdout
+
+
+def test_only_what_writes_the_results_id_reads_all_records_for_it(
+    tmp_path: Path, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_run(tmp_path, "bn", 0)
+    asked: list[Path] = []
+
+    def identify(folder: Path) -> str:
+        asked.append(folder)
+        return "0123456789" * 6
+
+    monkeypatch.setattr("normbench.runs.record_files.result_id", identify)
+    for format_ in ("text", "md", "csv", "tsv"):
+        assert "0123456789" not in format_tables(load_tables([tmp_path]), format_)
+    assert asked == []
+    tables = load_tables([tmp_path])
+    for format_ in ("latex", "json"):
+        assert "0123456789" in format_tables(tables, format_)
+    assert asked == [tmp_path]
