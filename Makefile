@@ -5,7 +5,7 @@ TORTURE ?= 100000
 RUNS ?= runs
 VENV := .venv
 BIN := $(VENV)/bin
-# A test process a core, so one thread each. Compiled modules are kept: tests start a hundred Pythons.
+# A test process a core, so one thread each. Compiled modules are kept: tests start dozens of Pythons.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help

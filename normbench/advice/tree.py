@@ -71,6 +71,7 @@ BN = Recommendation(
         "own_tutorial",
         "own_batch_16",
         "own_recipe",
+        "own_speedrun",
         "own_sweep",
         "own_costs",
         "gn_all_norms",

@@ -156,7 +156,9 @@ def test_images_are_convolved_by_the_kernel_as_by_torch(
     launches = []
     convolve = kernels.convolve_images
     monkeypatch.setattr(
-        kernels, "convolve_images", lambda images, weight: launches.append(weight.dtype) or convolve(images, weight)
+        kernels,
+        "convolve_images",
+        lambda images, weight, **bias: launches.append(weight.dtype) or convolve(images, weight, **bias),
     )
 
     def net(build: type[nn.Conv2d]) -> TinyNet:
