@@ -93,13 +93,14 @@ def evaluated(sections: Sequence[Section]) -> Iterator[tuple[Section, Group, str
 
 
 def estimate_text(values: Sequence[float | None], scale: float, digits: int) -> str:
-    """Write mean and half width of the interval of those values that were measured."""
+    """Write mean and half width of the interval of those values that were measured, and how many if not all were."""
     found = [value for value in values if value is not None and np.isfinite(value)]
     estimate = summarize(found)
     if estimate is None:
         return NOTHING
     mean = f"{scale * estimate.mean:.{digits}f}"
-    return mean if estimate.half_width is None else f"{mean} ± {scale * estimate.half_width:.{digits}f}"
+    few = "" if len(found) == len(values) else f" (n={len(found)})"
+    return f"{mean}{few}" if estimate.half_width is None else f"{mean} ± {scale * estimate.half_width:.{digits}f}{few}"
 
 
 def quality_grid(sections: Sequence[Section]) -> Grid:

@@ -191,7 +191,8 @@ def test_without_an_evaluation_there_is_no_chapter(experiment: ExperimentRecord)
 
 def test_what_was_not_measured_is_a_dash() -> None:
     assert estimate_text([None, None], 100, 2) == "-"
-    assert estimate_text([0.5, None], 100, 2) == "50.00"
+    assert estimate_text([0.5], 100, 2) == "50.00"
+    assert estimate_text([0.5, None], 100, 2) == "50.00 (n=1)"
 
 
 def test_a_damaged_evaluation_is_told_and_the_other_runs_are_shown(experiment: ExperimentRecord) -> None:
