@@ -1,9 +1,9 @@
 """Write the tables of docs/performance.md from the records beside it: ``python docs/performance_tables.py PAGE``.
 
 The record at_once.json holds the epochs' times and the timing pass of one comparison, gpus.json is the record of
-``tools/gpu_scaling.py``. The others, steps.json, layers.json and inference.json in docs/performance, are what
-`normbench bench` measured, by ``docs/performance_records.py``. Each table stands between ``<!-- table: NAME -->`` and
-``<!-- end -->``.
+``tools/gpu_scaling.py``, and amx_accuracy.json holds what pairs of trainings reached. The others, steps.json,
+layers.json and inference.json in docs/performance, are what `normbench bench` measured, by
+``docs/performance_records.py``. Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from normbench.report.stats import summarize
+from normbench.report.verdicts import Outcomes, judge, weigh
+
 RECORDS = Path(__file__).parent / "performance"
+_MARGIN = 0.005
+"""Accuracies that differ by less are equivalent (docs/statistics.md)."""
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -29,6 +34,7 @@ def fill_tables(page: str) -> str:
         "at_once": at_once_table,
         "trainings_at_once": trainings_at_once_table,
         "inference": inference_table,
+        "amx_accuracy": amx_accuracy_table,
         "gpus": gpus_table,
     }
     return _BLOCK.sub(lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}", page)
@@ -156,6 +162,34 @@ def inference_table() -> str:
     sizes = sorted({row["batch_size"] for row in rows})
     header = ("norm", "way", *(f"batch {size} (ms)" for size in sizes))
     return _table(header, ((norm, way, *(by_size[size] for size in sizes)) for (norm, way), by_size in times.items()))
+
+
+def amx_accuracy_table() -> str:
+    """Return a row per norm: accuracies in bf16 and in fp32 on a CPU, paired by seed, and the verdict of the family."""
+    record = json.loads((RECORDS / "amx_accuracy.json").read_text(encoding="utf-8"))
+    pairs = record["pairs"]
+    scores = {
+        norm: [
+            {pair["seed"]: pair[precision] for pair in pairs if pair["norm"] == norm} for precision in ("bf16", "fp32")
+        ]
+        for norm in dict.fromkeys(pair["norm"] for pair in pairs)
+    }
+    evidence = {norm: weigh(Outcomes(bf16), Outcomes(fp32), _MARGIN) for norm, (bf16, fp32) in scores.items()}
+    rows = []
+    for norm, found in judge({norm: found for norm, found in evidence.items() if found}, can_plan=False).items():
+        means = [summarize([100 * value for value in side.values()]) for side in scores[norm]]
+        points, adjusted = found.difference.estimate, (found.holm_p, found.equivalence_p)
+        rows.append((
+            norm,
+            *(f"{found.mean:.2f} ± {found.half_width:.2f}" for found in means),
+            f"{100 * points.mean:+.2f} ± {100 * points.half_width:.2f}",
+            str(points.n),
+            *("-" if p is None else f"{p:.3f}" for p in adjusted),
+            found.verdict,
+        ))  # fmt: skip
+    return _table(
+        ("norm", "bf16 (%)", "fp32 (%)", "difference (points)", "pairs", "p", "equivalence p", "verdict"), rows
+    )
 
 
 def gpus_table() -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import ttest_1samp
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 SCRIPT = PAGE.with_name("performance_tables.py")
@@ -92,3 +93,42 @@ def test_trainings_at_once_have_a_table_and_a_picture_of_each_network(
     (picture,) = draw_trainings_at_once(tmp_path)
     assert picture.name == "at_once_norm_resnet.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_accuracies_in_two_precisions_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against scipy's test of the differences; the accuracies themselves differ between seeds by far more."""
+    import performance_tables
+
+    differences = {"bn": [0.001, 0.002, 0.0], "gn": [-0.001, 0.001, 0.0015]}
+    pairs = [
+        {"norm": norm, "seed": seed, "bf16": 0.5 + 0.1 * seed + by, "fp32": 0.5 + 0.1 * seed}
+        for norm, found in differences.items()
+        for seed, by in enumerate(found)
+    ]
+    (tmp_path / "amx_accuracy.json").write_text(json.dumps({"pairs": pairs}))
+    monkeypatch.setattr(performance_tables, "RECORDS", tmp_path)
+    header, _, *lines = performance_tables.amx_accuracy_table().splitlines()
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    rows = {cells[0]: dict(zip(columns, cells, strict=True)) for cells in _cells(lines)}
+    assert rows["bn"]["difference (points)"].startswith("+0.10 ± ")
+    assert rows["gn"]["pairs"] == "3"
+    for margin, column in ((0.0, "p"), (0.005, "equivalence p")):
+        raw = {norm: _p(found, margin) for norm, found in differences.items()}
+        lower, upper = sorted(raw.values())
+        holm = {norm: min(1.0, max(2 * lower, upper) if p == upper else 2 * lower) for norm, p in raw.items()}
+        assert {norm: row[column] for norm, row in rows.items()} == {norm: f"{p:.3f}" for norm, p in holm.items()}
+    assert rows["bn"]["verdict"] == "equivalent"
+
+
+def _cells(lines: list[str]) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _p(differences: list[float], margin: float) -> float:
+    """The p of the paired t test, or of both one-sided tests against the margin."""
+    if margin == 0.0:
+        return float(ttest_1samp(differences, 0.0).pvalue)
+    below = ttest_1samp(differences, margin, alternative="less").pvalue
+    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+    return float(max(below, above))
