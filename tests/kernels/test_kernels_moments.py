@@ -126,7 +126,7 @@ def assert_matches(
     fused: FusedNormAct, x: torch.Tensor, *, differentiate: bool = True, tolerance: float | None = None
 ) -> None:
     """Hold the kernels against the layers in float64: output, gradients and running statistics."""
-    formula = copy.deepcopy(fused).double()
+    plain, formula = copy.deepcopy(fused), copy.deepcopy(fused).double()
     wide = x.detach().double()
     grad = _settled(copy.deepcopy(formula), wide, x.dtype)
     torch.use_deterministic_algorithms(False)  # for which torch's local response normalization has no gradient
@@ -137,12 +137,22 @@ def assert_matches(
     assert fused.path == "fused"
     assert actual["y"].dtype == x.dtype
     assert actual["y"].stride() == x.stride()
-    errors = {
+    allowed = tolerance or TOLERANCE[x.dtype]
+    errors = {key: error for key, error in _errors(actual, expected).items() if not error < allowed}
+    if (
+        errors and x.dtype == torch.float32
+    ):  # sums that all but cancel, as of groups of two values, lose digits in torch too
+        with switched_off():
+            rounded = _errors(results(plain, x, grad.to(x), differentiate=differentiate), expected)
+        errors = {key: error for key, error in errors.items() if not error < 5 * rounded[key]}
+    assert not errors
+
+
+def _errors(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {
         key: ((actual[key].double() - value.double()).norm() / value.double().norm().clamp(min=1e-2)).item()
         for key, value in expected.items()
     }
-    allowed = tolerance or TOLERANCE[x.dtype]
-    assert all(error < allowed for error in errors.values()), errors
 
 
 def _settled(formula: FusedNormAct, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
