@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from normbench.config.load import LoadedConfig
-from normbench.config.schema import ExperimentConfig, spell_out_lr
+from normbench.config.schema import DatasetConfig, ExperimentConfig, spell_out_lr
 from normbench.config.tuning import TuneConfig
+from normbench.data import DATASETS
 from normbench.errors import ConfigError, RunError
 from normbench.experiment.execute import Listener, RunOptions, plan_experiment, run_experiment
 from normbench.experiment.plan import RunPlan
@@ -65,6 +66,7 @@ def tuning_of(loaded: LoadedConfig) -> LoadedConfig:
     experiment, tune = _parts(loaded)
     options = dict(experiment.dataset.options)
     if tune.split == "val":
+        _check_holds_out(experiment.dataset)
         options["eval_split"] = "val"
     base = experiment.model_copy(
         update={
@@ -108,8 +110,8 @@ def _tune(loaded: LoadedConfig, site: Site, options: RunOptions, listener: Liste
     experiment, tune = _parts(loaded)
     tuning = tuning_of(loaded)
     note(
-        f"normbench: tuning: {len(experiment.norms)} norms at {len(tune.rates)} learning rates with {tune.seeds} seeds "
-        f"each, in {options.runs_dir / tuning.experiment.name}"
+        f"normbench: tuning: {len(experiment.norms)} norms at {len(tune.rates)} learning rates (seeds: {tune.seeds}), "
+        f"in {options.runs_dir / tuning.experiment.name}"
     )
     with site.again() as place:
         plans = plan_experiment(tuning, place.process, options.data_dir)
@@ -130,6 +132,15 @@ def _tune(loaded: LoadedConfig, site: Site, options: RunOptions, listener: Liste
         shared_rate=experiment.train.learning_rate if tune.shared_rate else None,
         trials=trials(record, tune),
     )
+
+
+def _check_holds_out(dataset: DatasetConfig) -> None:
+    known = DATASETS.get(dataset.name)
+    if known is not None and "eval_split" not in known.options:
+        raise ConfigError(
+            f"tune.split: data set {dataset.name} holds no training images out; with tune.split: test rates are "
+            "chosen on the test images, which flatters every norm"
+        )
 
 
 def _at_own_rates(loaded: LoadedConfig, plans: Sequence[RunPlan], tuning: Tuning) -> LoadedConfig:
