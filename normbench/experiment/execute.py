@@ -68,6 +68,8 @@ class RunOptions:
     """How many runs a device trains at once, at most; None: as `normbench.experiment.site` chooses."""
     shard: Shard | None = None
     """The part of the runs to be done; None for all of them."""
+    times_norms: bool = True
+    """Whether the norms' steps are timed against each other after training."""
 
     def chosen(self, plans: list[RunPlan]) -> list[RunPlan]:
         """Return the runs of `plans` that the call is for."""
@@ -209,7 +211,8 @@ class _Course:
                     comparison = replace(comparison, run_ids=run_ids, is_complete=is_complete)
                 if not self.runner.has_stopped:
                     self._evaluate_kept(plans)
-                    self._time(plans)
+                    if self.options.times_norms:
+                        self._time(plans)
         finally:
             self.runner.executor.dismiss()  # all ends while the report is written
             if not self.signals.is_urgent:

@@ -115,7 +115,7 @@ def _tune(loaded: LoadedConfig, site: Site, options: RunOptions, listener: Liste
     )
     with site.again() as place:
         plans = plan_experiment(tuning, place.process, options.data_dir)
-        own_options = replace(options, max_seeds=None, baseline_from=None, shard=None)
+        own_options = replace(options, max_seeds=None, baseline_from=None, shard=None, times_norms=False)
         comparison = run_experiment(tuning, plans, own_options, place, listener=listener)
     record = read_experiment(comparison.folder)
     ended = {run.run_id for run in record.runs if run.status.state in ("completed", "diverged")}

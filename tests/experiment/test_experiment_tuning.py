@@ -89,6 +89,7 @@ def test_a_comparison_at_the_norms_own_rates_alone_trains_nothing_at_the_shared_
     (table,) = result.report.tables
     assert [row.runs for row in table.rows] == ["1/1", "1/1"]
     assert result.report.sections[0].rates == "each its own"
+    assert [path.parent.name for path in tmp_path.glob("*/timing.json")] == ["t"], "the tuning is not timed"
 
 
 @pytest.mark.slow
