@@ -37,7 +37,7 @@ def test_a_probe_runs_is_reported_and_tells_how_long_another_takes(tmp_path: Pat
     assert row["batch_one"]["num_completed"] == 1
     assert row["batch_one"]["batch_statistics_accuracy"]["mean"] == row["batch_one"]["accuracy"]["mean"], "gn: the same"
     events = [path.parent.name for path in (tmp_path / "runs/exp/report/tensorboard").glob("*/events.out.tfevents*")]
-    norms = sorted(name.partition("-norm_resnet-")[0] for name in events)
+    norms = sorted(name.partition("-norm_resnet_small-")[0] for name in events)
     assert norms == ["figures", "gn", "gn", "none"]
 
     planned = compare(tmp_path, "batch_one: {steps: 5}\n", "--dry-run", "--seeds", "2")

@@ -14,6 +14,13 @@ SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 _MARK = "NORMBENCH_CLUSTER_TEST"
 
 
+@pytest.fixture(autouse=True)
+def place_of_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the files of each test's hosts in a folder of its own; the paths of Ray's sockets must be short."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+
+
 @pytest.fixture
 def new_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start a cluster of one node; `RAY_ADDRESS` names it. What runs there inherits the environment of that moment."""

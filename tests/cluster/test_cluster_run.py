@@ -72,8 +72,8 @@ def is_training(runs: Path, num_runs: int = 1) -> bool:
 
 
 def leftovers() -> list[str]:
-    """Files of hosts that are still on this machine."""
-    return [str(path) for path in Path("/tmp").glob(f"normbench-cluster-{os.getuid()}/*-*")]
+    """Files of this test's hosts that are still on this machine."""
+    return [str(path) for path in Path(os.environ["TMPDIR"]).glob(f"normbench-cluster-{os.getuid()}/*-*")]
 
 
 def test_a_comparison_on_a_cluster_of_this_machine_records_what_one_without_does(tmp_path, normbench) -> None:
@@ -288,7 +288,6 @@ def test_data_that_the_driver_alone_has_is_sent_once_to_each_node(tmp_path, new_
             nodes.setenv("HIDDEN", str(data))
             nodes.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
             nodes.delenv("NORMBENCH_DATA_DIR", raising=False)
-            nodes.setenv("RAY_TMPDIR", tempfile.gettempdir())
             nodes.setenv("TMPDIR", str(places[0]))
             cluster = new_cluster(**size)
             nodes.setenv("TMPDIR", str(places[1]))
