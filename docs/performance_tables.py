@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from normbench.report.columns import format_estimate
 from normbench.report.stats import summarize
 from normbench.report.verdicts import Outcomes, judge, weigh
+from normbench.tasks.classification import TEST_ACCURACY
 
 RECORDS = Path(__file__).parent / "performance"
-_MARGIN = 0.005
-"""Accuracies that differ by less are equivalent (docs/statistics.md)."""
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -174,15 +174,16 @@ def amx_accuracy_table() -> str:
         ]
         for norm in dict.fromkeys(pair["norm"] for pair in pairs)
     }
-    evidence = {norm: weigh(Outcomes(bf16), Outcomes(fp32), _MARGIN) for norm, (bf16, fp32) in scores.items()}
+    measure = TEST_ACCURACY
+    evidence = {norm: weigh(Outcomes(bf16), Outcomes(fp32), measure.margin) for norm, (bf16, fp32) in scores.items()}
     rows = []
     for norm, found in judge({norm: found for norm, found in evidence.items() if found}, can_plan=False).items():
-        means = [summarize([100 * value for value in side.values()]) for side in scores[norm]]
+        means = [format_estimate(summarize([*side.values()]), measure) for side in scores[norm]]
         points, adjusted = found.difference.estimate, (found.holm_p, found.equivalence_p)
         rows.append((
             norm,
-            *(f"{found.mean:.2f} ± {found.half_width:.2f}" for found in means),
-            f"{100 * points.mean:+.2f} ± {100 * points.half_width:.2f}",
+            *means,
+            format_estimate(points, measure, sign=True),
             str(points.n),
             *("-" if p is None else f"{p:.3f}" for p in adjusted),
             found.verdict,
