@@ -8,7 +8,8 @@ For each number of GPUs and each comparison (`all` with five seeds, `tutorial` w
 command to report, apart for start, training, timing pass and report; how busy nvidia-smi says the GPUs were while runs
 trained; the driver's peak memory; and a digest of all losses and results. One call before the others, with one seed,
 compiles the kernels; it is recorded as ``is_warm_up``. The record is written anew after each call, so that a time limit
-costs no more than the call that it ends. `docs/performance_tables.py` makes the table.
+costs no more than the call that it ends, and one that is there goes on: comparisons with settings of their own
+(``--set``, which each call records) come to one record by a command each. `docs/performance_tables.py` makes the table.
 """
 
 from __future__ import annotations
@@ -81,10 +82,13 @@ def measure(options: argparse.Namespace) -> None:
         for in_cluster in ([False, True] if options.cluster else [False])
     ]
     record: dict[str, Any] = {"schema_version": 1, "calls": []}
+    if options.record.exists():
+        record = json.loads(options.record.read_text(encoding="utf-8"))
     for name, seeds, number, in_cluster, is_warm_up in calls:
         more = [*(["--in-cluster"] if in_cluster else []), *(f"--set={text}" for text in options.settings)]
         more += ["--data-dir", str(options.data_dir)] if options.data_dir else []
-        call = {"comparison": name, "seeds": seeds, "gpus": number, "cluster": in_cluster, "is_warm_up": is_warm_up}
+        call = {"comparison": name, "seeds": seeds, "gpus": number, "cluster": in_cluster, "is_warm_up": is_warm_up,
+                "settings": options.settings}  # fmt: skip
         call |= measure_call(name, seeds, number, more)
         record["calls"].append(call)
         record["environment"] = call.pop("environment")

@@ -87,6 +87,12 @@ def test_one_call_measures_all_and_its_parts_add_up(tmp_path) -> None:
         assert all(part > 0 for part in parts)
         assert sum(parts) == pytest.approx(found["seconds"])
         assert found["driver_peak_mib"] > 50
+        assert found["settings"] == ["train.lr=0.01"]
+    # The same record goes on with another comparison.
+    subprocess.run([*command[:-2], "--gpus", "1", "--set", "train.lr=0.02"], check=True, cwd=tmp_path)
+    later = json.loads((tmp_path / "gpus.json").read_text())["calls"]
+    assert later[:3] == record["calls"]
+    assert [call["settings"] for call in later[3:]] == [["train.lr=0.02"]] * 2
 
 
 @pytest.mark.slow
