@@ -41,8 +41,9 @@ _BLOCK_SECONDS = 0.1
 
 _TRAINING_SHARE, _MAX_TRAINING_SHARE = 0.1, 0.5
 _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
-"""The pass takes about a tenth of what training took, within these bounds, but for the lower one no more than half of
-it; and never less than `MIN_ROUNDS` need."""
+"""The pass takes about a tenth of what training took, within these bounds, but for the lower one, on a CPU, no more than
+half of it; and never less than `MIN_ROUNDS` need. On CUDA the lower one holds after any training: all rounds take a
+fraction of a second there, and a block of one step would time its launch."""
 
 _LOCK_FILE = ".timing.lock"
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -215,10 +216,11 @@ class TimingPass:
 def choose_schedule(wanted: Sequence[TimingCandidate]) -> TimingSchedule | None:
     """Return how many rounds of which length fit the time that the pass may take; None where too few do."""
     trained = sum(entry.train_seconds for entry in wanted)
-    low = min(_MIN_SECONDS_PER_NORM * len(wanted), _MAX_TRAINING_SHARE * trained)
-    high = _MAX_SECONDS_PER_NORM * len(wanted)
-    seconds = min(high, max(low, _TRAINING_SHARE * trained))
     is_cuda = wanted[0].config.device == "cuda"
+    low, high = _MIN_SECONDS_PER_NORM * len(wanted), _MAX_SECONDS_PER_NORM * len(wanted)
+    if not is_cuda:
+        low = min(low, _MAX_TRAINING_SHARE * trained)
+    seconds = min(high, max(low, _TRAINING_SHARE * trained))
     max_rounds = _CUDA_MAX_ROUNDS if is_cuda else MAX_ROUNDS
     for block_seconds in (_CUDA_BLOCK_SECONDS if is_cuda else _BLOCK_SECONDS, 0.0):
         round_seconds = sum(max(entry.step_seconds, block_seconds) for entry in wanted)

@@ -238,6 +238,13 @@ def test_the_pass_takes_a_tenth_of_training_or_a_second_a_norm_but_not_half_of_t
         assert step_seconds * 7 > 10.0
 
 
+@pytest.mark.parametrize("num_norms", [1, 32])
+def test_on_cuda_blocks_have_many_steps_however_little_was_trained(num_norms) -> None:
+    config = BN.config.model_copy(update={"device": "cuda"})
+    entry = TimingCandidate(config, 0.0, 0.004, 8)
+    assert choose_schedule([entry] * num_norms) == TimingSchedule(6, 0.03)
+
+
 def test_norms_that_do_not_fit_the_memory_together_are_timed_in_parts_with_the_first() -> None:
     assert memory_parts([10, 10, 10], None) == [[0, 1, 2]]
     assert memory_parts([100, 300, 300, 300, 100], 1000) == [[0, 1, 2], [0, 3, 4]]
