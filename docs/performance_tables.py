@@ -204,10 +204,13 @@ def gpus_table() -> str:
     for call in calls:
         digests.setdefault(call["comparison"], set()).add(call["digest"])
     rows = []
-    for call in calls:
+    for call in sorted(calls, key=lambda call: (call["comparison"], call["cluster"], call["gpus"])):
         base = fewest[call["comparison"], call["cluster"]]
         shares = [
-            f"{base[key] * base['gpus'] / (call[key] * call['gpus']):.2f}" for key in ("seconds", "training_seconds")
+            "-"  # with fewer GPUs it was not measured
+            if base is call and call["gpus"] > 1
+            else f"{base[key] * base['gpus'] / (call[key] * call['gpus']):.2f}"
+            for key in ("seconds", "training_seconds")
         ]
         parts = [f"{call[f'{part}_seconds']:.1f}" for part in ("start", "training", "timing", "report")]
         busy = "-" if call["busy_share"] is None else f"{100 * call['busy_share']:.0f}"

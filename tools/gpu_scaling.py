@@ -8,8 +8,9 @@ For each number of GPUs and each comparison (`all` with five seeds, `tutorial` w
 command to report, apart for start, training, timing pass and report; how busy nvidia-smi says the GPUs were while runs
 trained; the driver's peak memory; and a digest of all losses and results. One call before the others, with one seed,
 compiles the kernels; it is recorded as ``is_warm_up``. The record is written anew after each call, so that a time limit
-costs no more than the call that it ends, and one that is there goes on: comparisons with settings of their own
-(``--set``, which each call records) come to one record by a command each. `docs/performance_tables.py` makes the table.
+costs no more than the call that it ends, and one that is there goes on, without another warm-up: comparisons with
+settings of their own (``--set``, which each call records) come to one record by a command each.
+`docs/performance_tables.py` makes the table.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def measure(options: argparse.Namespace) -> None:
     record: dict[str, Any] = {"schema_version": 1, "calls": []}
     if options.record.exists():
         record = json.loads(options.record.read_text(encoding="utf-8"))
+        calls = calls[1:]
     for name, seeds, number, in_cluster, is_warm_up in calls:
         more = [*(["--in-cluster"] if in_cluster else []), *(f"--set={text}" for text in options.settings)]
         more += ["--data-dir", str(options.data_dir)] if options.data_dir else []
