@@ -1,9 +1,9 @@
 """Keep what ``normbench bench`` measured as a record of docs/performance.md, and write the page's tables from it.
 
 ``python docs/performance_records.py NAME COMMIT RESULTS...`` writes docs/performance/NAME.json, where NAME is steps,
-layers, inference or trainings_at_once, from the results.json of the benchmarks, without what the page does not need and
-with times to four digits. COMMIT is what was measured: where a benchmark ran there may be no git. Of trainings at once
-there is also a picture of each network.
+layers or trainings_at_once, from the results.json of the benchmarks, without what the page does not need and with times
+to four digits. COMMIT is what was measured: where a benchmark ran there may be no git. Of trainings at once there is
+also a picture of each network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ _ROWS = {
         "norm", "way", "path", "shape", "input_bytes", "kept_bytes", "forward_seconds", "backward_seconds",
         "copy_seconds",
     ),
-    "inference": ("norm", "variant", "precision", "batch_size", "folded", "peak_memory_mib", "seconds_per_batch"),
     "trainings_at_once": (
         "norm", "variant", "engine", "precision", "batch_size", "steps_per_epoch", "runs_at_once", "seconds_per_step",
     ),

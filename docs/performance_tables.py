@@ -2,8 +2,8 @@
 
 The record at_once.json holds the epochs' times and the timing pass of one comparison, gpus.json is the record of
 ``tools/gpu_scaling.py``, and amx_accuracy.json holds what pairs of trainings reached. The others, steps.json,
-layers.json and inference.json in docs/performance, are what `normbench bench` measured, by
-``docs/performance_records.py``. Each table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+layers.json and trainings_at_once.json, are what `normbench bench` measured, by ``docs/performance_records.py``. Each
+table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def fill_tables(page: str) -> str:
         "layers": layers_table,
         "at_once": at_once_table,
         "trainings_at_once": trainings_at_once_table,
-        "inference": inference_table,
         "amx_accuracy": amx_accuracy_table,
         "gpus": gpus_table,
     }
@@ -149,19 +148,6 @@ def trainings_at_once_table() -> str:
         gain = median(alone / shared for alone, shared in zip(times[counts[0]], times[counts[-1]], strict=True))
         lines.append([*case, *(_ms(times[count]) for count in counts), f"{gain:.2f}"])
     return _table(header, lines)
-
-
-def inference_table() -> str:
-    """Return what a batch costs a network in use, by norm, folded or not, and the way that it is run."""
-    (run,) = _runs("inference")
-    rows = run["rows"]
-    times: dict[tuple[str, str], dict[int, str]] = {}
-    for row in rows:
-        norm = f"{row['norm']}, folded" if row["folded"] else row["norm"]
-        times.setdefault((norm, row["variant"]), {})[row["batch_size"]] = _ms(row["seconds_per_batch"])
-    sizes = sorted({row["batch_size"] for row in rows})
-    header = ("norm", "way", *(f"batch {size} (ms)" for size in sizes))
-    return _table(header, ((norm, way, *(by_size[size] for size in sizes)) for (norm, way), by_size in times.items()))
 
 
 def amx_accuracy_table() -> str:

@@ -35,7 +35,8 @@ def draw_at_once(results: TrainResults) -> Figure | None:
         counts = sorted({row.runs_at_once for rows in lines.values() for row in rows})
         axes.set_xticks(counts)
         axes.set_xlim(0, counts[-1] * 1.02)
-        axes.set_ylim(0, None)
+        # The room above is a share of the whole axis: that of the points alone may be less than a marker.
+        axes.set_ylim(0, 1.08 * max(epochs_per_hour(row) for rows in lines.values() for row in rows))
         axes.set_xlabel("trainings at once")
         axes.set_ylabel("epochs per hour, training steps alone")
         axes.yaxis.set_major_formatter("{x:,.0f}")
