@@ -41,9 +41,9 @@ _BLOCK_SECONDS = 0.1
 
 _TRAINING_SHARE, _MAX_TRAINING_SHARE = 0.1, 0.5
 _MIN_SECONDS_PER_NORM, _MAX_SECONDS_PER_NORM = 1.0, 10.0
-"""The pass takes about a tenth of what training took, within these bounds, but for the lower one, on a CPU, no more than
-half of it; and never less than `MIN_ROUNDS` need. On CUDA the lower one holds after any training: all rounds take a
-fraction of a second there, and a block of one step would time its launch."""
+"""The pass takes about a tenth of what training took, within these bounds, but for the lower one, on a CPU, no more
+than half of it; and never less than `MIN_ROUNDS` need. On CUDA the lower one holds after any training: all rounds take
+a fraction of a second there, and a block of one step would time its launch."""
 
 _LOCK_FILE = ".timing.lock"
 _SECONDS_BETWEEN_LOOKS = 0.2
