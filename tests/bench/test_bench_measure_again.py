@@ -41,7 +41,7 @@ def test_processes_share_each_experiment_which_is_packed_when_it_is_complete(tmp
     for name in ("first", "second"):
         bundle = tmp_path / "out" / f"{name}.nbz"
         subprocess.run([program, "verify", bundle], env=environment, check=True)
-        assert {row["status"] for row in normbench.load_runs(bundle)} == {"completed"}
+        assert {row["state"] for row in normbench.load_runs(bundle)} == {"completed"}
         assert len(normbench.load_runs(bundle)) == 4
     before = (tmp_path / "out/first.nbz").read_bytes()
     subprocess.run(command, env=environment, check=True, timeout=300)  # all is there: nothing is trained again
