@@ -79,7 +79,10 @@ class BatchRenorm(AffineNorm, TrainingHooks):
 
     def _correction(self, mean: torch.Tensor, std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return r and d, ``(1, C, 1, 1)``."""
-        running_mean, running_std = per_channel(_snapshot(self.running_mean)), per_channel(_snapshot(self.running_std))
+        running_mean, running_std = self.running_mean, self.running_std
+        if torch.compiler.is_compiling():  # only there: a custom operator's first call imports torch's compiler
+            running_mean, running_std = _snapshot(running_mean), _snapshot(running_std)
+        running_mean, running_std = per_channel(running_mean), per_channel(running_std)
         r = torch.clamp(std / running_std, 1 / self.r_limit, self.r_limit)
         d = torch.clamp((mean - running_mean) / running_std, -self.d_limit, self.d_limit)
         return r, d

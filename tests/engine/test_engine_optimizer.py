@@ -116,7 +116,7 @@ from normbench.config.schema import TrainConfig
 from normbench.worker.classifiers import CLASSIFICATION
 train = {"epochs": 1, "batch_size": 64}
 images = {"name": "synthetic", "options": {"num_train": 64, "num_test": 10}}
-for norm in ("bn", "gn", "ln"):
+for norm in ("bn", "gn", "ln", "brn"):
     draft = {"task": "classification", "norm": {"name": norm}, "model": {"name": "norm_resnet_small"}, "seed": 0,
              "dataset": images, "train": train, "device": "cpu"}
     config = CLASSIFICATION.resolve({**draft, "train": TrainConfig(**train).model_dump()})
