@@ -45,6 +45,7 @@ RULE = "#DDDDDD"
 """The color of grid lines, which the HTML report replaces on a dark page."""
 
 _LOOK: Mapping[str, Any] = {
+    "figure.dpi": DPI,  # laid out at the resolution of files: letters are not as wide at every one
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -320,15 +321,13 @@ def _canvas(figure: Figure, kind: str) -> Any:
 
 @contextmanager
 def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
-    """Give `figure` the resolution of files and, if `transparent`, no background; put both back at the end."""
+    """Give `figure`, if `transparent`, no background; put it back at the end."""
     patches = [figure.patch, *(axes.patch for axes in figure.axes)] if transparent else []
-    before = figure.dpi, [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
-    figure.dpi = DPI
+    before = [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
     for patch in patches:
         patch.set(facecolor="none", edgecolor="none")
     try:
         yield
     finally:
-        figure.dpi, colors = before
-        for patch, (face, edge) in zip(patches, colors, strict=True):
+        for patch, (face, edge) in zip(patches, before, strict=True):
             patch.set(facecolor=face, edgecolor=edge)

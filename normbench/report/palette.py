@@ -73,7 +73,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "evonorm_s1": Style(INDIGO, LONG_DASHED, "p"),
         "evonorm_s2": Style(INDIGO, DASH_DOT_DOT, "h"),
         "dyt": Style(ORANGE, DASHED, "D"),
-        "derf": Style(ORANGE, DASH_DOT, "s"),
+        "derf": Style(GREEN, DASH_DOT, "s"),
         "lrn": Style(GRAY, DASH_DOT, "P"),
         "gn+ws": Style(OLIVE, DASH_DOT_DOT, "D"),
         "bn+ws": Style(BLUE, LONG_DASHED, "P"),

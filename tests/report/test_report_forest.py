@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib import image
 from matplotlib.colors import to_hex
 
+from normbench.report.figure_style import save_figure
 from normbench.report.forest import VERDICTS, forest
 from normbench.report.page import Report
 from normbench.runs.records import read_experiment
@@ -40,3 +42,16 @@ def test_each_difference_has_its_interval_and_the_color_of_its_verdict(
 def test_a_single_setting_needs_none(tutorial: Path) -> None:
     report = Report(read_experiment(tutorial))
     assert forest(report.sections, report.tables, TEST_ACCURACY) == []
+
+
+def test_no_label_leaves_the_picture(tmp_path: Path, new_run: Callable[..., Path]) -> None:
+    for batch_size in (4, 64):
+        for seed in range(3):
+            train = {"batch_size": batch_size}
+            new_run(tmp_path / "runs", "bn", seed, train=train, epochs=1, steps_per_epoch=2)
+            label = "RMSNorm of a transformer, before blocks"  # such letters are wider in files than on a screen
+            new_run(tmp_path / "runs", "gn", seed, label=label, train=train, epochs=1, steps_per_epoch=2)
+    report = Report(read_experiment(tmp_path / "runs"))
+    (found,) = forest(report.sections, report.tables, TEST_ACCURACY)
+    (path,) = save_figure(found.figure, tmp_path / "forest", (".png",))
+    assert (image.imread(path)[:, :10, :3] == 1).all()  # as much as is left empty around a figure
