@@ -321,7 +321,7 @@ def _canvas(figure: Figure, kind: str) -> Any:
 
 @contextmanager
 def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
-    """Give `figure`, if `transparent`, no background; put it back at the end."""
+    """Give `figure`, if `transparent`, no background; put it back at the end, and the resolution that PDF and SVG change."""
     patches = [figure.patch, *(axes.patch for axes in figure.axes)] if transparent else []
     before = [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
     for patch in patches:
@@ -329,5 +329,6 @@ def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        figure.dpi = DPI
         for patch, (face, edge) in zip(patches, before, strict=True):
             patch.set(facecolor=face, edgecolor=edge)
