@@ -14,6 +14,7 @@ from normbench.report.grouping import Group, Section
 from normbench.report.page import Report
 from normbench.report.stats import CONFIDENCE, summarize
 from normbench.report.verdicts import Evidence, Outcomes, judge, weigh
+from normbench.tasks.task import Measure
 
 ReadReport = Callable[[str], Report]
 
@@ -21,9 +22,13 @@ ReadReport = Callable[[str], Report]
 def claims_table(path: Path, read: ReadReport) -> str:
     """Return a row per claim and experiment: what was measured, the p value, and the verdict.
 
-    A claim that one result is `higher` than another is confirmed where the difference is resolved that way, and refuted
-    where it is resolved the other way or both are equivalent; that two are `equal` the other way round. That a result
-    `reaches` a number is judged by its 95 % interval. All comparisons of the file are one family for Holm's adjustment.
+    A claim that one result is `higher` or `lower` than another is confirmed where the difference is resolved that way,
+    and refuted where it is resolved the other way or both are equivalent; that two are `equal` the other way round.
+    That a result `reaches` a number is judged by its 95 % interval. All comparisons of the file are one family for
+    Holm's adjustment. Results are of the task's first measure unless a claim names another as its `measure`.
+
+    Raises:
+        ValueError: more is better in one measure of the file and worse in another, or a claim names what is not there.
     """
     claims = read_claims(path)
     evidence = {
@@ -32,7 +37,13 @@ def claims_table(path: Path, read: ReadReport) -> str:
         for place, records in enumerate(claim.get("records", ()))
         if "reaches" not in claim and (found := _evidence(claim, records, read)) is not None
     }
-    verdicts = judge(evidence, can_plan=False)
+    directions = {
+        _measure(claims[number], claims[number]["records"][place], read).higher_is_better for number, place in evidence
+    }
+    if len(directions) > 1:
+        raise ValueError(f"{path}: a family is of measures of which more is better, or less, not of both")
+    higher_is_better = directions != {False}
+    verdicts = judge(evidence, higher_is_better=higher_is_better, can_plan=False)
     lines = [["claim", "source", "records", "measured", "p", "verdict"]]
     for number, claim in enumerate(claims):
         said = [str(claim["claim"]), str(claim["source"])]
@@ -48,14 +59,14 @@ def claims_table(path: Path, read: ReadReport) -> str:
             if found is None:
                 lines.append([*said, name, "-", "-", "not measured"])
                 continue
-            resolved = {"better": "confirmed", "worse": "refuted", "equivalent": "refuted"}
-            if "equal" in claim:
-                resolved = {"better": "refuted", "worse": "refuted", "equivalent": "confirmed"}
+            claimed = "better" if ("higher" in claim) == higher_is_better else "worse"
+            is_claimed = found.verdict == ("equivalent" if "equal" in claim else claimed)
+            resolved = "confirmed" if is_claimed else "refuted"
             p = found.equivalence_p if found.verdict == "equivalent" or "equal" in claim else found.holm_p
-            difference = format_estimate(found.difference.estimate, _measure(records, read), sign=True)
-            lines.append(
-                [*said, name, f"{difference} points", format_p(p), resolved.get(found.verdict, "not resolved")]
-            )
+            measure = _measure(claim, records, read)
+            difference = format_estimate(found.difference.estimate, measure, sign=True)
+            verdict = "not resolved" if found.verdict == "not resolved" else resolved
+            lines.append([*said, name, f"{difference} {measure.difference_unit}".rstrip(), format_p(p), verdict])
     return markdown_grid(lines, ["left", "left", "left", "right", "right", "left"])
 
 
@@ -70,15 +81,17 @@ def bundles_of(path: Path) -> list[str]:
 
 
 def _evidence(claim: Mapping[str, Any], records: str, read: ReadReport) -> Evidence | None:
-    section, measure = _section(records, read), _measure(records, read)
-    first, second = claim.get("equal") or (claim["higher"], claim["than"])
+    section, measure = _section(records, read), _measure(claim, records, read)
+    first, second = claim.get("equal") or (claim.get("higher") or claim["lower"], claim["than"])
     groups = [_group(section, read(records.split()[0]), name) for name in (first, second)]
     margin = read(records.split()[0]).tables[_index(records)].margins[measure.name]
+    if measure.margin_is_relative and (mean := summarize(list(groups[1].scores(measure).values()))):
+        margin *= abs(mean.mean)
     return weigh(*(Outcomes(group.scores(measure), group.lost) for group in groups), margin=margin)
 
 
 def _reached(claim: Mapping[str, Any], records: str, read: ReadReport) -> list[str]:
-    measure = _measure(records, read)
+    measure = _measure(claim, records, read)
     group = _group(_section(records, read), read(records.split()[0]), claim["norm"])
     estimate = summarize(list(group.scores(measure).values()))
     if estimate is None or estimate.half_width is None:
@@ -110,5 +123,9 @@ def _section(records: str, read: ReadReport) -> Section:
     return read(records.split()[0]).sections[_index(records)]
 
 
-def _measure(records: str, read: ReadReport) -> Any:
-    return read(records.split()[0]).tables[_index(records)].measures[0]
+def _measure(claim: Mapping[str, Any], records: str, read: ReadReport) -> Measure:
+    measures = {measure.name: measure for measure in read(records.split()[0]).tables[_index(records)].measures}
+    name = claim.get("measure", next(iter(measures)))
+    if name not in measures:
+        raise ValueError(f"{name}: the measures are {', '.join(measures)}")
+    return measures[name]

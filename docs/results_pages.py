@@ -6,7 +6,7 @@ one of
 
     answer           what the rows let one say, in sentences; `answer 2` only those of the second table
     table            the comparison; `table 2` is the second one, say that of each norm at its own learning rate
-    tests            the evidence behind its verdicts; also `tests 2`
+    tests            the evidence behind its verdicts; also `tests 2`; of several measures the first, or `tests MEASURE`
     caption          what its numbers are; also `caption 2`
     rates            how much each norm minds the learning rate, where one was swept
     chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
@@ -140,7 +140,10 @@ def _everything(bundle: Path) -> str:
         table = part.table
         said += [*part.answers, part.unfinished, table.caption, table.cost_caption, *table.notes, *table.failures]
         said += [f"{name}: {value}" for name, value in part.measured]
-        shown = [*columns(table), *evidence_columns(table, table.measures[0])]
+        shown = [
+            *columns(table),
+            *(column for measure in table.measures for column in evidence_columns(table, measure)),
+        ]
         said.append(markdown_columns(table.rows, [*norm_columns(table), *shown]))
     for chapter in report.chapters:
         said += [*chapter.text, *map(_grid, chapter.grids)]
@@ -204,7 +207,9 @@ def _of_part(page: Path, report: Report, what: str) -> str:
     if kind == "table":
         return markdown_columns(table.rows, columns(table))
     if kind == "tests":
-        return markdown_columns(table.rows, [*norm_columns(table), *evidence_columns(table, table.measures[0])])
+        measures = {measure.name: measure for measure in table.measures}
+        measure = _one_of(page, what, measures, rest or table.measures[0].name)
+        return markdown_columns(table.rows, [*norm_columns(table), *evidence_columns(table, measure)])
     if kind == "caption":
         return f"{table.caption} {table.cost_caption}"
     if kind == "measured":

@@ -14,6 +14,7 @@ from scipy.stats import ttest_1samp
 from tests.report.conftest import make_run, make_settings
 from tests.report.test_report_batch_one import new_probe
 from tests.report.test_report_evaluations import evaluation, write_evaluated_run
+from tests.report.test_report_style import record, style_run
 from tests.report.test_report_tuning import tuning
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,35 @@ def test_claims_are_held_against_records_as_one_family(page: Path) -> None:
     assert rows[0][3] == "+1.71 ± 0.02 points"
 
 
+def test_claims_and_tests_are_of_any_measure(tmp_path: Path) -> None:
+    """The style losses are twice the levels, the changes of contrast 0.6 of them; less is better in both."""
+    runs = tmp_path / "styles"
+    for seed, shift in enumerate((-0.01, 0.0, 0.01)):
+        record(runs, style_run("in", seed), 0.2 + shift)
+        record(runs, style_run("bn", seed), 0.5 + 3 * shift)
+    write_bundle(runs, tmp_path / "styles.nbz", Credit())
+    page, claims = tmp_path / "styles.md", tmp_path / "claims.yaml"
+    claims.write_text(
+        """
+- {claim: IN is lower, source: a, measure: style_loss, lower: IN, than: BN, records: [styles.nbz]}
+- {claim: BN is lower, source: b, measure: contrast_change, lower: BN, than: IN, records: [styles.nbz]}
+- {claim: BN is higher, source: c, higher: BN, than: IN, records: [styles.nbz]}
+- {claim: IN is as good as itself, source: d, equal: [IN, IN], records: [styles.nbz]}
+"""
+    )
+    filled = fill(page, "<!-- styles.nbz: claims claims.yaml -->\n\n<!-- end -->")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in filled.splitlines() if "|" in line][2:]
+    assert [(row[3], row[5]) for row in rows] == [
+        ("-0.6000 ± 0.0994", "confirmed"), ("+18.0 ± 3.0 points", "refuted"), ("+0.3000 ± 0.0497", "confirmed"),
+        ("+0.0000 ± 0.0000", "not resolved"),
+    ]  # fmt: skip
+    assert "-0.6000 ± 0.0994" in fill(page, "<!-- styles.nbz: tests style_loss -->\n\n<!-- end -->")
+    assert "-0.3000 ± 0.0497" in fill(page, "<!-- styles.nbz: tests -->\n\n<!-- end -->")
+    claims.write_text("- {claim: IN, source: a, measure: size, lower: IN, than: BN, records: [styles.nbz]}")
+    with pytest.raises(ValueError, match="the measures are content_loss"):
+        fill(page, "<!-- styles.nbz: claims claims.yaml -->\n\n<!-- end -->")
+
+
 def test_chapters_and_grids_are_taken_over(page: Path) -> None:
     filled = fill(page, "<!-- small.nbz: chapter tuning -->\n\n<!-- end -->")
     assert "Each norm was tried at the same" in filled
@@ -206,7 +236,7 @@ def test_chapters_and_grids_are_taken_over(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["table 9", "cell 1 gn, size", "colour", "figure nothing", "chapter nothing", "grid nothing"]
+    "what", ["table 9", "tests size", "cell 1 gn, size", "colour", "figure nothing", "chapter nothing", "grid nothing"]
 )
 def test_what_is_not_there_is_said(page: Path, what: str) -> None:
     with pytest.raises(ValueError, match=r"small\.md"):

@@ -321,7 +321,7 @@ def _canvas(figure: Figure, kind: str) -> Any:
 
 @contextmanager
 def _as_saved(figure: Figure, transparent: bool) -> Iterator[None]:
-    """Give `figure`, if `transparent`, no background; put it back at the end, and the resolution that PDF and SVG change."""
+    """Give `figure`, if `transparent`, no background; put it back at the end, and the resolution, which PDF changes."""
     patches = [figure.patch, *(axes.patch for axes in figure.axes)] if transparent else []
     before = [(patch.get_facecolor(), patch.get_edgecolor()) for patch in patches]
     for patch in patches:
