@@ -3,8 +3,9 @@
 #
 #     tools/measure.sh OUT [CONFIG...]        # for example: tools/measure.sh ~/measured configs/speedrun.yaml
 #
-# Without CONFIG: all of them, in the order below. OUT/NAME.nbz is what belongs beside the page, whose tables and figures
-# `make results` then makes of it. Ctrl-C, or the end of SECONDS, loses nothing: the same command goes on.
+# Without CONFIG: all of them, in the order below; a path is taken from the top of this repository. OUT/NAME.nbz is what
+# belongs beside the page, whose tables and figures `make results` then makes of it. Ctrl-C, or the end of SECONDS_EACH,
+# loses nothing: the same command goes on.
 #
 # PROCESSES (3) of the same command share an experiment, because one spends as long launching as a GPU computes; each trains
 # RUNS_AT_ONCE (4) runs at once. With several GPUs each process uses all of them. SECONDS_EACH (86400) bounds an experiment.
@@ -31,7 +32,7 @@ for config; do
     for process in $(seq "${PROCESSES:-3}"); do
         timeout --signal INT --kill-after 60 "${SECONDS_EACH:-86400}" \
             "$normbench" "${command[@]}" --runs-dir "$out" > "$out/$name.$process.log" 2>&1 &
-        sleep "${SECONDS_APART:-2}" # the first one plans and makes the folder
+        sleep 2 # the first one plans and makes the folder
     done
     wait
     tail -n 3 "$out/$name.1.log"
