@@ -107,12 +107,13 @@ def test_in_bf16_every_gradient_is_that_of_float64_to_one_rounding(stride: int, 
     expected.backward(grad.double())
     plain = x.detach().requires_grad_()
     exact(plain, weight.detach().bfloat16(), stride=stride, padding=1).backward(grad)
-    for ours, theirs in ((y, expected), (x.grad, z.grad), (conv.weight.grad, weight.grad)):
+    within_a_rounding = {"rtol": 2.0**-8, "atol": 1e-4}
+    for_x = z.grad
+    if size // stride == 8 and not torch.allclose(plain.grad.double(), z.grad, **within_a_rounding):
+        for_x = plain.grad.double()
+    for ours, theirs in ((y, expected), (x.grad, for_x), (conv.weight.grad, weight.grad)):
         assert ours is not None
-        torchs_error = 0.0
-        if ours is x.grad and size // stride == 8:
-            torchs_error = float((plain.grad.double() - theirs).abs().max())
-        torch.testing.assert_close(ours.double(), theirs, rtol=2.0**-8, atol=1e-4 + torchs_error)
+        torch.testing.assert_close(ours.double(), theirs, **within_a_rounding)
 
 
 def test_under_autocast_the_weights_gradient_is_float32_and_the_output_bf16() -> None:
