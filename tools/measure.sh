@@ -18,20 +18,19 @@ cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:?"usage: tools/measure.sh OUT [CONFIG...]"}")
 shift
 normbench=${NORMBENCH:-.venv/bin/normbench}
-names=(tutorial all lr batch_size batch_size_small batch_one speedrun speedrun_bn transformer style accuracy why evaluation
-    micro_batch why_rates zoo_resnet9 speedrun_all)
+names=(tutorial all lr batch_size batch_size_rates batch_size_small batch_one speedrun speedrun_bn transformer
+    transformer_lr style accuracy why why_init why_rates evaluation micro_batch zoo_resnet9 speedrun_all)
 [ $# -gt 0 ] || set -- "${names[@]/#/configs/}"
 
 mkdir -p "$out"
 for config; do
     name=$(basename "${config%.yaml}")
     [ -f "$config" ] || config=$config.yaml
-    command=(compare "$config" --runs-at-once "${RUNS_AT_ONCE:-4}")
-    grep -q '^task: style' "$config" && command=(stylize compare "$config")
     echo "$(date +%T) $name"
     for process in $(seq "${PROCESSES:-3}"); do
         timeout --signal INT --kill-after 60 "${SECONDS_EACH:-86400}" \
-            "$normbench" "${command[@]}" --runs-dir "$out" > "$out/$name.$process.log" 2>&1 &
+            "$normbench" compare "$config" --runs-at-once "${RUNS_AT_ONCE:-4}" --runs-dir "$out" \
+            > "$out/$name.$process.log" 2>&1 &
         sleep 2 # the first one plans and makes the folder
     done
     wait
