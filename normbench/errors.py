@@ -71,7 +71,7 @@ class DataError(EnvironmentProblem):
 
 
 class DeviceError(EnvironmentProblem):
-    """The requested device is not there."""
+    """The requested device is not there, or has no memory left."""
 
 
 class FolderError(EnvironmentProblem):

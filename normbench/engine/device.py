@@ -161,9 +161,13 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` says that memory is used up; torch on a CPU says so by a `RuntimeError`."""
+    """Return whether `error` says that memory is used up.
+
+    torch on a CPU says so by a `RuntimeError`, and CUDA by another one where it is not torch that allocates, as for a
+    graph or a kernel's code.
+    """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc")
+        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc", "CUDA error: out of memory")
     )
 
 

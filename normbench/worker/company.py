@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from normbench.engine.device import DeviceName
-from normbench.engine.memory import MemoryMeter, room_mib
+from normbench.engine.memory import MemoryMeter, return_unused_memory, room_mib
 from normbench.runs.events import Pause
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ def train_in_company(train: Callable[[Member], Generator[T, None, None]], device
 
 def check_room(device: DeviceName) -> None:
     """Raise `MemoryError` where the device has no room for another run like those that it trains."""
+    return_unused_memory(device)
     peaks = [member.memory.peak_mib() or 0.0 for member in _members if member.memory is not None]
     free = room_mib(device) if peaks else None
     if free is not None and _ROOM_FACTOR * max(peaks) > free:

@@ -9,7 +9,8 @@ import weakref
 import pytest
 import torch
 
-from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory
+from normbench.engine.memory import MemoryMeter, keep_freed_memory, return_freed_memory, return_unused_memory
+from normbench.worker.company import check_room
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told what to keep")
 
@@ -79,3 +80,33 @@ def test_kept_memory_is_not_asked_of_the_system_again_until_it_is_returned() -> 
     assert faults_by_itself > 1000
     assert faults_when_kept < 20
     assert returned_mib > 100
+
+
+@pytest.mark.parametrize(("kept_mib", "free_mib", "is_returned"), [(300, 200, True), (100, 200, False)])
+@pytest.mark.parametrize("function", [return_unused_memory, check_room])
+def test_memory_that_is_kept_for_later_is_returned_where_others_have_less(
+    monkeypatch, function, kept_mib: int, free_mib: int, is_returned: bool
+) -> None:
+    calls = []
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda: (kept_mib + 50) * 2**20)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda: 50 * 2**20)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free_mib * 2**20, 2**40))
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("empty_cache"))
+    function("cuda")
+    assert bool(calls) == is_returned
+
+
+@pytest.mark.gpu
+def test_the_memory_of_a_graph_that_is_gone_is_kept_until_others_have_less(monkeypatch) -> None:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        block = torch.ones(2**28, device="cuda")  # 1 GiB
+    del graph, block
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    assert kept >= 2**30
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2**40, 2**41))
+    return_unused_memory("cuda")
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() == kept
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2**29, 2**40))
+    return_unused_memory("cuda")
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 2**30

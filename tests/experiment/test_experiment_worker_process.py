@@ -10,8 +10,8 @@ import pytest
 import worker_targets
 from run_events import make_plan
 
-from normbench.errors import DataError, NormBenchError, UnknownNameError, WorkerError
-from normbench.experiment.worker_process import Failed, Finished, Worker, Yielded
+from normbench.errors import DataError, DeviceError, NormBenchError, UnknownNameError, WorkerError
+from normbench.experiment.worker_process import Failed, Finished, Worker, Yielded, failure_from
 from normbench.worker import targets
 
 
@@ -81,6 +81,16 @@ def test_a_bug_brings_its_traceback(worker) -> None:
     assert (str(failure.error), failure.error.exit_code) == ("ZeroDivisionError: division by zero", 1)
     assert "1 / 0" in failure.traceback
     assert messages(worker, "count", 1) == [Yielded(0), Finished()]  # and the process lives on
+
+
+def test_a_gpu_that_other_programs_fill_is_no_bug() -> None:
+    failure = failure_from(
+        RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in its manual.")
+    )
+    assert isinstance(failure.error, DeviceError)
+    assert failure.error.exit_code == 3
+    assert str(failure.error).startswith("the GPU has no memory left for a run; `nvidia-smi` shows")
+    assert failure.traceback is None
 
 
 @pytest.mark.parametrize("function", ["return_unpicklable", "yield_unpicklable"])

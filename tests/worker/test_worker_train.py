@@ -318,6 +318,7 @@ def test_a_device_that_gives_nothing_away_any_more_is_a_checkpoint_that_cannot_b
         RuntimeError("std::bad_alloc"),
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
     ],
     ids=str,
 )
