@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, Self
 
 from torch import Tensor
@@ -15,6 +16,13 @@ from normbench.triton_code import compiler
 
 Launches = dict[Hashable, Callable[[], None]]
 """Functions that launch kernels, each under a key of all that decides which kernels those are."""
+
+_loading = Lock()
+"""Held while what launches a kernel is loaded, by one thread at a time.
+
+Before Triton 3.8 that is a Python module, one for each signature and all of one name. Where two threads load such modules
+at once, Python may hand one of them the other's function: kernels were launched with arguments of other kernels.
+"""
 
 _compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=None)
 """The kernels compiled so far, in a thread whose launches only compile; None in one whose launches run."""
@@ -31,7 +39,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: object, **settings: o
         compiled.add(facts)
         ready = kernel.warmup(*arguments, grid=grid, **settings)
         if ready is not None:  # as it is where kernels are interpreted, or compiled elsewhere
-            _ = ready.run  # loads it onto the device, and builds what launches it
+            with _loading:
+                _ = ready.run  # loads it onto the device, and builds what launches it
 
 
 def _fact(argument: object) -> Hashable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -58,3 +60,25 @@ def test_launches_for_which_triton_compiles_the_same_are_compiled_once() -> None
     with Compilation(max_workers=1) as compilation:
         compilation.add({"once": launches, "again": launches})
     assert compiled == [(32, 2), (33, 2), (1, 2), (32, 2), (32, 2), (32, 4), (None, 2)]
+
+
+def test_what_launches_kernels_is_loaded_by_one_thread_at_a_time() -> None:
+    """With Triton 3.6, Python hands a thread another kernel's launcher now and then where several load theirs at once."""
+    loading, most = [], []
+
+    class Ready:
+        @property
+        def run(self) -> None:
+            loading.append(self)
+            time.sleep(0.02)
+            most.append(len(loading))
+            loading.remove(self)
+
+    class Kernel:
+        def warmup(self, *arguments: object, **settings: object) -> Ready:
+            return Ready()
+
+    kernels = [Kernel() for _ in range(8)]
+    with Compilation(max_workers=4) as compilation:
+        compilation.add({number: lambda kernel=kernel: launch(kernel, (1,)) for number, kernel in enumerate(kernels)})
+    assert most == [1] * 8
