@@ -20,8 +20,8 @@ Launches = dict[Hashable, Callable[[], None]]
 _loading = Lock()
 """Held while what launches a kernel is loaded, by one thread at a time.
 
-Before Triton 3.8 that is a Python module, one for each signature and all of one name. Where two threads load such modules
-at once, Python may hand one of them the other's function: kernels were launched with arguments of other kernels.
+Before Triton 3.8 that is a Python module, one for each signature and all of one name. Where two threads load such
+modules at once, Python may hand one of them the other's function: a kernel was launched by what belongs to another.
 """
 
 _compiled: ContextVar[set[Hashable] | None] = ContextVar("compiled", default=None)

@@ -63,7 +63,7 @@ def test_launches_for_which_triton_compiles_the_same_are_compiled_once() -> None
 
 
 def test_what_launches_kernels_is_loaded_by_one_thread_at_a_time() -> None:
-    """With Triton 3.6, Python hands a thread another kernel's launcher now and then where several load theirs at once."""
+    """Before Triton 3.8 Python may hand a thread another kernel's launcher, where several threads load theirs."""
     loading, most = [], []
 
     class Ready:
