@@ -12,7 +12,8 @@ one of
     chapter ANCHOR   a chapter of the report with texts, figures and tables: tuning, spread, why, evaluation, robustness
     grid TITLE       one table of a chapter, by its title
     overview MORE... every norm in a row: at its own learning rate, at one for all, cost; each further bundle adds what
-                     it has of batch size 1 or corrupted images; `overview MORE... of BN; GN` has these norms alone
+                     it has of batch size 1, corrupted images or each norm at its own rate in another network;
+                     `overview MORE... of BN; GN` has these norms alone
     speed RECORD     accuracies and training seconds beside those that a JSON file has of airbench94, and its goal
     norms RECORD     each norm at its own learning rate: accuracies, seconds, and which reach the goal of the same file
     against OTHER    each norm's runs against its own runs in another bundle, paired by seed, and what else differs

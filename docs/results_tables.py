@@ -24,8 +24,9 @@ _MEAN = "mean of the norms"
 def overview(report: Report, more: Sequence[Report] = (), labels: Collection[str] = ()) -> str:
     """Return a row per norm, the best at its own learning rate first: both accuracies, rank, cost.
 
-    Reports `more` that have a verdict at batch size 1 or errors on corrupted images add a column of them. With
-    `labels`, only those norms are shown; ranks stay those among all.
+    Reports `more` that have a verdict at batch size 1, errors on corrupted images, or accuracies at each norm's own
+    learning rate (say of another network) add a column of them. With `labels`, only those norms are shown; ranks stay
+    those among all.
     """
     by_rates = {section.rates: table for section, table in zip(report.sections, report.tables, strict=True)}
     shared, own = by_rates.get("one for all"), by_rates.get("each its own")
@@ -157,6 +158,11 @@ def _columns_of(report: Report) -> list[tuple[str, dict[str, str]]]:
         if grid.title == "Mean corruption error":
             place = grid.headers.index("mean corruption error (%)")
             found.append((grid.headers[place], {row[0]: row[place] for row in grid.rows}))
+    for section, table in zip(report.sections, report.tables, strict=True):
+        if section.rates == "each its own":
+            measure, network = table.measures[0], dict(report.parts[0].measured)["model"]
+            accuracies = {row.label: _accuracy(row, measure) for row in table.rows}
+            found.append((f"in {network} ({measure.unit})", accuracies))
     return found
 
 

@@ -119,6 +119,13 @@ def test_the_overview_has_both_rates(page: Path) -> None:
     assert len(overview(Report(read_experiment(page.with_suffix(""))), labels=["bn"]).splitlines()) == 3
 
 
+def test_the_overview_has_a_column_of_another_network(page: Path) -> None:
+    report = Report(read_experiment(page.with_suffix("")))
+    lines = [[cell.strip() for cell in line.split("|")] for line in overview(report, [report]).splitlines()]
+    network = dict(report.parts[0].measured)["model"]
+    assert (lines[0][-2], lines[2][1], lines[2][-2]) == (f"in {network} (%)", "gn", "73.13 ± 0.05")
+
+
 def test_one_experiment_against_another_is_paired_by_seed(page: Path) -> None:
     """bn differs by 0.02 to 0.04 points from its own run of each seed, gn by 2 points."""
     other = page.parent / "other"
