@@ -8,8 +8,9 @@ For each number of GPUs and each comparison (`all` with five seeds, `tutorial` w
 command to report, apart for start, training, timing pass and report; how busy nvidia-smi says the GPUs were while runs
 trained; the driver's peak memory; and a digest of all losses and results. One call before the others, with one seed,
 compiles the kernels; it is recorded as ``is_warm_up``. The record is written anew after each call, so that a time limit
-costs no more than the call that it ends, and one that is there goes on, without another warm-up: comparisons with
-settings of their own (``--set``, which each call records) come to one record by a command each.
+costs no more than the call that it ends, and one that is there goes on, without another warm-up and without the calls
+that it has: comparisons with settings of their own (``--set``, which each call records) come to one record by a command
+each.
 `docs/performance_tables.py` makes the table.
 """
 
@@ -33,6 +34,8 @@ from typing import Any
 
 COMPARISONS = ("all:5", "tutorial:20")
 _TIMES = {"train_seconds", "epoch_seconds", "startup_seconds", "images_per_second", "peak_memory_mib", "test_seconds"}
+_SETTING = ("comparison", "seeds", "gpus", "cluster", "settings")
+"""What tells one call from another, but for the warm-up."""
 _BEGAN = "GPU_SCALING_BEGAN"
 _MIB = 2**20
 
@@ -85,7 +88,8 @@ def measure(options: argparse.Namespace) -> None:
     record: dict[str, Any] = {"schema_version": 1, "calls": []}
     if options.record.exists():
         record = json.loads(options.record.read_text(encoding="utf-8"))
-        calls = calls[1:]
+        done = [[call.get(key) for key in _SETTING] for call in record["calls"] if not call["is_warm_up"]]
+        calls = [call for call in calls[1:] if [*call[:4], options.settings] not in done]
     for name, seeds, number, in_cluster, is_warm_up in calls:
         more = [*(["--in-cluster"] if in_cluster else []), *(f"--set={text}" for text in options.settings)]
         more += ["--data-dir", str(options.data_dir)] if options.data_dir else []

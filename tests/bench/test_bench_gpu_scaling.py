@@ -95,6 +95,9 @@ def test_one_call_measures_all_and_its_parts_add_up(tmp_path) -> None:
     later = json.loads((tmp_path / "gpus.json").read_text())["calls"]
     assert later[:3] == record["calls"]
     assert [call["settings"] for call in later[3:]] == [["train.lr=0.02"]]
+    # What it has is not measured again.
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert json.loads((tmp_path / "gpus.json").read_text())["calls"] == later
 
 
 @pytest.mark.slow
