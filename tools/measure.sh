@@ -11,7 +11,7 @@
 # RUNS_AT_ONCE (4) runs at once. With several GPUs each process uses all of them. SECONDS_EACH (86400) bounds an experiment.
 #
 # Minutes on one H200. Measured: speedrun 8, transformer 6, style 2, speedrun_all 11 for the norms with kernels. Reckoned:
-# accuracy 5, micro_batch 3, zoo_resnet9 30. Not noted: the others, each a matter of minutes but all, with its norms without kernels.
+# accuracy 5, micro_batch 3, zoo_resnet9 22. Not noted: the others, each a matter of minutes but all, with its norms without kernels.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
