@@ -14,7 +14,7 @@ from normbench.report.grouping import Group, Section
 from normbench.report.page import Report
 from normbench.report.stats import CONFIDENCE, summarize
 from normbench.report.verdicts import Evidence, Outcomes, judge, weigh
-from normbench.tasks.task import Measure
+from normbench.tasks import Measure
 
 ReadReport = Callable[[str], Report]
 
@@ -85,8 +85,8 @@ def _evidence(claim: Mapping[str, Any], records: str, read: ReadReport) -> Evide
     first, second = claim.get("equal") or (claim.get("higher") or claim["lower"], claim["than"])
     groups = [_group(section, read(records.split()[0]), name) for name in (first, second)]
     margin = read(records.split()[0]).tables[_index(records)].margins[measure.name]
-    if measure.margin_is_relative and (mean := summarize(list(groups[1].scores(measure).values()))):
-        margin *= abs(mean.mean)
+    mean = summarize(list(groups[1].scores(measure).values()))
+    margin = measure.raw_margin(margin, mean.mean if mean else None)
     return weigh(*(Outcomes(group.scores(measure), group.lost) for group in groups), margin=margin)
 
 

@@ -86,6 +86,10 @@ class DivergedError(NormBenchError):
     """A training loss is not finite."""
 
 
+CUDA_OUT_OF_MEMORY = "CUDA error: out of memory"
+"""How CUDA's error begins where it is not torch that allocates, as for a context, a graph or a kernel's code."""
+
+
 class OutOfMemoryError(NormBenchError):
     """The device's memory does not hold a run.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from normbench.errors import ConfigError, DeviceError
+from normbench.errors import CUDA_OUT_OF_MEMORY, ConfigError, DeviceError
 
 DeviceName = Literal["cpu", "cuda", "mps"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -163,11 +163,10 @@ def is_capturing(device: torch.device) -> bool:
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether `error` says that memory is used up.
 
-    torch on a CPU says so by a `RuntimeError`, and CUDA by another one where it is not torch that allocates, as for a
-    graph or a kernel's code.
+    torch on a CPU says so by a `RuntimeError`, and CUDA by another one where it is not torch that allocates.
     """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc", "CUDA error: out of memory")
+        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc", CUDA_OUT_OF_MEMORY)
     )
 
 

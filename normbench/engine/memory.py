@@ -57,8 +57,7 @@ def room_mib(device: DeviceName) -> float | None:
     """
     if device != "cuda":
         return None
-    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return (torch.cuda.mem_get_info()[0] + kept) / 2**20
+    return (torch.cuda.mem_get_info()[0] + _kept_bytes()) / 2**20
 
 
 def return_unused_memory(device: DeviceName) -> None:
@@ -67,10 +66,13 @@ def return_unused_memory(device: DeviceName) -> None:
     What graphs of ended runs held is kept apart, and no other run is given it: a process that trains many runs side by
     side would in the end keep the whole device from other programs. It waits for the device, so it is not always done.
     """
-    if device == "cuda":
-        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        if kept > torch.cuda.mem_get_info()[0]:
-            torch.cuda.empty_cache()
+    if device == "cuda" and _kept_bytes() > torch.cuda.mem_get_info()[0]:
+        torch.cuda.empty_cache()
+
+
+def _kept_bytes() -> int:
+    """Return the device memory that this process keeps for later."""
+    return torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _set_malloc(options: dict[int, int]) -> None:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
 from typing import Any, Self, TypeVar
 
-from normbench.errors import DeviceError, NormBenchError, WorkerError
+from normbench.errors import CUDA_OUT_OF_MEMORY, DeviceError, NormBenchError, WorkerError
 from normbench.experiment.interrupts import SIGNALS
 from normbench.runs.events import Pause
 from normbench.worker.libraries import import_libraries
@@ -218,7 +218,7 @@ def failure_from(error: Exception) -> Failed:
     """Return how `error` crosses the processes: a user's problem as it is, a bug as its first line and traceback."""
     if isinstance(error, NormBenchError):
         return Failed(error)
-    if "CUDA error: out of memory" in str(error):  # a run's own is told as such (`OutOfMemoryError`)
+    if CUDA_OUT_OF_MEMORY in str(error):  # a run's own is told as such (`OutOfMemoryError`)
         problem = "the GPU has no memory left for a run; `nvidia-smi` shows which programs hold it"
         return Failed(DeviceError(f"{problem}. --device cpu trains without it"))
     from normbench.own_code import describe, place_of  # imported where it is needed, for a fast start

@@ -73,9 +73,9 @@ def _evidence(
         if baseline is None:
             continue
         mean = summarize(list(baseline.scores.values()))
-        absolute = margin * abs(mean.mean) if mean and measure.margin_is_relative else margin
+        raw_margin = measure.raw_margin(margin, mean.mean if mean else None)
         for label, candidate in outcomes.items():
-            weighed = weigh(candidate, baseline, absolute, looks=looks, spread=spreads.get((position, label)))
+            weighed = weigh(candidate, baseline, raw_margin, looks=looks, spread=spreads.get((position, label)))
             if weighed is not None:
                 found[position, label] = weighed
     return found

@@ -103,6 +103,10 @@ class Measure:
     margin_is_relative: bool = False
     """Whether `margin` is a share of the baseline's mean."""
 
+    def raw_margin(self, margin: float, baseline: float | None) -> float:
+        """Return a `margin` of this measure as a raw difference to a baseline of this mean; None: it has none."""
+        return margin * abs(baseline) if self.margin_is_relative and baseline is not None else margin
+
 
 @dataclass(frozen=True)
 class Task:
