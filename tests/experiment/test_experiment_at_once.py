@@ -204,14 +204,15 @@ def test_a_program_that_is_stopped_goes_on_with_all_runs_that_it_had_at_once(
 ) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG.replace("EPOCHS", str(epochs)))
     command = ["compare", "c.yaml", "--device", device, "--runs-at-once"]
-    straight = run(tmp_path, *command, "1", "--runs-dir", "straight")
+    one_gpu = {"CUDA_VISIBLE_DEVICES": "0"}  # with two each would train one of the runs, and not as fast
+    straight = run(tmp_path, *command, "1", "--runs-dir", "straight", **one_gpu)
     assert straight.returncode == 0, straight.stderr
-    with start(tmp_path, *command, "2", "--runs-dir", "stopped") as process:
-        wait_for(lambda: len([*tmp_path.glob("stopped/c/*/checkpoint.pt")]) == 2)
+    with start(tmp_path, *command, "2", "--runs-dir", "stopped", **one_gpu) as process:
+        wait_for(lambda: len([*tmp_path.glob("stopped/c/*/checkpoint.pt")]) == 2, 150)
         signal_group(process, number)
         process.communicate(timeout=60)
     assert not [*tmp_path.glob("stopped/c/*/summary.json")], "it ended before it could be stopped"
-    again = run(tmp_path, *command, "2", "--runs-dir", "stopped")
+    again = run(tmp_path, *command, "2", "--runs-dir", "stopped", **one_gpu)
     assert again.returncode == 0, again.stderr
     for norm in ("BN", "none"):
         assert f"{norm}: goes on after" in again.stderr.replace(" seed 0", "")
