@@ -30,6 +30,7 @@ from normbench.experiment.shards import Shard
 from normbench.experiment.site import Site
 from normbench.experiment.timing_pass import TimingEvent, TimingPass
 from normbench.report import load_libraries, write_report_of, write_run_report
+from normbench.runs.bundle_file import exists
 from normbench.runs.records import CHECKPOINT_FILE, REPORT_FOLDER, RUN_TABLE_FILE, STATUS_FILE, SUMMARY_FILE
 from normbench.runs.timing_file import timing_key
 from normbench.runs.writer import is_due, planned_state, sweep, write_experiment
@@ -264,7 +265,7 @@ class _Course:
         """
         folder = self.runner.folder
         is_part = self.options.max_seeds is not None or self.options.shard is not None
-        if is_part or not any((folder / plan.run_id / SUMMARY_FILE).is_file() for plan in plans):
+        if is_part or not any(exists(folder / plan.run_id / SUMMARY_FILE) for plan in plans):
             return
         try:
             look_at(folder, seeds_of(plans), None)

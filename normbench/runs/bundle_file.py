@@ -158,7 +158,7 @@ def _open(path: Path, _state: tuple[int, int, int]) -> Bundle:
     try:
         _check_ends(file)
         archive = zipfile.ZipFile(file)
-        _check_contents(archive.infolist())
+        _check_contents(archive.infolist(), archive.start_dir)
         manifest = _manifest(_read(path, archive, MANIFEST_FILE, 2**20))
         sums = _sums(_read(path, archive, SUMS_FILE, MAX_CONTENTS_BYTES).decode("ascii"))
         _check_complete(sums, archive.namelist())
@@ -205,8 +205,12 @@ def _check_ends(file: BufferedReader) -> None:
     file.seek(0)
 
 
-def _check_contents(members: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise `ValueError` where a member is none that a bundle has: by name, kind, form or size."""
+def _check_contents(members: Sequence[zipfile.ZipInfo], data_size: int) -> None:
+    """Raise `ValueError` where a member is none that a bundle has: by name, kind, form or size.
+
+    All members lie in the first `data_size` bytes. Who reads one gets memory for as many bytes as it says it has there,
+    before any are read.
+    """
     if len(members) > MAX_FILES:
         raise ValueError(f"more than {MAX_FILES:,} members")
     seen: dict[str, str] = {}
@@ -225,6 +229,8 @@ def _check_contents(members: Sequence[zipfile.ZipInfo]) -> None:
             raise ValueError(f"{name} is encrypted")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
             raise ValueError(f"{name} is compressed in another way than a bundle's members")
+        if member.compress_size > data_size:
+            raise ValueError(f"{name} would have more bytes than the bundle")
         if member.file_size > MAX_MEMBER_BYTES:
             raise ValueError(f"{name} has more than {MAX_MEMBER_BYTES:,} bytes")
         if member.file_size > max(_RATIO_FREE_BYTES, MAX_RATIO * member.compress_size):

@@ -138,6 +138,15 @@ def test_an_encrypted_member_is_refused(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_a_member_that_says_it_has_more_bytes_than_the_bundle_is_refused(bundle: Path) -> None:
+    content = bytearray(bundle.read_bytes())
+    start = content.rindex(b"PK\x01\x02")
+    content[start + 20 : start + 24] = (2**31 - 1).to_bytes(4, "little")
+    bundle.write_bytes(content)
+    with pytest.raises(RunError, match="SHA256SUMS would have more bytes than the bundle"):
+        open_bundle(bundle)
+
+
 @pytest.mark.timeout(20)
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_member(tmp_path / "a.nbz", member("x/zeros", compress_type=zipfile.ZIP_DEFLATED), bytes(8 * 2**20))

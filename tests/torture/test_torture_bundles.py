@@ -129,7 +129,8 @@ def worsen_many(packed: Path, first: int, count: int) -> int:
     files, num_verified = contents(packed), 0
     for number in range(first, first + count):
         path = packed.with_name(f"worse{number}.nbz")
-        with suppress(KeyError, TypeError, ValueError, RecursionError):  # no checksums can be made of it: then the old ones stay
+        # Where no checksums can be made of it, the old ones stay.
+        with suppress(KeyError, TypeError, ValueError, RecursionError):
             changed(packed, path, worsen(files, random.Random(number)), with_sums=True)
         if not path.exists():
             changed(packed, path, worsen(files, random.Random(number)), with_sums=False)
