@@ -10,9 +10,9 @@
 # PROCESSES (3) of the same command share an experiment, because one spends as long launching as a GPU computes; each trains
 # RUNS_AT_ONCE (4) runs at once. With several GPUs each process uses all of them. SECONDS_EACH (86400) bounds an experiment.
 #
-# Minutes on one H200. Measured: zoo_resnet9 26, accuracy 11, speedrun 8, transformer 6, style 2. Reckoned: micro_batch 3;
-# speedrun_all 18 for the norms with kernels, by the 9 minutes that 264 of its 341 runs took on one H200 and then two. Not noted:
-# the others, each a matter of minutes but all, with its norms without kernels.
+# Minutes of GPU time on H200s. Measured: zoo_resnet9 26 and accuracy 11, on two; speedrun 8, transformer 6, style 2. Reckoned:
+# micro_batch 3; speedrun_all 18 for the norms with kernels, by the 9 minutes that 264 of its 341 runs took on one H200 and then
+# two. Not noted: the others, each a matter of minutes but all, with its norms without kernels.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
