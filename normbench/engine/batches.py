@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from normbench.data.randomness import generator
 
+EVALUATION_BATCH_SIZE = 500
+"""Images of a forward pass in evaluation. Fixed, because what norms with batch statistics there say depends on it."""
+
 
 class DeviceImages:
     """One split of a data set, resident on a device as uint8.

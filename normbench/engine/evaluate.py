@@ -1,20 +1,25 @@
-"""Evaluation of a trained network on one split: loss, accuracy, and accuracy with each image's own statistics."""
+"""Evaluation of a network on a split: loss, accuracy, and accuracy with each image's own statistics.
+
+On CUDA the forward pass of whole batches can be captured once and replayed: a host asks for the many small operations
+of a network more slowly than a GPU computes them, and a training evaluates after every epoch.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from normbench.engine.batches import DeviceImages, normalize
+from normbench.engine.batches import EVALUATION_BATCH_SIZE, DeviceImages, normalize
 from normbench.engine.device import DeviceName, Precision, autocast
+from normbench.engine.step.prepare import capture_into, warm_up_and_capture
+from normbench.kernels.support import switched_off
 
-EVALUATION_BATCH_SIZE = 500
-"""Fixed, because norms that use batch statistics in evaluation (`bn_nostats`) depend on it."""
 MAX_SINGLE_IMAGES = 2000
 """Test images of `batch_statistics_accuracy`, because each is a forward pass of its own."""
 
@@ -48,36 +53,121 @@ def evaluate(
     batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> Evaluation:
     """Return loss and accuracy in evaluation mode; the model is left in the mode it was in."""
-    return launch_evaluation(model, images, device, precision, batch_size).result()
+    with evaluation_mode(model):
+        return RepeatedEvaluation(model, images, device, precision, batch_size).launch(images).result()
 
 
-@torch.no_grad()
-def launch_evaluation(
-    model: nn.Module,
-    images: DeviceImages,
-    device: DeviceName,
-    precision: Precision,
-    batch_size: int = EVALUATION_BATCH_SIZE,
-) -> PendingEvaluation:
-    """Start what `evaluate` does, without waiting for a GPU."""
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Have `model` in evaluation mode within the ``with`` block, and then in the mode it was in."""
     was_training = model.training
     model.eval()
     try:
-        return _launch(model, images, device, precision, batch_size)
+        yield
     finally:
         model.train(was_training)
 
 
-@torch.no_grad()
-def _launch(
-    model: nn.Module, images: DeviceImages, device: DeviceName, precision: Precision, batch_size: int
-) -> PendingEvaluation:
-    loss_sum = torch.zeros((), device=images.labels.device)
-    num_correct = _zero_count(images)
-    for logits, labels in classify(model, images, device, precision, batch_size):
-        loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
-        num_correct += (logits.argmax(dim=1) == labels).sum()
-    return PendingEvaluation(loss_sum, num_correct, len(images))
+class RepeatedEvaluation:
+    """Evaluates `model` again and again: on other images, or after its weights have changed where they are.
+
+    Batches are asked for one by one until they are captured. The model is in one mode all the time: in evaluation mode
+    it is taken as it is at each time. In training mode every split begins with the buffers that it has now, and all is
+    in torch's own operations (`normbench.evaluation.statistics`).
+
+    Args:
+        model: the network.
+        images: what other images are like.
+        device: where both are.
+        precision: of the forward pass.
+        batch_size: images of a forward pass; the last one of a split may have fewer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: DeviceImages,
+        device: DeviceName,
+        precision: Precision,
+        batch_size: int = EVALUATION_BATCH_SIZE,
+    ) -> None:
+        self._model = model
+        self._device, self._precision = device, precision
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if model.training else []
+        self._loss_sum = torch.zeros((), device=images.labels.device)
+        self._num_correct = _zero_count(images)
+        self._first = images.first(batch_size)
+        self._batch: tuple[Tensor, Tensor]
+        """What the captured forward pass reads."""
+        self._batch_size = batch_size
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether whole batches are replayed."""
+        return self._graph is not None
+
+    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Evaluate a batch, so that cuDNN has chosen its algorithms."""
+        self._count(*self._first_batch())
+        self._rewind()
+
+    @torch.no_grad()
+    def warm_up_and_capture(self) -> None:
+        """Capture the forward pass of whole batches, on CUDA; where that fails they are asked for one by one.
+
+        Raises:
+            ValueError: a norm cannot do with batches of this size.
+        """
+        if self._can_be_captured():
+            graphs, _ = warm_up_and_capture([self._count_static], rewind=self._rewind)
+            self._graph = graphs[0] if graphs else None
+
+    @torch.no_grad()
+    def capture_beside(self, step: torch.cuda.CUDAGraph) -> None:
+        """Capture as `warm_up_and_capture` does, after a `warm_up`, with the memory of `step`."""
+        if self._can_be_captured():
+            self._graph = capture_into(step, self._count_static)
+
+    @torch.no_grad()
+    def launch(self, images: DeviceImages) -> PendingEvaluation:
+        """Start to evaluate on `images`, without waiting for a GPU."""
+        self._rewind()
+        for indices in torch.arange(len(images), device=images.labels.device).split(self._batch_size):
+            batch = images.batch(indices)
+            if self._graph is None or len(indices) < self._batch_size:  # the last batch
+                self._count(*batch)
+            else:
+                for static, values in zip(self._batch, batch, strict=True):
+                    static.copy_(values)
+                self._graph.replay()
+        return PendingEvaluation(self._loss_sum.clone(), self._num_correct.clone(), len(images))
+
+    def _can_be_captured(self) -> bool:
+        if self._device != "cuda" or len(self._first) < self._batch_size:
+            return False
+        self._batch = self._first_batch()
+        return True
+
+    def _first_batch(self) -> tuple[Tensor, Tensor]:
+        return self._first.batch(torch.arange(len(self._first), device=self._first.labels.device))
+
+    def _count_static(self) -> None:
+        self._count(*self._batch)
+
+    def _count(self, images: Tensor, labels: Tensor) -> None:
+        """Add the losses and hits of a batch."""
+        with switched_off() if self._model.training else nullcontext(), autocast(self._device, self._precision):
+            logits = self._model(normalize(images))
+        self._loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
+        self._num_correct += (logits.argmax(dim=1) == labels).sum()
+
+    def _rewind(self) -> None:
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+        self._loss_sum.zero_()
+        self._num_correct.zero_()
 
 
 @torch.no_grad()

@@ -112,7 +112,7 @@ class MemoryMeter:
             if not beside_others:
                 torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
+            self._before, _ = _allocated_bytes()
         elif device == "cpu":
             _trim()  # what the run before has freed may still be there, and would be used again unseen
             if _reset_peak_resident():
@@ -126,8 +126,9 @@ class MemoryMeter:
         """
         if self._device == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # the next run would give back this one's with its own
-            self._peak = self._peak_bytes()
-            self._own = torch.cuda.memory_allocated() - self._before
+            now, peak = _allocated_bytes()
+            self._peak = max(self._peak, peak - self._before)
+            self._own = now - self._before
         else:
             self._before = 0
         self._is_counting = False
@@ -136,7 +137,7 @@ class MemoryMeter:
         """Count again, if `suspend` has stopped that."""
         if not self._is_counting and self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated() - self._own
+            self._before = _allocated_bytes()[0] - self._own
         self._is_counting = True
 
     def peak_mib(self) -> float | None:
@@ -148,7 +149,17 @@ class MemoryMeter:
         return None
 
     def _peak_bytes(self) -> int:
-        return max(self._peak, torch.cuda.max_memory_allocated() - self._before) if self._is_counting else self._peak
+        return max(self._peak, _allocated_bytes()[1] - self._before) if self._is_counting else self._peak
+
+
+def _allocated_bytes() -> tuple[int, int]:
+    """Return the device memory that tensors of this process take, and the most that they took since the last reset.
+
+    As `torch.cuda.memory_allocated` and its like do, which sort out two hundred other numbers each time: runs that
+    take turns ask some ten times a second.
+    """
+    found = torch.cuda.memory_stats_as_nested_dict()["allocated_bytes"]["all"]
+    return found["current"], found["peak"]
 
 
 def forget_warm_up(device: DeviceName) -> None:

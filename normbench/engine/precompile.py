@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.engine.batches import normalize
+from normbench.engine.batches import EVALUATION_BATCH_SIZE, normalize
 from normbench.engine.device import autocast
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE
 from normbench.engine.step.base import TrainStep
 from normbench.engine.step.fused import FusedStep
 from normbench.kernels import conv, image_conv, max_pool, patch_gelu, pool_linear
@@ -31,6 +30,7 @@ from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 from normbench.layers.whitening import WhiteningGelu
+from normbench.triton_code.compiler import server
 
 _WITH_KERNELS = (FusedNormAct, TokenNorm, Conv2d, MaxPool2d, WhiteningGelu, PooledLinear)
 
@@ -51,6 +51,19 @@ def compile_for(steps: Iterable[TrainStep], *, load_libraries: bool = False, max
         if load_libraries and first is not None:
             with suppress(Exception):
                 _run_without_kernels(first)
+
+
+def compile_later(steps: Iterable[TrainStep]) -> None:
+    """Have the kernels of `steps` compiled by the process that does so for this one, if there is one, and go on.
+
+    A step that is prepared before its kernels are there waits for them alone.
+    """
+    if server() is None:
+        return
+    compilation = Compilation()  # and never waited for
+    for step in steps:
+        with suppress(Exception):
+            compilation.add(_launches_of(step))
 
 
 def compile_layers(layers: Iterable[nn.Module], images: Tensor) -> None:

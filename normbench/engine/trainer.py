@@ -56,6 +56,9 @@ class Training(Protocol):
     def warm_up(self) -> None:
         """Do once, before anything is measured, what only the first evaluation of a process needs."""
 
+    def capture_evaluation(self) -> None:
+        """Have evaluations replayed from a graph where they can be, after the steps are prepared."""
+
     def launch_evaluation(self) -> PendingEvaluation | None:
         """Start to evaluate the model after an epoch; None where epochs have no row."""
 
@@ -157,6 +160,7 @@ class Trainer:
     def _run(self) -> Generator[TrainingEvent | Pause, None, None]:
         self._training.warm_up()
         prepare(self.step)
+        self._training.capture_evaluation()
         startup_seconds = self._clock() - self._started
         yield self._turns.pause_until_done()
         for epoch in range(len(self._rows), self._training.num_epochs):

@@ -10,13 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from normbench.config.schema import EvaluateConfig
-from normbench.engine.batches import DeviceImages
+from normbench.engine.batches import EVALUATION_BATCH_SIZE, DeviceImages
 from normbench.engine.device import DeviceName, Precision
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, MAX_SINGLE_IMAGES, Evaluation, evaluate
+from normbench.engine.evaluate import MAX_SINGLE_IMAGES, Evaluation, RepeatedEvaluation, evaluate
 from normbench.evaluation.average import WeightAverage
 from normbench.evaluation.corruptions import KINDS, SEVERITIES, corrupted
 from normbench.evaluation.predictions import predict
-from normbench.evaluation.repeated import Repeated
 from normbench.evaluation.statistics import as_trained, depends_on_batch_or_mode, reestimated
 from normbench.evaluation.views import Views
 from normbench.runs.evaluation_file import (
@@ -115,7 +114,8 @@ def _batch_statistics(subject: Subject, config: EvaluateConfig) -> Iterator[Stat
     for batch_size in config.batch_sizes:
         images = subject.test_images.first(MAX_SINGLE_IMAGES) if batch_size == 1 else subject.test_images
         with suppress(ValueError):  # one value per channel has no variance
-            repeated = Repeated(as_trained(subject.model), images, *_where(subject), batch_size)
+            repeated = RepeatedEvaluation(as_trained(subject.model), images, *_where(subject), batch_size)
+            repeated.warm_up_and_capture()
             found = repeated.launch(images).result()
             yield StatisticsResult(
                 weights="last", statistics="batch", batch_size=batch_size, num_images=len(images),
@@ -135,8 +135,11 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
     if config.corruptions == "none":
         return None
     where = subject.test_images, *_where(subject)
-    frozen = Repeated(subject.model, *where)
-    adapted = Repeated(as_trained(subject.model), *where) if adapts else None
+    frozen = RepeatedEvaluation(subject.model, *where)
+    frozen.warm_up_and_capture()
+    adapted = RepeatedEvaluation(as_trained(subject.model), *where) if adapts else None
+    if adapted:
+        adapted.warm_up_and_capture()
     pending = []
     for kind in KINDS:
         for severity in SEVERITIES:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from normbench.engine.batches import DeviceImages
+from normbench.engine.batches import EVALUATION_BATCH_SIZE, DeviceImages
 from normbench.engine.device import DeviceName, Precision
-from normbench.engine.evaluate import EVALUATION_BATCH_SIZE, classify
+from normbench.engine.evaluate import classify
 from normbench.runs.evaluation_file import NUM_BINS, CalibrationBin
 
 

@@ -130,6 +130,9 @@ class StyleTraining:
     def warm_up(self) -> None:
         """Do nothing: there is no evaluation."""
 
+    def capture_evaluation(self) -> None:
+        """Do nothing: there is none to be captured."""
+
     def launch_evaluation(self) -> None:
         """Do nothing: the training is not counted in epochs."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from normbench import NormResNet, make_norm
 from normbench.config.schema import TrainConfig
@@ -136,6 +137,65 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
     second.load_state_dict(first.state_dict())
     tail = [loss for event in second.run() if isinstance(event, StepsDone) for (loss,) in event.losses]
     np.testing.assert_allclose(head + tail, straight, rtol=1e-5)
+
+
+def rows_and_peak(
+    norm: Any, precision: Precision, *, has_own_stream: bool = False, **train: object
+) -> tuple[list[tuple[float, float]], float, bool]:
+    """Train on 1,203 images, and evaluate them: losses and accuracies, the peak, and if that was replayed."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 1203)
+    pixels = rng.integers(0, 128, (1203, 32, 32, 3)) + 12 * labels[:, None, None, None]
+    images = DeviceImages(pixels.astype(np.uint8), labels, torch.device("cuda"), channels_last=True)
+    config = TrainConfig.model_validate({"epochs": 3, "batch_size": 64, **train})
+    build = partial(
+        ClassifierTraining, NormResNet(norm=norm), images, images, config, seed=3, device="cuda",
+        precision=precision, engine="graph",
+    )  # fmt: skip
+    with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
+        trainer = Trainer(build, "cuda")
+        rows = [event.row for event in trainer.run() if isinstance(event, EpochDone)]
+    peak = trainer.memory.peak_mib()
+    assert trainer.step.fallback_reason is None
+    assert peak is not None
+    return [(row.test_loss, row.test_accuracy) for row in rows], peak, trainer._training._evaluation.is_captured  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("has_own_stream", [False, True])
+@pytest.mark.parametrize(("norm", "precision"), [("bn", "bf16"), ("brn", "bf16"), ("gn+ws", "bf16"), ("gn", "fp32"),
+                                                 ("sn", "bf16"), ("bn_nostats", "bf16")])  # fmt: skip
+def test_evaluations_that_are_replayed_give_the_bits_and_the_peak_of_those_batch_by_batch(
+    norm: str, precision: Precision, has_own_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed, peak, is_replayed = rows_and_peak(make_norm(norm), precision, has_own_stream=has_own_stream)
+    monkeypatch.setattr("normbench.engine.evaluate.capture_into", lambda *_: None)
+    one_by_one, peak_one_by_one, is_replayed_too = rows_and_peak(
+        make_norm(norm), precision, has_own_stream=has_own_stream
+    )
+    assert (is_replayed, is_replayed_too) == (True, False)
+    assert replayed == one_by_one
+    assert len(set(replayed)) == 3, "each epoch has weights of its own"
+    assert peak == pytest.approx(peak_one_by_one, abs=4)
+
+
+class AskingInEvaluation(nn.BatchNorm2d):
+    """Looks at its input in evaluation mode, which no graph can do again."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            assert x.isfinite().all().item()
+        return super().forward(x)
+
+
+def test_a_norm_whose_evaluation_cannot_be_captured_is_evaluated_batch_by_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, _, is_replayed = rows_and_peak(AskingInEvaluation, "bf16")
+    monkeypatch.setattr("normbench.engine.evaluate.capture_into", lambda *_: None)
+    expected, _, _ = rows_and_peak(AskingInEvaluation, "bf16")
+    assert not is_replayed
+    assert rows == expected
 
 
 def test_a_captured_step_outlives_the_meter_of_the_next_run(images: DeviceImages) -> None:

@@ -12,11 +12,10 @@ from normbench.config.schema import EvaluateConfig, TrainConfig
 from normbench.engine.batches import DeviceImages
 from normbench.engine.classifier import ClassifierTraining
 from normbench.engine.device import set_arithmetic
-from normbench.engine.evaluate import classify
+from normbench.engine.evaluate import RepeatedEvaluation, classify
 from normbench.engine.trainer import Trainer
 from normbench.evaluation.corruptions import KINDS, corrupt, corrupted
 from normbench.evaluation.measure import Subject, evaluate_all
-from normbench.evaluation.repeated import Repeated
 from normbench.evaluation.statistics import depends_on_batch_or_mode
 from normbench.kernels.support import switched_off
 from normbench.models import build_model
@@ -93,7 +92,8 @@ def test_a_replayed_evaluation_is_the_same_bits_as_one_batch_by_batch(
     set_arithmetic("bf16", "cuda")
     with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
         model = build(norm).to(device="cuda", memory_format=torch.channels_last).train(mode == "train")  # type: ignore[call-overload]
-        replayed = Repeated(model, draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
+        replayed = RepeatedEvaluation(copy.deepcopy(model), draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
+        replayed.warm_up_and_capture()
         assert replayed.is_captured
         for seed in (2, 3, 2):
             images = draw(300, seed, "cuda")

@@ -1,9 +1,7 @@
 """Each measure of a trained network against NumPy, or against what must follow from how it is defined."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from normbench.engine.batches import DeviceImages, normalize
 from normbench.evaluation.average import WeightAverage
 from normbench.evaluation.measure import Subject, evaluate_all
 from normbench.evaluation.predictions import predict
-from normbench.evaluation.repeated import Repeated
 from normbench.evaluation.statistics import depends_on_batch_or_mode, reestimated
 from normbench.models import build_model
 from normbench.norms import make_norm
@@ -195,53 +192,6 @@ def test_corruptions_are_tried_with_statistics_as_trained_and_of_the_batch(bn: n
     plain = evaluate_all(replace(few, model=trained(nn.GroupNorm(2, 8))), config).corruptions
     assert plain is not None
     assert plain.mean_adapted_error is None
-
-
-class ReplayedOnACpu:
-    """In place of a CUDA graph: does once more what was captured, on the tensors that it was captured with."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self.replay = Mock(side_effect=step)
-
-
-class FollowingMean(nn.Module):
-    """Takes off a running mean, in training too, so that what it says of a batch depends on the batches before."""
-
-    def __init__(self, num_channels: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(num_channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self.mean.lerp_(x.mean((0, 2, 3)), 0.5)
-        return x - self.mean[:, None, None]
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_replayed_batches_count_what_batches_one_by_one_do(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs: list[ReplayedOnACpu] = []
-
-    def capture(steps: list[Callable[[], None]], *, rewind: Callable[[], None]) -> tuple[list[ReplayedOnACpu], None]:
-        steps[0]()  # a warm-up, which changes sums and buffers
-        rewind()
-        graphs.extend(map(ReplayedOnACpu, steps))
-        return graphs, None
-
-    monkeypatch.setattr("normbench.evaluation.repeated.warm_up_and_capture", capture)
-    model = Net(FollowingMean(8)).train(mode == "train")
-    before = copy.deepcopy(model.state_dict())
-    replayed = Repeated(model, draw(203, 3), "cuda", "fp32", batch_size=50)
-    for seed in (3, 4, 3):  # each split begins with the same running averages
-        images = draw(203, seed)
-        fresh = copy.deepcopy(model)
-        with torch.no_grad():
-            logits = [fresh(normalize(part)) for part in images.images.split(50)]
-        loss = nn.functional.cross_entropy(torch.cat(logits), images.labels)
-        found = replayed.launch(images).result()
-        assert found.accuracy == int((torch.cat(logits).argmax(1) == images.labels).sum()) / 203
-        assert found.loss == pytest.approx(float(loss), rel=1e-6)
-    assert graphs[0].replay.call_count == 3 * 4  # the last batch has 3 images
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("num_views", [2, 6])

@@ -114,6 +114,23 @@ def warm_up_and_capture(
     return graphs, None
 
 
+def capture_into(first: torch.cuda.CUDAGraph, function: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """Capture `function`, which has run before, with the memory of `first`; None where it cannot be captured.
+
+    The two must never be replayed at the same time, nor hand each other anything in that memory.
+    """
+    stream = torch.cuda.current_stream() if is_beside_others("cuda") else torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.stream(stream), _capture_beside_others(graph, first.pool()):
+            function()
+    except RuntimeError:
+        synchronize("cuda")
+        return None
+    return graph
+
+
 @contextmanager
 def _capture_beside_others(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     """Capture on the current stream as `torch.cuda.graph` does, but without its wait for all streams of the device.
