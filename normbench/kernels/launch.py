@@ -70,6 +70,8 @@ class Compilation:
         self._sent: set[Hashable] = set()
         self._waiting: list[Callable[[], None]] = []
         self._server = compiler.server()
+        self._taken: set[int] = set()
+        """The kernels that the other process compiles, by its numbers."""
 
     def add(self, launches: Launches) -> None:
         """Start the functions whose keys have not been added before."""
@@ -78,9 +80,10 @@ class Compilation:
         if self._server is None:
             self._start(new)
             return
-        with self._server.taking_over():
+        with self._server.taking_over() as taken:
             for launch_kernels in new:
                 _run(launch_kernels, self._sent)
+        self._taken |= taken
         self._waiting += new
 
     def _start(self, functions: Iterable[Callable[[], None]]) -> None:
@@ -93,7 +96,7 @@ class Compilation:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for all functions; where an exception leaves the block, only for those that run already."""
         if self._server is not None and kind is None:
-            self._server.wait()
+            self._server.wait(self._taken)
             self._start(self._waiting)
         self._pool.shutdown(cancel_futures=kind is not None)
 

@@ -2,8 +2,8 @@
 
 Python's part of compiling a kernel takes a tenth of a second and keeps to one core of a process, so that threads bring
 little. This process imports Triton and the kernels, but no torch, and needs no GPU. It reads requests from stdin, a
-JSON object a line: a kernel to compile, as `normbench.triton_code.compiler` describes it, or an empty one, which is
-answered by an empty line on stdout when all before it are compiled.
+JSON object a line: a kernel to compile, as `normbench.triton_code.compiler` describes it, with a number; or the numbers
+of kernels to wait for, which is answered by an empty line on stdout when those are compiled.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -43,23 +44,30 @@ def compile_kernel(module: str, kernel: str, specialization: str, target: list[A
 
 
 def serve(requests: Iterable[str], replies: TextIO, at_once: int, work: Callable[..., None] = compile_kernel) -> None:
-    """Do what `requests` ask for, in at most so many processes `at_once`, until they end."""
-    num_running = 0
+    """Do what `requests` ask for, in at most so many processes `at_once`, until they end.
+
+    What waits then is not begun any more. A process is forked by a thread that waits for it: no other thread does
+    anything that the process could find half done.
+    """
+    begun: dict[int, Future[None]] = {}
+    pool = ThreadPoolExecutor(at_once)
     for line in requests:
-        if not (request := json.loads(line)):
-            while num_running:
-                os.wait()
-                num_running -= 1
+        request = json.loads(line)
+        if "wait_for" in request:
+            wait([begun[number] for number in request["wait_for"]])
             print(file=replies, flush=True)
-            continue
-        if num_running == at_once:
-            os.wait()
-            num_running -= 1
-        if os.fork() == 0:
-            with suppress(BaseException):  # the process that launches the kernel says what is wrong with it
-                work(**request)
-            os._exit(0)
-        num_running += 1
+        else:
+            begun[request.pop("number")] = pool.submit(_in_a_process, work, request)
+    pool.shutdown(cancel_futures=True)
+
+
+def _in_a_process(work: Callable[..., None], request: dict[str, Any]) -> None:
+    if process := os.fork():
+        os.waitpid(process, 0)
+        return
+    with suppress(BaseException):  # the process that launches the kernel says what is wrong with it
+        work(**request)
+    os._exit(0)
 
 
 def _import_all() -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
@@ -56,15 +56,14 @@ class CompileServer:
             text=True,
             pipesize=2**20,  # for a hundred kernels or more, so that nobody waits to ask
         )
-        self._num_waiting = 0
+        self._numbers: dict[str, int] = {}
+        """Those of the kernels that were sent, by what they were described with."""
 
-    def wait(self) -> None:
-        """Wait until all kernels that were sent are compiled."""
-        if self._num_waiting:
-            self._send({})
+    def wait(self, numbers: Collection[int]) -> None:
+        """Wait until kernels that were sent are compiled, by their `numbers`."""
+        if numbers and self._send({"wait_for": sorted(numbers)}):
             assert self._process.stdout is not None
             self._process.stdout.readline()
-        self._num_waiting = 0
 
     def close(self) -> None:
         """End the process."""
@@ -72,32 +71,46 @@ class CompileServer:
             self._process.communicate()
 
     @contextmanager
-    def taking_over(self) -> Iterator[None]:
-        """Have kernels that this thread warms up compiled there, within the ``with`` block; `warmup` returns None."""
+    def taking_over(self) -> Iterator[set[int]]:
+        """Have kernels that this thread warms up compiled there, within the ``with`` block; `warmup` returns None.
+
+        The set has their numbers, for `wait`.
+        """
         from triton import knobs
 
+        taken: set[int] = set()
+
         def take(*, fn: Any, compile: Any, is_manual_warmup: bool, **_: Any) -> bool:
-            return is_manual_warmup and self._take(fn, compile["specialization_data"])
+            number = self._take(fn, compile["specialization_data"]) if is_manual_warmup else None
+            if number is None:
+                return False
+            taken.add(number)
+            return True
 
         before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, take
         try:
-            yield
+            yield taken
         finally:
             knobs.runtime.jit_cache_hook = before
 
-    def _take(self, function: Any, specialization: str) -> bool:
+    def _take(self, function: Any, specialization: str) -> int | None:
+        """Return the number of a kernel, which is sent the first time; None where the process could not be asked."""
         from triton.runtime.driver import driver
 
         target = driver.active.get_current_target()
-        self._num_waiting += 1
-        return self._send(
-            {
-                "module": function.module,
-                "kernel": function.name,
-                "specialization": specialization,
-                "target": [target.backend, target.arch, target.warp_size],
-            }
-        )
+        request = {
+            "module": function.module,
+            "kernel": function.name,
+            "specialization": specialization,
+            "target": [target.backend, target.arch, target.warp_size],
+        }
+        described = json.dumps(request)
+        if described not in self._numbers:
+            number = len(self._numbers)
+            if not self._send(request | {"number": number}):
+                return None
+            self._numbers[described] = number
+        return self._numbers[described]
 
     def _send(self, request: dict[str, Any]) -> bool:
         """Return whether the process could be asked."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -227,17 +226,16 @@ def describe_device(device: str) -> dict[str, Any]:
     return describe(device)  # type: ignore[arg-type]
 
 
-def compile_kernels(requests: Sequence[RunRequest]) -> float:
-    """Compile the kernels of all these runs at once and return how many seconds that took.
+def compile_kernels(requests: Sequence[RunRequest], later: Sequence[RunRequest]) -> float:
+    """Compile the kernels of all these runs at once; see `normbench.worker.train_run.compile_ahead`.
 
     A run for which it fails compiles its own, or says what is wrong.
     """
     from normbench.worker.train_run import compile_ahead
 
-    began = time.perf_counter()
     with suppress(Exception):
-        compile_ahead(requests)
-    return time.perf_counter() - began
+        return compile_ahead(requests, later)
+    return 0.0
 
 
 def train_run(request: RunRequest) -> Iterator[RunEvent | Pause]:

@@ -16,7 +16,7 @@ import torch
 
 from normbench.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from normbench.engine.device import describe, is_out_of_memory
-from normbench.engine.precompile import compile_for
+from normbench.engine.precompile import compile_for, compile_later
 from normbench.engine.same_bits import promise
 from normbench.engine.step.base import TrainStep
 from normbench.engine.trainer import Trainer
@@ -51,9 +51,21 @@ SECONDS_AFTER_FAILED_CHECKPOINT = 30.0
 _MOVED = "no: it began on"
 
 
-def compile_ahead(requests: Sequence[RunRequest]) -> None:
-    """Compile the kernels of all these runs at once."""
+_MAX_SECONDS_TO_LOAD = 5.0
+"""What loading kernels that are in the cache takes at most."""
+
+
+def compile_ahead(requests: Sequence[RunRequest], later: Sequence[RunRequest]) -> float:
+    """Compile the kernels of all `requests` at once, and return how many seconds that took.
+
+    Where it shows that the cache was empty, those of `later` are compiled while the first runs train.
+    """
+    began = time.perf_counter()
     compile_for(_steps_of(requests), load_libraries=True)
+    seconds = time.perf_counter() - began
+    if seconds > _MAX_SECONDS_TO_LOAD:
+        compile_later(_steps_of(later))
+    return seconds
 
 
 def _steps_of(requests: Sequence[RunRequest]) -> Iterator[TrainStep]:

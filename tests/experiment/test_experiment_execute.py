@@ -11,6 +11,7 @@ from normbench.config.schema import RunConfig
 from normbench.experiment import execute
 from normbench.experiment.execute import RunOptions
 from normbench.experiment.plan import RunPlan
+from normbench.norms import NORMS
 from normbench.worker import targets
 from normbench.worker.targets import RunRequest
 
@@ -27,10 +28,12 @@ class Compiler:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.norms: list[str] = []
+        self.later: list[str] = []
 
-    def call(self, function: Any, requests: list[RunRequest]) -> float:
+    def call(self, function: Any, requests: list[RunRequest], later: list[RunRequest]) -> float:
         assert function is targets.compile_kernels
         self.norms += [request.config.norm.name for request in requests]
+        self.later += [request.config.norm.name for request in later]
         return self.seconds
 
 
@@ -41,8 +44,16 @@ def test_norms_are_compiled_together_once_and_only_for_a_gpu(
     compiler: Any = Compiler(seconds)
     due = [plan(norm, seed, "cuda") for seed in (0, 1) for norm in ("gn", "bn", "in")]
     execute._compile_kernels([plan("ln", 0, "cpu"), *due], Path("runs"), RunOptions(), compiler, None)
-    assert compiler.norms == ["gn", "bn", "in"]
+    assert (compiler.norms, compiler.later) == (["gn", "bn", "in"], [])
     assert capsys.readouterr().err == said
+
+
+def test_of_many_norms_the_first_ones_are_waited_for() -> None:
+    compiler: Any = Compiler(9.0)
+    norms = [name for name in NORMS if name != "custom_bn"][:15]
+    due = [plan(norm, seed, "cuda") for norm in norms for seed in (0, 1)]
+    execute._compile_kernels(due, Path("runs"), RunOptions(), compiler, None)
+    assert (compiler.norms, compiler.later) == (norms[:12], norms[12:])
 
 
 def test_where_nothing_runs_on_a_gpu_nobody_is_asked() -> None:
