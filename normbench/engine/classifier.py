@@ -80,7 +80,7 @@ class ClassifierTraining:
         """Capture the evaluation of whole batches, where steps are captured."""
         if self.step.graphs:
             with evaluation_mode(self.step.model):
-                self._evaluation.capture_beside(next(iter(self.step.graphs.values())))
+                self._evaluation.capture_in_memory_of(next(iter(self.step.graphs.values())))
 
     def launch_evaluation(self) -> PendingEvaluation:
         """Start to evaluate on the test images."""

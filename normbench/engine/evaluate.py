@@ -125,7 +125,7 @@ class RepeatedEvaluation:
             self._graph = graphs[0] if graphs else None
 
     @torch.no_grad()
-    def capture_beside(self, step: torch.cuda.CUDAGraph) -> None:
+    def capture_in_memory_of(self, step: torch.cuda.CUDAGraph) -> None:
         """Capture as `warm_up_and_capture` does, after a `warm_up`, with the memory of `step`."""
         if self._can_be_captured():
             self._graph = capture_into(step, self._count_static)

@@ -101,7 +101,7 @@ def test_a_network_in_training_is_evaluated_as_it_is_at_each_time(monkeypatch: p
     model, split = TinyNet(FollowingMean(8)).eval(), draw(203, 3)
     replayed = RepeatedEvaluation(model, split, "cuda", "fp32", batch_size=50)
     replayed.warm_up()
-    replayed.capture_beside("the training's")  # type: ignore[arg-type]
+    replayed.capture_in_memory_of("the training's")  # type: ignore[arg-type]
     losses = []
     for _ in range(3):
         with torch.no_grad():  # what a step changes: weights, and running averages, where they are
@@ -120,7 +120,7 @@ def test_fewer_images_than_a_batch_are_not_captured(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("normbench.engine.evaluate.capture_into", pytest.fail)
     model, split = TinyNet().eval(), draw(20, 3)
     replayed = RepeatedEvaluation(model, split, "cuda", "fp32", batch_size=50)
-    replayed.capture_beside("the training's")  # type: ignore[arg-type]
+    replayed.capture_in_memory_of("the training's")  # type: ignore[arg-type]
     assert not replayed.is_captured
     assert replayed.launch(split).result() == pytest.approx(by_hand(model, split), rel=1e-6)
 

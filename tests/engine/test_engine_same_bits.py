@@ -24,7 +24,9 @@ def test_operations_that_torch_warns_of_are_named_and_other_warnings_are_shown()
     names = ["cumsum_cuda_kernel", "max_pool2d_with_indices_backward_cuda", "cumsum_cuda_kernel", "put_"]
     texts = [WARNING.format(name) for name in names]
     texts += ["Flash Attention defaults to a non-deterministic algorithm. ...", "something else"]
-    texts += ["Attempting to run cuBLAS, but there was no current CUDA context! Attempting to set the primary context..."]
+    texts += [
+        "Attempting to run cuBLAS, but there was no current CUDA context! Attempting to set the primary context..."
+    ]
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         with nondeterministic_operations() as found:
