@@ -204,6 +204,13 @@ def has_amx() -> bool:
     return is_supported is not None and is_supported() and (limit in ("ALL", "DEFAULT", "") or "AMX" in limit)
 
 
+def computes_bf16_slowly() -> bool:
+    """Return whether this CPU is known to have no instructions for bf16, so that float32 is much faster."""
+    has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not in every version of torch
+    is_x86 = platform.machine() in ("x86_64", "AMD64")  # of others torch does not say
+    return is_x86 and has_instructions is not None and not has_instructions() and not has_amx()
+
+
 def cpu_capability() -> str:
     """Return the vector instructions that torch uses on this CPU, as ``AVX512`` or ``AVX512, AMX``."""
     return torch.backends.cpu.get_cpu_capability() + (", AMX" if has_amx() else "")

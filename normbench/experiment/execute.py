@@ -96,9 +96,11 @@ def plan_experiment(loaded: LoadedConfig, worker: TrainingProcess, data_dir: Pat
         raise loaded.error(("norms", error.norm_position), str(error)) from None
     if len(plans) < len(drafts):
         note(f"normbench: runs left out because they repeat another: {len(drafts) - len(plans)}")
-    is_auto = any(draft.config["train"]["precision"] == "auto" for draft in drafts)
-    if is_auto and any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
-        note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
+    if any((run.config.device, run.config.train.precision) == ("cpu", "bf16") for run in plans):
+        if any(draft.config["train"]["precision"] == "auto" for draft in drafts):
+            note("normbench: bf16 on this CPU, which has AMX; --precision fp32 computes in float32")
+        elif worker.call(targets.computes_bf16_slowly):
+            note("normbench: bf16 on a CPU that has no instructions for it: --precision fp32 is several times as fast")
     return plans
 
 

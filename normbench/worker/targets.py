@@ -219,6 +219,13 @@ def is_device_usable() -> bool:
     return is_usable()
 
 
+def computes_bf16_slowly() -> bool:
+    """Return whether this machine's CPU has no instructions for bf16, as far as that is known."""
+    from normbench.engine import device
+
+    return device.computes_bf16_slowly()
+
+
 def describe_device(device: str) -> dict[str, Any]:
     """Return what a time measured here holds for: names of the device and versions of its software."""
     from normbench.engine.device import describe

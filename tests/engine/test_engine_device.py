@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from normbench.engine.device import (
+    computes_bf16_slowly,
     describe,
     resolve_device,
     resolve_engine,
@@ -55,6 +56,25 @@ def test_on_a_cpu_auto_is_bf16_with_amx(monkeypatch, supported: bool, limit: str
 def test_a_torch_that_cannot_tell_of_amx_has_none(monkeypatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     assert resolve_precision("auto", "cpu") == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("machine", "has_amx", "has_avx512_bf16", "expected"),
+    [
+        ("x86_64", False, False, True),
+        ("x86_64", True, False, False),
+        ("AMD64", False, True, False),
+        ("arm64", False, False, False),  # of which torch does not say
+    ],
+)
+def test_a_cpu_computes_bf16_slowly_without_instructions_for_it(
+    monkeypatch, machine: str, has_amx: bool, has_avx512_bf16: bool, expected: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_avx512_bf16, raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert computes_bf16_slowly() is expected
 
 
 def test_elsewhere_auto_is_fp32_and_eager() -> None:

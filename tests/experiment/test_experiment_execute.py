@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_worker import LocalWorker
 
+from normbench.config.load import load_config
 from normbench.config.schema import RunConfig
 from normbench.experiment import execute
-from normbench.experiment.execute import RunOptions
+from normbench.experiment.execute import RunOptions, plan_experiment
 from normbench.experiment.plan import RunPlan
 from normbench.norms import NORMS
 from normbench.worker import targets
@@ -60,3 +62,23 @@ def test_where_nothing_runs_on_a_gpu_nobody_is_asked() -> None:
     compiler: Any = Compiler(9.0)
     execute._compile_kernels([plan("ln", 0, "cpu")], Path("runs"), RunOptions(), compiler, None)
     assert compiler.norms == []
+
+
+SLOW = "normbench: bf16 on a CPU that has no instructions for it: --precision fp32 is several times as fast\n"
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_slow", "said"),
+    [("bf16", True, SLOW), ("bf16", False, ""), ("fp32", True, ""), ("auto", True, "")],
+)
+def test_whoever_asks_for_bf16_on_a_cpu_without_instructions_for_it_is_told(
+    precision: str, is_slow: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(targets, "computes_bf16_slowly", lambda: is_slow)
+    config = {
+        "name": "tiny", "norms": ["bn"], "device": "cpu", "model": {"name": "norm_resnet_small"},
+        "dataset": {"name": "synthetic"}, "train": {"precision": precision},
+    }  # fmt: skip
+    worker: Any = LocalWorker()
+    plan_experiment(load_config(config), worker)
+    assert capsys.readouterr().err == said
