@@ -5,7 +5,6 @@ import io
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,19 +79,29 @@ finally:
 """
 
 
+def report_cost(folder: Path) -> tuple[float, float]:
+    """Make a report, and return its processor time in seconds and its peak of memory in MiB."""
+    done = subprocess.run([sys.executable, "-c", REPORT, str(folder)], capture_output=True, text=True, check=True)
+    cpu, peak = map(float, done.stderr.split()[-2:])
+    print(f"report on {folder.name} runs: {cpu:.1f} s of processor time, {peak:.0f} MiB")
+    return cpu, peak
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's peak is read from Linux's /proc")
-def test_a_thousand_runs_make_a_report_within_20_seconds_and_1_gb(tmp_path: Path, new_run: NewRun) -> None:
+def test_a_thousand_runs_make_a_report_in_little_more_time_than_a_hundred_and_1_gb(
+    tmp_path: Path, new_run: NewRun
+) -> None:
+    """Both have the same figures, so that the rest, 1.5 to 1.7 times in all, is what the runs take."""
     for norm in ("bn", "ln", "in", "gn", "frn", "brn", "dyt", "sn", "bin", "none"):
         for batch_size in (4, 16, 64, 256, 1024):
             for seed in range(20):
-                new_run(tmp_path, norm, seed, train={"batch_size": batch_size})
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", REPORT, str(tmp_path)], capture_output=True, text=True, check=True)
-    cpu, peak = map(float, done.stderr.split()[-2:])
-    wall = time.perf_counter() - start
-    print(f"report over 1,000 runs: {wall:.1f} s ({cpu:.1f} s of processor time), {peak:.0f} MiB")
-    assert cpu < 20, "of one core; the wall clock depends on what else the machine does"
+                new_run(tmp_path / "1000", norm, seed, train={"batch_size": batch_size})
+                if seed < 2:
+                    new_run(tmp_path / "100", norm, seed, train={"batch_size": batch_size})
+    of_a_hundred, _ = report_cost(tmp_path / "100")
+    cpu, peak = report_cost(tmp_path / "1000")
+    assert cpu < 2.5 * of_a_hundred, "of one core; the wall clock depends on what else the machine does"
     assert peak < 1024
 
 
