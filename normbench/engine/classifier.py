@@ -13,7 +13,7 @@ from normbench.config.schema import TrainConfig
 from normbench.engine.augment import CropFlip, draw_augmentation
 from normbench.engine.batches import DeviceImages, epoch_order
 from normbench.engine.device import DeviceName, Engine, Precision
-from normbench.engine.evaluate import PendingEvaluation, RepeatedEvaluation, evaluation_mode
+from normbench.engine.evaluate import PendingEvaluation, RepeatedEvaluation
 from normbench.engine.schedule import learning_rates
 from normbench.engine.step.build import build_step
 from normbench.engine.step.objective import CrossEntropy
@@ -61,8 +61,7 @@ class ClassifierTraining:
         )
         model = model.to(device=torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = build_step(model, CrossEntropy(config.label_smoothing), train_images, config, settings)
-        with evaluation_mode(model):
-            self._evaluation = RepeatedEvaluation(model, test_images, device, precision)
+        self._evaluation = RepeatedEvaluation(model, test_images, device, precision)
 
     def draw_epoch(self, epoch: int) -> tuple[torch.Tensor, CropFlip | None]:
         """Return the order of the images, and how each is cropped and flipped."""
@@ -73,19 +72,16 @@ class ClassifierTraining:
     def warm_up(self) -> None:
         """Evaluate one batch on CUDA, where cuDNN chooses algorithms for its shapes the first time in a process."""
         if self.step.settings.device == "cuda":
-            with evaluation_mode(self.step.model):
-                self._evaluation.warm_up()
+            self._evaluation.warm_up()
 
     def capture_evaluation(self) -> None:
         """Capture the evaluation of whole batches, where steps are captured."""
         if self.step.graphs:
-            with evaluation_mode(self.step.model):
-                self._evaluation.capture_in_memory_of(next(iter(self.step.graphs.values())))
+            self._evaluation.capture_in_memory_of(next(iter(self.step.graphs.values())))
 
     def launch_evaluation(self) -> PendingEvaluation:
         """Start to evaluate on the test images."""
-        with evaluation_mode(self.step.model):
-            return self._evaluation.launch(self._test_images)
+        return self._evaluation.launch(self._test_images)
 
     def summarize(self, totals: Totals, rows: Sequence[EpochRow], losses: Sequence[tuple[float, ...]]) -> TrainingDone:
         """Return the numbers of the last epoch, and what training took."""

@@ -53,27 +53,15 @@ def evaluate(
     batch_size: int = EVALUATION_BATCH_SIZE,
 ) -> Evaluation:
     """Return loss and accuracy in evaluation mode; the model is left in the mode it was in."""
-    with evaluation_mode(model):
-        return RepeatedEvaluation(model, images, device, precision, batch_size).launch(images).result()
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Have `model` in evaluation mode within the ``with`` block, and then in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+    return RepeatedEvaluation(model, images, device, precision, batch_size).launch(images).result()
 
 
 class RepeatedEvaluation:
     """Evaluates `model` again and again: on other images, or after its weights have changed where they are.
 
-    Batches are asked for one by one until they are captured. The model is in one mode all the time: in evaluation mode
-    it is taken as it is at each time. In training mode every split begins with the buffers that it has now, and all is
-    in torch's own operations (`normbench.evaluation.statistics`).
+    Batches are asked for one by one until they are captured. The model is left in the mode it was in. In training mode
+    every split begins with the buffers that it has now, and all is in torch's own operations
+    (`normbench.evaluation.statistics`).
 
     Args:
         model: the network.
@@ -81,6 +69,7 @@ class RepeatedEvaluation:
         device: where both are.
         precision: of the forward pass.
         batch_size: images of a forward pass; the last one of a split may have fewer.
+        in_training_mode: whether it is evaluated in training mode.
     """
 
     def __init__(
@@ -90,10 +79,13 @@ class RepeatedEvaluation:
         device: DeviceName,
         precision: Precision,
         batch_size: int = EVALUATION_BATCH_SIZE,
+        *,
+        in_training_mode: bool = False,
     ) -> None:
         self._model = model
         self._device, self._precision = device, precision
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if model.training else []
+        self._in_training_mode = in_training_mode
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if in_training_mode else []
         self._loss_sum = torch.zeros((), device=images.labels.device)
         self._num_correct = _zero_count(images)
         self._first = images.first(batch_size)
@@ -107,13 +99,12 @@ class RepeatedEvaluation:
         """Whether whole batches are replayed."""
         return self._graph is not None
 
-    @torch.no_grad()
     def warm_up(self) -> None:
         """Evaluate a batch, so that cuDNN has chosen its algorithms."""
-        self._count(*self._first_batch())
-        self._rewind()
+        with self._evaluating():
+            self._count(*self._first_batch())
+            self._rewind()
 
-    @torch.no_grad()
     def warm_up_and_capture(self) -> None:
         """Capture the forward pass of whole batches, on CUDA; where that fails they are asked for one by one.
 
@@ -121,34 +112,45 @@ class RepeatedEvaluation:
             ValueError: a norm cannot do with batches of this size.
         """
         if self._can_be_captured():
-            graphs, _ = warm_up_and_capture([self._count_static], rewind=self._rewind)
+            self._batch = self._first_batch()
+            with self._evaluating():
+                graphs, _ = warm_up_and_capture([self._count_static], rewind=self._rewind)
             self._graph = graphs[0] if graphs else None
 
-    @torch.no_grad()
     def capture_in_memory_of(self, step: torch.cuda.CUDAGraph) -> None:
         """Capture as `warm_up_and_capture` does, after a `warm_up`, with the memory of `step`."""
         if self._can_be_captured():
-            self._graph = capture_into(step, self._count_static)
+            self._batch = self._first_batch()
+            with self._evaluating():
+                self._graph = capture_into(step, self._count_static)
 
-    @torch.no_grad()
     def launch(self, images: DeviceImages) -> PendingEvaluation:
         """Start to evaluate on `images`, without waiting for a GPU."""
-        self._rewind()
-        for indices in torch.arange(len(images), device=images.labels.device).split(self._batch_size):
-            batch = images.batch(indices)
-            if self._graph is None or len(indices) < self._batch_size:  # the last batch
-                self._count(*batch)
-            else:
-                for static, values in zip(self._batch, batch, strict=True):
-                    static.copy_(values)
-                self._graph.replay()
-        return PendingEvaluation(self._loss_sum.clone(), self._num_correct.clone(), len(images))
+        with self._evaluating():
+            self._rewind()
+            for indices in torch.arange(len(images), device=images.labels.device).split(self._batch_size):
+                batch = images.batch(indices)
+                if self._graph is None or len(indices) < self._batch_size:  # the last batch
+                    self._count(*batch)
+                else:
+                    for static, values in zip(self._batch, batch, strict=True):
+                        static.copy_(values)
+                    self._graph.replay()
+            return PendingEvaluation(self._loss_sum.clone(), self._num_correct.clone(), len(images))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Have the model in the mode in which it is evaluated, without gradients, and then in the mode it was in."""
+        was_training = self._model.training
+        self._model.train(self._in_training_mode)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._model.train(was_training)
 
     def _can_be_captured(self) -> bool:
-        if self._device != "cuda" or len(self._first) < self._batch_size:
-            return False
-        self._batch = self._first_batch()
-        return True
+        return self._device == "cuda" and len(self._first) == self._batch_size
 
     def _first_batch(self) -> tuple[Tensor, Tensor]:
         return self._first.batch(torch.arange(len(self._first), device=self._first.labels.device))
@@ -158,7 +160,7 @@ class RepeatedEvaluation:
 
     def _count(self, images: Tensor, labels: Tensor) -> None:
         """Add the losses and hits of a batch."""
-        with switched_off() if self._model.training else nullcontext(), autocast(self._device, self._precision):
+        with switched_off() if self._in_training_mode else nullcontext(), autocast(self._device, self._precision):
             logits = self._model(normalize(images))
         self._loss_sum += functional.cross_entropy(logits.float(), labels, reduction="sum")
         self._num_correct += (logits.argmax(dim=1) == labels).sum()

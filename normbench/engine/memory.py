@@ -126,9 +126,8 @@ class MemoryMeter:
         """
         if self._device == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # the next run would give back this one's with its own
-            now, peak = _allocated_bytes()
-            self._peak = max(self._peak, peak - self._before)
-            self._own = now - self._before
+            self._peak = self._peak_bytes()
+            self._own = _allocated_bytes()[0] - self._before
         else:
             self._before = 0
         self._is_counting = False

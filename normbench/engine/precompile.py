@@ -30,7 +30,7 @@ from normbench.layers.norm_act import FusedNormAct, TokenNorm, as_image, kernel_
 from normbench.layers.pooled_linear import PooledLinear
 from normbench.layers.precision import kernel_dtype
 from normbench.layers.whitening import WhiteningGelu
-from normbench.triton_code.compiler import server
+from normbench.triton_code import compiler
 
 _WITH_KERNELS = (FusedNormAct, TokenNorm, Conv2d, MaxPool2d, WhiteningGelu, PooledLinear)
 
@@ -58,7 +58,7 @@ def compile_later(steps: Iterable[TrainStep]) -> None:
 
     A step that is prepared before its kernels are there waits for them alone.
     """
-    if server() is None:
+    if compiler.server() is None:
         return
     compilation = Compilation()  # and never waited for
     for step in steps:

@@ -114,13 +114,23 @@ def _batch_statistics(subject: Subject, config: EvaluateConfig) -> Iterator[Stat
     for batch_size in config.batch_sizes:
         images = subject.test_images.first(MAX_SINGLE_IMAGES) if batch_size == 1 else subject.test_images
         with suppress(ValueError):  # one value per channel has no variance
-            repeated = RepeatedEvaluation(as_trained(subject.model), images, *_where(subject), batch_size)
-            repeated.warm_up_and_capture()
-            found = repeated.launch(images).result()
+            found = _with_batch_statistics(subject, batch_size).launch(images).result()
             yield StatisticsResult(
                 weights="last", statistics="batch", batch_size=batch_size, num_images=len(images),
                 accuracy=found.accuracy, loss=found.loss,
             )  # fmt: skip
+
+
+def _with_batch_statistics(subject: Subject, batch_size: int) -> RepeatedEvaluation:
+    """Return what evaluates with the statistics of each batch, as in training.
+
+    Raises:
+        ValueError: a norm cannot do with batches of this size.
+    """
+    model, images = as_trained(subject.model), subject.test_images
+    repeated = RepeatedEvaluation(model, images, *_where(subject), batch_size, in_training_mode=True)
+    repeated.warm_up_and_capture()
+    return repeated
 
 
 def _result(subject: Subject, weights: Weights, statistics: Statistics, found: Evaluation) -> StatisticsResult:
@@ -134,12 +144,9 @@ def _corruptions(subject: Subject, config: EvaluateConfig, *, adapts: bool) -> C
     """Return the results under every corruption in every severity; None where none were asked for."""
     if config.corruptions == "none":
         return None
-    where = subject.test_images, *_where(subject)
-    frozen = RepeatedEvaluation(subject.model, *where)
+    frozen = RepeatedEvaluation(subject.model, subject.test_images, *_where(subject))
     frozen.warm_up_and_capture()
-    adapted = RepeatedEvaluation(as_trained(subject.model), *where) if adapts else None
-    if adapted:
-        adapted.warm_up_and_capture()
+    adapted = _with_batch_statistics(subject, EVALUATION_BATCH_SIZE) if adapts else None
     pending = []
     for kind in KINDS:
         for severity in SEVERITIES:

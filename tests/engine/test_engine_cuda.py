@@ -1,7 +1,7 @@
 """Needs a CUDA device: a captured step must compute what an eager one does."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -44,11 +44,15 @@ def _deterministic() -> Iterator[None]:
 
 
 def make_trainer(
-    images: DeviceImages, norm: str, engine: Engine, precision: Precision = "fp32", **train: object
+    images: DeviceImages,
+    norm: str | Callable[[int], nn.Module],
+    engine: Engine,
+    precision: Precision = "fp32",
+    **train: object,
 ) -> Trainer:
     torch.manual_seed(0)
     config = TrainConfig.model_validate({"epochs": 2, "batch_size": 64, **train})
-    model = NormResNet(norm=make_norm(norm))
+    model = NormResNet(norm=make_norm(norm) if isinstance(norm, str) else norm)
     build = partial(
         ClassifierTraining, model, images, images, config, seed=3, device="cuda", precision=precision, engine=engine
     )
@@ -141,21 +145,15 @@ def test_a_resumed_captured_run_goes_on_as_if_never_stopped(images: DeviceImages
 
 
 def rows_and_peak(
-    norm: Any, precision: Precision, *, has_own_stream: bool = False, **train: object
+    norm: str | Callable[[int], nn.Module], precision: Precision, *, has_own_stream: bool = False
 ) -> tuple[list[tuple[float, float]], float, bool]:
     """Train on 1,203 images, and evaluate them: losses and accuracies, the peak, and if that was replayed."""
-    torch.manual_seed(0)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 1203)
     pixels = rng.integers(0, 128, (1203, 32, 32, 3)) + 12 * labels[:, None, None, None]
     images = DeviceImages(pixels.astype(np.uint8), labels, torch.device("cuda"), channels_last=True)
-    config = TrainConfig.model_validate({"epochs": 3, "batch_size": 64, **train})
-    build = partial(
-        ClassifierTraining, NormResNet(norm=norm), images, images, config, seed=3, device="cuda",
-        precision=precision, engine="graph",
-    )  # fmt: skip
     with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
-        trainer = Trainer(build, "cuda")
+        trainer = make_trainer(images, norm, "graph", precision, epochs=3)
         rows = [event.row for event in trainer.run() if isinstance(event, EpochDone)]
     peak = trainer.memory.peak_mib()
     assert trainer.step.fallback_reason is None
@@ -169,61 +167,52 @@ def rows_and_peak(
 def test_evaluations_that_are_replayed_give_the_bits_and_the_peak_of_those_batch_by_batch(
     norm: str, precision: Precision, has_own_stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replayed, peak, is_replayed = rows_and_peak(make_norm(norm), precision, has_own_stream=has_own_stream)
+    replayed, peak, is_replayed = rows_and_peak(norm, precision, has_own_stream=has_own_stream)
     monkeypatch.setattr("normbench.engine.evaluate.capture_into", lambda *_: None)
-    one_by_one, peak_one_by_one, is_replayed_too = rows_and_peak(
-        make_norm(norm), precision, has_own_stream=has_own_stream
-    )
+    one_by_one, peak_one_by_one, is_replayed_too = rows_and_peak(norm, precision, has_own_stream=has_own_stream)
     assert (is_replayed, is_replayed_too) == (True, False)
     assert replayed == one_by_one
     assert len(set(replayed)) == 3, "each epoch has weights of its own"
     assert peak == pytest.approx(peak_one_by_one, rel=0.15)  # the allocator's blocks differ in size from run to run
 
 
-class AskingInEvaluation(nn.BatchNorm2d):
-    """Looks at its input in evaluation mode, which no graph can do again."""
+class Asking(nn.BatchNorm2d):
+    """Looks at its input in one mode, which no graph can do again."""
+
+    def __init__(self, num_channels: int, *, in_training: bool) -> None:
+        super().__init__(num_channels)
+        self.in_training = in_training
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
+        if self.training == self.in_training:
             assert x.isfinite().all().item()
         return super().forward(x)
+
+
+def assert_all_memory_is_given_back() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 * 2**20
 
 
 def test_a_norm_whose_evaluation_cannot_be_captured_is_evaluated_batch_by_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows, _, is_replayed = rows_and_peak(AskingInEvaluation, "bf16")
+    norm = partial(Asking, in_training=False)
+    rows, _, is_replayed = rows_and_peak(norm, "bf16")
     monkeypatch.setattr("normbench.engine.evaluate.capture_into", lambda *_: None)
-    expected, _, _ = rows_and_peak(AskingInEvaluation, "bf16")
+    expected, _, _ = rows_and_peak(norm, "bf16")
     assert not is_replayed
     assert rows == expected
-    gc.collect()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 * 2**20, "all of it is given back"
-
-
-class AskingInTraining(nn.BatchNorm2d):
-    """Looks at its input in training, which no graph can do again."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            assert x.isfinite().all().item()
-        return super().forward(x)
+    assert_all_memory_is_given_back()
 
 
 def test_a_step_that_cannot_be_captured_gives_its_memory_back(images: DeviceImages) -> None:
-    config = TrainConfig.model_validate({"epochs": 1, "batch_size": 64})
-    build = partial(
-        ClassifierTraining, NormResNet(norm=AskingInTraining), images, images, config, seed=3, device="cuda",
-        precision="bf16", engine="graph",
-    )  # fmt: skip
-    trainer = Trainer(build, "cuda")
+    trainer = make_trainer(images, partial(Asking, in_training=True), "graph", "bf16", epochs=1)
     list(trainer.run())
     assert trainer.step.fallback_reason is not None
-    del trainer, build
-    gc.collect()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < 64 * 2**20
+    del trainer
+    assert_all_memory_is_given_back()
 
 
 def test_a_captured_step_outlives_the_meter_of_the_next_run(images: DeviceImages) -> None:

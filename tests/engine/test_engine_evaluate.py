@@ -77,7 +77,11 @@ def test_replayed_batches_count_what_batches_one_by_one_do(mode: str, monkeypatc
 
     monkeypatch.setattr("normbench.engine.evaluate.warm_up_and_capture", capture)
     model = TinyNet(FollowingMean(8)).train(mode == "train")
-    replayed = RepeatedEvaluation(copy.deepcopy(model), draw(203, 3), "cuda", "fp32", batch_size=50)
+    before = copy.deepcopy(model.state_dict())
+    evaluated = copy.deepcopy(model) if mode == "train" else model  # in training mode buffers change
+    replayed = RepeatedEvaluation(
+        evaluated, draw(203, 3), "cuda", "fp32", batch_size=50, in_training_mode=mode == "train"
+    )
     replayed.warm_up_and_capture()
     for seed in (3, 4, 3):  # each split begins with the same running averages
         split = draw(203, seed)
@@ -86,6 +90,8 @@ def test_replayed_batches_count_what_batches_one_by_one_do(mode: str, monkeypatc
         assert found.accuracy == accuracy
         assert found.loss == pytest.approx(loss, rel=1e-6)
     assert graphs[0].replay.call_count == 3 * 4  # the last batch has 3 images
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert evaluated.training == (mode == "train")
 
 
 def test_a_network_in_training_is_evaluated_as_it_is_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +104,7 @@ def test_a_network_in_training_is_evaluated_as_it_is_at_each_time(monkeypatch: p
         return graphs[0]
 
     monkeypatch.setattr("normbench.engine.evaluate.capture_into", capture)
-    model, split = TinyNet(FollowingMean(8)).eval(), draw(203, 3)
+    model, split = TinyNet(FollowingMean(8)).train(), draw(203, 3)
     replayed = RepeatedEvaluation(model, split, "cuda", "fp32", batch_size=50)
     replayed.warm_up()
     replayed.capture_in_memory_of("the training's")  # type: ignore[arg-type]
@@ -107,10 +113,11 @@ def test_a_network_in_training_is_evaluated_as_it_is_at_each_time(monkeypatch: p
         with torch.no_grad():  # what a step changes: weights, and running averages, where they are
             model.head.weight += 0.1 * torch.randn_like(model.head.weight)
             model.norm.mean += 0.5
-        loss, accuracy = by_hand(model, split)
+        loss, accuracy = by_hand(copy.deepcopy(model).eval(), split)
         found = replayed.launch(split).result()
         assert found.accuracy == accuracy
         assert found.loss == pytest.approx(loss, rel=1e-6)
+        assert model.training
         losses.append(loss)
     assert len(set(losses)) == 3
     assert graphs[0].replay.call_count == 3 * 4

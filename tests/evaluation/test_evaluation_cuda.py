@@ -92,7 +92,8 @@ def test_a_replayed_evaluation_is_the_same_bits_as_one_batch_by_batch(
     set_arithmetic("bf16", "cuda")
     with torch.cuda.stream(torch.cuda.Stream() if has_own_stream else None):  # as a run beside others has
         model = build(norm).to(device="cuda", memory_format=torch.channels_last).train(mode == "train")  # type: ignore[call-overload]
-        replayed = RepeatedEvaluation(copy.deepcopy(model), draw(300, 2, "cuda"), "cuda", "bf16", batch_size)
+        where = draw(300, 2, "cuda"), "cuda", "bf16", batch_size
+        replayed = RepeatedEvaluation(copy.deepcopy(model), *where, in_training_mode=mode == "train")  # type: ignore[arg-type]
         replayed.warm_up_and_capture()
         assert replayed.is_captured
         for seed in (2, 3, 2):

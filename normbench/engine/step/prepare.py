@@ -92,8 +92,7 @@ def warm_up_and_capture(
         A graph for each step; or none, and why they cannot be captured.
     """
     beside_others = is_beside_others("cuda")
-    stream = torch.cuda.current_stream() if beside_others else torch.cuda.Stream()  # the default one has no captures
-    stream.wait_stream(torch.cuda.current_stream())
+    stream = _stream_for_captures()
     with torch.cuda.stream(stream):
         warm_up(steps, rewind)
     torch.cuda.current_stream().wait_stream(stream)
@@ -120,8 +119,7 @@ def capture_into(first: torch.cuda.CUDAGraph, function: Callable[[], None]) -> t
 
     The two must never be replayed at the same time, nor hand each other anything in that memory.
     """
-    stream = torch.cuda.current_stream() if is_beside_others("cuda") else torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream = _stream_for_captures()
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.stream(stream), _giving_back(first.pool()), _capture_beside_others(graph, first.pool()):
@@ -130,6 +128,13 @@ def capture_into(first: torch.cuda.CUDAGraph, function: Callable[[], None]) -> t
         synchronize("cuda")
         return None
     return graph
+
+
+def _stream_for_captures() -> torch.cuda.Stream:
+    """Return the current stream where that is a run's own, and else, as the default one has no captures, a new one."""
+    stream = torch.cuda.current_stream() if is_beside_others("cuda") else torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    return stream
 
 
 @contextmanager
